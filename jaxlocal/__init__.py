@@ -1,0 +1,36 @@
+"""jaxlocal: local and biologically motivated learning rules for JAX and Flax.
+
+import jax, optax, jaxlocal as jl
+
+net = jl.models.mlp(hidden=(256, 256), classes=10)
+rule = jl.rules.dfa(net, optax.adam(1e-3))
+params = rule.init(jax.random.key(0), batch)
+params = rule.update(params, batch)
+"""
+
+from jaxlocal import data, diagnostics, layers, models, rules, training
+from jaxlocal.network import Loss, Network, cross_entropy, squared_error
+from jaxlocal.rule import Component, Info, Lesson, Params, Part, Rule, l2, make_rule
+from jaxlocal.version import __version__
+
+__all__ = [
+    "Component",
+    "Info",
+    "Lesson",
+    "Loss",
+    "Network",
+    "Params",
+    "Part",
+    "Rule",
+    "__version__",
+    "cross_entropy",
+    "data",
+    "diagnostics",
+    "l2",
+    "layers",
+    "make_rule",
+    "models",
+    "rules",
+    "squared_error",
+    "training",
+]

@@ -1,0 +1,165 @@
+"""Checks of arguments: each failure is one sentence that names the argument, its value and the remedy."""
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Collection
+from typing import Any, ParamSpec, TypeVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxlocal.network import Network, Tree
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def learning_rule(make: Callable[P, R]) -> Callable[P, R]:
+    """Decorates `NAME(net, tx, **settings)`: checks net, optimizers and the names of the settings first."""
+    signature = inspect.signature(make)
+    settings = [name for name, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY]
+
+    @functools.wraps(make)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name, value in kwargs.items():
+            if name not in signature.parameters:
+                near = difflib.get_close_matches(name, settings, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(settings)}."
+                raise TypeError(f"{make.__name__}: unknown setting {name}={value!r}; {hint}")
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise TypeError(f"{make.__name__}: {error}; call it as {make.__name__}(net, tx, setting=…)") from None
+        network(given["net"], make.__name__)
+        for name, value in given.items():
+            if name == "tx" or (name.endswith("_tx") and value is not None):
+                optimizer(name, value)
+        return make(*args, **kwargs)
+
+    return checked
+
+
+def network(net: Any, rule: str) -> None:
+    """A Network of Flax modules, with at least one block for the rules that work between layers."""
+    if not isinstance(net, Network):
+        raise TypeError(
+            f"net={net!r}: {rule} needs a jl.Network; take one from jl.models, such as jl.models.mlp((256, 256)), or "
+            "make one of Flax modules by jl.Network(blocks, head)"
+        )
+    for i, layer in enumerate(net.layers):
+        if not isinstance(layer, nn.Module):
+            raise TypeError(f"net.layers[{i}]={layer!r}: must be an instance of a Flax module (flax.linen.Module)")
+    if rule != "bp" and not net.blocks:
+        raise ValueError(
+            f"net has one layer, {net.head!r}: {rule} teaches hidden layers and needs at least one block below the "
+            "head; add one, such as jl.models.mlp(hidden=(256,)), or use jl.rules.bp"
+        )
+
+
+def optimizer(name: str, tx: Any) -> None:
+    """An optax optimizer that moves weights down the gradient."""
+    if not isinstance(tx, optax.GradientTransformation):
+        raise TypeError(f"{name}={tx!r}: must be an optax optimizer, such as {name}=optax.adam(1e-3)")
+    try:
+        with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
+            weight, up = {"kernel": jnp.zeros((1, 1))}, {"kernel": jnp.full((1, 1), 1e3)}
+            move = tx.update(up, tx.init(weight), weight)[0]["kernel"]
+    except Exception:  # an optimizer made for one tree of weights only: no rate to be read off this one
+        return
+    if not isinstance(move, jax.core.Tracer) and float(move[0, 0]) > 0:
+        raise ValueError(
+            f"{name} moves a weight by {float(move[0, 0]):+.3g} along a positive gradient, up the loss: its learning "
+            "rate is negative; give it a positive one"
+        )
+
+
+def inputs(x: Any, shape: tuple[int, ...], name: str = "x") -> None:
+    """Examples of the shape that the weights were made for."""
+    if x.shape[1:] != shape:
+        raise ValueError(
+            f"{name} has shape {x.shape}, but the parameters were made for {name} of shape (B, {str(shape)[1:-1]}); "
+            "reshape it, or call init with such a batch"
+        )
+
+
+def batch(pair: Any, shapes: tuple[tuple[int, ...], ...] = (), stats: tuple[Tree, ...] = ()) -> None:
+    """A pair (x, y) of floating-point arrays with the same, positive number of examples and no NaN."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise TypeError(f"batch={type(pair).__name__}: must be a pair (x, y) of arrays")
+    for name, array in zip("xy", pair, strict=True):
+        if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+            raise TypeError(f"batch: {name}={array!r} is not an array; make it one by jnp.asarray({name})")
+    x, y = pair
+    if y.ndim < 2 or not jnp.issubdtype(y.dtype, jnp.floating):
+        raise TypeError(
+            f"batch: y has shape {y.shape} and dtype {y.dtype}, but must be (B, C) floating point; turn class labels "
+            "into one-hot rows by jax.nn.one_hot(y, classes)"
+        )
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"batch: x has dtype {x.dtype}, but must be floating point; x.astype(jnp.float32) makes it so")
+    if x.ndim < 2 or x.shape[0] != y.shape[0]:
+        raise ValueError(
+            f"batch: x has shape {x.shape} and y has shape {y.shape}; their first axes must be the same examples"
+        )
+    for name, array, shape in zip("xy", pair, shapes, strict=False):
+        inputs(array, shape, f"batch: {name}")
+    if not x.shape[0]:
+        raise ValueError(f"batch: x has shape {x.shape}, an empty batch; pass at least one example")
+    if x.shape[0] == 1 and any("batch_stats" in collections for collections in stats):
+        raise ValueError(
+            f"batch: x has shape {x.shape}, a batch of one, over which batch norm has no variance; pass at least two "
+            "examples or a network without norm"
+        )
+    for name, array in zip("xy", pair, strict=True):
+        if not isinstance(array, jax.core.Tracer) and not bool(jnp.isfinite(array).all()):
+            raise ValueError(f"batch: {name} holds NaN or infinity; clean the data, jnp.nan_to_num({name}) if you must")
+
+
+def targets(scores: Any, y: jax.Array) -> None:
+    """The targets have the shape of the network's output."""
+    if scores.shape != y.shape:
+        raise ValueError(
+            f"batch: y has {y.shape[1:]} units an example, but the network's output has {scores.shape[1:]}; change "
+            "the targets, or the network's number of classes"
+        )
+
+
+def layer_indices(name: str, indices: Collection[int], count: int) -> frozenset[int]:
+    """Indices of layers, from either end as in any sequence."""
+    if isinstance(indices, int) or not all(isinstance(i, int) for i in indices):
+        raise TypeError(f"{name}={indices!r}: must be a set of layer numbers, such as {name}={{0, 1}}")
+    if wrong := [i for i in indices if not -count <= i < count]:
+        raise ValueError(
+            f"{name}={indices!r}: there is no layer {wrong[0]}; the blocks and the head are numbered 0 to {count - 1}"
+        )
+    return frozenset(i % count for i in indices)
+
+
+def non_negative(name: str, value: float) -> None:
+    """A finite number that is zero or more."""
+    _number(name, value, "zero or more", lambda v: 0 <= v < float("inf"))
+
+
+def positive(name: str, value: float) -> None:
+    """A finite number that is more than zero."""
+    _number(name, value, "more than zero", lambda v: 0 < v < float("inf"))
+
+
+def positive_int(name: str, value: int) -> None:
+    """A whole number from one."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r}: must be a whole number")
+    if value < 1:
+        raise ValueError(f"{name}={value!r}: must be at least 1")
+
+
+def _number(name: str, value: float, wanted: str, good: Callable[[float], bool]) -> None:
+    if isinstance(value, jax.core.Tracer):  # settings may be mapped over, in a search say
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float | jax.Array):
+        raise TypeError(f"{name}={value!r}: must be a number, {wanted}")
+    if not good(float(value)):
+        raise ValueError(f"{name}={value!r}: must be {wanted}")

@@ -1,0 +1,154 @@
+"""Diagnostics: how updates differ from backpropagation's, what feedback has learned, how classes lie apart."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxlocal.network import Tree, apply_layer
+from jaxlocal.rule import Batch, Params, Rule, forward_stats, forward_weights
+
+
+class ParameterCounts(NamedTuple):
+    """Numbers of weights: those that the prediction reads, and those that only help to find them."""
+
+    effective: int
+    affiliated: int
+
+
+class ClassDistances(NamedTuple):
+    """Mean distance between the classes' centroids, mean distance between two examples of a class, and their ratio."""
+
+    inter: jax.Array
+    intra: jax.Array
+    ratio: jax.Array
+
+
+def parameter_counts(rule: Rule, params: Params) -> ParameterCounts:
+    """How many weights predict, and how many (bridges, encoders, feedback, inverses …) only help in training.
+
+    Example:
+      >>> rule = jl.rules.dfa(jl.models.mlp(hidden=(16,), classes=10), optax.adam(1e-3))
+      >>> params = rule.init(jax.random.key(0), (jnp.ones((4, 64)), jnp.ones((4, 10))))
+      >>> jl.diagnostics.parameter_counts(rule, params)
+      ParameterCounts(effective=1210, affiliated=160)
+    """
+    everything = sum(leaf.size for c in params.components for leaf in jax.tree.leaves(c.weights))
+    effective = sum(leaf.size for leaf in jax.tree.leaves(rule.effective(params)))
+    return ParameterCounts(effective, everything - effective)
+
+
+def local_losses(rule: Rule, params: Params, batch: Batch) -> tuple[dict[str, jax.Array], ...]:
+    """The terms of each component's local objective on a batch, without learning from it."""
+    return tuple(lesson.losses for lesson in rule.lessons(params, batch))
+
+
+def angle(a: Tree, b: Tree) -> jax.Array:
+    """The angle between two trees of arrays, in degrees.
+
+    Example:
+      >>> print(jl.diagnostics.angle(jnp.array([1.0, 0.0]), jnp.array([1.0, 1.0])))
+      45.0
+    """
+    pairs = tuple(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    dot, a_square, b_square = (sum(jnp.vdot(pair[i], pair[j]) for pair in pairs) for i, j in ((0, 1), (0, 0), (1, 1)))
+    # A zero on either side has no direction: NaN says so.
+    return jnp.degrees(jnp.arccos(jnp.clip(dot / jnp.sqrt(a_square * b_square), -1, 1)))
+
+
+def alignment(rule: Rule, params: Params, batch: Batch) -> jax.Array:
+    """The angle, layer by layer, between what the rule teaches the forward weights and what backpropagation would.
+
+    Backpropagation's gradient is that of the network's loss of `predict`, at the same weights and with the batch's own
+    statistics; optimizers play no part on either side. Under 90 degrees a rule goes down the loss. Layers without
+    weights have no angle: NaN. With dropout, the two sides draw masks of their own.
+
+    Args:
+      rule: the rule.
+      params: its parameters.
+      batch: the batch that both learn from.
+
+    Returns:
+      Degrees, one for each layer with forward weights.
+
+    Example:
+      >>> rule = jl.rules.bp(jl.models.mlp(hidden=(16,), classes=2), optax.adam(1e-3))
+      >>> batch = jax.random.normal(jax.random.key(0), (4, 8)), jax.nn.one_hot(jnp.array([0, 1, 1, 0]), 2)
+      >>> params = rule.init(jax.random.key(0), batch)
+      >>> bool(jnp.all(jl.diagnostics.alignment(rule, params, batch) < 0.1))
+      True
+    """
+    x, y = batch
+
+    def loss(forward: tuple[tuple[Tree, ...], ...]) -> jax.Array:
+        components = tuple(
+            component.replace(weights={**component.weights, "forward": weights})
+            for component, weights in zip(params.components, forward, strict=True)
+        )
+        key = jax.random.fold_in(params.components[0].key, params.components[0].count)
+        return rule.net.loss.mean(rule.predict(params.replace(components=components), x, key), y)
+
+    backprop = jax.grad(loss)(tuple(component.weights["forward"] for component in params.components))
+    taught = tuple(lesson.grads["forward"] for lesson in rule.lessons(params, batch))
+    return jnp.stack([angle(a, b) for ours, theirs in zip(taught, backprop, strict=True) for a, b in zip(ours, theirs)])
+
+
+def feedback_alignment(rule: Rule, params: Params, x: jax.Array) -> jax.Array:
+    """The angle, block by block, between a_l B_lᵀ and the output's pre-activation, for rules with direct feedback.
+
+    It measures how well B_l, read backwards, does the job of all layers above block l. The mean over examples, in
+    degrees; one a block. Learning the connections in direct feedback alignment, Figure 2.
+    """
+    direct = [c.weights.get("feedback") for c in params.components[:-1]]
+    if not direct or not all(isinstance(feedback, jax.Array) for feedback in direct):
+        raise ValueError("rule: has no feedback from the output to each block; use jl.rules.dfa, drtp or dkp")
+    *hidden, scores = activations(rule, params, x)
+    towards = [a.reshape(len(a), -1) @ feedback.T for a, feedback in zip(hidden, direct, strict=True)]
+    return jnp.stack([jax.vmap(angle)(a, scores).mean() for a in towards])
+
+
+def activations(rule: Rule, params: Params, x: jax.Array) -> tuple[jax.Array, ...]:
+    """The output of each block, then the scores, as in prediction."""
+    outputs, a = [], x
+    for layer, weights, stats in zip(rule.net.blocks, forward_weights(params), forward_stats(params), strict=False):
+        a, _ = apply_layer(layer, weights, stats, a)
+        outputs.append(a)
+    return *outputs, rule.predict(params, x)
+
+
+def class_distances(features: jax.Array, y: jax.Array) -> ClassDistances:
+    """How far classes lie apart, and how wide they are: the Associated Learning paper's Table 7.
+
+    Args:
+      features: (N, …), of any shape an example.
+      y: (N, C), one-hot; each class needs two examples or more.
+
+    Returns:
+      The distances.
+
+    Example:
+      >>> features = jnp.array([[0.0, 0.0], [0.0, 2.0], [3.0, 0.0], [3.0, 2.0]])
+      >>> distances = jl.diagnostics.class_distances(features, jax.nn.one_hot(jnp.array([0, 0, 1, 1]), 2))
+      >>> float(distances.inter), float(distances.intra), float(distances.ratio)
+      (3.0, 2.0, 1.5)
+    """
+    features = features.reshape(len(features), -1)
+    labels = jnp.argmax(y, -1)
+    members = [features[labels == label] for label in jnp.unique(labels)]
+    if len(members) < 2 or min(map(len, members)) < 2:
+        raise ValueError(
+            f"y: has {len(members)} classes, the smallest with {min(map(len, members))} examples; distances need two "
+            "classes or more, of two examples or more"
+        )
+    intra = jnp.stack([_mean_distance(member) for member in members]).mean()
+    inter = _mean_distance(jnp.stack([member.mean(0) for member in members]))
+    return ClassDistances(inter, intra, inter / intra)
+
+
+def _mean_distance(points: jax.Array) -> jax.Array:
+    """The mean distance of two different points, a point at a time so that no n×n×d array is ever made."""
+
+    def from_one(point: jax.Array) -> jax.Array:
+        return jnp.sqrt(jnp.sum(jnp.square(points - point[None]), 1)).sum()
+
+    return jax.lax.map(from_one, points).sum() / (len(points) * (len(points) - 1))

@@ -1,0 +1,168 @@
+"""Blocks: a linear map, then optionally batch norm, activation, pooling and dropout; residual blocks; inverses."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Activation = Callable[[jax.Array], jax.Array]
+Shape = tuple[int, ...]
+InitMaker = Callable[..., nn.initializers.Initializer]  # he_normal, glorot_uniform …: called by the layer
+he_normal = nn.initializers.he_normal
+
+
+def identity(x: jax.Array) -> jax.Array:
+    """x itself: the activation of a linear layer."""
+    return x
+
+
+def _as_input_of(linear: nn.Module, x: jax.Array) -> jax.Array:
+    """Images become vectors, row by row, in front of a dense layer."""
+    return x.reshape(x.shape[0], -1) if isinstance(linear, nn.Dense) else x
+
+
+class Block(nn.Module):
+    """A linear map, then batch norm (before the activation), activation, max pooling and dropout, as far as asked.
+
+    `linear` is any Flax module that is linear: `nn.Dense`, `nn.Conv`, `nn.ConvLocal` (no weight sharing) …
+    Dense layers flatten their input.
+    """
+
+    linear: nn.Module
+    activation: Activation = nn.relu
+    norm: bool = False
+    pool: int = 1
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        a = self.linear(_as_input_of(self.linear, x))  # type: ignore[operator]
+        if self.norm:
+            a = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(a)
+        a = self.activation(a)
+        if self.pool > 1:
+            a = nn.max_pool(a, (self.pool, self.pool), (self.pool, self.pool))
+        if self.dropout:
+            a = nn.Dropout(self.dropout, deterministic=not train)(a)
+        return a
+
+    @nn.nowrap
+    def inverse(self, shape: Shape, activation: Activation) -> nn.Module:
+        """The layer that maps this block's output back to an input of the given shape (without batch axis)."""
+        if self.pool > 1:
+            raise ValueError(
+                f"block with pool={self.pool}: max pooling has no inverse here; give the linear map a stride instead "
+                "(as Bartunov et al. do), or pass a module of your own in `inverses`"
+            )
+        return Transposed(self.linear, shape, activation)
+
+
+class Head(nn.Module):
+    """The readout: a dense layer on the flattened features, or on their spatial mean if `average`."""
+
+    features: int
+    average: bool = False
+    kernel_init: InitMaker = nn.initializers.lecun_normal
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.mean(axis=(1, 2)) if self.average else x.reshape(x.shape[0], -1)
+        return nn.Dense(self.features, kernel_init=self.kernel_init(), name="linear")(x)
+
+
+class Residual(nn.Module):
+    """A basic block of a ResNet: two 3×3 convolutions with batch norm, and the input added before the last ReLU.
+
+    Where the shape changes, the shortcut is a strided 1×1 convolution with batch norm.
+    """
+
+    features: int
+    stride: int = 1
+    kernel_init: InitMaker = he_normal
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        def conv_norm(x: jax.Array, kernel: int, stride: int, name: str) -> jax.Array:
+            conv = nn.Conv(
+                self.features,
+                (kernel, kernel),
+                stride,
+                use_bias=False,
+                kernel_init=self.kernel_init(),
+                name=f"conv_{name}",
+            )
+            return nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{name}")(conv(x))
+
+        a = nn.relu(conv_norm(x, 3, self.stride, "1"))
+        a = conv_norm(a, 3, 1, "2")
+        shortcut = x if x.shape == a.shape else conv_norm(x, 1, self.stride, "shortcut")
+        return nn.relu(a + shortcut)
+
+
+class Transposed(nn.Module):
+    """The inverse of a linear layer: `activation(Aᵀ v + c)`, A built as `linear` is, with weights of its own.
+
+    Bartunov et al., section 5.4: the transpose of a dense, convolutional or locally connected map, whatever its
+    stride and padding, is the vector-Jacobian product of that map. The bias c is one number a channel where weights
+    are shared and one a unit elsewhere. `shape` is that of the result, without the batch axis.
+    """
+
+    linear: nn.Module
+    shape: Shape
+    activation: Activation = identity
+
+    @nn.compact
+    def __call__(self, v: jax.Array) -> jax.Array:
+        linear = self.linear.clone(parent=None, name=None, use_bias=False)
+
+        def forward(kernel: jax.Array, x: jax.Array) -> jax.Array:
+            return linear.apply({"params": {"kernel": kernel}}, _as_input_of(linear, x))  # type: ignore[return-value]
+
+        def init(key: jax.Array) -> jax.Array:
+            x = jnp.zeros((1, *self.shape), linear.param_dtype)
+            return linear.init(key, _as_input_of(linear, x))["params"]["kernel"]
+
+        kernel = self.param("kernel", init)
+        bias_shape = self.shape[-1:] if isinstance(self.linear, nn.Conv) else self.shape
+        bias = self.param("bias", nn.initializers.zeros_init(), bias_shape, kernel.dtype)
+        zeros = jnp.zeros((v.shape[0], *self.shape), v.dtype)
+        (x,) = jax.linear_transpose(lambda x: forward(kernel, x), zeros)(v)
+        return self.activation(x + bias.reshape((1,) * (x.ndim - bias.ndim) + bias.shape))
+
+
+def dense(features: int, activation: Activation = nn.relu, init: InitMaker = he_normal, **options: Any) -> Block:
+    """A dense block. Options: `norm`, `dropout`."""
+    return Block(nn.Dense(features, kernel_init=init()), activation, **options)
+
+
+def conv(
+    features: int,
+    kernel: int = 3,
+    stride: int = 1,
+    activation: Activation = nn.relu,
+    init: InitMaker = he_normal,
+    **options: Any,
+) -> Block:
+    """A convolutional block with a square kernel and zero padding ("SAME"). Options: `norm`, `pool`, `dropout`."""
+    return Block(nn.Conv(features, (kernel, kernel), stride, kernel_init=init()), activation, **options)
+
+
+def local(
+    features: int,
+    kernel: int = 3,
+    stride: int = 1,
+    activation: Activation = nn.relu,
+    init: InitMaker = he_normal,
+    **options: Any,
+) -> Block:
+    """A locally connected block: a convolution whose weights differ from place to place. Options as for `conv`."""
+
+    def kernel_init(key: jax.Array, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
+        """At every place the distribution of a convolution's kernel: the same fan-in and fan-out."""
+        height, width, patch, outputs = shape
+        kernels = (height, width, kernel, kernel, patch // kernel**2, outputs)
+        return init(batch_axis=(0, 1))(key, kernels, dtype).reshape(shape)
+
+    return Block(nn.ConvLocal(features, (kernel, kernel), stride, kernel_init=kernel_init), activation, **options)

@@ -1,0 +1,369 @@
+"""The papers' networks, by name.
+
+References:
+  Bartunov et al., Assessing the Scalability of Biologically-Motivated Deep Learning Algorithms and
+    Architectures, 2018.
+  He, Zhang, Ren and Sun, Deep Residual Learning for Image Recognition, 2016.
+  Kao and Chen, Associated Learning: Decomposing End-to-End Backpropagation Based on Autoencoders and Target
+    Propagation, 2021.
+  Krizhevsky, One Weird Trick for Parallelizing Convolutional Neural Networks, 2014.
+  Learning the Connections in Direct Feedback Alignment (direct Kolen-Pollack; anonymous, under review).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxlocal import checks
+from jaxlocal.layers import Activation, Block, Head, InitMaker, Residual, conv, dense, he_normal, local
+from jaxlocal.network import Loss, Network, cross_entropy, squared_error
+
+glorot_uniform = nn.initializers.glorot_uniform
+
+
+def mlp(
+    hidden: Sequence[int] = (256, 256),
+    classes: int = 10,
+    *,
+    activation: Activation = jnp.tanh,
+    norm: bool = False,
+    dropout: float = 0.0,
+    init: InitMaker = he_normal,
+    loss: Loss = cross_entropy,
+) -> Network:
+    """A multilayer perceptron: one dense block a hidden layer, and a linear readout.
+
+    With `hidden=()` it is a linear model. Kao and Chen take `hidden=(1024, 1024)` for MNIST and `(3000,
+    3000)` for CIFAR-10.
+
+    Reference: Kao and Chen, 2021, section 5.2.
+
+    Example:
+      >>> net = jl.models.mlp(hidden=(256, 128), classes=10)
+      >>> len(net.blocks)
+      2
+    """
+    _widths("hidden", hidden)
+    _rate("dropout", dropout)
+    blocks = (dense(width, activation, init, norm=norm, dropout=dropout) for width in hidden)
+    return Network(tuple(blocks), _head(classes, init), loss)
+
+
+def vanilla_cnn(
+    classes: int = 10,
+    *,
+    activation: Activation = nn.relu,
+    norm: bool = False,
+    dropout: float = 0.0,
+    init: InitMaker = he_normal,
+) -> Network:
+    """The convolutions of Kao and Chen's vanilla CNN: four 3×3×32, four 3×3×64, and a linear readout.
+
+    The fourth and the eighth have stride 2, as in the authors' code; the paper names no strides. The dense
+    layers that the paper lists after them are those of its baseline, `matched(net, components=4, width=256)`.
+
+    Reference: Kao and Chen, 2021, section 5.2.
+
+    Example:
+      >>> net = jl.models.vanilla_cnn()
+      >>> len(net.blocks)
+      8
+    """
+    _rate("dropout", dropout)
+    shapes = [(width, stride) for width in (32, 64) for stride in (1, 1, 1, 2)]
+    options = {"norm": norm, "dropout": dropout}
+    blocks = (conv(width, 3, stride, activation, init, **options) for width, stride in shapes)
+    return Network(tuple(blocks), _head(classes, init))
+
+
+def vgg(
+    classes: int = 10,
+    *,
+    activation: Activation = nn.relu,
+    norm: bool = False,
+    dropout: float = 0.0,
+    init: InitMaker = he_normal,
+) -> Network:
+    """The VGG of Kao and Chen's code: six 3×3 convolutions, four of them pooled, and two dense layers.
+
+    Convolutions 128, 256, 256, 512, 512, 512, with 2×2 max pooling after the 2nd, 4th, 5th and 6th, then
+    dense 1024 twice. Their backpropagation baseline has batch norm, and associated learning has none.
+
+    Reference: Kao and Chen, 2021, section 5.2.
+
+    Example:
+      >>> net = jl.models.vgg()
+      >>> [block.pool for block in net.blocks]
+      [1, 2, 1, 2, 2, 2, 1, 1]
+    """
+    _rate("dropout", dropout)
+    shapes = [(128, 1), (256, 2), (256, 1), (512, 2), (512, 2), (512, 2)]
+    options = {"norm": norm, "dropout": dropout}
+    convs = [conv(width, 3, 1, activation, init, pool=pool, **options) for width, pool in shapes]
+    denses = [dense(1024, activation, init, **options) for _ in range(2)]
+    return Network((*convs, *denses), _head(classes, init))
+
+
+def resnet(depth: int = 20, classes: int = 10) -> Network:
+    """A ResNet for small images: a stem, three stages of residual blocks, and a readout of the spatial mean.
+
+    The stem has 16 filters, the stages 16, 32 and 64 with strides 1, 2 and 2, and (depth - 2) / 6 residual
+    blocks each; batch norm follows every convolution. Where the shape changes, the shortcut is a 1×1
+    convolution: option B of He et al., who take option A, without weights, on CIFAR.
+
+    Reference: He et al., 2016, section 4.2; Kao and Chen, 2021, section 5.2, for depths 20 and 32.
+
+    Example:
+      >>> net = jl.models.resnet(depth=20)
+      >>> len(net.blocks)
+      10
+    """
+    checks.positive_int("depth", depth)
+    if depth < 8 or depth % 6 != 2:
+        raise ValueError(
+            f"depth={depth}: must be 6n + 2, with n residual blocks a stage; pass depth=20, 32, 44, 56 or 110"
+        )
+    stem = conv(16, norm=True)
+    strides_after_first = (1,) * (depth // 6 - 1)
+    residuals = [
+        Residual(features, stride)
+        for features, first_stride in ((16, 1), (32, 2), (64, 2))
+        for stride in (first_stride, *strides_after_first)
+    ]
+    return Network((stem, *residuals), _head(classes, he_normal, average=True))
+
+
+def conv2(classes: int = 10) -> Network:
+    """The direct Kolen-Pollack paper's network of two convolutions, with batch norm before each activation.
+
+    Convolutions 3×3×32 twice, 2×2 max pooling, dense 128, and a linear readout; ReLU, He-normal weights.
+
+    Reference: Learning the Connections in Direct Feedback Alignment, Table 3. The 6272 inputs that it gives
+    the dense layer are those of a 28×28 image; a 32×32 image has 8192.
+
+    Example:
+      >>> net = jl.models.conv2()
+      >>> len(net.blocks)
+      3
+    """
+    blocks = (conv(32, norm=True), conv(32, norm=True, pool=2), dense(128, norm=True))
+    return Network(blocks, _head(classes, he_normal))
+
+
+def alexnet(classes: int = 100, *, image_size: int = 32, width: int = 4096, dropout: float = 0.0) -> Network:
+    """An AlexNet for small images, with batch norm before each activation.
+
+    Convolutions 64, 192, 384, 256, 256 with 3×3 kernels, 2×2 max pooling after the 1st, 2nd and 5th, then
+    `width` dense units twice, with `dropout` on both; ReLU, He-normal weights. The first convolution has
+    stride 1 for 32×32 images and 2 for 64×64, so that 4×4×256 units reach the dense layers either way.
+
+    The paper names AlexNet and batch norm, and gives no table. The widths here are those of the one-tower
+    AlexNet; kernels, strides, pooling and the absence of dropout are this library's choice for images of
+    these sizes, and may set its accuracies apart from the paper's.
+
+    Reference: Learning the Connections in Direct Feedback Alignment, section 4; Krizhevsky, 2014.
+
+    Example:
+      >>> net = jl.models.alexnet(classes=200, image_size=64)
+      >>> len(net.blocks)
+      7
+    """
+    checks.positive_int("width", width)
+    _rate("dropout", dropout)
+    if image_size not in (32, 64):
+        raise ValueError(f"image_size={image_size!r}: must be 32 or 64; resize the images to one of them")
+    shapes = [(64, image_size // 32, 2), (192, 1, 2), (384, 1, 1), (256, 1, 1), (256, 1, 2)]
+    convs = [conv(features, 3, stride, norm=True, pool=pool) for features, stride, pool in shapes]
+    denses = [dense(width, norm=True, dropout=dropout) for _ in range(2)]
+    return Network((*convs, *denses), _head(classes, he_normal))
+
+
+# Bartunov et al., Table 3: (kernel, features, stride) of the layers with receptive fields; then dense widths.
+_MNIST = ((3, 32, 2), (3, 64, 2)), (1024,)
+_CIFAR = ((5, 64, 2), (5, 128, 2), (3, 256, 1)), (1024,)
+_IMAGENET = ((9, 48, 4), (3, 48, 2), (5, 96, 1), (3, 96, 2), (3, 192, 1), (3, 192, 2), (3, 384, 1)), ()
+
+
+def mnist_fc(classes: int = 10) -> Network:
+    """Bartunov et al.'s fully connected network for MNIST: six tanh layers of 256 units, Glorot weights.
+
+    Reference: Bartunov et al., 2018, Table 3.
+
+    Example:
+      >>> net = jl.models.mnist_fc()
+      >>> len(net.blocks)
+      6
+    """
+    return mlp((256,) * 6, classes, activation=nn.tanh, init=glorot_uniform)
+
+
+def cifar_fc(classes: int = 10) -> Network:
+    """Bartunov et al.'s fully connected network for CIFAR: three tanh layers of 1024 units, Glorot weights.
+
+    Reference: Bartunov et al., 2018, Table 3.
+
+    Example:
+      >>> net = jl.models.cifar_fc()
+      >>> len(net.blocks)
+      3
+    """
+    return mlp((1024,) * 3, classes, activation=nn.tanh, init=glorot_uniform)
+
+
+def mnist_lc(classes: int = 10) -> Network:
+    """Bartunov et al.'s locally connected network for MNIST: 3×3×32, 3×3×64, then dense 1024.
+
+    Stride 2 twice, in the place of pooling; tanh, Glorot weights.
+
+    Reference: Bartunov et al., 2018, Table 3.
+
+    Example:
+      >>> net = jl.models.mnist_lc()
+      >>> len(net.blocks)
+      3
+    """
+    return _tanh_network(local, *_MNIST, classes)
+
+
+def cifar_lc(classes: int = 10) -> Network:
+    """Bartunov et al.'s locally connected network for CIFAR: 5×5×64, 5×5×128, 3×3×256, then dense 1024.
+
+    Strides 2, 2 and 1 (the table prints none for the third), tanh, Glorot weights.
+
+    Reference: Bartunov et al., 2018, Table 3.
+
+    Example:
+      >>> net = jl.models.cifar_lc()
+      >>> len(net.blocks)
+      4
+    """
+    return _tanh_network(local, *_CIFAR, classes)
+
+
+def imagenet_lc(classes: int = 1000) -> Network:
+    """Bartunov et al.'s locally connected network for ImageNet: seven layers and a readout.
+
+    9×9×48 (stride 4), 3×3×48 (2), 5×5×96, 3×3×96 (2), 3×3×192, 3×3×192 (2), 3×3×384; tanh, Glorot weights.
+    The images are 224×224.
+
+    Reference: Bartunov et al., 2018, Table 3.
+
+    Example:
+      >>> net = jl.models.imagenet_lc()
+      >>> len(net.blocks)
+      7
+    """
+    return _tanh_network(local, *_IMAGENET, classes)
+
+
+def mnist_conv(classes: int = 10) -> Network:
+    """`mnist_lc` with shared weights: the "BP ConvNet" that Bartunov et al. set beside it.
+
+    Reference: Bartunov et al., 2018, Table 1.
+
+    Example:
+      >>> net = jl.models.mnist_conv()
+      >>> len(net.blocks)
+      3
+    """
+    return _tanh_network(conv, *_MNIST, classes)
+
+
+def cifar_conv(classes: int = 10) -> Network:
+    """`cifar_lc` with shared weights: the "BP ConvNet" that Bartunov et al. set beside it.
+
+    Reference: Bartunov et al., 2018, Table 1.
+
+    Example:
+      >>> net = jl.models.cifar_conv()
+      >>> len(net.blocks)
+      4
+    """
+    return _tanh_network(conv, *_CIFAR, classes)
+
+
+def imagenet_conv(classes: int = 1000) -> Network:
+    """`imagenet_lc` with shared weights: the "BP ConvNet" that Bartunov et al. set beside it.
+
+    Reference: Bartunov et al., 2018, Table 2.
+
+    Example:
+      >>> net = jl.models.imagenet_conv()
+      >>> len(net.blocks)
+      7
+    """
+    return _tanh_network(conv, *_IMAGENET, classes)
+
+
+def autoencoder(sizes: Sequence[int] = (512, 64, 512), units: int = 784) -> Network:
+    """The autoencoder of Bartunov et al.: 784-512-64-512-784, trained to a small squared error.
+
+    Tanh hidden layers, `units` linear outputs, Glorot weights. The input is flat or an image; the target y is
+    the flattened input.
+
+    Reference: Bartunov et al., 2018, section 5.5.
+
+    Example:
+      >>> net = jl.models.autoencoder()
+      >>> net.head.features
+      784
+    """
+    _widths("sizes", sizes)
+    checks.positive_int("units", units)
+    return mlp(sizes, units, activation=nn.tanh, init=glorot_uniform, loss=squared_error)
+
+
+def matched(net: Network, components: int, width: int, *, activation: Activation = nn.relu) -> Network:
+    """`net` with as many parameters as predict in associated learning: a fair baseline for backpropagation.
+
+    Associated learning on `net`, in this many components with targets of `width` units, predicts by the
+    blocks of `net`, the last bridge (dense 5·width, then dense width), a decoder of `width` units for every
+    component but the first, and the first one's decoder to the classes. Here these are plain layers of one network.
+
+    Reference: Kao and Chen, 2021, sections 4.5 and 5.2.
+
+    Example:
+      >>> net = jl.models.matched(jl.models.mlp((1024, 1024)), components=2, width=1024)
+      >>> [block.linear.features for block in net.blocks], net.head.features
+      ([1024, 1024, 5120, 1024, 1024], 10)
+    """
+    if not isinstance(net, Network):
+        raise TypeError(f"net={net!r}: must be a Network, such as jl.models.mlp((1024, 1024))")
+    if not isinstance(net.head, Head):
+        raise TypeError(f"net.head={type(net.head).__name__}: has an unknown number of classes; use a jl.layers.Head")
+    checks.positive_int("components", components)
+    checks.positive_int("width", width)
+    bridge = dense(5 * width, activation), dense(width, activation)
+    decoders = (dense(width, activation) for _ in range(components - 1))
+    head = Head(net.head.features, kernel_init=net.head.kernel_init)
+    return Network((*net.blocks, *bridge, *decoders), head, net.loss)
+
+
+def _tanh_network(
+    layer: Callable[..., Block], shapes: Iterable[tuple[int, int, int]], widths: Iterable[int], classes: int
+) -> Network:
+    """One of Table 3: `layer` is `local`, or `conv` where the weights are shared."""
+    images = [layer(features, kernel, stride, nn.tanh, glorot_uniform) for kernel, features, stride in shapes]
+    vectors = [dense(width, nn.tanh, glorot_uniform) for width in widths]
+    return Network((*images, *vectors), _head(classes, glorot_uniform))
+
+
+def _head(classes: int, init: InitMaker, average: bool = False) -> Head:
+    checks.positive_int("classes", classes)
+    return Head(classes, average, init)
+
+
+def _widths(name: str, value: Sequence[int]) -> None:
+    if not isinstance(value, list | tuple):
+        example = f"({value},)" if isinstance(value, int) else "(256, 256)"
+        raise TypeError(f"{name}={value!r}: pass a sequence of widths, such as {name}={example}")
+    for i, width in enumerate(value):
+        checks.positive_int(f"{name}[{i}]", width)
+
+
+def _rate(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}={value!r}: must be a number from 0 to below 1, such as {name}=0.5")
+    if not 0 <= value < 1:
+        raise ValueError(f"{name}={value!r}: must be at least 0 and below 1, such as {name}=0.5")

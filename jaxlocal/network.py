@@ -1,0 +1,104 @@
+"""A network: a tuple of blocks, a head and a loss; and how any Flax module is used as one of its layers."""
+
+import inspect
+from collections.abc import Callable
+from math import prod
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+Tree = Any  # a pytree of arrays
+
+
+class Loss(NamedTuple):
+    """What the output is for: the loss of each example, and the output `h_L` that the scores stand for.
+
+    `value(scores, y) -> (B,)` and `output(scores) -> (B, C)`. At its minimum over the scores, the output is y: that is
+    what target propagation starts from.
+    """
+
+    value: Callable[[jax.Array, jax.Array], jax.Array]
+    output: Callable[[jax.Array], jax.Array]
+
+    def mean(self, scores: jax.Array, y: jax.Array) -> jax.Array:
+        """The loss of the batch: the mean over its examples."""
+        return jnp.mean(self.value(scores, y))
+
+    def error(self, scores: jax.Array, y: jax.Array) -> jax.Array:
+        """δ = ∂ mean loss / ∂ scores, (B, C): the output's learning signal, with the 1/B of the mean in it."""
+        return jax.grad(self.mean)(scores, y)
+
+
+def _half_squared_distance(scores: jax.Array, y: jax.Array) -> jax.Array:
+    return 0.5 * jnp.sum(jnp.square(scores - y), axis=tuple(range(1, y.ndim)))
+
+
+cross_entropy = Loss(optax.softmax_cross_entropy, jax.nn.softmax)  # classes: y is one-hot or any distribution
+squared_error = Loss(_half_squared_distance, lambda scores: scores)  # real targets: ½‖scores - y‖² summed over units
+
+
+class Network(NamedTuple):
+    """A feed-forward network: `head(blocks[-1](… blocks[0](x)))`, trained to a small `loss`.
+
+    Blocks and head are Flax modules that take x and, if they care, a keyword `train`. Every block is a component of
+    the rules that work layer by layer; the head is the linear readout.
+    """
+
+    blocks: tuple[nn.Module, ...]
+    head: nn.Module
+    loss: Loss = cross_entropy
+
+    @property
+    def layers(self) -> tuple[nn.Module, ...]:
+        """The blocks and the head."""
+        return (*self.blocks, self.head)
+
+
+def _options(layer: nn.Module, train: bool) -> dict[str, bool]:
+    """The keyword `train`, for the modules that take it."""
+    return {"train": train} if "train" in inspect.signature(type(layer).__call__).parameters else {}
+
+
+def init_layer(layer: nn.Module, key: jax.Array, x: jax.Array) -> tuple[Tree, Tree, jax.Array]:
+    """A layer's weights, its other collections (batch statistics), and its output for x."""
+    y, variables = layer.init_with_output({"params": key}, x, **_options(layer, train=False))
+    stats = dict(variables)
+    return stats.pop("params", {}), stats, y
+
+
+def apply_layer(
+    layer: nn.Module, weights: Tree, stats: Tree, x: jax.Array, key: jax.Array | None = None
+) -> tuple[jax.Array, Tree]:
+    """A layer's output for x, and its new batch statistics.
+
+    With a key as in training: the batch's own statistics, and dropout drawn from the key. Without, as in prediction.
+    """
+    variables = {"params": weights, **stats}
+    options = _options(layer, train=key is not None)
+    if key is None:
+        return layer.apply(variables, x, **options), stats  # type: ignore[return-value]
+    y, new_stats = layer.apply(variables, x, rngs={"dropout": key}, mutable=list(stats), **options)
+    return y, dict(new_stats)
+
+
+def apply_layers(
+    layers: tuple[nn.Module, ...],
+    weights: tuple[Tree, ...],
+    stats: tuple[Tree, ...],
+    x: jax.Array,
+    key: jax.Array | None = None,
+) -> tuple[jax.Array, tuple[Tree, ...]]:
+    """Layer after layer, each with a dropout key of its own."""
+    new_stats = []
+    for i, (layer, w, s) in enumerate(zip(layers, weights, stats, strict=True)):
+        x, s = apply_layer(layer, w, s, x, None if key is None else jax.random.fold_in(key, i))
+        new_stats.append(s)
+    return x, tuple(new_stats)
+
+
+def units(x: jax.Array) -> int:
+    """The number of units of one example of x (B, …)."""
+    return prod(x.shape[1:])

@@ -1,0 +1,56 @@
+"""Backpropagation: the yardstick."""
+
+from collections.abc import Collection
+
+import jax
+import optax
+
+from jaxlocal.checks import learning_rule
+from jaxlocal.network import Network, Tree, apply_layers
+from jaxlocal.rule import Batch, Component, Lesson, Part, Rule, everywhere, init_forward, make_rule
+
+
+@learning_rule
+def bp(net: Network, tx: optax.GradientTransformation, *, frozen: Collection[int] = ()) -> Rule:
+    r"""Backpropagation: one component, the network; one objective, its loss.
+
+    .. math::
+        \delta_l = \delta_{l+1} W_{l+1}^\top \odot f'(z_l), \qquad
+        \Delta W_l = -\eta\, a_{l-1}^\top \delta_l
+
+    with δ_k = ∂L/∂z_k at the output k, L the mean loss of the batch, a_l (B, n_l) and W_l (n_{l-1}, n_l).
+
+    Args:
+      net: the network.
+      tx: the optimizer, over all weights together.
+      frozen: numbers of the layers that keep their weights; `frozen={0, 1}` on a 2-conv net is "BP (FC only)".
+
+    Returns:
+      The rule.
+
+    Example:
+      >>> net = jl.models.mlp(hidden=(16, 16), classes=10)
+      >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
+      >>> rule = jl.rules.bp(net, optax.adam(1e-3))
+      >>> params, info = rule.step(rule.init(jax.random.key(0), batch), batch)
+      >>> info.losses.shape
+      (1,)
+
+    Reference:
+      Rumelhart, Hinton, Williams. Learning representations by back-propagating errors. Nature 323, 1986.
+    """
+
+    def objective(weights: Tree, stats: Tree, batch: Batch, key: jax.Array) -> tuple[jax.Array, Tree]:
+        x, y = batch
+        scores, stats = apply_layers(net.layers, weights, stats, x, key)
+        return net.loss.mean(scores, y), stats
+
+    def teach(components: tuple[Component, ...], batch: Batch, keys: tuple[jax.Array, ...]) -> tuple[Lesson, ...]:
+        (network,), (key,) = components, keys
+        (loss, stats), grads = jax.value_and_grad(objective, has_aux=True)(
+            network.weights["forward"], network.stats, batch, key
+        )
+        return (Lesson({"forward": grads}, stats, {"task": loss}),)
+
+    parts = (Part(tuple(range(len(net.layers))), init_forward(net.layers)),)
+    return make_rule(net, parts, {"forward": tx}, teach, locality={"forward": everywhere(1)}, frozen=frozen)

@@ -1,0 +1,240 @@
+"""Direct feedback: DFA, DRTP and DKP bring a signal straight from the output to every block.
+
+All three give block l the objective ⟨a_l, signal·B_l⟩, its input a_{l-1} held. Its gradient in the block's weights is
+the rule's update of W_l, whatever is inside the block; its gradient in B_l is DKP's update of B_l.
+"""
+
+from collections.abc import Collection
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.lax import stop_gradient
+
+from jaxlocal import checks
+from jaxlocal.checks import learning_rule
+from jaxlocal.layers import he_normal
+from jaxlocal.network import Network, Tree, apply_layer, units
+from jaxlocal.rule import (
+    Batch,
+    Component,
+    Lesson,
+    Message,
+    Part,
+    Rule,
+    Weights,
+    decayed,
+    everywhere,
+    init_forward,
+    make_rule,
+    own,
+    upward,
+)
+
+
+@learning_rule
+def dfa(
+    net: Network,
+    tx: optax.GradientTransformation,
+    *,
+    feedback_init: nn.initializers.Initializer = he_normal(),
+    frozen: Collection[int] = (),
+) -> Rule:
+    r"""Direct feedback alignment: the output's error reaches every block at once, through fixed random weights.
+
+    .. math::
+        \delta_l = \delta_k B_l \odot f'(z_l), \qquad
+        \Delta W_l = -\eta\, a_{l-1}^\top \delta_l
+
+    Convention: δ_k = ∂L/∂z_k (B, C) is the error of the *mean* loss, so it holds the factor 1/B for the blocks and the
+    head alike, and DFA with one hidden layer is feedback alignment with the same B. B_l (C, n_l) acts on the
+    flattened output of block l (the paper numbers it l+1); the way on through the block is differentiated exactly.
+
+    Args:
+      net: the network; its blocks may be any Flax modules. The head gets its true gradient.
+      tx: the optimizer; each block and the head have a state of their own.
+      feedback_init: the initialiser of B_lᵀ (n_l, C); by default Kaiming, as for a layer from a_l to the output.
+      frozen: numbers of the layers that keep their weights.
+
+    Returns:
+      The rule.
+
+    Example:
+      >>> net = jl.models.mlp(hidden=(16, 16), classes=10)
+      >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
+      >>> rule = jl.rules.dfa(net, optax.adam(1e-3))
+      >>> params, info = rule.step(rule.init(jax.random.key(0), batch), batch)
+      >>> info.losses.shape
+      (3,)
+
+    Reference:
+      Nøkland. Direct feedback alignment provides learning in deep neural networks. NeurIPS 2016.
+      Notation: Learning the connections in direct feedback alignment, eq. 3 and 4.
+    """
+    return _direct(net, {"forward": tx}, feedback_init, frozen)
+
+
+@learning_rule
+def dkp(
+    net: Network,
+    tx: optax.GradientTransformation,
+    *,
+    feedback_tx: optax.GradientTransformation | None = None,
+    decay: float = 1e-6,
+    feedback_decay: float | None = None,
+    feedback_init: nn.initializers.Initializer = he_normal(),
+    frozen: Collection[int] = (),
+) -> Rule:
+    r"""Direct Kolen-Pollack: direct feedback alignment whose B_l learns to map the output's error to block l.
+
+    .. math::
+        \delta_l &= \delta_k B_l \odot f'(z_l) \\
+        \Delta W_l &= -\eta_W\, a_{l-1}^\top \delta_l - \lambda W_l, \qquad
+        \Delta B_l = -\eta_B\, \delta_k^\top a_l - \lambda B_l
+
+    Conventions as in `dfa`; the decay is the paper's, not multiplied by the learning rate, none on biases and scales.
+
+    Args:
+      net: the network. The paper found batch norm before the activations to be needed on convolutional networks.
+      tx: the optimizer of the forward weights; each block and the head have a state of their own.
+      feedback_tx: the optimizer of the B_l; by default as `tx`. Too low a rate turns DKP into DFA.
+      decay: λ of the forward weights.
+      feedback_decay: λ of the B_l; by default as `decay`.
+      feedback_init: the initialiser of B_lᵀ (n_l, C); by default Kaiming.
+      frozen: numbers of the layers that keep their forward weights.
+
+    Returns:
+      The rule.
+
+    Example:
+      >>> net = jl.models.mlp(hidden=(16, 16), classes=10)
+      >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
+      >>> rule = jl.rules.dkp(net, optax.sgd(1e-2), feedback_tx=optax.sgd(1e-4))
+      >>> params = rule.update(rule.init(jax.random.key(0), batch), batch)
+
+    Reference:
+      Learning the connections in direct feedback alignment, eq. 8.
+    """
+    feedback_decay = decay if feedback_decay is None else feedback_decay
+    checks.non_negative("decay", decay)
+    checks.non_negative("feedback_decay", feedback_decay)
+    txs = {"forward": decayed(tx, decay), "feedback": decayed(feedback_tx or tx, feedback_decay)}
+    return _direct(net, txs, feedback_init, frozen)
+
+
+@learning_rule
+def drtp(
+    net: Network,
+    tx: optax.GradientTransformation,
+    *,
+    feedback_init: nn.initializers.Initializer = he_normal(),
+    frozen: Collection[int] = (),
+) -> Rule:
+    r"""Direct random target projection: the target itself, not the error, reaches every block; nothing waits.
+
+    .. math::
+        \delta_l = \tfrac1B\, y B_l \odot f'(z_l), \qquad
+        \Delta W_l = -\eta\, a_{l-1}^\top \delta_l
+
+    y stands in for δ_k, as in the direct Kolen-Pollack paper, with the same factor 1/B of the mean over the batch.
+    (Frenkel et al. use it as a proxy of the opposite sign; for B drawn from a symmetric distribution that is the same
+    rule.) Component l learns from the message (a_{l-1}, y) alone: there is no backward pass.
+
+    Args:
+      net: the network; its blocks may be any Flax modules. The head gets its true gradient.
+      tx: the optimizer; each block and the head have a state of their own.
+      feedback_init: the initialiser of B_lᵀ (n_l, C); by default Kaiming.
+      frozen: numbers of the layers that keep their weights.
+
+    Returns:
+      The rule.
+
+    Example:
+      >>> net = jl.models.mlp(hidden=(16, 16), classes=10)
+      >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
+      >>> rule = jl.rules.drtp(net, optax.adam(1e-3))
+      >>> params = rule.update(rule.init(jax.random.key(0), batch), batch)
+
+    Reference:
+      Frenkel, Lefebvre, Bol. Learning without feedback: fixed random learning signals allow for feedforward training
+      of deep neural networks. Frontiers in Neuroscience 15, 2021.
+    """
+
+    def teach(layer: nn.Module, weights: Weights, stats: Tree, message: Message, key: jax.Array):
+        a, y = message
+        (loss, (a, stats)), grads = _project(layer, weights, stats, a, y / y.shape[0], key)
+        return Lesson(grads, (stats,), {"projection": loss}), (a, y)
+
+    def teach_head(weights: Weights, stats: Tree, message: Message, key: jax.Array):
+        return _task(net, weights, stats, *message, key), message
+
+    parts = _parts(net, feedback_init)
+    parts = (
+        *(part._replace(teach=partial(teach, layer)) for part, layer in zip(parts, net.blocks, strict=False)),
+        parts[-1]._replace(teach=teach_head),
+    )
+    n = len(net.layers)
+    return make_rule(net, parts, {"forward": tx}, locality={"forward": upward(n), "feedback": own(n)}, frozen=frozen)
+
+
+def _direct(
+    net: Network,
+    txs: dict[str, optax.GradientTransformation],
+    feedback_init: nn.initializers.Initializer,
+    frozen: Collection[int],
+) -> Rule:
+    """DFA; with an optimizer for the role "feedback", DKP."""
+
+    def teach(components: tuple[Component, ...], batch: Batch, keys: tuple[jax.Array, ...]) -> tuple[Lesson, ...]:
+        x, y = batch
+        a = [x]
+        for layer, c, key in zip(net.layers, components, keys, strict=True):
+            a.append(apply_layer(layer, c.weights["forward"][0], c.stats[0], a[-1], key)[0])
+        error = stop_gradient(net.loss.error(a[-1], y))  # δ_k
+        lessons = []
+        for layer, c, below, key in zip(net.blocks, components, a, keys, strict=False):
+            (loss, (_, stats)), grads = _project(layer, c.weights, c.stats, stop_gradient(below), error, key)
+            lessons.append(Lesson(grads, (stats,), {"projection": loss}))
+        head = components[-1]
+        return *lessons, _task(net, head.weights, head.stats, stop_gradient(a[-2]), y, keys[-1])
+
+    n = len(net.layers)
+    locality = {"forward": everywhere(n), "feedback": own(n)}
+    return make_rule(net, _parts(net, feedback_init), txs, teach, locality=locality, frozen=frozen)
+
+
+def _parts(net: Network, feedback_init: nn.initializers.Initializer) -> tuple[Part, ...]:
+    """One component a block, with its B_l, and one for the head, without."""
+
+    def init(layer: nn.Module, key: jax.Array, message: Message) -> tuple[Weights, tuple[Tree, ...], Message]:
+        forward_key, feedback_key = jax.random.split(key)
+        weights, stats, (a, y) = init_forward((layer,))(forward_key, message)
+        weights["feedback"] = feedback_init(feedback_key, (units(a), units(y)), a.dtype).T
+        return weights, stats, (a, y)
+
+    blocks = (Part((i,), partial(init, layer)) for i, layer in enumerate(net.blocks))
+    return *blocks, Part((len(net.blocks),), init_forward((net.head,)))
+
+
+def _project(layer: nn.Module, weights: Weights, stats: Tree, below: jax.Array, signal: jax.Array, key: jax.Array):
+    """The block's objective ⟨a_l, signal·B_l⟩, what it has computed on the way, and its gradients by role."""
+
+    def objective(weights: Weights) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
+        a, new_stats = apply_layer(layer, weights["forward"][0], stats[0], below, key)
+        teaching = signal.reshape(len(signal), -1) @ weights["feedback"]
+        return jnp.vdot(a.reshape(len(a), -1), teaching), (a, new_stats)
+
+    return jax.value_and_grad(objective, has_aux=True)(weights)
+
+
+def _task(net: Network, weights: Weights, stats: Tree, below: jax.Array, y: jax.Array, key: jax.Array) -> Lesson:
+    """The head's lesson: the network's loss."""
+
+    def objective(forward: Tree) -> tuple[jax.Array, Tree]:
+        scores, new_stats = apply_layer(net.head, forward[0], stats[0], below, key)
+        return net.loss.mean(scores, y), new_stats
+
+    (loss, stats), grads = jax.value_and_grad(objective, has_aux=True)(weights["forward"])
+    return Lesson({"forward": grads}, (stats,), {"task": loss})

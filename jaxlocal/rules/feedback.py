@@ -1,0 +1,244 @@
+"""Feedback alignment and Kolen-Pollack learning: the error goes back through other weights than it came by."""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+
+from jaxlocal import checks
+from jaxlocal.checks import learning_rule
+from jaxlocal.network import Network, Tree, apply_layer
+from jaxlocal.rule import (
+    Batch,
+    Component,
+    Lesson,
+    Message,
+    Part,
+    Rule,
+    Weights,
+    decayed,
+    everywhere,
+    init_forward,
+    make_rule,
+    kernels,
+)
+
+Feedback = dict[str, jax.Array]  # of one layer: the path of a linear module inside it -> its B, laid out as its W
+
+Linear = Callable[[Tree, jax.Array], jax.Array]  # (weights, x) -> y, linear in x but for a bias
+
+LINEAR = (nn.Dense, nn.DenseGeneral, nn.Einsum, nn.Conv, nn.ConvLocal, nn.ConvTranspose)
+
+
+@learning_rule
+def fa(
+    net: Network,
+    tx: optax.GradientTransformation,
+    *,
+    feedback_init: nn.initializers.Initializer | None = None,
+    frozen: Collection[int] = (),
+) -> Rule:
+    r"""Feedback alignment: backpropagation with fixed random weights B in place of the transposed W.
+
+    .. math::
+        \delta_l = \delta_{l+1} B_{l+1} \odot f'(z_l), \qquad
+        \Delta W_l = -\eta\, a_{l-1}^\top \delta_l
+
+    B_l (n_l, n_{l-1}) is stored transposed, in the layout of W_l, for dense layers and convolutions of any kind alike;
+    so with the stored B equal to W this is backpropagation. Everything else (activations, batch norm, pooling,
+    shortcuts) is differentiated exactly. The first linear map has no B: no error goes below it.
+
+    Args:
+      net: the network; its blocks may be any Flax modules whose weights are in Flax's own linear modules.
+      tx: the optimizer of the forward weights.
+      feedback_init: the initialiser of B; by default each linear map's own (Kaiming where W has Kaiming).
+      frozen: numbers of the layers that keep their weights.
+
+    Returns:
+      The rule.
+
+    Example:
+      >>> net = jl.models.mlp(hidden=(16, 16), classes=10)
+      >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
+      >>> rule = jl.rules.fa(net, optax.adam(1e-3))
+      >>> params = rule.init(jax.random.key(0), batch)
+      >>> jax.tree.map(jnp.shape, params.components[0].weights["feedback"])
+      ({}, {'linear': (16, 16)}, {'linear': (16, 10)})
+
+    Reference:
+      Lillicrap, Cownden, Tweed, Akerman. Random synaptic feedback weights support error backpropagation for deep
+      learning. Nature Communications 7, 2016. Notation: Learning the connections in direct feedback alignment, eq. 5.
+    """
+    return _carried_back(net, {"forward": tx}, feedback_init, frozen)
+
+
+@learning_rule
+def kp(
+    net: Network,
+    tx: optax.GradientTransformation,
+    *,
+    feedback_tx: optax.GradientTransformation | None = None,
+    decay: float = 1e-6,
+    feedback_decay: float | None = None,
+    feedback_init: nn.initializers.Initializer | None = None,
+    frozen: Collection[int] = (),
+) -> Rule:
+    r"""Kolen-Pollack learning: feedback alignment whose B takes the transposed update of W, both with decay.
+
+    .. math::
+        \delta_l &= \delta_{l+1} B_{l+1} \odot f'(z_l) \\
+        \Delta W_l &= -\eta_W\, a_{l-1}^\top \delta_l - \lambda W_l, \qquad
+        \Delta B_l = -\eta_B\, \delta_l^\top a_{l-1} - \lambda B_l
+
+    so that with the same optimizer W - Bᵀ shrinks by 1 - λ a step. B is stored in the layout of W, as in `fa`. The
+    decay is the paper's: it is not multiplied by the learning rate, and biases and scales have none.
+
+    Args:
+      net: the network, as for `fa`.
+      tx: the optimizer of the forward weights.
+      feedback_tx: the optimizer of B; by default as `tx`.
+      decay: λ of the forward weights.
+      feedback_decay: λ of B; by default as `decay`.
+      feedback_init: the initialiser of B; by default each linear map's own.
+      frozen: numbers of the layers that keep their forward weights.
+
+    Returns:
+      The rule.
+
+    Example:
+      >>> net = jl.models.mlp(hidden=(16, 16), classes=10)
+      >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
+      >>> rule = jl.rules.kp(net, optax.adam(1e-3), decay=1e-4)
+      >>> params = rule.update(rule.init(jax.random.key(0), batch), batch)
+
+    Reference:
+      Akrout, Wilson, Humphreys, Lillicrap, Tweed. Deep learning without weight transport. NeurIPS 2019.
+      Notation: Learning the connections in direct feedback alignment, eq. 5 and 6.
+    """
+    feedback_decay = decay if feedback_decay is None else feedback_decay
+    checks.non_negative("decay", decay)
+    checks.non_negative("feedback_decay", feedback_decay)
+    txs = {"forward": decayed(tx, decay), "feedback": decayed(feedback_tx or tx, feedback_decay)}
+    return _carried_back(net, txs, feedback_init, frozen)
+
+
+def _carried_back(
+    net: Network,
+    txs: dict[str, optax.GradientTransformation],
+    feedback_init: nn.initializers.Initializer | None,
+    frozen: Collection[int],
+) -> Rule:
+    """Backpropagation with the error carried by B through every linear map. The gradient of B is that of W."""
+
+    def init(key: jax.Array, message: Message) -> tuple[Weights, tuple[Tree, ...], Message]:
+        forward_key, feedback_key = jax.random.split(key)
+        weights, stats, top = init_forward(net.layers)(forward_key, message)
+        maps = _linear_maps(net, weights["forward"], stats, message[0])
+        layer_keys = jax.random.split(feedback_key, len(maps))
+        weights["feedback"] = tuple(
+            {
+                path: (feedback_init or module.kernel_init)(jax.random.fold_in(layer_key, i), shape, dtype)
+                for i, (path, (module, shape, dtype)) in enumerate(layer_maps.items())
+            }
+            for layer_key, layer_maps in zip(layer_keys, maps, strict=True)
+        )
+        return weights, stats, top
+
+    def objective(weights: Weights, stats: Tree, batch: Batch, key: jax.Array) -> tuple[jax.Array, Tree]:
+        a, y = batch
+        new_stats = []
+        for i, layer in enumerate(net.layers):
+            with carried_by(weights["feedback"][i]):
+                a, s = apply_layer(layer, weights["forward"][i], stats[i], a, jax.random.fold_in(key, i))
+            new_stats.append(s)
+        return net.loss.mean(a, y), tuple(new_stats)
+
+    def teach(components: tuple[Component, ...], batch: Batch, keys: tuple[jax.Array, ...]) -> tuple[Lesson, ...]:
+        (network,), (key,) = components, keys
+        (loss, stats), grads = jax.value_and_grad(objective, has_aux=True)(network.weights, network.stats, batch, key)
+        return (Lesson(grads, stats, {"task": loss}),)
+
+    parts = (Part(tuple(range(len(net.layers))), init),)
+    locality = {"forward": everywhere(1), "feedback": everywhere(1)}
+    return make_rule(net, parts, txs, teach, locality=locality, frozen=frozen)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def carry(linear: Linear, weights: Tree, feedback: jax.Array, x: jax.Array) -> jax.Array:
+    """`linear(weights, x)`, but the error comes back through the kernel `feedback`, which gets the kernel's gradient."""
+    return linear(weights, x)
+
+
+def _carry_forward(linear: Linear, weights: Tree, feedback: jax.Array, x: jax.Array) -> tuple[jax.Array, Any]:
+    return linear(weights, x), (weights, feedback, x)
+
+
+def _carry_back(linear: Linear, residuals: Any, error: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:
+    weights, feedback, x = residuals
+    (grads,) = jax.vjp(lambda w: linear(w, x), weights)[1](error)
+    (error_below,) = jax.vjp(lambda x: linear({**weights, "kernel": feedback}, x), x)[1](error)
+    return grads, grads["kernel"], error_below
+
+
+carry.defvjp(_carry_forward, _carry_back)
+
+
+@contextmanager
+def carried_by(feedback: Feedback) -> Iterator[None]:
+    """Inside, Flax's linear modules carry the error back by `feedback`; those without a B carry none."""
+
+    def intercept(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        module = context.module
+        if not _is_linear_map(context) or module.name == "carried":
+            return call(*args, **kwargs)
+        (x,) = (*args, *kwargs.values())
+        path = "/".join(module.path)
+        if path not in feedback:
+            return call(jax.lax.stop_gradient(x))
+        linear, variables = module.unbind()
+        linear = linear.clone(name="carried")  # so that its own call, below, is not intercepted again
+        return carry(lambda w, x: linear.apply({"params": w}, x), variables["params"], feedback[path], x)
+
+    with nn.intercept_methods(intercept):
+        yield
+
+
+def _is_linear_map(context: nn.module.InterceptorContext) -> bool:
+    return context.method_name == "__call__" and isinstance(context.module, LINEAR)
+
+
+def _linear_maps(
+    net: Network, weights: tuple[Tree, ...], stats: tuple[Tree, ...], x: jax.Array
+) -> list[dict[str, tuple[Any, tuple[int, ...], Any]]]:
+    """Layer by layer, the linear modules that need a B: path -> (module, shape and dtype of its kernel)."""
+    maps: list[dict[str, tuple[Any, tuple[int, ...], Any]]] = []
+    calls: list[tuple[int, str]] = []
+    for i, layer in enumerate(net.layers):
+        found: dict[str, tuple[Any, tuple[int, ...], Any]] = {}
+
+        def note(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext, i=i, found=found) -> Any:
+            if _is_linear_map(context):
+                path = "/".join(context.module.path)
+                kernel = context.module.variables["params"]["kernel"]
+                found[path] = context.module, kernel.shape, kernel.dtype
+                calls.append((i, path))
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(note):
+            x, _ = jax.eval_shape(partial(apply_layer, layer), weights[i], stats[i], x)
+        carried = {f"{path}/kernel".lstrip("/") for path in found}
+        for path, is_kernel in jax.tree_util.tree_leaves_with_path(kernels(weights[i])):
+            name = "/".join(part.key for part in path)
+            if is_kernel and name not in carried:
+                raise ValueError(
+                    f"net.layers[{i}]: its weights {name!r} are not in one of Flax's linear modules, so that feedback "
+                    f"alignment cannot carry an error back through them; use {', '.join(m.__name__ for m in LINEAR)}"
+                )
+        maps.append(found)
+    if calls and calls.count(calls[0]) == 1:  # nothing below it learns
+        del maps[calls[0][0]][calls[0][1]]
+    return maps
