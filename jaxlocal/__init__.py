@@ -10,7 +10,7 @@ params = rule.update(params, batch)
 
 from jaxlocal import data, diagnostics, layers, models, rules, training
 from jaxlocal.network import Loss, Network, cross_entropy, squared_error
-from jaxlocal.rule import Component, Info, Lesson, Params, Part, Rule, l2, make_rule
+from jaxlocal.rule import Component, Info, Lesson, Params, Part, Rule, head_part, l2, make_rule, own, upward
 from jaxlocal.version import __version__
 
 __all__ = [
@@ -26,11 +26,14 @@ __all__ = [
     "cross_entropy",
     "data",
     "diagnostics",
+    "head_part",
     "l2",
     "layers",
     "make_rule",
     "models",
+    "own",
     "rules",
     "squared_error",
     "training",
+    "upward",
 ]

@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxlocal.network import Network, Tree
@@ -114,7 +115,7 @@ def batch(pair: Any, shapes: tuple[tuple[int, ...], ...] = (), stats: tuple[Tree
             "examples or a network without norm"
         )
     for name, array in zip("xy", pair, strict=True):
-        if not isinstance(array, jax.core.Tracer) and not bool(jnp.isfinite(array).all()):
+        if not isinstance(array, jax.core.Tracer) and not np.isfinite(np.asarray(array)).all():
             raise ValueError(f"batch: {name} holds NaN or infinity; clean the data, jnp.nan_to_num({name}) if you must")
 
 

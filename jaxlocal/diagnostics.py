@@ -1,5 +1,6 @@
 """Diagnostics: how updates differ from backpropagation's, what feedback has learned, how classes lie apart."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -82,15 +83,16 @@ def alignment(rule: Rule, params: Params, batch: Batch) -> jax.Array:
 
     def loss(forward: tuple[tuple[Tree, ...], ...]) -> jax.Array:
         components = tuple(
-            component.replace(weights={**component.weights, "forward": weights})
+            replace(component, weights={**component.weights, "forward": weights})
             for component, weights in zip(params.components, forward, strict=True)
         )
         key = jax.random.fold_in(params.components[0].key, params.components[0].count)
-        return rule.net.loss.mean(rule.predict(params.replace(components=components), x, key), y)
+        return rule.net.loss.mean(rule.predict(replace(params, components=components), x, key), y)
 
     backprop = jax.grad(loss)(tuple(component.weights["forward"] for component in params.components))
     taught = tuple(lesson.grads["forward"] for lesson in rule.lessons(params, batch))
-    return jnp.stack([angle(a, b) for ours, theirs in zip(taught, backprop, strict=True) for a, b in zip(ours, theirs)])
+    layers = zip(sum(taught, ()), sum(backprop, ()), strict=True)
+    return jnp.stack([angle(ours, theirs) for ours, theirs in layers])
 
 
 def feedback_alignment(rule: Rule, params: Params, x: jax.Array) -> jax.Array:
@@ -99,8 +101,8 @@ def feedback_alignment(rule: Rule, params: Params, x: jax.Array) -> jax.Array:
     It measures how well B_l, read backwards, does the job of all layers above block l. The mean over examples, in
     degrees; one a block. Learning the connections in direct feedback alignment, Figure 2.
     """
-    direct = [c.weights.get("feedback") for c in params.components[:-1]]
-    if not direct or not all(isinstance(feedback, jax.Array) for feedback in direct):
+    direct = [c.weights["feedback"] for c in params.components[:-1] if "feedback" in c.weights]
+    if not direct:
         raise ValueError("rule: has no feedback from the output to each block; use jl.rules.dfa, drtp or dkp")
     *hidden, scores = activations(rule, params, x)
     towards = [a.reshape(len(a), -1) @ feedback.T for a, feedback in zip(hidden, direct, strict=True)]

@@ -38,7 +38,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        a = self.linear(_as_input_of(self.linear, x))  # type: ignore[operator]
+        a = self.linear(_as_input_of(self.linear, x))
         if self.norm:
             a = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(a)
         a = self.activation(a)

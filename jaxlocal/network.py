@@ -57,7 +57,7 @@ class Network(NamedTuple):
         return (*self.blocks, self.head)
 
 
-def _options(layer: nn.Module, train: bool) -> dict[str, bool]:
+def _options(layer: nn.Module, train: bool) -> dict[str, Any]:
     """The keyword `train`, for the modules that take it."""
     return {"train": train} if "train" in inspect.signature(type(layer).__call__).parameters else {}
 

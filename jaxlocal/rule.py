@@ -8,6 +8,7 @@ file holds its equations and nothing else.
 
 import operator
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
@@ -149,7 +150,7 @@ def make_rule(
             if role == "forward":
                 new = tuple(w if v is None else v for v, w in zip(new, weights[role], strict=True))
             weights[role] = new
-        return component.replace(weights=weights, opt=opt, stats=lesson.stats, count=component.count + 1)
+        return replace(component, weights=weights, opt=opt, stats=lesson.stats, count=component.count + 1)
 
     def draw(component: Component) -> jax.Array:
         """The component's random key for this batch; computed only where it is used."""
@@ -196,7 +197,7 @@ def make_rule(
             components = tuple(map(partial(descend, roles=roles), parts, params.components, taught))
         terms = tuple(lesson.losses for lesson in taught)
         losses = jnp.stack([reduce(operator.add, term.values()) for term in terms])
-        return params.replace(components=components), Info(losses, terms)
+        return replace(params, components=components), Info(losses, terms)
 
     def step(params: Params, batch: Batch) -> tuple[Params, Info]:
         checks.batch(batch, params.shapes, forward_stats(params))
@@ -286,3 +287,24 @@ def init_forward(layers: tuple[nn.Module, ...]) -> Callable[[jax.Array, Message]
         return {"forward": tuple(weights)}, tuple(stats), (x, y)
 
     return init
+
+
+def head_lesson(net: Network, weights: Weights, stats: tuple[Tree, ...], message: Message, key: jax.Array) -> Lesson:
+    """What the head learns, given what comes to it: the network's loss."""
+    a, y = message
+
+    def objective(weights: Weights) -> tuple[jax.Array, tuple[Tree, ...]]:
+        scores, new_stats = apply_layers((net.head,), weights["forward"], stats, a, key)
+        return net.loss.mean(scores, y), new_stats
+
+    (loss, stats), grads = jax.value_and_grad(objective, has_aux=True)(weights)
+    return Lesson(grads, stats, {"task": loss})
+
+
+def head_part(net: Network) -> Part:
+    """The head as the last component of a rule: it learns the network's loss from the message (a, y)."""
+
+    def teach(weights: Weights, stats: tuple[Tree, ...], message: Message, key: jax.Array) -> tuple[Lesson, Message]:
+        return head_lesson(net, weights, stats, message, key), message
+
+    return Part((len(net.blocks),), init_forward((net.head,)), teach)

@@ -154,7 +154,7 @@ GEOMETRIES = [
 ]
 
 
-@pytest.mark.parametrize("size, k, s", GEOMETRIES)
+@pytest.mark.parametrize(("size", "k", "s"), GEOMETRIES)
 def test_convolution_and_its_adjoints(size, k, s):
     x, W = rand(0, 2, *size, 2), rand(1, *k, 2, 3)
     u = ref.conv(x, W, s)

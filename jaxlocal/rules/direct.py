@@ -27,11 +27,15 @@ from jaxlocal.rule import (
     Weights,
     decayed,
     everywhere,
+    head_lesson,
+    head_part,
     init_forward,
     make_rule,
     own,
     upward,
 )
+
+Taught = tuple[Lesson, Message]
 
 
 @learning_rule
@@ -162,21 +166,16 @@ def drtp(
       of deep neural networks. Frontiers in Neuroscience 15, 2021.
     """
 
-    def teach(layer: nn.Module, weights: Weights, stats: Tree, message: Message, key: jax.Array):
+    def teach(layer: nn.Module, weights: Weights, stats: Tree, message: Message, key: jax.Array) -> Taught:
         a, y = message
         (loss, (a, stats)), grads = _project(layer, weights, stats, a, y / y.shape[0], key)
         return Lesson(grads, (stats,), {"projection": loss}), (a, y)
 
-    def teach_head(weights: Weights, stats: Tree, message: Message, key: jax.Array):
-        return _task(net, weights, stats, *message, key), message
-
-    parts = _parts(net, feedback_init)
-    parts = (
-        *(part._replace(teach=partial(teach, layer)) for part, layer in zip(parts, net.blocks, strict=False)),
-        parts[-1]._replace(teach=teach_head),
-    )
+    *blocks, head = _parts(net, feedback_init)
+    taught = (part._replace(teach=partial(teach, layer)) for part, layer in zip(blocks, net.blocks, strict=True))
     n = len(net.layers)
-    return make_rule(net, parts, {"forward": tx}, locality={"forward": upward(n), "feedback": own(n)}, frozen=frozen)
+    locality = {"forward": upward(n), "feedback": own(n)}
+    return make_rule(net, (*taught, head), {"forward": tx}, locality=locality, frozen=frozen)
 
 
 def _direct(
@@ -198,7 +197,7 @@ def _direct(
             (loss, (_, stats)), grads = _project(layer, c.weights, c.stats, stop_gradient(below), error, key)
             lessons.append(Lesson(grads, (stats,), {"projection": loss}))
         head = components[-1]
-        return *lessons, _task(net, head.weights, head.stats, stop_gradient(a[-2]), y, keys[-1])
+        return *lessons, head_lesson(net, head.weights, head.stats, (stop_gradient(a[-2]), y), keys[-1])
 
     n = len(net.layers)
     locality = {"forward": everywhere(n), "feedback": own(n)}
@@ -215,10 +214,12 @@ def _parts(net: Network, feedback_init: nn.initializers.Initializer) -> tuple[Pa
         return weights, stats, (a, y)
 
     blocks = (Part((i,), partial(init, layer)) for i, layer in enumerate(net.blocks))
-    return *blocks, Part((len(net.blocks),), init_forward((net.head,)))
+    return *blocks, head_part(net)
 
 
-def _project(layer: nn.Module, weights: Weights, stats: Tree, below: jax.Array, signal: jax.Array, key: jax.Array):
+def _project(
+    layer: nn.Module, weights: Weights, stats: Tree, below: jax.Array, signal: jax.Array, key: jax.Array
+) -> tuple[tuple[jax.Array, tuple[jax.Array, Tree]], Weights]:
     """The block's objective ⟨a_l, signal·B_l⟩, what it has computed on the way, and its gradients by role."""
 
     def objective(weights: Weights) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
@@ -227,14 +228,3 @@ def _project(layer: nn.Module, weights: Weights, stats: Tree, below: jax.Array, 
         return jnp.vdot(a.reshape(len(a), -1), teaching), (a, new_stats)
 
     return jax.value_and_grad(objective, has_aux=True)(weights)
-
-
-def _task(net: Network, weights: Weights, stats: Tree, below: jax.Array, y: jax.Array, key: jax.Array) -> Lesson:
-    """The head's lesson: the network's loss."""
-
-    def objective(forward: Tree) -> tuple[jax.Array, Tree]:
-        scores, new_stats = apply_layer(net.head, forward[0], stats[0], below, key)
-        return net.loss.mean(scores, y), new_stats
-
-    (loss, stats), grads = jax.value_and_grad(objective, has_aux=True)(weights["forward"])
-    return Lesson({"forward": grads}, (stats,), {"task": loss})

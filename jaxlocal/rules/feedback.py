@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -23,8 +23,8 @@ from jaxlocal.rule import (
     decayed,
     everywhere,
     init_forward,
-    make_rule,
     kernels,
+    make_rule,
 )
 
 Feedback = dict[str, jax.Array]  # of one layer: the path of a linear module inside it -> its B, laid out as its W
@@ -138,14 +138,10 @@ def _carried_back(
         forward_key, feedback_key = jax.random.split(key)
         weights, stats, top = init_forward(net.layers)(forward_key, message)
         maps = _linear_maps(net, weights["forward"], stats, message[0])
-        layer_keys = jax.random.split(feedback_key, len(maps))
-        weights["feedback"] = tuple(
-            {
-                path: (feedback_init or module.kernel_init)(jax.random.fold_in(layer_key, i), shape, dtype)
-                for i, (path, (module, shape, dtype)) in enumerate(layer_maps.items())
-            }
-            for layer_key, layer_maps in zip(layer_keys, maps, strict=True)
-        )
+        feedback: tuple[Feedback, ...] = tuple({} for _ in net.layers)
+        for one, b_key in zip(maps, jax.random.split(feedback_key, len(maps)), strict=True):
+            feedback[one.layer][one.path] = (feedback_init or one.kernel_init)(b_key, one.shape, one.dtype)
+        weights["feedback"] = feedback
         return weights, stats, top
 
     def objective(weights: Weights, stats: Tree, batch: Batch, key: jax.Array) -> tuple[jax.Array, Tree]:
@@ -169,7 +165,7 @@ def _carried_back(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def carry(linear: Linear, weights: Tree, feedback: jax.Array, x: jax.Array) -> jax.Array:
-    """`linear(weights, x)`, but the error comes back through the kernel `feedback`, which gets the kernel's gradient."""
+    """`linear(weights, x)`, but the error comes back through the kernel `feedback`, whose gradient is the kernel's."""
     return linear(weights, x)
 
 
@@ -195,7 +191,7 @@ def carried_by(feedback: Feedback) -> Iterator[None]:
         module = context.module
         if not _is_linear_map(context) or module.name == "carried":
             return call(*args, **kwargs)
-        (x,) = (*args, *kwargs.values())
+        x = args[0] if args else kwargs["inputs"]
         path = "/".join(module.path)
         if path not in feedback:
             return call(jax.lax.stop_gradient(x))
@@ -211,34 +207,44 @@ def _is_linear_map(context: nn.module.InterceptorContext) -> bool:
     return context.method_name == "__call__" and isinstance(context.module, LINEAR)
 
 
-def _linear_maps(
-    net: Network, weights: tuple[Tree, ...], stats: tuple[Tree, ...], x: jax.Array
-) -> list[dict[str, tuple[Any, tuple[int, ...], Any]]]:
-    """Layer by layer, the linear modules that need a B: path -> (module, shape and dtype of its kernel)."""
-    maps: list[dict[str, tuple[Any, tuple[int, ...], Any]]] = []
-    calls: list[tuple[int, str]] = []
+class _Map(NamedTuple):
+    """A call of a linear module, and what its kernel is like."""
+
+    layer: int
+    path: str
+    kernel_init: Any
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+def _linear_maps(net: Network, weights: tuple[Tree, ...], stats: tuple[Tree, ...], x: jax.Array) -> list[_Map]:
+    """The linear modules that need a B, in the order of their calls."""
+    calls: list[_Map] = []
+
+    def note(layer: int, call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        module = context.module
+        if _is_linear_map(context):
+            kernel = module.variables["params"]["kernel"]
+            calls.append(_Map(layer, "/".join(module.path), module.kernel_init, kernel.shape, kernel.dtype))
+        return call(*args, **kwargs)
+
     for i, layer in enumerate(net.layers):
-        found: dict[str, tuple[Any, tuple[int, ...], Any]] = {}
-
-        def note(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext, i=i, found=found) -> Any:
-            if _is_linear_map(context):
-                path = "/".join(context.module.path)
-                kernel = context.module.variables["params"]["kernel"]
-                found[path] = context.module, kernel.shape, kernel.dtype
-                calls.append((i, path))
-            return call(*args, **kwargs)
-
-        with nn.intercept_methods(note):
+        with nn.intercept_methods(partial(note, i)):
             x, _ = jax.eval_shape(partial(apply_layer, layer), weights[i], stats[i], x)
-        carried = {f"{path}/kernel".lstrip("/") for path in found}
-        for path, is_kernel in jax.tree_util.tree_leaves_with_path(kernels(weights[i])):
-            name = "/".join(part.key for part in path)
-            if is_kernel and name not in carried:
-                raise ValueError(
-                    f"net.layers[{i}]: its weights {name!r} are not in one of Flax's linear modules, so that feedback "
-                    f"alignment cannot carry an error back through them; use {', '.join(m.__name__ for m in LINEAR)}"
-                )
-        maps.append(found)
-    if calls and calls.count(calls[0]) == 1:  # nothing below it learns
-        del maps[calls[0][0]][calls[0][1]]
-    return maps
+        _check_covered(i, weights[i], {call.path for call in calls if call.layer == i})
+    maps = {(call.layer, call.path): call for call in calls}
+    first = calls[0].layer, calls[0].path
+    if [(call.layer, call.path) for call in calls].count(first) == 1:  # no error goes below it
+        del maps[first]
+    return list(maps.values())
+
+
+def _check_covered(i: int, weights: Tree, paths: set[str]) -> None:
+    """Refuses a layer whose weights would be crossed by the true gradient, which is backpropagation in disguise."""
+    for path, is_kernel in jax.tree_util.tree_leaves_with_path(kernels(weights)):
+        *module, name = (part.key for part in path)
+        if is_kernel and not (name == "kernel" and "/".join(module) in paths):
+            raise ValueError(
+                f"net.layers[{i}] has weights {'/'.join((*module, name))!r} outside Flax's linear modules, through "
+                f"which feedback alignment cannot carry an error; use {', '.join(m.__name__ for m in LINEAR)}"
+            )

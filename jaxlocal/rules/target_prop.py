@@ -1,6 +1,7 @@
 """Target propagation: every layer learns to hit a target that comes down through learned inverses."""
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 
 import flax.linen as nn
@@ -289,7 +290,8 @@ def _target_prop(
     def with_z(weights: Weights, o: jax.Array, h: jax.Array) -> jax.Array:
         if not z_units:
             return o
-        return jnp.concatenate([o, jnp.tanh(_dense(z_units).apply(weights["auxiliary"], h.reshape(len(h), -1)))], 1)
+        z, _ = apply_layer(_dense(z_units), weights["auxiliary"], {}, h.reshape(len(h), -1))
+        return jnp.concatenate([o, jnp.tanh(z)], 1)
 
     def inverse(i: int, h: jax.Array, above: jax.Array) -> nn.Module:
         """The module that maps the output of layer i back to its input h, with the range of the layer below."""
@@ -311,7 +313,7 @@ def _target_prop(
         h, _ = message
         weights, stats, (above, y) = init_forward((net.layers[i],))(forward_key, message)
         if i == top and z_units:
-            weights["auxiliary"] = _dense(z_units).init(z_key, h.reshape(len(h), -1))
+            weights["auxiliary"], _, _ = init_layer(_dense(z_units), z_key, h.reshape(len(h), -1))
         if i in inverted:
             v = output(weights, above, h) if i == top else above
             weights["inverse"], _, h_again = init_layer(inverse(i, h, v), inverse_key, v)
@@ -333,15 +335,15 @@ def _target_prop(
             h_next, new_stats = f(i, component, h[i], forward_keys[i])
             h.append(h_next)
             stats.append(new_stats)
+        h[top + 1] = output(head.weights, h[top + 1], h[top])
         h = stop_gradient(h)
-        scores, h[top + 1] = h[top + 1], output(head.weights, h[top + 1], h[top])
 
         # Compute the targets, from the top down.
         def g(i: int) -> Inverse:
             module, weights = inverse(i, h[i], h[i + 1]), components[i].weights["inverse"]
             return lambda v: apply_layer(module, weights, {}, v)[0]
 
-        target: list[jax.Array | None] = [None] * (top + 2)
+        target: dict[int, jax.Array] = {}
         if alpha is None:
             target[top + 1] = with_z(head.weights, y, h[top])
         else:
@@ -351,7 +353,7 @@ def _target_prop(
 
         # Train every layer towards its target, and every inverse on its layer.
         def forward_loss(forward: Tree, i: int) -> jax.Array:
-            a, _ = f(i, components[i].replace(weights={"forward": forward}), h[i], forward_keys[i])
+            a, _ = f(i, replace(components[i], weights={"forward": forward}), h[i], forward_keys[i])
             return net.loss.mean(a, y) if i == top else squared_distance(a, stop_gradient(target[i + 1]))
 
         def inverse_loss(weights: Tree, i: int) -> jax.Array:

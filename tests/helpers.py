@@ -1,0 +1,74 @@
+"""What several test modules share."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxlocal as jl
+
+ROOT = Path(__file__).parent.parent
+
+
+def code_blocks(document, language="python"):
+    """The fenced code blocks of a document, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / document).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def layer_local(net, tx):
+    """The rule that the README shows, taken from there."""
+    (source,) = [block for block in code_blocks("README.md") if "def layer_local" in block]
+    namespace = {}
+    exec(source, namespace)
+    return namespace["layer_local"](net, tx)
+
+
+# Every rule that the contract is tested on. A new rule is one more line here.
+RULES = {**jl.rules.ALL, "layer_local": layer_local}
+
+NETS = {
+    "dense": jl.models.mlp((7, 6, 5), classes=3),
+    "dense norm": jl.models.mlp((7, 6, 5), classes=3, norm=True),
+    "dense dropout": jl.models.mlp((7, 6, 5), classes=3, dropout=0.3),
+    "conv": jl.Network(
+        (jl.layers.conv(3, stride=2, norm=True), jl.layers.local(4, stride=2), jl.layers.dense(5)),
+        jl.layers.Head(3),
+    ),
+}
+
+
+def make_batch(net, batch_size=8, seed=0):
+    """A random batch for one of the nets."""
+    rng = np.random.default_rng(seed)
+    shape = (6, 6, 2) if net is NETS["conv"] else (4,)
+    x = rng.normal(size=(batch_size, *shape))
+    y = np.eye(3)[rng.integers(3, size=batch_size)]
+    return jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
+
+
+@cache
+def start(name, net):
+    """A rule, its compiled step, its parameters and a batch: a step after the start, where no bias is zero any more."""
+    rule, batch = RULES[name](net, optax.sgd(0.5)), make_batch(net)
+    step = jax.jit(rule.step)
+    params, _ = step(jax.jit(rule.init)(jax.random.key(0), batch), batch)
+    return rule, step, params, batch
+
+
+def plain(tree):
+    """The tree with NumPy arrays in the place of JAX's, random keys as their data."""
+
+    def one(leaf):
+        return np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+
+    return jax.tree.map(one, tree)
+
+
+def same(a, b):
+    """Bit for bit."""
+    leaves = zip(jax.tree.leaves(plain(a)), jax.tree.leaves(plain(b)), strict=True)
+    return all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in leaves)

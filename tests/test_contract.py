@@ -1,0 +1,196 @@
+"""The contract, for every rule: purity, locality, dtypes, compilation, what lives in params."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import NETS, RULES, make_batch, plain, same, start
+
+import jaxlocal as jl
+
+every_rule = pytest.mark.parametrize("name", RULES)
+every_net = pytest.mark.parametrize("net", NETS.values(), ids=NETS)
+
+
+@every_rule
+@every_net
+def test_step_is_pure_and_compiles_once(name, net):
+    rule, step, params, batch = start(name, net)
+    before = jax.tree.map(np.copy, plain((params, batch)))
+    (first, info), (second, _) = step(params, batch), step(params, batch)
+    step(first, make_batch(net, seed=1))
+    assert step._cache_size() == 1
+    assert same(first, second)
+    assert same(before, plain((params, batch)))
+    assert info.losses.shape == (len(params.components),)
+    np.testing.assert_allclose(info.losses, [sum(terms.values()) for terms in info.terms], rtol=1e-6)
+    assert rule.predict(params, batch[0]).shape == batch[1].shape
+
+
+@every_rule
+@every_net
+def test_update_is_step_without_info_and_needs_no_jit(name, net):
+    rule, step, params, batch = start(name, net)
+    jitted, _ = step(params, batch)
+    # The compiler may reorder sums: some hundred roundings.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), plain(jitted), plain(rule.update(params, batch))
+    )
+
+
+@every_rule
+def test_the_same_key_gives_the_same_run_and_another_key_another(name):
+    rule, step, _, batch = start(name, NETS["dense"])
+    init = jax.jit(rule.init)
+    a, b, c = (step(init(jax.random.key(seed), batch), batch) for seed in (0, 0, 1))
+    assert same(a, b)
+    assert not same(a, c)
+
+
+@every_rule
+def test_optimizer_states_keep_their_types_through_a_scan(name):
+    """A scan refuses a carry that changes shape, dtype or weak type."""
+    net = NETS["dense norm"]
+    batch = make_batch(net)
+    rule = RULES[name](net, optax.adamw(1e-3))
+    params, _ = jax.lax.scan(
+        rule.step, rule.init(jax.random.key(0), batch), jax.tree.map(lambda a: jnp.stack([a] * 3), batch)
+    )
+    assert all(int(c.count) == 3 for c in params.components)
+
+
+@every_rule
+@every_net
+def test_no_float64_and_no_weak_type(name, net):
+    rule, batch = RULES[name](net, optax.adam(1e-3)), make_batch(net)
+    with jax.enable_x64(True):
+        params = jax.eval_shape(rule.init, jax.random.key(0), batch)
+        after, info = jax.eval_shape(rule.step, params, batch)
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(after), strict=True):
+        assert (a.shape, a.dtype, a.weak_type) == (b.shape, b.dtype, b.weak_type)
+    for leaf in jax.tree.leaves((params, after, info)):
+        assert leaf.dtype in (jnp.float32, jnp.int32) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        assert not leaf.weak_type
+
+
+@every_rule
+def test_no_callback_to_the_host(name):
+    rule, _, params, batch = start(name, NETS["dense norm"])
+    assert "callback" not in str(jax.make_jaxpr(rule.step)(params, batch))
+
+
+@every_rule
+@every_net
+def test_predict_reads_exactly_the_effective_weights(name, net):
+    rule, _, params, (x, _) = start(name, net)
+    jaxpr = jax.make_jaxpr(rule.predict)(params, x).jaxpr
+    used = {id(v) for equation in jaxpr.eqns for v in equation.invars}
+    leaves = jax.tree.leaves(params)
+    read = {i for i, v in enumerate(jaxpr.invars[: len(leaves)]) if id(v) in used}
+    numbered = jax.tree.unflatten(jax.tree.structure(params), range(len(leaves)))
+    stats = set(jax.tree.leaves([c.stats for c in numbered.components]))
+    assert read - stats == set(jax.tree.leaves(rule.effective(numbered)))
+
+
+@every_rule
+def test_vmap_over_seeds_is_a_run_of_each(name):
+    net = NETS["dense"]
+    rule, batch = RULES[name](net, optax.adam(1e-2)), make_batch(net)
+    keys = jax.random.split(jax.random.key(0), 3)
+    run = jax.jit(lambda key: rule.update(rule.init(key, batch), batch))
+    together = jax.jit(jax.vmap(run))(keys)
+    for i, key in enumerate(keys):
+        alone = run(key)
+        ith = jax.tree.map(lambda leaf, i=i: leaf[i], together)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain(ith), plain(alone))
+
+
+def moved(step, before, after, batch):
+    """For each component, whether it learns otherwise from a batch after a change of the parameters than before."""
+
+    def updates(params):
+        new, _ = step(params, batch)
+        return [
+            {role: jax.tree.map(jnp.subtract, n.weights[role], o.weights[role]) for role in o.opt}
+            for n, o in zip(new.components, params.components, strict=True)
+        ]
+
+    pairs = zip(updates(before), updates(after), strict=True)
+    # The difference of two nearby numbers carries their rounding, some 1e-7; a real dependence is far above.
+    return np.array([not close(*pair, tolerance=1e-6) for pair in pairs])
+
+
+def close(a, b, tolerance):
+    return all(np.allclose(x, y, 0, tolerance) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def perturbed(params, j, role):
+    """The parameters with component j's weights of one role moved, by a tenth of their size and more."""
+    component = params.components[j]
+    noise = np.random.default_rng(j)
+    weights = jax.tree.map(
+        lambda w: w * 1.2 + jnp.asarray(0.1 * noise.normal(size=w.shape), w.dtype), component.weights[role]
+    )
+    changed = component.replace(weights=component.weights | {role: weights})
+    return params.replace(components=(*params.components[:j], changed, *params.components[j + 1 :]))
+
+
+@every_rule
+@pytest.mark.parametrize("net", ["dense", "dense norm", "conv"])
+def test_locality_is_what_the_rule_declares(name, net):
+    """Move one component's weights, and see exactly which components learn otherwise."""
+    rule, step, params, batch = start(name, NETS[net])
+    roles = {role for component in params.components for role in component.weights if role != "auxiliary"}
+    for role in roles:
+        declared = rule.locality(role)
+        for j, component in enumerate(params.components):
+            if jax.tree.leaves(component.weights.get(role)):
+                found = moved(step, params, perturbed(params, j, role), batch)
+                np.testing.assert_array_equal(found, declared[:, j], err_msg=f"{role} of component {j}")
+
+
+@pytest.mark.parametrize("name", ["al", "drtp", "layer_local"])
+def test_no_gradient_enters_a_component_from_outside(name):
+    """Even a gradient taken through a component's whole step finds the message to be a constant."""
+    rule, _, params, (x, y) = start(name, NETS["dense"])
+
+    def learnt(x):
+        component, _, _ = rule.learn[0](params.components[0], (x, y))
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(component.weights))
+
+    assert np.all(jax.jit(jax.grad(learnt))(x) == 0)
+
+
+@pytest.mark.parametrize("name", jl.rules.ALL)
+def test_frozen_layers_keep_their_weights_and_nothing_else_does(name):
+    net = NETS["dense norm"]
+    batch = make_batch(net)
+    rule = RULES[name](net, optax.adam(1e-2), frozen={0, -3})
+    before = jax.jit(rule.init)(jax.random.key(0), batch)
+    after = jax.jit(rule.update)(before, batch)
+    changed = [
+        not same(old, new)
+        for old, new in zip(jl.rule.forward_weights(before), jl.rule.forward_weights(after), strict=True)
+    ]
+    # AL leaves the head out; the others have it as their fourth layer.
+    assert changed == ([False, False, True] if name == "al" else [False, False, True, True])
+    stats = zip(jl.rule.forward_stats(before), jl.rule.forward_stats(after), strict=True)
+    assert all(not same(old, new) for old, new in stats if old)
+
+
+@pytest.mark.parametrize("name", jl.rules.ALL)
+def test_every_setting_is_documented(name):
+    make = RULES[name]
+    for setting in inspect.signature(make).parameters:
+        assert f"      {setting}: " in make.__doc__ or f"\n    {setting}: " in inspect.cleandoc(make.__doc__)
+    for section in ("Args:", "Returns:", "Example:", "Reference:", ".. math::"):
+        assert section in make.__doc__
+
+
+def test_all_lists_every_rule():
+    expected = ["bp", "al", "tp", "dtp", "sdtp", "ao_sdtp", "fa", "kp", "dfa", "drtp", "dkp"]
+    assert list(jl.rules.ALL) == expected
+    assert all(getattr(jl.rules, name) is jl.rules.ALL[name] for name in expected)
