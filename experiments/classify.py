@@ -84,7 +84,7 @@ def train(
         for epoch in range(args.epochs):
             epoch_key = jax.random.fold_in(order_key, epoch)
             params, _ = jl.training.epoch(rule, params, splits.train, epoch_key, args.batch_size)
-        measured = [float(jl.training.accuracy(rule, params, split)) for split in splits]
+        measured = [round(float(jl.training.accuracy(rule, params, split)), 6) for split in splits]
         accuracies.append(dict(zip(results.SPLITS, measured, strict=True)))
     row = results.row(name, accuracies, time.perf_counter() - start, paper)
     print(f"{name:8} test {results.percent(row['test'])} %  ({row['seconds']:.1f} s)", flush=True)

@@ -21,7 +21,7 @@ PAPERS = {
 }
 NOTE = (
     "Only loosely comparable with the papers: our net has two hidden layers of 256 units, each rule its default "
-    "settings, and the budget is far shorter. Bartunov et al. train six layers of 256 units with settings from a random "
+    "settings, and the budget is far shorter. Bartunov et al. train six layers of 256 units with settings of a random "
     "search; Kao and Chen train layers of 1024 units for 200 epochs."
 )
 

@@ -119,7 +119,7 @@ def code() -> dict[str, str]:
 
     try:
         commit = git("rev-parse", "HEAD")
-        if git("status", "--porcelain", "--", ".", f":!{RESULTS.relative_to(ROOT)}"):
+        if git("status", "--porcelain", "--", ".", ":!experiments/results"):
             commit += " + uncommitted changes"
     except (FileNotFoundError, subprocess.CalledProcessError):  # no git, or no repository
         commit = "unknown"

@@ -29,7 +29,7 @@ def learning_rule(make: Callable[P, R]) -> Callable[P, R]:
             if name not in signature.parameters:
                 near = difflib.get_close_matches(name, settings, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(settings)}."
-                raise TypeError(f"{make.__name__}: unknown setting {name}={value!r}; {hint}")
+                raise TypeError(f"{make.__name__}: unknown setting {name}={show(value)}; {hint}")
         try:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
@@ -43,19 +43,25 @@ def learning_rule(make: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
+def show(value: Any) -> str:
+    """The value on one short line: a Flax module by its class, anything else by its repr."""
+    text = type(value).__name__ if isinstance(value, nn.Module) else " ".join(repr(value).split())
+    return text if len(text) < 80 else text[:77] + "…"
+
+
 def network(net: Any, rule: str) -> None:
     """A Network of Flax modules, with at least one block for the rules that work between layers."""
     if not isinstance(net, Network):
         raise TypeError(
-            f"net={net!r}: {rule} needs a jl.Network; take one from jl.models, such as jl.models.mlp((256, 256)), or "
-            "make one of Flax modules by jl.Network(blocks, head)"
+            f"net={show(net)}: {rule} needs a jl.Network; take one from jl.models, such as jl.models.mlp((256, 256)), "
+            "or make one of Flax modules by jl.Network(blocks, head)"
         )
     for i, layer in enumerate(net.layers):
         if not isinstance(layer, nn.Module):
-            raise TypeError(f"net.layers[{i}]={layer!r}: must be an instance of a Flax module (flax.linen.Module)")
+            raise TypeError(f"net.layers[{i}]={show(layer)}: must be an instance of a Flax module (flax.linen.Module)")
     if rule != "bp" and not net.blocks:
         raise ValueError(
-            f"net has one layer, {net.head!r}: {rule} teaches hidden layers and needs at least one block below the "
+            f"net has one layer, {show(net.head)}: {rule} teaches hidden layers and needs at least one block below the "
             "head; add one, such as jl.models.mlp(hidden=(256,)), or use jl.rules.bp"
         )
 
@@ -63,7 +69,7 @@ def network(net: Any, rule: str) -> None:
 def optimizer(name: str, tx: Any) -> None:
     """An optax optimizer that moves weights down the gradient."""
     if not isinstance(tx, optax.GradientTransformation):
-        raise TypeError(f"{name}={tx!r}: must be an optax optimizer, such as {name}=optax.adam(1e-3)")
+        raise TypeError(f"{name}={show(tx)}: must be an optax optimizer, such as {name}=optax.adam(1e-3)")
     try:
         with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
             weight, up = {"kernel": jnp.zeros((1, 1))}, {"kernel": jnp.full((1, 1), 1e3)}
@@ -92,7 +98,7 @@ def batch(pair: Any, shapes: tuple[tuple[int, ...], ...] = (), stats: tuple[Tree
         raise TypeError(f"batch={type(pair).__name__}: must be a pair (x, y) of arrays")
     for name, array in zip("xy", pair, strict=True):
         if not hasattr(array, "shape") or not hasattr(array, "dtype"):
-            raise TypeError(f"batch: {name}={array!r} is not an array; make it one by jnp.asarray({name})")
+            raise TypeError(f"batch: {name}={show(array)} is not an array; make it one by jnp.asarray({name})")
     x, y = pair
     if y.ndim < 2 or not jnp.issubdtype(y.dtype, jnp.floating):
         raise TypeError(

@@ -1,8 +1,10 @@
 """What several test modules share."""
 
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,13 +52,23 @@ def make_batch(net, batch_size=8, seed=0):
     return jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
 
 
+class Start(NamedTuple):
+    """A rule, compiled, with parameters a step after the start, where no bias is zero any more."""
+
+    rule: jl.Rule
+    init: Callable
+    step: Callable
+    params: jl.Params
+    batch: tuple
+
+
 @cache
 def start(name, net):
-    """A rule, its compiled step, its parameters and a batch: a step after the start, where no bias is zero any more."""
+    """Compiled once for all tests of a process."""
     rule, batch = RULES[name](net, optax.sgd(0.5)), make_batch(net)
-    step = jax.jit(rule.step)
-    params, _ = step(jax.jit(rule.init)(jax.random.key(0), batch), batch)
-    return rule, step, params, batch
+    init, step = jax.jit(rule.init), jax.jit(rule.step)
+    params, _ = step(init(jax.random.key(0), batch), batch)
+    return Start(rule, init, step, params, batch)
 
 
 def plain(tree):

@@ -86,9 +86,12 @@ def test_rows_of_other_code_are_not_taken_over(small_mnist, monkeypatch):
     assert results.finished(small_mnist, settings) == {}
 
 
-def test_missing_images_are_one_line(monkeypatch, tmp_path):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    with pytest.raises(SystemExit, match=r"^python -m experiments.mnist: .*tfds build mnist.*$"):
+def test_missing_images_are_one_line(monkeypatch):
+    def missing(name):
+        raise FileNotFoundError(f"name={name!r}: prepare it")
+
+    monkeypatch.setattr(jl.data, "images", missing)
+    with pytest.raises(SystemExit, match=r"^python -m experiments.mnist: name='mnist': prepare it$"):
         mnist.main(SHORT)
 
 

@@ -173,8 +173,8 @@ def _init(name: str, coder: nn.Module, key: jax.Array, x: jax.Array) -> tuple[Tr
     weights, stats, y = init_layer(coder, key, x)
     if stats:
         raise ValueError(
-            f"{name}={coder!r}: it keeps {', '.join(stats)}, but bridges, encoders and decoders have weights only; "
-            "take a module without batch statistics"
+            f"{name}={checks.show(coder)}: it keeps {', '.join(stats)}, but bridges, encoders and decoders have "
+            "weights only; take a module without batch statistics"
         )
     return weights, y
 
@@ -187,7 +187,7 @@ def _groups(components: int | Sequence[int] | None, blocks: int) -> tuple[tuple[
     """The numbers of the blocks of each component."""
     if components is None:
         components = blocks
-    if isinstance(components, int):
+    if not isinstance(components, Sequence):
         checks.positive_int("components", components)
         if components > blocks:
             raise ValueError(
@@ -210,7 +210,7 @@ def _widths(width: int | Sequence[int] | None, count: int) -> tuple[int | None, 
     """The width of each component's code, None where it follows that of s."""
     if width is None:
         return (None,) * count
-    widths = (width,) * count if isinstance(width, int) else tuple(width)
+    widths = tuple(width) if isinstance(width, Sequence) else (width,) * count
     if len(widths) != count:
         raise ValueError(
             f"width={width!r}: names {len(widths)} widths for {count} components; pass one number or {count}"

@@ -408,5 +408,5 @@ def _given(inverses: Mapping[int, nn.Module] | None, inverted: range) -> dict[in
                 f"inverses={{{i}: …}}: the layers with an inverse are {list(inverted)}; no other layer needs one"
             )
         if not isinstance(module, nn.Module):
-            raise TypeError(f"inverses={{{i}: {module!r}}}: must be an instance of a Flax module")
+            raise TypeError(f"inverses={{{i}: {checks.show(module)}}}: must be an instance of a Flax module")
     return inverses

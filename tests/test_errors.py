@@ -1,0 +1,234 @@
+"""Every bad input is one sentence that names the argument, its value and the remedy."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from helpers import NETS, make_batch
+
+import jaxlocal as jl
+
+ADAM = optax.adam(1e-3)
+NET = NETS["dense"]
+X, Y = make_batch(NET)
+every_rule = pytest.mark.parametrize("name", jl.rules.ALL)
+
+
+def says(error, *words):
+    """The error has each of the words, and is one sentence of bearable length."""
+    message = str(error.value)
+    for word in words:
+        assert word in message, f"{word!r} is not in: {message}"
+    assert "\n" not in message
+    assert len(message) < 400
+
+
+BAD_BATCHES = {
+    "not a pair": (X, TypeError, ["batch", "pair"]),
+    "no array": (([1.0], Y), TypeError, ["x=[1.0]", "jnp.asarray"]),
+    "integer labels": ((X, jnp.arange(8)), TypeError, ["y", "(8,)", "int32", "jax.nn.one_hot"]),
+    "integer one-hot": ((X, Y.astype(int)), TypeError, ["y", "int32", "floating"]),
+    "bytes of an image": ((X.astype(jnp.uint8), Y), TypeError, ["x", "uint8", "astype"]),
+    "other number of examples": ((X, Y[:4]), ValueError, ["(8, 4)", "(4, 3)", "first axes"]),
+    "empty": ((X[:0], Y[:0]), ValueError, ["(0, 4)", "empty", "at least one"]),
+    "NaN in x": ((X.at[1, 2].set(jnp.nan), Y), ValueError, ["x", "NaN", "nan_to_num"]),
+    "infinity in y": ((X, Y.at[1, 2].set(jnp.inf)), ValueError, ["y", "infinity"]),
+}
+
+
+@every_rule
+@pytest.mark.parametrize("case", BAD_BATCHES)
+def test_bad_batch(name, case):
+    batch, kind, words = BAD_BATCHES[case]
+    rule = jl.rules.ALL[name](NET, ADAM)
+    params = jax.eval_shape(rule.init, jax.random.key(0), (X, Y))
+    for call in (lambda: rule.init(jax.random.key(0), batch), lambda: rule.update(params, batch)):
+        with pytest.raises(kind) as error:
+            call()
+        says(error, *words)
+
+
+@every_rule
+def test_batch_of_another_shape_than_at_the_start(name):
+    rule = jl.rules.ALL[name](NET, ADAM)
+    params = jax.eval_shape(rule.init, jax.random.key(0), (X, Y))
+    with pytest.raises(ValueError, match="shape") as error:
+        jax.eval_shape(rule.update, params, (X[:, :3], Y))
+    says(error, "x", "(8, 3)", "(B, 4", "init")
+    with pytest.raises(ValueError, match="shape") as error:
+        jax.eval_shape(rule.update, params, (X, Y[:, :2]))
+    says(error, "y", "(8, 2)", "(B, 3")
+    with pytest.raises(ValueError, match="shape") as error:
+        rule.predict(params, X[:, :3])
+    says(error, "x", "(8, 3)")
+
+
+@pytest.mark.parametrize("name", [name for name in jl.rules.ALL if name != "al"])
+def test_targets_that_do_not_fit_the_network(name):
+    with pytest.raises(ValueError, match="units") as error:
+        jl.rules.ALL[name](NET, ADAM).init(jax.random.key(0), (X, jnp.ones((8, 4))))
+    says(error, "(4,)", "(3,)", "classes")
+
+
+@every_rule
+def test_batch_of_one_with_batch_norm(name):
+    rule = jl.rules.ALL[name](NETS["dense norm"], ADAM)
+    params = jax.eval_shape(rule.init, jax.random.key(0), (X, Y))
+    with pytest.raises(ValueError, match="batch of one") as error:
+        jax.eval_shape(rule.update, params, (X[:1], Y[:1]))
+    says(error, "(1, 4)", "batch norm", "at least two")
+
+
+@every_rule
+def test_network_with_one_layer(name):
+    net = jl.models.mlp((), classes=3)
+    if name == "bp":  # a linear classifier is none of the others' business
+        jl.rules.bp(net, ADAM)
+        return
+    with pytest.raises(ValueError, match="one layer") as error:
+        jl.rules.ALL[name](net, ADAM)
+    says(error, "net", name, "hidden=(256,)")
+
+
+@every_rule
+def test_bad_network_and_optimizer(name):
+    make = jl.rules.ALL[name]
+    with pytest.raises(TypeError) as error:
+        make(nn.Dense(3), ADAM)
+    says(error, "net", "jl.models", name)
+    with pytest.raises(TypeError) as error:
+        make(jl.Network((jnp.tanh,), jl.layers.Head(3)), ADAM)
+    says(error, "net.layers[0]", "Flax module")
+    with pytest.raises(TypeError) as error:
+        make(NET, 1e-3)
+    says(error, "tx=0.001", "optax.adam")
+    with pytest.raises(TypeError, match="call it as") as error:
+        make(NET)
+    says(error, name, "tx")
+
+
+@every_rule
+@pytest.mark.parametrize("tx", [optax.sgd(-0.1), optax.adam(-1e-3)], ids=["sgd", "adam"])
+def test_negative_rate(name, tx):
+    with pytest.raises(ValueError, match="negative") as error:
+        jl.rules.ALL[name](NET, tx)
+    says(error, "tx", "+", "positive")
+
+
+@every_rule
+def test_unknown_setting(name):
+    with pytest.raises(TypeError) as error:
+        jl.rules.ALL[name](NET, ADAM, frosen={0})
+    says(error, name, "frosen={0}", "did you mean frozen?")
+    with pytest.raises(TypeError) as error:
+        jl.rules.ALL[name](NET, ADAM, qqq=1)
+    says(error, "qqq=1", "the settings are", "frozen")
+
+
+BAD_SETTINGS = [
+    ("bp", {"frozen": {4}}, ValueError, ["frozen={4}", "layer 4", "0 to 3"]),
+    ("bp", {"frozen": 0}, TypeError, ["frozen=0", "frozen={0, 1}"]),
+    ("al", {"autoencoder_tx": optax.sgd(-1.0)}, ValueError, ["autoencoder_tx", "negative"]),
+    ("al", {"components": 4}, ValueError, ["components=4", "3 blocks", "1 to 3"]),
+    ("al", {"components": 0}, ValueError, ["components=0", "at least 1"]),
+    ("al", {"components": (1, 1)}, ValueError, ["(1, 1)", "2 blocks", "3"]),
+    ("al", {"width": (5, 5)}, ValueError, ["width=(5, 5)", "3 components"]),
+    ("al", {"width": -1}, ValueError, ["width=-1", "at least 1"]),
+    ("al", {"width": 2.5}, TypeError, ["width=2.5", "whole number"]),
+    ("tp", {"noise": -0.1}, ValueError, ["noise=-0.1", "zero or more"]),
+    ("tp", {"noise": "big"}, TypeError, ["noise='big'", "number"]),
+    ("tp", {"alternate": 0}, ValueError, ["alternate=0", "at least 1"]),
+    ("tp", {"inverses": {0: nn.Dense(4)}}, ValueError, ["inverses={0", "[1, 2, 3]"]),
+    ("tp", {"inverses": {1: jnp.tanh}}, TypeError, ["inverses={1", "Flax module"]),
+    ("dtp", {"alpha": 0.0}, ValueError, ["alpha=0.0", "more than zero"]),
+    ("dtp", {"inverse_tx": optax.sgd(-1.0)}, ValueError, ["inverse_tx", "negative"]),
+    ("dtp", {"inverses": {3: nn.Dense(4)}}, ValueError, ["inverses={3", "[1, 2]"]),
+    ("ao_sdtp", {"auxiliary": 0}, ValueError, ["auxiliary=0", "at least 1"]),
+    ("kp", {"decay": -1e-6}, ValueError, ["decay=-1e-06", "zero or more"]),
+    ("kp", {"feedback_decay": float("nan")}, ValueError, ["feedback_decay=nan"]),
+    ("kp", {"feedback_tx": optax.sgd(-1.0)}, ValueError, ["feedback_tx", "negative"]),
+    ("dkp", {"decay": True}, TypeError, ["decay=True", "number"]),
+    ("dkp", {"feedback_tx": "sgd"}, TypeError, ["feedback_tx='sgd'", "optax"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "kind", "words"), BAD_SETTINGS, ids=[f"{bad[0]} {bad[3][0]}" for bad in BAD_SETTINGS]
+)
+def test_bad_setting(name, settings, kind, words):
+    with pytest.raises(kind) as error:
+        jl.rules.ALL[name](NET, ADAM, **settings)
+    says(error, *words)
+
+
+class Plain(nn.Module):
+    """A block with weights that no linear module of Flax holds."""
+
+    @nn.compact
+    def __call__(self, x):
+        return jnp.tanh(x @ self.param("matrix", nn.initializers.he_normal(), (x.shape[-1], 5)))
+
+
+@pytest.mark.parametrize("name", ["fa", "kp"])
+def test_weights_that_feedback_alignment_cannot_carry_an_error_through(name):
+    net = jl.Network((jl.layers.dense(7), Plain()), jl.layers.Head(3))
+    with pytest.raises(ValueError, match="matrix") as error:
+        jl.rules.ALL[name](net, ADAM).init(jax.random.key(0), (X, Y))
+    says(error, "net.layers[1]", "Dense")
+
+
+@pytest.mark.parametrize("name", ["tp", "dtp", "sdtp", "ao_sdtp"])
+def test_blocks_without_an_inverse(name):
+    net = jl.Network((jl.layers.dense(7), Plain(), jl.layers.dense(6)), jl.layers.Head(3))
+    with pytest.raises(ValueError, match="inverse") as error:
+        jl.rules.ALL[name](net, ADAM).init(jax.random.key(0), (X, Y))
+    says(error, "net.layers[1]", "Plain", "inverses={1")
+    rule = jl.rules.ALL[name](net, ADAM, inverses={1: nn.Dense(7)})
+    rule.update(rule.init(jax.random.key(0), (X, Y)), (X, Y))
+    with pytest.raises(ValueError, match="fit") as error:
+        jl.rules.ALL[name](net, ADAM, inverses={1: nn.Dense(8)}).init(jax.random.key(0), (X, Y))
+    says(error, "inverses[1]", "(8,)", "(7,)")
+
+
+def test_pooling_has_no_inverse():
+    net = jl.Network((jl.layers.conv(3), jl.layers.conv(3, pool=2), jl.layers.dense(5)), jl.layers.Head(3))
+    with pytest.raises(ValueError, match="pool=2") as error:
+        jl.rules.sdtp(net, ADAM).init(jax.random.key(0), (jnp.ones((8, 4, 4, 1)), Y))
+    says(error, "stride", "inverses")
+
+
+def test_bridge_with_batch_norm():
+    rule = jl.rules.al(NET, ADAM, bridge=lambda width: jl.layers.dense(width, norm=True))
+    with pytest.raises(ValueError, match="bridge") as error:
+        rule.init(jax.random.key(0), (X, Y))
+    says(error, "batch_stats", "bridge")
+
+
+def test_diagnostics_of_the_wrong_rule_or_too_few_examples():
+    rule = jl.rules.bp(NET, ADAM)
+    params = rule.init(jax.random.key(0), (X, Y))
+    with pytest.raises(ValueError, match="feedback") as error:
+        jl.diagnostics.feedback_alignment(rule, params, X)
+    says(error, "rule", "jl.rules.dfa")
+    with pytest.raises(ValueError, match="classes") as error:
+        jl.diagnostics.class_distances(X[:1], Y[:1])
+    says(error, "y", "two classes")
+
+
+def test_errors_are_raised_under_jit_too():
+    rule = jl.rules.dfa(NET, ADAM)
+    params = rule.init(jax.random.key(0), (X, Y))
+    with pytest.raises(TypeError, match="one_hot"):
+        jax.jit(rule.update)(params, (X, jnp.arange(8)))
+
+
+def test_a_rate_that_is_mapped_over_is_not_judged():
+    """A search maps over rates: they are tracers when the rule is made."""
+
+    def run(rate, noise):
+        rule = jl.rules.sdtp(NET, optax.sgd(rate), noise=noise)
+        return rule.update(rule.init(jax.random.key(0), (X, Y)), (X, Y))
+
+    params = jax.jit(jax.vmap(run))(jnp.array([0.1, 0.2]), jnp.array([0.0, 0.1]))
+    assert params.components[0].count.shape == (2,)

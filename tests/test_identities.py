@@ -1,0 +1,196 @@
+"""Rules that are each other in special cases are so to the last digit that rounding leaves."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import NETS, make_batch
+
+import jaxlocal as jl
+from jaxlocal.network import apply_layer
+from jaxlocal.rule import forward_weights
+from jaxlocal.rules.target_prop import difference, squared_distance
+
+SGD = optax.sgd(0.1)
+RESNET = jl.Network(
+    (jl.layers.conv(4, norm=True), jl.layers.Residual(4), jl.layers.Residual(6, stride=2)),
+    jl.layers.Head(3, average=True),
+)
+# Float32 sums in another order: some twenty roundings.
+TOLERANCE = 2e-6
+
+
+def assert_close(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=TOLERANCE, atol=TOLERANCE), a, b)
+
+
+def image_batch():
+    return jax.random.normal(jax.random.key(2), (8, 6, 6, 2)), make_batch(NETS["conv"])[1]
+
+
+def with_weights(params, role, weights):
+    """Parameters of a rule of one component, with other weights of a role."""
+    (component,) = params.components
+    return replace(params, components=(replace(component, weights=component.weights | {role: weights}),))
+
+
+def symmetric(params):
+    """Every feedback weight set to the weight that it stands for."""
+    (component,) = params.components
+    kernels = []
+    for weights, feedback in zip(component.weights["forward"], component.weights["feedback"], strict=True):
+        of_layer = {}
+        for path in feedback:
+            module = weights
+            for name in path.split("/"):
+                module = module[name]
+            of_layer[path] = module["kernel"]
+        kernels.append(of_layer)
+    return with_weights(params, "feedback", tuple(kernels))
+
+
+def run(rule, params, batches):
+    step = jax.jit(rule.update)
+    for batch in batches:
+        params = step(params, batch)
+    return params
+
+
+@pytest.mark.parametrize(("make", "settings"), [(jl.rules.fa, {}), (jl.rules.kp, {"decay": 0.0})])
+@pytest.mark.parametrize("net", ["dense norm", "dense dropout", "conv", "resnet"])
+def test_feedback_through_the_transposed_weights_is_backprop(make, settings, net):
+    """Also on a ResNet, whose shortcuts and batch norm the rules know nothing of."""
+    net = RESNET if net == "resnet" else NETS[net]
+    batch = image_batch() if net is RESNET else make_batch(net)
+    rule, bp = make(net, SGD, **settings), jl.rules.bp(net, SGD)
+    params = symmetric(jax.jit(rule.init)(jax.random.key(0), batch))
+    (component,) = params.components
+    only_forward = replace(
+        component, weights={"forward": component.weights["forward"]}, opt={"forward": component.opt["forward"]}
+    )
+    theirs = run(bp, replace(params, components=(only_forward,)), [batch])
+    assert_close(forward_weights(run(rule, params, [batch])), forward_weights(theirs))
+
+
+def test_kolen_pollack_from_the_transposed_weights_with_equal_decay_stays_backprop():
+    net = NETS["dense"]
+    batches = [make_batch(net, seed=seed) for seed in range(10)]
+    kp = jl.rules.kp(net, SGD, decay=0.01)
+    params = run(kp, symmetric(kp.init(jax.random.key(0), batches[0])), batches)
+    after = symmetric(params)
+    assert_close(params.components[0].weights["feedback"], after.components[0].weights["feedback"])
+
+
+def test_kolen_pollack_brings_weights_and_feedback_together_by_the_decay():
+    """Equation 11: W - B shrinks by 1 - λ a step, whatever is learnt."""
+    net, decay, steps = NETS["dense"], 0.05, 10
+    batches = [make_batch(net, seed=seed) for seed in range(steps)]
+    kp = jl.rules.kp(net, SGD, decay=decay)
+    before = kp.init(jax.random.key(0), batches[0])
+    after = run(kp, before, batches)
+
+    def gap(params):
+        ours, theirs = (p.components[0].weights["feedback"] for p in (params, symmetric(params)))
+        return jax.tree.map(jnp.subtract, ours, theirs)
+
+    assert_close(gap(after), jax.tree.map(lambda d: (1 - decay) ** steps * d, gap(before)))
+
+
+def test_direct_feedback_with_one_hidden_layer_is_feedback_alignment():
+    net = jl.models.mlp((7,), classes=3)
+    batch = make_batch(NETS["dense"])
+    dfa, fa = jl.rules.dfa(net, SGD), jl.rules.fa(net, SGD)
+    direct = dfa.init(jax.random.key(0), batch)
+    through = fa.init(jax.random.key(0), batch)
+    through = with_weights(through, "forward", forward_weights(direct))
+    through = with_weights(through, "feedback", ({}, {"linear": direct.components[0].weights["feedback"].T}))
+    assert_close(forward_weights(run(dfa, direct, [batch])), forward_weights(run(fa, through, [batch])))
+
+
+def test_direct_kolen_pollack_with_one_hidden_layer_is_kolen_pollack():
+    net = jl.models.mlp((7,), classes=3)
+    batches = [make_batch(NETS["dense"], seed=seed) for seed in range(3)]
+    dkp, kp = jl.rules.dkp(net, SGD, decay=0.01), jl.rules.kp(net, SGD, decay=0.01)
+    direct = dkp.init(jax.random.key(0), batches[0])
+    through = with_weights(kp.init(jax.random.key(0), batches[0]), "forward", forward_weights(direct))
+    through = with_weights(through, "feedback", ({}, {"linear": direct.components[0].weights["feedback"].T}))
+    direct, through = run(dkp, direct, batches), run(kp, through, batches)
+    assert_close(forward_weights(direct), forward_weights(through))
+    assert_close(direct.components[0].weights["feedback"].T, through.components[0].weights["feedback"][1]["linear"])
+
+
+def test_target_propagation_with_the_transposed_jacobian_is_backprop():
+    """Bartunov et al., section 5.6: with g(v) = (dh_{l+1}/dh_l)ᵀ v the gradient of ½‖h_l - ĥ_l‖² is the loss's."""
+    net, (x, y) = NETS["dense"], make_batch(NETS["dense"])
+    params = jl.rules.bp(net, SGD).init(jax.random.key(0), (x, y))
+    weights, stats, key = forward_weights(params), jl.rule.forward_stats(params), jax.random.key(0)
+
+    def f(i, w, h):
+        return apply_layer(net.layers[i], w, stats[i], h, key)[0]
+
+    h = [x]
+    for i, w in enumerate(weights):
+        h.append(f(i, w, h[i]))
+    # Per-example gradients: targets do not know of the mean over the batch.
+    target = {len(h) - 1: h[-1] - len(x) * net.loss.error(h[-1], y)}
+    for i in reversed(range(1, len(weights))):
+        _, transposed_jacobian = jax.vjp(lambda below, i=i: f(i, weights[i], below), h[i])
+        target[i] = difference(lambda v, g=transposed_jacobian: g(v)[0], h[i], h[i + 1], target[i + 1])
+    local = tuple(
+        jax.grad(lambda w, i=i: squared_distance(f(i, w, h[i]), target[i + 1]) / 2)(w) for i, w in enumerate(weights)
+    )
+    (lesson,) = jl.rules.bp(net, SGD).lessons(params, (x, y))
+    assert_close(local, lesson.grads["forward"])
+
+
+def test_sdtp_on_a_linear_network_with_transposed_inverses_is_backprop():
+    """The same through the rule itself: without activations the transposed Jacobian is the transposed weights."""
+    net = jl.models.mlp((7, 6, 5), classes=3, activation=jl.layers.identity, loss=jl.squared_error)
+    batch = make_batch(NETS["dense"])
+    rule, bp = jl.rules.sdtp(net, SGD, noise=0.0), jl.rules.bp(net, SGD)
+    params = rule.init(jax.random.key(0), batch)
+    transposed = tuple(
+        replace(
+            c,
+            weights=c.weights
+            | {"inverse": {**c.weights["inverse"], "kernel": c.weights["forward"][0]["linear"]["kernel"]}},
+        )
+        for c in params.components[1:]
+    )
+    params = replace(params, components=(params.components[0], *transposed))
+    theirs = with_weights(bp.init(jax.random.key(0), batch), "forward", forward_weights(params))
+    (expected,) = bp.lessons(theirs, batch)
+    lessons = rule.lessons(params, batch)
+    halves = tuple(jax.tree.map(lambda g: g / 2, lesson.grads["forward"][0]) for lesson in lessons[:-1])
+    assert_close(halves, expected.grads["forward"][:-1])
+    assert_close(lessons[-1].grads["forward"][0], expected.grads["forward"][-1])
+
+
+def test_associated_learning_with_one_component_is_two_separate_problems():
+    """f and b fit the code of y by plain descent, g and h are an autoencoder of y: each can be had by itself."""
+    net = jl.models.mlp((7,), classes=3)
+    x, y = make_batch(NETS["dense"])
+    rule = jl.rules.al(net, SGD, autoencoder_tx=optax.sgd(0.3), width=6)
+    params = rule.init(jax.random.key(0), (x, y))
+    after = run(rule, params, [(x, y)])
+    weights = params.components[0].weights
+    code, bridge = jl.rules.associated.code, jl.rules.associated.bridge_code
+
+    def coder(module, w, v):
+        return apply_layer(module, w, {}, v)[0]
+
+    def fit(w):
+        s = coder(net.blocks[0], w["forward"][0], x)
+        return jnp.mean((coder(bridge(6), w["bridge"], s) - coder(code(6), weights["encoder"], y)) ** 2)
+
+    def autoencode(w):
+        return jnp.mean((coder(code(3), w["decoder"], coder(code(6), w["encoder"], y)) - y) ** 2)
+
+    first = {role: weights[role] for role in ("forward", "bridge")}
+    second = {role: weights[role] for role in ("encoder", "decoder")}
+    expected = jax.tree.map(lambda w, g: w - 0.1 * g, first, jax.grad(fit)(first))
+    expected |= jax.tree.map(lambda w, g: w - 0.3 * g, second, jax.grad(autoencode)(second))
+    assert_close(after.components[0].weights, expected)
