@@ -53,7 +53,7 @@ def images(name: str, validation: int = 5000, data_dir: str | None = None) -> Sp
     try:
         builder = tfds.builder(name, data_dir=data_dir)
         sources = [builder.as_data_source(split) for split in ("train", "test")]
-    except (tfds.core.DatasetNotFoundError, FileNotFoundError, AssertionError, ValueError) as error:
+    except (tfds.core.DatasetNotFoundError, FileNotFoundError, NotImplementedError, ValueError) as error:
         raise FileNotFoundError(
             f"name={name!r}: no prepared data set of this name in {data_dir or '~/tensorflow_datasets'}; prepare it by "
             f"'tfds build {name} --file_format=array_record' where there is a network, and set TFDS_DATA_DIR to its "

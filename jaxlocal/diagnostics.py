@@ -48,8 +48,8 @@ def angle(a: Tree, b: Tree) -> jax.Array:
     """The angle between two trees of arrays, in degrees.
 
     Example:
-      >>> print(jl.diagnostics.angle(jnp.array([1.0, 0.0]), jnp.array([1.0, 1.0])))
-      45.0
+      >>> round(float(jl.diagnostics.angle(jnp.array([1.0, 0.0]), jnp.array([1.0, 1.0]))))
+      45
     """
     pairs = tuple(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
     dot, a_square, b_square = (sum(jnp.vdot(pair[i], pair[j]) for pair in pairs) for i, j in ((0, 1), (0, 0), (1, 1)))

@@ -24,6 +24,8 @@ def epoch(rule: Rule, params: Params, data: Batch, key: jax.Array, batch_size: i
       (34, 2)
     """
     x, y = data
+    if not 0 < batch_size <= len(x):
+        raise ValueError(f"batch_size={batch_size}: the data has {len(x)} examples; take 1 to {len(x)}")
     order = jax.random.permutation(key, x.shape[0])
     order = order[: len(order) // batch_size * batch_size].reshape(-1, batch_size)
     return jax.lax.scan(lambda params, rows: rule.step(params, (x[rows], y[rows])), params, order)

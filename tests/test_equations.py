@@ -177,7 +177,7 @@ LEARNT = {"feedback_tx": optax.sgd(SECOND_RATE), "decay": DECAY}
 CASES = {  # rule -> settings, view of our parameters, step of the reference
     "bp": ({}, as_net, step_bp),
     "al": ({"autoencoder_tx": optax.sgd(SECOND_RATE), "width": 6}, as_components, step_al),
-    "tp": (INVERSE, as_inverses, targets(reference.tp_step)),
+    "tp": (INVERSE, as_inverses, targets(reference.tp_step, noise_preserving=True)),
     "dtp": (INVERSE | {"alpha": ALPHA}, as_inverses, targets(reference.dtp_step, ALPHA)),
     "sdtp": (INVERSE, as_inverses, targets(reference.sdtp_step)),
     "ao_sdtp": (INVERSE | {"auxiliary": Z_UNITS}, as_inverses, targets(reference.ao_sdtp_step)),
@@ -267,17 +267,30 @@ def test_float32(name, net):
 
 
 @pytest.mark.parametrize("name", TARGET_PROP)
+def test_the_other_inverse_loss(name):
+    """Denoising in the place of noise-preserving, and the other way round."""
+    other = name in ("sdtp", "ao_sdtp")
+    settings = (ALPHA,) if name == "dtp" else ()
+    advance = targets(getattr(reference, f"{name}_step"), *settings, noise_preserving=other)
+    with jax.enable_x64(True):
+        run_beside_reference(name, *NETS["dense tanh"], jnp.float64, 1e-10, {"noise_preserving": other}, advance)
+
+
+@pytest.mark.parametrize("name", TARGET_PROP)
 def test_inverses_and_layers_take_turns(name):
     """Three steps of inverse training, then three of forward training, and so on."""
     reference_step = getattr(reference, f"{name}_step")
     settings = (ALPHA,) if name == "dtp" else ()
+    preserving = {"noise_preserving": True} if name == "tp" else {}
     count = 0
 
     def advance(*arguments):
         nonlocal count
         inverse_turn = count // 3 % 2 == 0
         count += 1
-        turn = targets(reference_step, *settings, train_inverse=inverse_turn, train_forward=not inverse_turn)
+        turn = targets(
+            reference_step, *settings, **preserving, train_inverse=inverse_turn, train_forward=not inverse_turn
+        )
         return turn(*arguments)
 
     with jax.enable_x64(True):

@@ -51,7 +51,7 @@ def tp(
     *,
     inverse_tx: optax.GradientTransformation | None = None,
     noise: float = 0.1,
-    noise_preserving: bool = False,
+    noise_preserving: bool = True,
     alternate: int | None = None,
     inverses: Mapping[int, nn.Module] | None = None,
     frozen: Collection[int] = (),
@@ -62,16 +62,19 @@ def tp(
         \hat h_L = y, \qquad \hat h_l = g_{l+1}(\hat h_{l+1}), \qquad
         L_l = \|f_l(h_{l-1}) - \hat h_l\|^2 \; (l < L), \qquad L_L = \mathcal{L}
 
-    and g_l learns by the inverse loss ‖g_l(f_l(h_{l-1} + ε)) - h_{l-1}‖², ε ~ N(0, noise²). Norms sum over the units
-    and average over the batch. h_L is the output distribution (softmax of the scores; the scores themselves for a
-    squared error). All losses of a step use the values before it.
+    and g_l learns by the inverse loss ‖g_l(f_l(h_{l-1} + ε)) - (h_{l-1} + ε)‖², ε ~ N(0, noise²). Norms sum over the
+    units and average over the batch. h_L is the output distribution (softmax of the scores; the scores themselves for
+    a squared error). All losses of a step use the values before it.
+
+    The paper does not say which inverse loss plain TP has. The denoising one, ‖… - h_{l-1}‖², draws the inverses
+    together step by step, and the layers, whose only targets they make, after them.
 
     Args:
       net: the network; layers above the first need an inverse: `jl.layers` blocks without pooling have one.
       tx: the optimizer of the forward weights.
       inverse_tx: the optimizer of the inverses; by default as `tx`.
       noise: standard deviation of ε.
-      noise_preserving: reconstruct h + ε rather than h.
+      noise_preserving: reconstruct h + ε; False for h alone.
       alternate: None to train both losses on every batch; else the number of steps (those of an epoch, in the paper)
         after which inverse and forward training take turns, inverses first.
       inverses: modules of your own by the number of the layer that they invert, 1 for the second block.
@@ -125,7 +128,7 @@ def dtp(
       inverse_tx: the optimizer of the inverses; by default as `tx`.
       alpha: the step of the first target.
       noise: standard deviation of ε.
-      noise_preserving: reconstruct h + ε rather than h.
+      noise_preserving: reconstruct h + ε; False for h alone.
       alternate: as for `tp`.
       inverses: as for `tp`.
       frozen: numbers of the layers that keep their forward weights.
@@ -174,7 +177,7 @@ def sdtp(
       tx: the optimizer of the forward weights.
       inverse_tx: the optimizer of the inverses; by default as `tx`.
       noise: standard deviation of ε.
-      noise_preserving: reconstruct h + ε rather than h.
+      noise_preserving: reconstruct h + ε; False for h alone.
       alternate: as for `tp`.
       inverses: as for `tp`.
       frozen: numbers of the layers that keep their forward weights.
@@ -223,7 +226,7 @@ def ao_sdtp(
       inverse_tx: the optimizer of the inverses; by default as `tx`.
       auxiliary: the number of units of z.
       noise: standard deviation of ε.
-      noise_preserving: reconstruct h + ε rather than h.
+      noise_preserving: reconstruct h + ε; False for h alone.
       alternate: as for `tp`.
       inverses: as for `tp`; one of the head takes [o, z].
       frozen: numbers of the layers that keep their forward weights.

@@ -1,0 +1,497 @@
+"""Deliberate defects, each a slip that a person could make, and the test that must catch it.
+
+    python tests/defects.py [--only NAME …] [--jobs N]
+
+For each defect the package and its tests are copied to a temporary folder, the one snippet is changed there, and the
+named test is run on the copy. The defect is caught if that test fails, by an assertion: a crash, an import error or a
+test that is not found does not count. First every named test has to pass on an unchanged copy.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = "jaxlocal", "tests", "README.md", "pyproject.toml"
+# How the message of a failure begins where an assertion, `pytest.raises` or `pytest.fail` has found something.
+FOUND = "AssertionError", "assert ", "Failed"
+
+
+class Defect(NamedTuple):
+    """`before`, which the file holds exactly once, becomes `after`; then `test` must fail."""
+
+    name: str  # rule or module, and what is wrong
+    file: str  # in jaxlocal/
+    before: str
+    after: str
+    test: str  # in tests/
+
+
+def equations(case: str) -> str:
+    return f"test_equations.py::test_float64[{case}]"
+
+
+def contract(test: str, case: str) -> str:
+    return f"test_contract.py::test_{test}[{case}]"
+
+
+def frozen(rule: str) -> str:
+    return contract("frozen_layers_keep_their_weights_and_nothing_else_does", rule)
+
+
+def locality(case: str) -> str:
+    return contract("locality_is_what_the_rule_declares", case)
+
+
+DEFECTS = (
+    # Backpropagation.
+    Defect(
+        "bp: the loss is the sum over the batch, not its mean",
+        "network.py",
+        "return jnp.mean(self.value(scores, y))",
+        "return jnp.sum(self.value(scores, y))",
+        equations("bp-dense tanh"),
+    ),
+    Defect(
+        "bp: the squared error has lost its one half",
+        "network.py",
+        "return 0.5 * jnp.sum(",
+        "return jnp.sum(",
+        equations("bp-dense real"),
+    ),
+    Defect(
+        "bp: batch norm trains with its running statistics",
+        "network.py",
+        "options = _options(layer, train=key is not None)",
+        "options = _options(layer, train=False)",
+        equations("bp-dense norm"),
+    ),
+    Defect(
+        "bp: the running statistics are not kept",
+        "rules/backprop.py",
+        "scores, stats = apply_layers(",
+        "scores, _ = apply_layers(",
+        frozen("bp"),
+    ),
+    # Associated learning.
+    Defect(
+        "al: the associated loss trains the code of the target too",
+        "rules/associated.py",
+        "s, key), stop_gradient(t))",
+        "s, key), t)",
+        equations("al-dense tanh"),
+    ),
+    Defect(
+        "al: the autoencoder does not train its encoder",
+        "rules/associated.py",
+        'weights["decoder"], t, key), t_below)',
+        'weights["decoder"], stop_gradient(t), key), t_below)',
+        equations("al-dense tanh"),
+    ),
+    Defect(
+        "al: the losses sum over the units",
+        "rules/associated.py",
+        "return jnp.mean(jnp.square(a - b))",
+        "return jnp.sum(jnp.square(a - b)) / a.shape[0]",
+        equations("al-dense tanh"),
+    ),
+    Defect(
+        "al: the bridge has the autoencoder's optimizer",
+        "rules/associated.py",
+        '"bridge": tx,',
+        '"bridge": autoencoder_tx,',
+        equations("al-dense tanh"),
+    ),
+    Defect(
+        "al: an encoder is said to be nobody else's concern",
+        "rules/associated.py",
+        '"encoder": upward(count)',
+        '"encoder": own(count)',
+        locality("dense-al"),
+    ),
+    # Target propagation.
+    Defect(
+        "tp: targets come from what the layer above is, not from its target",
+        "rules/target_prop.py",
+        "return g(target)",
+        "return g(above)",
+        equations("tp-dense tanh"),
+    ),
+    Defect(
+        "tp: an inverse has the activation of the layer that it inverts, not of the one below",
+        "rules/target_prop.py",
+        'getattr(net.layers[i - 1], "activation", identity)',
+        'getattr(net.layers[i], "activation", identity)',
+        equations("tp-dense tanh"),
+    ),
+    Defect(
+        "tp: squared distances are the mean over the units",
+        "rules/target_prop.py",
+        "return jnp.sum(jnp.square(a - b)) / a.shape[0]",
+        "return jnp.mean(jnp.square(a - b))",
+        equations("tp-dense tanh"),
+    ),
+    Defect(
+        "dtp: the first target is a step up the loss",
+        "rules/target_prop.py",
+        "h[top] - alpha * jax.grad(_summed_loss)",
+        "h[top] + alpha * jax.grad(_summed_loss)",
+        equations("dtp-dense tanh"),
+    ),
+    Defect(
+        "dtp: the first target's step has the factor 1/B",
+        "rules/target_prop.py",
+        "return jnp.sum(net.loss.value(",
+        "return jnp.mean(net.loss.value(",
+        equations("dtp-dense tanh"),
+    ),
+    Defect(
+        "dtp: the inverses reconstruct h, not h + ε",
+        "rules/target_prop.py",
+        "noisy if noise_preserving else h[i]",
+        "h[i]",
+        equations("dtp-dense tanh"),
+    ),
+    Defect(
+        "sdtp: the inverses reconstruct h + ε, not h",
+        "rules/target_prop.py",
+        "noisy if noise_preserving else h[i]",
+        "noisy",
+        equations("sdtp-dense tanh"),
+    ),
+    Defect(
+        "sdtp: the correction of the targets has the wrong sign",
+        "rules/target_prop.py",
+        "return h - g(above) + g(target)",
+        "return h + g(above) - g(target)",
+        equations("sdtp-dense tanh"),
+    ),
+    Defect(
+        "sdtp: the head's inverse reads the scores, not their distribution",
+        "rules/target_prop.py",
+        "return with_z(weights, net.loss.output(scores), h)",
+        "return with_z(weights, scores, h)",
+        equations("sdtp-dense tanh"),
+    ),
+    Defect(
+        "sdtp: layers and inverses have each other's optimizer",
+        "rules/target_prop.py",
+        '{"forward": tx, "inverse": inverse_tx or tx}',
+        '{"forward": inverse_tx or tx, "inverse": tx}',
+        equations("sdtp-dense tanh"),
+    ),
+    Defect(
+        "ao_sdtp: z has lost its tanh",
+        "rules/target_prop.py",
+        "jnp.concatenate([o, jnp.tanh(z)], 1)",
+        "jnp.concatenate([o, z], 1)",
+        equations("ao_sdtp-dense tanh"),
+    ),
+    Defect(
+        "ao_sdtp: the head's inverse is trained with the z of h, not of h + ε",
+        "rules/target_prop.py",
+        "v = output(head.weights, v, noisy)",
+        "v = output(head.weights, v, h[i])",
+        equations("ao_sdtp-dense tanh"),
+    ),
+    # Feedback alignment and Kolen-Pollack learning.
+    Defect(
+        "fa: the error comes back through the weights themselves",
+        "rules/feedback.py",
+        'linear({**weights, "kernel": feedback}, x), x)',
+        "linear(weights, x), x)",
+        equations("fa-dense tanh"),
+    ),
+    Defect(
+        "fa: B learns",
+        "rules/feedback.py",
+        '_carried_back(net, {"forward": tx},',
+        '_carried_back(net, {"forward": tx, "feedback": tx},',
+        equations("fa-conv pooled"),
+    ),
+    Defect(
+        "fa: all layers drop the same units",
+        "rules/feedback.py",
+        "jax.random.fold_in(key, i)",
+        "key",
+        "test_identities.py::test_feedback_through_the_transposed_weights_is_backprop[dense dropout-fa-settings0]",
+    ),
+    Defect(
+        "kp: B has the opposite update of W",
+        "rules/feedback.py",
+        'return grads, grads["kernel"], error_below',
+        'return grads, -grads["kernel"], error_below',
+        equations("kp-dense tanh"),
+    ),
+    Defect(
+        "kp: B has the optimizer of W",
+        "rules/feedback.py",
+        "decayed(feedback_tx or tx, feedback_decay)",
+        "decayed(tx, feedback_decay)",
+        equations("kp-dense tanh"),
+    ),
+    Defect(
+        "kp: the decay is multiplied by the learning rate",
+        "rule.py",
+        "optax.chain(tx, optax.add_decayed_weights(-rate, mask=kernels))",
+        "optax.chain(optax.add_decayed_weights(rate, mask=kernels), tx)",
+        equations("kp-dense tanh"),
+    ),
+    Defect(
+        "kp: biases decay too",
+        "rule.py",
+        "optax.add_decayed_weights(-rate, mask=kernels)",
+        "optax.add_decayed_weights(-rate)",
+        equations("kp-dense tanh"),
+    ),
+    # Direct feedback.
+    Defect(
+        "dfa: the target in the place of the error",
+        "rules/direct.py",
+        "stop_gradient(net.loss.error(a[-1], y))",
+        "y / len(y)",
+        equations("dfa-dense tanh"),
+    ),
+    Defect(
+        "dfa: the blocks' error lacks the factor 1/B",
+        "rules/direct.py",
+        "stop_gradient(net.loss.error(a[-1], y))",
+        "stop_gradient(len(y) * net.loss.error(a[-1], y))",
+        equations("dfa-dense tanh"),
+    ),
+    Defect(
+        "dfa: the activation's derivative is missing",
+        "rules/direct.py",
+        'apply_layer(layer, weights["forward"][0], stats[0], below, key)',
+        'apply_layer(layer.clone(activation=lambda z: z), weights["forward"][0], stats[0], below, key)',
+        equations("dfa-dense tanh"),
+    ),
+    Defect(
+        "dfa: layers are counted within their component, so that to freeze 0 is to freeze all",
+        "rule.py",
+        "for i, leaf in zip(part.layers, tree, strict=True))",
+        "for i, leaf in enumerate(tree))",
+        frozen("dfa"),
+    ),
+    Defect(
+        "drtp: the target lacks the factor 1/B",
+        "rules/direct.py",
+        "_project(layer, weights, stats, a, y / y.shape[0], key)",
+        "_project(layer, weights, stats, a, y, key)",
+        equations("drtp-dense tanh"),
+    ),
+    Defect(
+        "drtp: the scaled target is handed on, and scaled again",
+        "rules/direct.py",
+        '(stats,), {"projection": loss}), (a, y)',
+        '(stats,), {"projection": loss}), (a, y / y.shape[0])',
+        equations("drtp-dense tanh"),
+    ),
+    Defect(
+        "drtp: the gradient of a component goes on into those below",
+        "rule.py",
+        "stop_gradient(message), draw(component)",
+        "message, draw(component)",
+        contract("no_gradient_enters_a_component_from_outside", "drtp"),
+    ),
+    Defect(
+        "dkp: B does not learn",
+        "rules/direct.py",
+        'signal.reshape(len(signal), -1) @ weights["feedback"]',
+        'stop_gradient(signal.reshape(len(signal), -1) @ weights["feedback"])',
+        equations("dkp-dense tanh"),
+    ),
+    Defect(
+        "dkp: weights and feedback have each other's optimizer",
+        "rules/direct.py",
+        '{"forward": decayed(tx, decay), "feedback": decayed(feedback_tx or tx, feedback_decay)}',
+        '{"forward": decayed(feedback_tx or tx, decay), "feedback": decayed(tx, feedback_decay)}',
+        equations("dkp-dense tanh"),
+    ),
+    Defect(
+        "dkp: the decay makes weights grow",
+        "rule.py",
+        "optax.add_decayed_weights(-rate, mask=kernels)",
+        "optax.add_decayed_weights(rate, mask=kernels)",
+        equations("dkp-dense tanh"),
+    ),
+    # What all rules share.
+    Defect(
+        "rule: a component hands on what it makes of its weights after the update",
+        "rule.py",
+        """
+        lesson, message = part.teach(component.weights, component.stats, stop_gradient(message), draw(component))
+        return descend(part, component, lesson, txs.keys()), message, lesson""",
+        """
+        lesson, _ = part.teach(component.weights, component.stats, stop_gradient(message), draw(component))
+        new = descend(part, component, lesson, txs.keys())
+        return new, part.teach(new.weights, component.stats, message, draw(component))[1], lesson""",
+        equations("al-dense tanh"),
+    ),
+    Defect(
+        "rule: frozen layers are those that learn",
+        "rule.py",
+        "None if i in frozen else leaf",
+        "leaf if i in frozen else None",
+        frozen("tp"),
+    ),
+    Defect(
+        "rule: new batch statistics are dropped",
+        "rule.py",
+        "stats=lesson.stats,",
+        "stats=component.stats,",
+        frozen("kp"),
+    ),
+    Defect(
+        "rule: every batch has the same random key",
+        "rule.py",
+        "jax.random.fold_in(component.key, component.count)",
+        "component.key",
+        equations("sdtp-dense tanh"),
+    ),
+    Defect(
+        "rule: layers have the first turn, not inverses",
+        "rule.py",
+        "(params.components[0].count // alternate) % 2 == 0",
+        "(params.components[0].count // alternate) % 2 == 1",
+        "test_equations.py::test_inverses_and_layers_take_turns[tp]",
+    ),
+    Defect(
+        "rule: turns change every other step, whatever their length",
+        "rule.py",
+        "(params.components[0].count // alternate) % 2 == 0",
+        "params.components[0].count % 2 == 0",
+        "test_equations.py::test_inverses_and_layers_take_turns[dtp]",
+    ),
+    # Layers.
+    Defect(
+        "layers: an inverse of a locally connected layer has one bias a channel",
+        "layers.py",
+        "self.shape[-1:] if isinstance(self.linear, nn.Conv) else self.shape",
+        "self.shape[-1:]",
+        "test_layers.py::test_transposed_is_the_transposed_matrix[size0-3-1-local]",
+    ),
+    Defect(
+        "layers: an inverse has no activation",
+        "layers.py",
+        "return self.activation(x + bias.reshape(",
+        "return (x + bias.reshape(",
+        "test_layers.py::test_transposed_dense_is_the_transposed_matrix",
+    ),
+    Defect(
+        "layers: an inverse does not learn its kernel",
+        "layers.py",
+        "lambda x: forward(kernel, x), zeros",
+        "lambda x: forward(jax.lax.stop_gradient(kernel), x), zeros",
+        "test_layers.py::test_transposed_learns_its_kernel[conv]",
+    ),
+)
+
+
+class Outcome(NamedTuple):
+    """What a run of pytest came to."""
+
+    passed: bool
+    found: bool  # a test failed by an assertion, and nothing crashed
+    words: str  # the first line of the first failure, or of pytest's own complaint
+    seconds: float
+
+
+def copy(source: Path, folder: Path) -> None:
+    for name in COPIED:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source / name, folder / name)
+
+
+def spoilt(defect: Defect, source: Path) -> str:
+    """The text of the defect's file, with the defect."""
+    text = (source / "jaxlocal" / defect.file).read_text()
+    if (count := text.count(defect.before)) != 1:
+        sys.exit(
+            f"{defect.name}: jaxlocal/{defect.file} holds {defect.before!r} {count} times, but must hold it once; the "
+            "code has changed, so renew this defect in tests/defects.py"
+        )
+    return text.replace(defect.before, defect.after)
+
+
+def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Python in a folder, whose jaxlocal goes before the one that is installed."""
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def run(folder: Path, tests: Collection[str]) -> Outcome:
+    start = time.monotonic()
+    report = folder / "report.xml"
+    options = "-n0", "-q", "-x", "-p", "no:cacheprovider", f"--junitxml={report}"
+    done = python(folder, "-m", "pytest", *options, *(f"tests/{test}" for test in tests))
+    failures, errors = [], []
+    if report.exists():
+        tree = ElementTree.parse(report)
+        failures, errors = ([e.get("message", "") for e in tree.iter(tag)] for tag in ("failure", "error"))
+    said = [*failures, *errors, *(done.stdout + done.stderr).strip().splitlines()[-1:], "nothing"]
+    return Outcome(
+        passed=done.returncode == 0,
+        found=done.returncode == 1 and len(failures) == 1 and not errors and failures[0].startswith(FOUND),
+        words=" ".join(said[0].split())[:150],
+        seconds=time.monotonic() - start,
+    )
+
+
+def check_unchanged(folder: Path, defects: Collection[Defect]) -> None:
+    """Without a defect the named tests pass; and it is this folder that they test."""
+    imported = python(folder, "-c", "import jaxlocal; print(jaxlocal.__file__)").stdout.strip()
+    if imported != str(folder / "jaxlocal" / "__init__.py"):
+        sys.exit(f"{folder} is to be tested, but Python imports {imported or 'nothing'}")
+    outcome = run(folder, dict.fromkeys(defect.test for defect in defects))
+    if not outcome.passed:
+        sys.exit(f"without a defect the tests do not pass: {outcome.words}")
+    print(f"without a defect all these tests pass ({outcome.seconds:.0f} s)", flush=True)
+
+
+def run_spoilt(defect: Defect, source: Path) -> Outcome:
+    with tempfile.TemporaryDirectory() as name:
+        copy(source, Path(name))
+        (Path(name) / "jaxlocal" / defect.file).write_text(spoilt(defect, source))
+        return run(Path(name), [defect.test])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Shows that each deliberate defect is caught by its test.")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="those whose name begins so: al, dtp, rule …")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="defects at the same time (default 1)")
+    args = parser.parse_args()
+    defects = [d for d in DEFECTS if not args.only or d.name.startswith(tuple(args.only))]
+    if not defects:
+        parser.error(f"--only {' '.join(args.only)}: no defect's name begins so")
+
+    start, escaped = time.monotonic(), 0
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(args.jobs) as pool:
+        unchanged = Path(name).resolve()  # from here on nobody's edits matter
+        copy(ROOT, unchanged)
+        for defect in defects:
+            spoilt(defect, unchanged)
+        check_unchanged(unchanged, defects)
+        for defect, outcome in zip(defects, pool.map(partial(run_spoilt, source=unchanged), defects), strict=True):
+            escaped += not outcome.found
+            verdict = f"caught by {defect.test}" if outcome.found else f"ESCAPED {defect.test}: {outcome.words}"
+            print(f"{defect.name}\n    {verdict} ({outcome.seconds:.0f} s)", flush=True)
+    print(f"{len(defects) - escaped} of {len(defects)} defects caught ({time.monotonic() - start:.0f} s)")
+    sys.exit(escaped > 0)
+
+
+if __name__ == "__main__":
+    main()

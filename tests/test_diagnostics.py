@@ -1,0 +1,130 @@
+"""Diagnostics measure what they say, on cases whose answer is known."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import NETS, make_batch, start
+
+import jaxlocal as jl
+from jaxlocal.diagnostics import activations, alignment, angle, class_distances, feedback_alignment, parameter_counts
+
+SGD = optax.sgd(0.1)
+
+
+@pytest.mark.parametrize(("b", "degrees"), [([2.0, 0.0], 0), ([0.0, 3.0], 90), ([-1.0, 0.0], 180), ([1.0, 1.0], 45)])
+def test_angle(b, degrees):
+    np.testing.assert_allclose(angle({"w": jnp.array([1.0, 0.0])}, {"w": jnp.array(b)}), degrees, atol=0.03)
+
+
+@pytest.mark.parametrize("net", ["dense", "dense norm", "conv"])
+def test_backprop_is_aligned_with_itself_and_feedback_rules_are_not(net):
+    def angles(name):
+        rule, _, _, params, batch = start(name, NETS[net])
+        return np.asarray(jax.jit(alignment, static_argnums=0)(rule, params, batch))
+
+    # An arc cosine near one turns float32 rounding, 1e-7, into some hundredths of a degree.
+    np.testing.assert_allclose(angles("bp"), 0, atol=0.1)
+    for name in ("fa", "dfa", "dkp", "drtp"):
+        *hidden, head = angles(name)
+        assert min(hidden) > 1
+        np.testing.assert_allclose(head, 0, atol=0.1)
+
+
+def test_alignment_of_feedback_alignment_with_the_opposite_weights():
+    """One hidden layer, B = -W: the first layer is taught exactly the wrong thing."""
+    net = jl.models.mlp((7,), classes=3)
+    batch = make_batch(NETS["dense"])
+    rule = jl.rules.fa(net, SGD)
+    params = rule.init(jax.random.key(0), batch)
+    (component,) = params.components
+    opposite = ({}, {"linear": -component.weights["forward"][1]["linear"]["kernel"]})
+    params = replace(params, components=(replace(component, weights=component.weights | {"feedback": opposite}),))
+    np.testing.assert_allclose(alignment(rule, params, batch), [180, 0], atol=0.1)
+
+
+def test_alignment_of_associated_learning_has_an_angle_for_each_of_its_blocks():
+    rule, _, _, params, batch = start("al", NETS["dense"])
+    angles = alignment(rule, params, batch)
+    assert angles.shape == (3,)
+    assert np.all((angles > 0) & (angles < 180))
+
+
+def test_feedback_alignment_of_the_heads_own_weights_is_perfect():
+    rule, _, _, params, (x, _) = start("dkp", NETS["dense"])
+    *blocks, last, head = params.components
+    head_bias_free = jax.tree.map(jnp.zeros_like, head.weights["forward"][0]["linear"]["bias"])
+    kernel = head.weights["forward"][0]["linear"]["kernel"]
+    head = replace(head, weights={"forward": ({"linear": {"kernel": kernel, "bias": head_bias_free}},)})
+    last = replace(last, weights=last.weights | {"feedback": kernel.T})
+    angles = feedback_alignment(rule, replace(params, components=(*blocks, last, head)), x)
+    assert angles.shape == (3,)
+    assert angles[0] > 1
+    np.testing.assert_allclose(angles[-1], 0, atol=0.1)
+
+
+def test_learning_the_feedback_aligns_it_with_the_output():
+    """Figure 2 of the direct Kolen-Pollack paper, in small: DKP's angles fall below DFA's."""
+    train = jl.data.digits().train
+    net = jl.models.mlp((64, 64), classes=10, norm=True)
+
+    def angles(make):
+        rule = make(net, optax.sgd(0.05, 0.9))
+        params = jax.jit(rule.init)(jax.random.key(0), train)
+        for epoch in range(5):
+            params, _ = jl.training.epoch(rule, params, train, jax.random.key(epoch), 32)
+        return feedback_alignment(rule, params, train[0])
+
+    # The first block gains little, in the paper too.
+    dkp, dfa = angles(jl.rules.dkp), angles(jl.rules.dfa)
+    assert dkp[0] < dfa[0]
+    assert dkp[1] < dfa[1] - 5
+
+
+def test_class_distances_against_plain_loops():
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(15, 2, 3)), np.arange(15) % 3
+    distances = class_distances(jnp.asarray(features, jnp.float32), jax.nn.one_hot(labels, 3))
+    flat = features.reshape(15, 6)
+    intra = np.mean(
+        [
+            np.mean([np.linalg.norm(a - b) for i, a in enumerate(members) for j, b in enumerate(members) if i != j])
+            for members in (flat[labels == k] for k in range(3))
+        ]
+    )
+    centroids = [flat[labels == k].mean(0) for k in range(3)]
+    inter = np.mean([np.linalg.norm(centroids[i] - centroids[j]) for i, j in ((0, 1), (0, 2), (1, 2))])
+    np.testing.assert_allclose(distances, [inter, intra, inter / intra], rtol=1e-5)
+
+
+def test_parameter_counts_of_the_papers_mnist_network():
+    """AL and its matched baseline: 784-1024-1024-5120-1024-1024-10, counted by hand."""
+
+    def counts(rule):
+        batch = jax.ShapeDtypeStruct((2, 784), jnp.float32), jax.ShapeDtypeStruct((2, 10), jnp.float32)
+        return parameter_counts(rule, jax.eval_shape(rule.init, jax.random.key(0), batch))
+
+    sizes = (784, 1024, 1024, 5120, 1024, 1024, 10)
+    effective = sum(n * m + m for n, m in pairwise(sizes))
+    lower_bridge = 1024 * 5120 + 5120 + 5120 * 1024 + 1024
+    encoders = 10 * 1024 + 1024 + 1024 * 1024 + 1024
+    net = jl.models.mlp((1024, 1024))
+    assert counts(jl.rules.al(net, SGD)) == (effective, lower_bridge + encoders)
+    assert counts(jl.rules.bp(jl.models.matched(net, components=2, width=1024), SGD)) == (effective, 0)
+
+
+def test_activations_are_the_blocks_outputs_and_the_scores():
+    rule, _, _, params, (x, _) = start("bp", NETS["conv"])
+    shapes = [a.shape for a in activations(rule, params, x)]
+    assert shapes == [(8, 3, 3, 3), (8, 2, 2, 4), (8, 5), (8, 3)]
+
+
+def test_local_losses_are_those_that_step_reports():
+    rule, _, step, params, batch = start("al", NETS["dense"])
+    _, info = step(params, batch)
+    losses = jl.diagnostics.local_losses(rule, params, batch)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), losses, info.terms)
