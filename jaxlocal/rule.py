@@ -101,6 +101,13 @@ class Rule(NamedTuple):
     learn: tuple[Callable[[Component, Message], tuple[Component, Message, Lesson]], ...] | None
     """For a rule without a backward pass: each component's own step, which `update` folds over the components."""
 
+    # A rule is known by its step, so that it can be a static argument of jit even if its modules hold lists.
+    def __hash__(self) -> int:
+        return hash(self.step)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rule) and self.step is other.step
+
 
 def make_rule(
     net: Network,
@@ -158,7 +165,7 @@ def make_rule(
 
     def init(key: jax.Array, batch: Batch) -> Params:
         checks.batch(batch)
-        example = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:1], batch)  # shapes are all that matters
+        example = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), batch)  # shapes are all that matters
         message, components = example, []
         for part, part_key in zip(parts, jax.random.split(key, len(parts)), strict=True):
             init_key, own_key = jax.random.split(part_key)

@@ -3,6 +3,7 @@
 import inspect
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -188,6 +189,18 @@ def test_every_setting_is_documented(name):
         assert f"      {setting}: " in make.__doc__ or f"\n    {setting}: " in inspect.cleandoc(make.__doc__)
     for section in ("Args:", "Returns:", "Example:", "Reference:", ".. math::"):
         assert section in make.__doc__
+
+
+def test_a_rule_is_a_static_argument_even_if_its_modules_hold_lists():
+    net = jl.Network((nn.Sequential([nn.Dense(5), jnp.tanh]),), nn.Dense(3))
+    batch = make_batch(NETS["dense"])
+    rule, other = jl.rules.dfa(net, optax.sgd(0.1)), jl.rules.dfa(net, optax.sgd(0.1))
+    update = jax.jit(lambda rule, params: rule.update(params, batch), static_argnums=0)
+    params = jax.jit(rule.init)(jax.random.key(0), batch)
+    assert same(update(rule, params), update(rule, params))
+    assert update._cache_size() == 1
+    assert rule == rule._replace()
+    assert rule != other
 
 
 def test_all_lists_every_rule():

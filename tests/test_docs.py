@@ -14,6 +14,7 @@ import pytest
 from helpers import ROOT, code_blocks, layer_local
 
 import jaxlocal as jl
+from experiments import results
 
 MODULES = [module.name for module in pkgutil.walk_packages(jl.__path__, "jaxlocal.")]
 
@@ -50,6 +51,13 @@ def test_the_readmes_rule_learns():
     for epoch in range(10):
         params, _ = jl.training.epoch(rule, params, data.train, jax.random.key(epoch), 32)
     assert jl.training.accuracy(rule, params, data.test) > 0.9
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_readme_tables_are_those_of_the_recorded_results(name):
+    readme = (ROOT / "README.md").read_text()
+    shown = readme.split(f"<!-- {name} -->\n")[1].split("<!-- end -->")[0].strip()
+    assert shown == results.markdown(results.RESULTS / f"{name}.json")
 
 
 def test_import_brings_no_heavy_packages():

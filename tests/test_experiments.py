@@ -2,12 +2,9 @@
 
 import json
 import statistics
-import sys
 
 import pytest
 from helpers import ROOT
-
-sys.path.insert(0, str(ROOT))  # the experiments are not installed with the library
 
 import jaxlocal as jl
 from experiments import digits, mnist, results
