@@ -53,6 +53,10 @@ def locality(case: str) -> str:
     return contract("locality_is_what_the_rule_declares", case)
 
 
+def details(test: str) -> str:
+    return f"test_details.py::test_{test}"
+
+
 DEFECTS = (
     # Backpropagation.
     Defect(
@@ -394,6 +398,98 @@ DEFECTS = (
         "lambda x: forward(kernel, x), zeros",
         "lambda x: forward(jax.lax.stop_gradient(kernel), x), zeros",
         "test_layers.py::test_transposed_learns_its_kernel[conv]",
+    ),
+    # Slips that no equation shows.
+    Defect(
+        "rule: optimizer states are not kept",
+        "rule.py",
+        "updates, opt[role] = txs[role].update(",
+        "updates, _ = txs[role].update(",
+        details("optimizers_keep_their_states"),
+    ),
+    Defect(
+        "rule: predict is in training mode",
+        "rule.py",
+        "return (scores or layer_by_layer)(params, x, key)",
+        "return (scores or layer_by_layer)(params, x, jax.random.key(0))",
+        details("predict_is_in_evaluation_mode_unless_it_has_a_key[dense norm-bp]"),
+    ),
+    Defect(
+        "rule: all layers start from one key",
+        "rule.py",
+        "init_layer(layer, layer_key, x)",
+        "init_layer(layer, key, x)",
+        details("equal_layers_start_differently_and_draw_from_keys_of_their_own[bp]"),
+    ),
+    Defect(
+        "rule: all components draw from one key",
+        "rule.py",
+        "init_key, own_key = jax.random.split(part_key)",
+        "init_key, own_key = jax.random.split(key)",
+        details("equal_layers_start_differently_and_draw_from_keys_of_their_own[dfa]"),
+    ),
+    Defect(
+        "rule: the head's statistics stand still",
+        "rule.py",
+        "return net.loss.mean(scores, y), new_stats",
+        "return net.loss.mean(scores, y), stats",
+        details("statistics_move_once_a_step_by_those_of_the_forward_pass[drtp]"),
+    ),
+    Defect(
+        "rule: l2 is halved",
+        "rule.py",
+        "optax.add_decayed_weights(strength, mask=kernels)",
+        "optax.add_decayed_weights(strength / 2, mask=kernels)",
+        details("l2_is_the_gradient_of_half_the_square"),
+    ),
+    Defect(
+        "al: g and h have the same rate as f and b by default",
+        "rules/associated.py",
+        "optax.scale(2.0)",
+        "optax.scale(1.0)",
+        details("associated_learnings_second_rate_is_twice_the_first_by_default"),
+    ),
+    Defect(
+        "al: the last components take the blocks that are left over",
+        "rules/associated.py",
+        "+ (i < blocks % components)",
+        "+ (i >= components - blocks % components)",
+        details("associated_learnings_components_and_widths[even]"),
+    ),
+    Defect(
+        "dfa: a block is taught under another dropout mask than it was run with",
+        "rules/direct.py",
+        "stop_gradient(below), error, key)",
+        "stop_gradient(below), error, jax.random.fold_in(key, 1))",
+        details("one_dropout_mask_a_step[dfa]"),
+    ),
+    Defect(
+        "dfa: B has the scale of a layer from the output",
+        "rules/direct.py",
+        "(units(a), units(y)), a.dtype).T",
+        "(units(y), units(a)), a.dtype)",
+        details("direct_feedback_has_the_scale_of_a_layer_from_its_block_to_the_output"),
+    ),
+    Defect(
+        "dtp: a layer is taught under another dropout mask than it was run with",
+        "rules/target_prop.py",
+        'replace(components[i], weights={"forward": forward}), h[i], forward_keys[i])',
+        'replace(components[i], weights={"forward": forward}), h[i], noise_keys[i])',
+        details("one_dropout_mask_a_step[dtp]"),
+    ),
+    Defect(
+        "kp: the weights have B's decay",
+        "rules/feedback.py",
+        "decayed(tx, decay)",
+        "decayed(tx, feedback_decay)",
+        details("each_decay_is_its_own_and_spares_biases_and_scales[dense norm-kp]"),
+    ),
+    Defect(
+        "dkp: the weights have B's decay",
+        "rules/direct.py",
+        "decayed(tx, decay)",
+        "decayed(tx, feedback_decay)",
+        details("each_decay_is_its_own_and_spares_biases_and_scales[dense norm-dkp]"),
     ),
 )
 

@@ -7,6 +7,7 @@ import pkgutil
 import subprocess
 import sys
 
+import defects
 import jax
 import jax.numpy as jnp
 import optax
@@ -58,6 +59,14 @@ def test_readme_tables_are_those_of_the_recorded_results(name):
     readme = (ROOT / "README.md").read_text()
     shown = readme.split(f"<!-- {name} -->\n")[1].split("<!-- end -->")[0].strip()
     assert shown == results.markdown(results.RESULTS / f"{name}.json")
+
+
+def test_the_list_of_defects_is_up_to_date():
+    """Each still has its place in the code; the script itself shows that they are caught, which takes some minutes."""
+    for defect in defects.DEFECTS:
+        assert (ROOT / "jaxlocal" / defect.file).read_text().count(defect.before) == 1, defect.name
+    for rule in jl.rules.ALL:
+        assert sum(defect.name.startswith(f"{rule}:") for defect in defects.DEFECTS) >= 2
 
 
 def test_import_brings_no_heavy_packages():

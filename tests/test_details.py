@@ -1,0 +1,168 @@
+"""What no equation says and what would go wrong in silence: optimizer states, modes, keys, masks, settings."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import NETS, RULES, make_batch, start
+
+import jaxlocal as jl
+from jaxlocal.network import apply_layers
+from jaxlocal.rule import forward_stats, forward_weights
+
+NET = NETS["dense"]
+SGD = optax.sgd(0.1)
+without_al = pytest.mark.parametrize("name", [name for name in RULES if name != "al"])  # it leaves the head out
+
+
+def assert_close(ours, theirs):
+    """In float32, some twenty roundings of numbers of about one."""
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6), ours, theirs)
+
+
+def init(rule, batch):
+    return jax.jit(rule.init)(jax.random.key(0), batch)
+
+
+def test_optimizers_keep_their_states():
+    tx, batch = optax.sgd(0.1, momentum=0.9), make_batch(NET)
+    rule = jl.rules.bp(NET, tx)
+    params = init(rule, batch)
+    weights = forward_weights(params)
+    state = tx.init(weights)
+    for _ in range(3):
+        (lesson,) = rule.lessons(params, batch)
+        updates, state = tx.update(lesson.grads["forward"], state, weights)
+        weights = optax.apply_updates(weights, updates)
+        params = rule.update(params, batch)
+    assert_close(forward_weights(params), weights)
+
+
+@without_al
+@pytest.mark.parametrize("net", ["dense norm", "dense dropout"])
+def test_predict_is_in_evaluation_mode_unless_it_has_a_key(name, net):
+    rule, _, _, params, (x, _) = start(name, NETS[net])
+    for key in (None, jax.random.key(3)):
+        expected, _ = apply_layers(rule.net.layers, forward_weights(params), forward_stats(params), x, key)
+        assert_close(rule.predict(params, x, key), expected)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_equal_layers_start_differently_and_draw_from_keys_of_their_own(name):
+    batch = jnp.ones((5, 5)), jnp.eye(5)
+    params = init(RULES[name](jl.models.mlp((5, 5, 5), classes=5), SGD), batch)
+    leaves = jax.tree.leaves([component.weights for component in params.components])
+    square = [tuple(np.ravel(leaf)) for leaf in leaves if leaf.shape == (5, 5)]
+    assert len(set(square)) == len(square) > 2
+    keys = [tuple(np.ravel(jax.random.key_data(component.key))) for component in params.components]
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("name", [name for name in jl.rules.ALL if name != "al"])
+def test_one_dropout_mask_a_step(name):
+    """With a batch of one, a dropped unit of the last block teaches neither its own weights nor the head's."""
+    net = NETS["dense dropout"]
+    batch = make_batch(net, batch_size=1)
+    rule = RULES[name](net, SGD)
+    params, learn = init(rule, batch), jax.jit(rule.lessons)
+    step, dropped = jax.jit(rule.update), 0
+    for _ in range(3):
+        *_, last, head = (grads for lesson in learn(params, batch) for grads in lesson.grads["forward"])
+        taught = np.any(head["linear"]["kernel"] != 0, 1)
+        np.testing.assert_array_equal(np.any(last["linear"]["kernel"] != 0, 0), taught)
+        dropped += np.sum(~taught)
+        params = step(params, batch)
+    assert dropped
+
+
+class NormHead(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(3)(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
+
+
+@without_al
+def test_statistics_move_once_a_step_by_those_of_the_forward_pass(name):
+    net, batch = jl.Network(NETS["dense norm"].blocks, NormHead()), make_batch(NET)
+    rule = RULES[name](net, SGD)
+    params = init(rule, batch)
+    _, expected = apply_layers(net.layers, forward_weights(params), forward_stats(params), batch[0], jax.random.key(9))
+    assert_close(forward_stats(jax.jit(rule.update)(params, batch)), expected)
+
+
+@pytest.mark.parametrize("name", ["kp", "dkp"])
+@pytest.mark.parametrize("net", ["dense norm", "conv"])
+def test_each_decay_is_its_own_and_spares_biases_and_scales(name, net):
+    batch = make_batch(NETS[net])
+    rule = RULES[name](NETS[net], optax.sgd(0.0), decay=0.1, feedback_decay=0.3)
+    before = init(rule, batch)
+    after = jax.jit(rule.update)(before, batch)
+    for old, new in zip(before.components, after.components, strict=True):
+        expected = jax.tree_util.tree_map_with_path(
+            lambda path, w: w if path[-1].key in ("bias", "scale") else 0.9 * w, old.weights["forward"]
+        )
+        assert_close(new.weights["forward"], expected)
+        if "feedback" in old.weights:
+            assert_close(new.weights["feedback"], jax.tree.map(lambda b: 0.7 * b, old.weights["feedback"]))
+
+
+def test_l2_is_the_gradient_of_half_the_square():
+    weights = {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.ones(3)}
+    tx = jl.l2(0.5)
+    grads, _ = tx.update(jax.tree.map(jnp.zeros_like, weights), tx.init(weights), weights)
+    assert_close(grads, {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)})
+
+
+def test_direct_feedback_has_the_scale_of_a_layer_from_its_block_to_the_output():
+    batch = jnp.ones((2, 8)), jnp.eye(10)[:2]
+    params = init(jl.rules.dfa(jl.models.mlp((400, 300)), SGD), batch)
+    for component, n in zip(params.components, (400, 300), strict=False):
+        # Kaiming: variance 2/n; 3,000 draws and more tell it to some 2 %.
+        np.testing.assert_allclose(np.std(component.weights["feedback"]), (2 / n) ** 0.5, rtol=0.05)
+
+
+@pytest.mark.parametrize("name", ["fa", "kp", "dfa", "dkp", "drtp"])
+def test_feedback_init_is_used(name):
+    params = init(RULES[name](NET, SGD, feedback_init=nn.initializers.constant(3.0)), make_batch(NET))
+    feedback = jax.tree.leaves([component.weights.get("feedback") for component in params.components])
+    assert len(feedback) == 3
+    assert all(np.all(b == 3) for b in feedback)
+
+
+def test_associated_learnings_second_rate_is_twice_the_first_by_default():
+    batch = make_batch(NET)
+    rules = jl.rules.al(NET, SGD), jl.rules.al(NET, SGD, autoencoder_tx=optax.sgd(0.2))
+    assert_close(*([c.weights for c in rule.update(init(rule, batch), batch).components] for rule in rules))
+
+
+@pytest.mark.parametrize(
+    ("settings", "shapes", "codes"),
+    [
+        ({}, [[(4, 7)], [(7, 6)], [(6, 5)]], [7, 6, 5]),
+        ({"components": 2}, [[(4, 7), (7, 6)], [(6, 5)]], [6, 5]),
+        ({"components": (1, 2)}, [[(4, 7)], [(7, 6), (6, 5)]], [7, 5]),
+        ({"width": 8}, [[(4, 7)], [(7, 6)], [(6, 5)]], [8, 8, 8]),
+        ({"width": (6, 4, 9)}, [[(4, 7)], [(7, 6)], [(6, 5)]], [6, 4, 9]),
+    ],
+    ids=["default", "even", "sizes", "width", "widths"],
+)
+def test_associated_learnings_components_and_widths(settings, shapes, codes):
+    batch = make_batch(NET)
+    rule = jl.rules.al(NET, SGD, **settings)
+    components = init(rule, batch).components
+    assert [[w["linear"]["kernel"].shape for w in c.weights["forward"]] for c in components] == shapes
+    assert [c.weights["encoder"]["linear"]["kernel"].shape for c in components] == list(
+        zip([3, *codes], codes, strict=False)
+    )
+    assert [c.weights["decoder"]["linear"]["kernel"].shape for c in components] == list(
+        zip(codes, [3, *codes], strict=False)
+    )
+    assert [c.weights["bridge"]["layers_0"]["linear"]["kernel"].shape[1] for c in components] == [5 * n for n in codes]
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    rule, batch = jl.rules.bp(NET, SGD), make_batch(NET)
+    a, b = (jl.training.epoch(rule, init(rule, batch), batch, jax.random.key(seed), 4)[1].losses for seed in (0, 1))
+    assert not np.array_equal(a, b)
