@@ -4,6 +4,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Collection
+from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar
 
 import flax.linen as nn
@@ -44,7 +45,9 @@ def learning_rule(make: Callable[P, R]) -> Callable[P, R]:
 
 
 def show(value: Any) -> str:
-    """The value on one short line: a Flax module by its class, anything else by its repr."""
+    """The value on one short line: an array by its shape, a Flax module by its class, anything else by its repr."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"array of shape {value.shape}"
     text = type(value).__name__ if isinstance(value, nn.Module) else " ".join(repr(value).split())
     return text if len(text) < 80 else text[:77] + "…"
 
@@ -56,6 +59,8 @@ def network(net: Any, rule: str) -> None:
             f"net={show(net)}: {rule} needs a jl.Network; take one from jl.models, such as jl.models.mlp((256, 256)), "
             "or make one of Flax modules by jl.Network(blocks, head)"
         )
+    if not isinstance(net.blocks, tuple | list):
+        raise TypeError(f"net.blocks={show(net.blocks)}: must be a tuple of Flax modules, such as (block,)")
     for i, layer in enumerate(net.layers):
         if not isinstance(layer, nn.Module):
             raise TypeError(f"net.layers[{i}]={show(layer)}: must be an instance of a Flax module (flax.linen.Module)")
@@ -76,43 +81,67 @@ def optimizer(name: str, tx: Any) -> None:
             move = tx.update(up, tx.init(weight), weight)[0]["kernel"]
     except Exception:  # an optimizer made for one tree of weights only: no rate to be read off this one
         return
-    if not isinstance(move, jax.core.Tracer) and float(move[0, 0]) > 0:
+    if not isinstance(move, jax.core.Tracer) and not float(move[0, 0]) <= 0:
         raise ValueError(
             f"{name} moves a weight by {float(move[0, 0]):+.3g} along a positive gradient, up the loss: its learning "
-            "rate is negative; give it a positive one"
+            "rate is negative, missing or no number; give it a positive one"
         )
 
 
-def inputs(x: Any, shape: tuple[int, ...], name: str = "x") -> None:
-    """Examples of the shape that the weights were made for."""
-    if x.shape[1:] != shape:
+def key(value: Any) -> None:
+    """A random key, of either kind."""
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if dtype is None or not (jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) or (dtype == jnp.uint32 and shape)):
+        raise TypeError(f"key={show(value)}: must be a random key, such as jax.random.key(0)")
+
+
+def params(value: Any, components: int) -> None:
+    """Parameters that the rule's own init made, as far as can be told."""
+    found = getattr(value, "components", None)
+    if found is None:
+        raise TypeError(f"params is of type {type(value).__name__}; it must be what the rule's init or update returned")
+    if len(found) != components:
         raise ValueError(
-            f"{name} has shape {x.shape}, but the parameters were made for {name} of shape (B, {str(shape)[1:-1]}); "
-            "reshape it, or call init with such a batch"
+            f"params has {len(found)} components, but the rule has {components}: it was made by another rule or for "
+            "another network; call this rule's init"
+        )
+
+
+def examples(name: str, x: Any, shape: tuple[int, ...] | None = None) -> None:
+    """A floating-point array (B, …) of examples, of the shape that the weights were made for."""
+    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        raise TypeError(f"{name}={show(x)} is not an array; make it one by jnp.asarray({name})")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"{name} has dtype {x.dtype}, but must be floating point; {name}.astype(jnp.float32) makes it so"
+        )
+    if x.ndim < 2:
+        raise ValueError(
+            f"{name} has shape {x.shape}, but must be (B, …), examples first; {name}[:, None] adds an axis"
+        )
+    if shape is not None and x.shape[1:] != shape:
+        raise ValueError(
+            f"{name} has shape {x.shape}, but the parameters were made for {name} of shape "
+            f"(B, {', '.join(map(str, shape))}); reshape it, or call init with such a batch"
         )
 
 
 def batch(pair: Any, shapes: tuple[tuple[int, ...], ...] = (), stats: tuple[Tree, ...] = ()) -> None:
     """A pair (x, y) of floating-point arrays with the same, positive number of examples and no NaN."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise TypeError(f"batch={type(pair).__name__}: must be a pair (x, y) of arrays")
-    for name, array in zip("xy", pair, strict=True):
-        if not hasattr(array, "shape") or not hasattr(array, "dtype"):
-            raise TypeError(f"batch: {name}={show(array)} is not an array; make it one by jnp.asarray({name})")
+        raise TypeError(f"batch={show(pair)}: must be a pair (x, y) of arrays")
     x, y = pair
-    if y.ndim < 2 or not jnp.issubdtype(y.dtype, jnp.floating):
+    if hasattr(y, "dtype") and jnp.issubdtype(y.dtype, jnp.integer):
         raise TypeError(
             f"batch: y has shape {y.shape} and dtype {y.dtype}, but must be (B, C) floating point; turn class labels "
             "into one-hot rows by jax.nn.one_hot(y, classes)"
         )
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"batch: x has dtype {x.dtype}, but must be floating point; x.astype(jnp.float32) makes it so")
-    if x.ndim < 2 or x.shape[0] != y.shape[0]:
+    for name, array, shape in zip("xy", pair, shapes or (None, None), strict=True):
+        examples(f"batch: {name}", array, shape)
+    if x.shape[0] != y.shape[0]:
         raise ValueError(
             f"batch: x has shape {x.shape} and y has shape {y.shape}; their first axes must be the same examples"
         )
-    for name, array, shape in zip("xy", pair, shapes, strict=False):
-        inputs(array, shape, f"batch: {name}")
     if not x.shape[0]:
         raise ValueError(f"batch: x has shape {x.shape}, an empty batch; pass at least one example")
     if x.shape[0] == 1 and any("batch_stats" in collections for collections in stats):
@@ -125,9 +154,14 @@ def batch(pair: Any, shapes: tuple[tuple[int, ...], ...] = (), stats: tuple[Tree
             raise ValueError(f"batch: {name} holds NaN or infinity; clean the data, jnp.nan_to_num({name}) if you must")
 
 
-def targets(scores: Any, y: jax.Array) -> None:
-    """The targets have the shape of the network's output."""
-    if scores.shape != y.shape:
+def targets(scores: Any, y: Any) -> None:
+    """The targets have the shape of the network's output; there are at least two, so that mixed examples show."""
+    if scores.shape[:1] != y.shape[:1]:
+        raise ValueError(
+            f"x: of {y.shape[0]} examples the network makes an output of shape {scores.shape}; a layer mixes the "
+            "examples, or x lacks an axis (x[..., None] gives images their channels)"
+        )
+    if scores.shape[1:] != y.shape[1:]:
         raise ValueError(
             f"batch: y has {y.shape[1:]} units an example, but the network's output has {scores.shape[1:]}; change "
             "the targets, or the network's number of classes"
@@ -135,14 +169,37 @@ def targets(scores: Any, y: jax.Array) -> None:
 
 
 def layer_indices(name: str, indices: Collection[int], count: int) -> frozenset[int]:
-    """Indices of layers, from either end as in any sequence."""
-    if isinstance(indices, int) or not all(isinstance(i, int) for i in indices):
-        raise TypeError(f"{name}={indices!r}: must be a set of layer numbers, such as {name}={{0, 1}}")
+    """Numbers of layers, from either end as in any sequence."""
+    if not isinstance(indices, Collection) or not all(_is_whole(i) for i in indices):
+        raise TypeError(f"{name}={show(indices)}: must be a set of layer numbers, such as {name}={{0, 1}}")
     if wrong := [i for i in indices if not -count <= i < count]:
         raise ValueError(
             f"{name}={indices!r}: there is no layer {wrong[0]}; the blocks and the head are numbered 0 to {count - 1}"
         )
-    return frozenset(i % count for i in indices)
+    return frozenset(int(i) % count for i in indices)
+
+
+def callables(**settings: Any) -> None:
+    """Functions, or None."""
+    for name, value in settings.items():
+        if value is not None and (not callable(value) or isinstance(value, nn.Module)):
+            raise TypeError(f"{name}={show(value)}: must be a function, not a {type(value).__name__}")
+
+
+def initializer(name: str, value: Any) -> None:
+    """A function that draws weights: called by key, shape and dtype."""
+    try:
+        drawn = jax.eval_shape(lambda key: value(key, (3, 2), jnp.float32), jax.random.key(0))
+    except Exception:
+        drawn = None
+    if getattr(drawn, "shape", None) != (3, 2):
+        raise TypeError(f"{name}={show(value)}: must be an initializer, such as flax.linen.initializers.he_normal()")
+
+
+def flag(name: str, value: bool) -> None:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}={show(value)}: must be True or False")
 
 
 def non_negative(name: str, value: float) -> None:
@@ -155,18 +212,27 @@ def positive(name: str, value: float) -> None:
     _number(name, value, "more than zero", lambda v: 0 < v < float("inf"))
 
 
+def share(name: str, value: float) -> None:
+    """A number from zero to less than one."""
+    _number(name, value, "zero or more and less than one", lambda v: 0 <= v < 1)
+
+
 def positive_int(name: str, value: int) -> None:
     """A whole number from one."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r}: must be a whole number")
+    if not _is_whole(value):
+        raise TypeError(f"{name}={show(value)}: must be a whole number")
     if value < 1:
         raise ValueError(f"{name}={value!r}: must be at least 1")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _number(name: str, value: float, wanted: str, good: Callable[[float], bool]) -> None:
     if isinstance(value, jax.core.Tracer):  # settings may be mapped over, in a search say
         return
-    if isinstance(value, bool) or not isinstance(value, int | float | jax.Array):
-        raise TypeError(f"{name}={value!r}: must be a number, {wanted}")
+    if isinstance(value, bool) or not isinstance(value, Real | jax.Array):
+        raise TypeError(f"{name}={show(value)}: must be a number, {wanted}")
     if not good(float(value)):
         raise ValueError(f"{name}={value!r}: must be {wanted}")

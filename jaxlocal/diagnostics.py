@@ -62,7 +62,8 @@ def alignment(rule: Rule, params: Params, batch: Batch) -> jax.Array:
 
     Backpropagation's gradient is that of the network's loss of `predict`, at the same weights and with the batch's own
     statistics; optimizers play no part on either side. Under 90 degrees a rule goes down the loss. Layers without
-    weights have no angle: NaN. With dropout, the two sides draw masks of their own.
+    weights have no angle: NaN. With dropout, the two sides draw masks of their own. The predictions of Associated
+    Learning, which are no logits, count as if they were where the network's loss is the cross entropy.
 
     Args:
       rule: the rule.

@@ -1,11 +1,13 @@
 """Blocks: a linear map, then optionally batch norm, activation, pooling and dropout; residual blocks; inverses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from jaxlocal.network import units
 
 Activation = Callable[[jax.Array], jax.Array]
 Shape = tuple[int, ...]
@@ -18,9 +20,27 @@ def identity(x: jax.Array) -> jax.Array:
     return x
 
 
+def flat(x: jax.Array) -> jax.Array:
+    """Each example as a vector, row by row."""
+    return x.reshape(x.shape[0], units(x))
+
+
 def _as_input_of(linear: nn.Module, x: jax.Array) -> jax.Array:
-    """Images become vectors, row by row, in front of a dense layer."""
-    return x.reshape(x.shape[0], -1) if isinstance(linear, nn.Dense) else x
+    """Images become vectors in front of a dense layer, and must be images in front of a convolution."""
+    if isinstance(linear, nn.Dense):
+        return flat(x)
+    if isinstance(linear, nn.Conv | nn.ConvLocal) and isinstance(linear.kernel_size, Sequence):
+        check_image(x, len(linear.kernel_size))
+    return x
+
+
+def check_image(x: jax.Array, axes: int = 2) -> None:
+    """Flax would take an image without its channels for a single example, and convolve over the batch."""
+    if x.ndim != axes + 2:
+        raise ValueError(
+            f"x has shape {x.shape}, but a convolution over {axes} axes needs {axes + 2}, (B, …, channels): give "
+            "images their channels by x[..., None], or flat ones their shape by x.reshape"
+        )
 
 
 class Block(nn.Module):
@@ -68,7 +88,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.mean(axis=(1, 2)) if self.average else x.reshape(x.shape[0], -1)
+        x = x.mean(axis=(1, 2)) if self.average else flat(x)
         return nn.Dense(self.features, kernel_init=self.kernel_init(), name="linear")(x)
 
 
@@ -84,6 +104,8 @@ class Residual(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        check_image(x)
+
         def conv_norm(x: jax.Array, kernel: int, stride: int, name: str) -> jax.Array:
             conv = nn.Conv(
                 self.features,
@@ -127,8 +149,8 @@ class Transposed(nn.Module):
         kernel = self.param("kernel", init)
         bias_shape = self.shape[-1:] if isinstance(self.linear, nn.Conv) else self.shape
         bias = self.param("bias", nn.initializers.zeros_init(), bias_shape, kernel.dtype)
-        zeros = jnp.zeros((v.shape[0], *self.shape), v.dtype)
-        (x,) = jax.linear_transpose(lambda x: forward(kernel, x), zeros)(v)
+        zeros = jnp.zeros((v.shape[0], *self.shape), kernel.dtype)
+        (x,) = jax.linear_transpose(lambda x: forward(kernel, x), zeros)(v.astype(kernel.dtype))
         return self.activation(x + bias.reshape((1,) * (x.ndim - bias.ndim) + bias.shape))
 
 

@@ -46,6 +46,9 @@ def mlp(
     """
     _widths("hidden", hidden)
     _rate("dropout", dropout)
+    checks.callables(activation=activation, init=init)
+    if not isinstance(loss, Loss):
+        raise TypeError(f"loss={checks.show(loss)}: must be a jl.Loss, such as jl.cross_entropy or jl.squared_error")
     blocks = (dense(width, activation, init, norm=norm, dropout=dropout) for width in hidden)
     return Network(tuple(blocks), _head(classes, init), loss)
 

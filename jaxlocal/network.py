@@ -59,7 +59,16 @@ class Network(NamedTuple):
 
 def _options(layer: nn.Module, train: bool) -> dict[str, Any]:
     """The keyword `train`, for the modules that take it."""
-    return {"train": train} if "train" in inspect.signature(type(layer).__call__).parameters else {}
+    parameters = inspect.signature(type(layer).__call__).parameters
+    if "train" in parameters:
+        return {"train": train}
+    for name in ("training", "is_training", "deterministic"):
+        if name in parameters and getattr(layer, name, None) is None:
+            raise ValueError(
+                f"{type(layer).__name__} is told by {name!r} whether it is trained, but a layer is told by 'train' "
+                "only: give its __call__ a parameter train, or wrap it in a module that has one"
+            )
+    return {}
 
 
 def init_layer(layer: nn.Module, key: jax.Array, x: jax.Array) -> tuple[Tree, Tree, jax.Array]:

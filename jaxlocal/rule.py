@@ -33,8 +33,8 @@ class Component:
     """All that one component carries: the unit of locality, of checkpoints and of the pipeline.
 
     `weights` and `opt` are dicts by role. "forward" is always a tuple with the weights of each of the component's
-    layers. A role without an optimizer state does not learn. `stats` holds, layer by layer, the Flax collections
-    other than the weights: batch statistics.
+    layers; so is any other role that is a tuple. A role without an optimizer state does not learn. `stats` holds, layer
+    by layer, the Flax collections other than the weights: batch statistics.
     """
 
     weights: Weights
@@ -139,10 +139,12 @@ def make_rule(
       The rule.
     """
     frozen = checks.layer_indices("frozen", frozen, len(net.layers))
+    if alternate is not None and teach is None:
+        raise ValueError(f"alternate={alternate}: a rule that learns in the forward pass has no turns to take; drop it")
 
-    def free(part: Part, role: str, tree: Tree) -> Tree:
-        """What of a role's weights may move: frozen layers are replaced by None, which optax passes over."""
-        if role != "forward":
+    def free(part: Part, tree: Tree) -> Tree:
+        """What of a role's weights may move: those of frozen layers are replaced by None, which optax passes over."""
+        if not isinstance(tree, tuple):
             return tree
         return tuple(None if i in frozen else leaf for i, leaf in zip(part.layers, tree, strict=True))
 
@@ -150,11 +152,13 @@ def make_rule(
         """One optimizer step of each of the roles; the statistics and the count move on in any case."""
         weights, opt = dict(component.weights), dict(component.opt)
         for role in opt.keys() & roles:
-            old = free(part, role, weights[role])
+            old = free(part, weights[role])
+            if not jax.tree.leaves(old):  # nothing to move, and some optimizers cannot
+                continue
             with jax.numpy_dtype_promotion("standard"):  # optax mixes its int32 counts with floats
-                updates, opt[role] = txs[role].update(free(part, role, lesson.grads[role]), opt[role], old)
+                updates, opt[role] = txs[role].update(free(part, lesson.grads[role]), opt[role], old)
             new = optax.apply_updates(old, updates)
-            if role == "forward":
+            if isinstance(new, tuple):
                 new = tuple(w if v is None else v for v, w in zip(new, weights[role], strict=True))
             weights[role] = new
         return replace(component, weights=weights, opt=opt, stats=lesson.stats, count=component.count + 1)
@@ -164,17 +168,19 @@ def make_rule(
         return jax.random.fold_in(component.key, component.count)
 
     def init(key: jax.Array, batch: Batch) -> Params:
+        checks.key(key)
         checks.batch(batch)
+        many = tuple(jax.ShapeDtypeStruct((max(2, len(leaf)), *leaf.shape[1:]), leaf.dtype) for leaf in batch)
+        scores, y = jax.eval_shape(init_forward(net.layers), key, many)[2]
+        checks.targets(scores, y)
         example = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), batch)  # shapes are all that matters
         message, components = example, []
         for part, part_key in zip(parts, jax.random.split(key, len(parts)), strict=True):
             init_key, own_key = jax.random.split(part_key)
             weights, stats, message = part.init(init_key, message)
-            opt = {role: txs[role].init(free(part, role, weights[role])) for role in weights.keys() & txs.keys()}
+            opt = {role: txs[role].init(free(part, weights[role])) for role in weights.keys() & txs.keys()}
             components.append(Component(weights, opt, stats, own_key, jnp.zeros((), jnp.int32)))
-        params = Params(tuple(components), tuple(leaf.shape[1:] for leaf in example))
-        checks.targets(jax.eval_shape(predict, params, example[0]), example[1])
-        return params
+        return Params(tuple(components), tuple(leaf.shape[1:] for leaf in example))
 
     def learn_alone(part: Part, component: Component, message: Message) -> tuple[Component, Message, Lesson]:
         """What a component of a forward-only rule does with a message, in the sequence and in the pipeline alike."""
@@ -184,7 +190,12 @@ def make_rule(
 
     learn = None if teach else tuple(partial(learn_alone, part) for part in parts)
 
+    def check(params: Params, batch: Batch) -> None:
+        checks.params(params, len(parts))
+        checks.batch(batch, params.shapes, forward_stats(params))
+
     def lessons(params: Params, batch: Batch) -> tuple[Lesson, ...]:
+        check(params, batch)
         if teach:
             return teach(params.components, batch, tuple(draw(c) for c in params.components))
         return tuple(learnt[2] for learnt in fold(params, batch))
@@ -207,7 +218,7 @@ def make_rule(
         return replace(params, components=components), Info(losses, terms)
 
     def step(params: Params, batch: Batch) -> tuple[Params, Info]:
-        checks.batch(batch, params.shapes, forward_stats(params))
+        check(params, batch)
         if alternate is None:
             return take_turn(txs.keys(), params, batch)
         inverse_turn = (params.components[0].count // alternate) % 2 == 0
@@ -221,7 +232,8 @@ def make_rule(
         return apply_layers(net.layers, forward_weights(params), forward_stats(params), x, key)[0]
 
     def predict(params: Params, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        checks.inputs(x, params.shapes[0])
+        checks.params(params, len(parts))
+        checks.examples("x", x, params.shapes[0])
         return (scores or layer_by_layer)(params, x, key)
 
     return Rule(init, update, step, predict, net, lessons, effective or forward_weights, locality.__getitem__, learn)
@@ -259,7 +271,7 @@ def own(n: int) -> np.ndarray:
 
 def decayed(tx: optax.GradientTransformation, rate: float) -> optax.GradientTransformation:
     """W ← W + update - rate·W on every weight but biases and scales: not multiplied by the learning rate."""
-    return tx if rate is None else optax.chain(tx, optax.add_decayed_weights(-rate, mask=kernels))
+    return optax.chain(tx, optax.add_decayed_weights(-rate, mask=kernels))
 
 
 def l2(strength: float) -> optax.GradientTransformation:
@@ -315,3 +327,18 @@ def head_part(net: Network) -> Part:
         return head_lesson(net, weights, stats, message, key), message
 
     return Part((len(net.blocks),), init_forward((net.head,)), teach)
+
+
+def init_helper(name: str, module: Any, key: jax.Array, x: jax.Array, shape: tuple[int, ...]) -> Tree:
+    """The weights of a module that only helps in training, and maps x to examples of the given shape."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{name}={checks.show(module)}: must be an instance of a Flax module")
+    weights, stats, y = init_layer(module, key, x)
+    if stats:
+        raise ValueError(
+            f"{name}={checks.show(module)}: keeps {', '.join(stats)}, but a helper in training has weights only; take "
+            "a module without batch statistics"
+        )
+    if y.shape[1:] != shape:
+        raise ValueError(f"{name}={checks.show(module)}: its output has shape {y.shape[1:]}, but must have {shape}")
+    return weights

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from jaxlocal import checks
 from jaxlocal.rule import Batch, Info, Params, Rule
 
 
@@ -34,5 +35,6 @@ def epoch(rule: Rule, params: Params, data: Batch, key: jax.Array, batch_size: i
 @partial(jax.jit, static_argnums=0)
 def accuracy(rule: Rule, params: Params, data: Batch) -> jax.Array:
     """The share of examples whose highest score is at the right class."""
+    checks.batch(data)
     x, y = data
     return jnp.mean(jnp.argmax(rule.predict(params, x), -1) == jnp.argmax(y, -1))

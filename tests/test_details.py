@@ -162,6 +162,53 @@ def test_associated_learnings_components_and_widths(settings, shapes, codes):
     assert [c.weights["bridge"]["layers_0"]["linear"]["kernel"].shape[1] for c in components] == [5 * n for n in codes]
 
 
+def test_settings_may_be_numpy_numbers():
+    net = jl.models.mlp(tuple(np.array([7, 6])), classes=np.int64(3))
+    rule = jl.rules.al(net, SGD, width=np.int64(5), frozen={np.int64(0)})
+    assert init(rule, make_batch(NET)).components[0].weights["bridge"]["layers_1"]["linear"]["bias"].shape == (5,)
+    jl.rules.dkp(net, SGD, decay=np.float32(1e-4))
+    jl.rules.tp(net, SGD, noise=np.float32(0.1))
+
+
+class NormFirst(nn.Module):
+    """Weights in front of the first linear map, which feedback alignment must carry an error to."""
+
+    @nn.compact
+    def __call__(self, x):
+        return jnp.tanh(nn.Dense(7)(nn.LayerNorm()(x)))
+
+
+@pytest.mark.parametrize("name", ["fa", "kp"])
+def test_weights_before_the_first_linear_map_learn_through_a_feedback_of_its_own(name):
+    batch = make_batch(NET)
+    rule = RULES[name](jl.Network((NormFirst(), jl.layers.dense(6)), jl.layers.Head(3)), SGD)
+    params = init(rule, batch)
+    assert list(params.components[0].weights["feedback"][0]) == ["Dense_0"]
+    (lesson,) = rule.lessons(params, batch)
+    assert np.abs(lesson.grads["forward"][0]["LayerNorm_0"]["scale"]).max() > 1e-3
+
+
+def test_frozen_weights_and_what_stands_for_them_stay_together_in_kolen_pollack():
+    batch = make_batch(NET)
+    rule = jl.rules.kp(NET, SGD, frozen={1})
+    before = init(rule, batch)
+    after = jax.jit(rule.update)(before, batch)
+    moved = [
+        not np.array_equal(old["linear"], new["linear"])
+        for old, new in zip(*(params.components[0].weights["feedback"][1:] for params in (before, after)), strict=True)
+    ]
+    assert moved == [False, True, True]
+
+
+@pytest.mark.parametrize("name", ["tp", "sdtp"])
+def test_targets_of_another_precision_than_the_weights(name):
+    x, y = make_batch(NET)
+    rule = RULES[name](NET, SGD)
+    with jax.numpy_dtype_promotion("standard"):
+        after = jax.jit(rule.update)(init(rule, (x, y)), (x, y.astype(jnp.bfloat16)))
+    assert jax.tree.leaves(after)[0].dtype == jnp.float32
+
+
 def test_every_epoch_has_an_order_of_its_own():
     rule, batch = jl.rules.bp(NET, SGD), make_batch(NET)
     a, b = (jl.training.epoch(rule, init(rule, batch), batch, jax.random.key(seed), 4)[1].losses for seed in (0, 1))

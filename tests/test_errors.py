@@ -64,7 +64,7 @@ def test_batch_of_another_shape_than_at_the_start(name):
     says(error, "x", "(8, 3)")
 
 
-@pytest.mark.parametrize("name", [name for name in jl.rules.ALL if name != "al"])
+@pytest.mark.parametrize("name", jl.rules.ALL)
 def test_targets_that_do_not_fit_the_network(name):
     with pytest.raises(ValueError, match="units") as error:
         jl.rules.ALL[name](NET, ADAM).init(jax.random.key(0), (X, jnp.ones((8, 4))))
@@ -101,6 +101,9 @@ def test_bad_network_and_optimizer(name):
         make(jl.Network((jnp.tanh,), jl.layers.Head(3)), ADAM)
     says(error, "net.layers[0]", "Flax module")
     with pytest.raises(TypeError) as error:
+        make(jl.Network(jl.layers.dense(4), jl.layers.Head(3)), ADAM)
+    says(error, "net.blocks", "tuple")
+    with pytest.raises(TypeError) as error:
         make(NET, 1e-3)
     says(error, "tx=0.001", "optax.adam")
     with pytest.raises(TypeError, match="call it as") as error:
@@ -109,11 +112,13 @@ def test_bad_network_and_optimizer(name):
 
 
 @every_rule
-@pytest.mark.parametrize("tx", [optax.sgd(-0.1), optax.adam(-1e-3)], ids=["sgd", "adam"])
+@pytest.mark.parametrize(
+    "tx", [optax.sgd(-0.1), optax.adam(-1e-3), optax.sgd(float("nan"))], ids=["sgd", "adam", "nan"]
+)
 def test_negative_rate(name, tx):
     with pytest.raises(ValueError, match="negative") as error:
         jl.rules.ALL[name](NET, tx)
-    says(error, "tx", "+", "positive")
+    says(error, "tx", "a positive one")
 
 
 @every_rule
@@ -129,6 +134,9 @@ def test_unknown_setting(name):
 BAD_SETTINGS = [
     ("bp", {"frozen": {4}}, ValueError, ["frozen={4}", "layer 4", "0 to 3"]),
     ("bp", {"frozen": 0}, TypeError, ["frozen=0", "frozen={0, 1}"]),
+    ("bp", {"frozen": None}, TypeError, ["frozen=None", "set"]),
+    ("bp", {"frozen": {True}}, TypeError, ["frozen={True}", "set"]),
+    ("al", {"bridge": nn.Dense(8)}, TypeError, ["bridge=Dense", "function"]),
     ("al", {"autoencoder_tx": optax.sgd(-1.0)}, ValueError, ["autoencoder_tx", "negative"]),
     ("al", {"components": 4}, ValueError, ["components=4", "3 blocks", "1 to 3"]),
     ("al", {"components": 0}, ValueError, ["components=0", "at least 1"]),
@@ -140,7 +148,7 @@ BAD_SETTINGS = [
     ("tp", {"noise": "big"}, TypeError, ["noise='big'", "number"]),
     ("tp", {"alternate": 0}, ValueError, ["alternate=0", "at least 1"]),
     ("tp", {"inverses": {0: nn.Dense(4)}}, ValueError, ["inverses={0", "[1, 2, 3]"]),
-    ("tp", {"inverses": {1: jnp.tanh}}, TypeError, ["inverses={1", "Flax module"]),
+    ("tp", {"inverses": [nn.Dense(4)]}, TypeError, ["inverses=[Dense", "dict"]),
     ("dtp", {"alpha": 0.0}, ValueError, ["alpha=0.0", "more than zero"]),
     ("dtp", {"inverse_tx": optax.sgd(-1.0)}, ValueError, ["inverse_tx", "negative"]),
     ("dtp", {"inverses": {3: nn.Dense(4)}}, ValueError, ["inverses={3", "[1, 2]"]),
@@ -148,6 +156,10 @@ BAD_SETTINGS = [
     ("kp", {"decay": -1e-6}, ValueError, ["decay=-1e-06", "zero or more"]),
     ("kp", {"feedback_decay": float("nan")}, ValueError, ["feedback_decay=nan"]),
     ("kp", {"feedback_tx": optax.sgd(-1.0)}, ValueError, ["feedback_tx", "negative"]),
+    ("tp", {"noise_preserving": "no"}, TypeError, ["noise_preserving='no'", "True or False"]),
+    ("fa", {"feedback_init": "he"}, TypeError, ["feedback_init='he'", "he_normal()"]),
+    ("dfa", {"feedback_init": nn.initializers.he_normal}, TypeError, ["feedback_init=", "he_normal()"]),
+    ("dkp", {"decay": 1.0}, ValueError, ["decay=1.0", "less than one"]),
     ("dkp", {"decay": True}, TypeError, ["decay=True", "number"]),
     ("dkp", {"feedback_tx": "sgd"}, TypeError, ["feedback_tx='sgd'", "optax"]),
 ]
@@ -186,9 +198,9 @@ def test_blocks_without_an_inverse(name):
     says(error, "net.layers[1]", "Plain", "inverses={1")
     rule = jl.rules.ALL[name](net, ADAM, inverses={1: nn.Dense(7)})
     rule.update(rule.init(jax.random.key(0), (X, Y)), (X, Y))
-    with pytest.raises(ValueError, match="fit") as error:
+    with pytest.raises(ValueError, match="shape") as error:
         jl.rules.ALL[name](net, ADAM, inverses={1: nn.Dense(8)}).init(jax.random.key(0), (X, Y))
-    says(error, "inverses[1]", "(8,)", "(7,)")
+    says(error, "inverses[1]=Dense", "(8,)", "(7,)")
 
 
 def test_pooling_has_no_inverse():
@@ -232,3 +244,73 @@ def test_a_rate_that_is_mapped_over_is_not_judged():
 
     params = jax.jit(jax.vmap(run))(jnp.array([0.1, 0.2]), jnp.array([0.0, 0.1]))
     assert params.components[0].count.shape == (2,)
+
+
+CONVOLUTIONAL = {
+    "conv": jl.Network((jl.layers.conv(4), jl.layers.dense(8)), jl.layers.Head(3)),
+    "local": jl.Network((jl.layers.local(4, stride=2), jl.layers.dense(8)), jl.layers.Head(3)),
+    "residual": jl.Network((jl.layers.Residual(4),), jl.layers.Head(3, average=True)),
+}
+
+
+@pytest.mark.parametrize("net", CONVOLUTIONAL)
+@pytest.mark.parametrize("shape", [(8, 6, 6), (8, 36)])
+def test_images_without_their_channels(net, shape):
+    with pytest.raises(ValueError, match="channels") as error:
+        jl.rules.bp(CONVOLUTIONAL[net], ADAM).init(jax.random.key(0), (jnp.ones(shape), Y))
+    says(error, str(shape), "x[..., None]")
+
+
+class Mixing(nn.Module):
+    """A layer that has the examples of a batch added up."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(5)(x).sum(0, keepdims=True)
+
+
+def test_a_layer_that_mixes_the_examples():
+    with pytest.raises(ValueError, match="mixes") as error:
+        jl.rules.bp(jl.Network((Mixing(),), jl.layers.Head(3)), ADAM).init(jax.random.key(0), (X, Y))
+    says(error, "8 examples", "(1, 3)")
+
+
+class Told(nn.Module):
+    @nn.compact
+    def __call__(self, x, deterministic=True):
+        return nn.Dropout(0.5, deterministic=deterministic)(nn.Dense(5)(x))
+
+
+def test_a_module_that_would_never_learn_that_it_is_trained():
+    with pytest.raises(ValueError, match="train") as error:
+        jl.rules.bp(jl.Network((Told(),), jl.layers.Head(3)), ADAM).init(jax.random.key(0), (X, Y))
+    says(error, "Told", "'deterministic'", "'train'")
+
+
+def test_predict_checks_what_it_is_given():
+    rule = jl.rules.bp(NET, ADAM)
+    params = rule.init(jax.random.key(0), (X, Y))
+    assert rule.predict(params, X[:0]).shape == (0, 3)
+    for x, word in (([1.0], "array"), ((X, Y), "array"), (X.astype(int), "floating")):
+        with pytest.raises(TypeError, match=word):
+            rule.predict(params, x)
+
+
+@every_rule
+def test_parameters_of_another_rule_or_none(name):
+    rule = jl.rules.ALL[name](NET, ADAM)
+    other = jl.rules.dfa(NET, ADAM) if name in ("bp", "fa", "kp", "al") else jl.rules.bp(NET, ADAM)
+    params = jax.eval_shape(other.init, jax.random.key(0), (X, Y))
+    for call in (lambda: rule.update(params, (X, Y)), lambda: rule.predict(params, X)):
+        with pytest.raises(ValueError, match="components") as error:
+            call()
+        says(error, "params", "init")
+    with pytest.raises(TypeError, match="params"):
+        rule.update((X, Y), params)
+    with pytest.raises(TypeError, match="random key"):
+        rule.init(0, (X, Y))
+
+
+def test_turns_of_a_rule_that_has_none():
+    with pytest.raises(ValueError, match="alternate=3"):
+        jl.make_rule(NET, (), {}, locality={}, alternate=3)

@@ -14,7 +14,7 @@ from jax.lax import stop_gradient
 from jaxlocal import checks
 from jaxlocal.checks import learning_rule
 from jaxlocal.layers import dense, identity
-from jaxlocal.network import Network, Tree, apply_layer, apply_layers, cross_entropy, init_layer, units
+from jaxlocal.network import Network, Tree, apply_layer, apply_layers, cross_entropy, units
 from jaxlocal.rule import (
     Lesson,
     Message,
@@ -24,6 +24,7 @@ from jaxlocal.rule import (
     Weights,
     forward_weights,
     init_forward,
+    init_helper,
     make_rule,
     own,
     upward,
@@ -105,9 +106,10 @@ def al(
       Kao, Chen. Associated Learning: decomposing end-to-end backpropagation based on autoencoders and target
       propagation. Neural Computation 33, 2021. Equations 4.1 to 4.8.
     """
+    checks.callables(bridge=bridge, encoder=encoder, decoder=decoder, readout=readout)
     groups = _groups(components, len(net.blocks))
     widths = _widths(width, len(groups))
-    readout = readout or (decoder if net.loss is cross_entropy else linear_code)
+    readout = readout or (decoder if net.loss == cross_entropy else linear_code)
     decoders = (readout, *(decoder for _ in groups[1:]))
     f = tuple(tuple(net.blocks[layer] for layer in layers) for layers in groups)
 
@@ -118,21 +120,24 @@ def al(
     def init(i: int, key: jax.Array, message: Message) -> tuple[Weights, tuple[Tree, ...], Message]:
         f_key, b_key, g_key, h_key = jax.random.split(key, 4)
         weights, stats, (s, t_below) = init_forward(f[i])(f_key, message)
-        weights["bridge"], _ = _init("bridge", bridge(n(i, s)), b_key, s)
-        weights["encoder"], t = _init("encoder", encoder(n(i, s)), g_key, t_below)
-        weights["decoder"], _ = _init("decoder", decoders[i](units(t_below)), h_key, t)
+        code_shape = (n(i, s),)
+        weights["bridge"] = init_helper("bridge", bridge(n(i, s)), b_key, s, code_shape)
+        weights["encoder"] = init_helper("encoder", encoder(n(i, s)), g_key, t_below, code_shape)
+        t = _apply(encoder(n(i, s)), weights["encoder"], t_below)
+        weights["decoder"] = init_helper("decoder", decoders[i](units(t_below)), h_key, t, t_below.shape[1:])
         return weights, stats, (s, t)
 
     def teach(
         i: int, weights: Weights, stats: tuple[Tree, ...], message: Message, key: jax.Array
     ) -> tuple[Lesson, Message]:
         s_below, t_below = message
+        f_key, b_key, g_key, h_key = jax.random.split(key, 4)  # for dropout; made only where it is used
 
         def objective(weights: Weights) -> tuple[jax.Array, tuple[dict[str, jax.Array], Message, tuple[Tree, ...]]]:
-            s, new_stats = apply_layers(f[i], weights["forward"], stats, s_below, key)
-            t = _apply(encoder(n(i, s)), weights["encoder"], t_below, key)
-            associated = mse(_apply(bridge(n(i, s)), weights["bridge"], s, key), stop_gradient(t))
-            autoencoder = mse(_apply(decoders[i](units(t_below)), weights["decoder"], t, key), t_below)
+            s, new_stats = apply_layers(f[i], weights["forward"], stats, s_below, f_key)
+            t = _apply(encoder(n(i, s)), weights["encoder"], t_below, g_key)
+            associated = mse(_apply(bridge(n(i, s)), weights["bridge"], s, b_key), stop_gradient(t))
+            autoencoder = mse(_apply(decoders[i](units(t_below)), weights["decoder"], t, h_key), t_below)
             losses = {"associated": associated, "autoencoder": autoencoder}
             return associated + autoencoder, (losses, (s, t), new_stats)
 
@@ -169,17 +174,7 @@ def mse(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.mean(jnp.square(a - b))
 
 
-def _init(name: str, coder: nn.Module, key: jax.Array, x: jax.Array) -> tuple[Tree, jax.Array]:
-    weights, stats, y = init_layer(coder, key, x)
-    if stats:
-        raise ValueError(
-            f"{name}={checks.show(coder)}: it keeps {', '.join(stats)}, but bridges, encoders and decoders have "
-            "weights only; take a module without batch statistics"
-        )
-    return weights, y
-
-
-def _apply(coder: nn.Module, weights: Tree, x: jax.Array, key: jax.Array | None) -> jax.Array:
+def _apply(coder: nn.Module, weights: Tree, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
     return apply_layer(coder, weights, {}, x, key)[0]
 
 

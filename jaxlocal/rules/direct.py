@@ -122,8 +122,8 @@ def dkp(
       Learning the connections in direct feedback alignment, eq. 8.
     """
     feedback_decay = decay if feedback_decay is None else feedback_decay
-    checks.non_negative("decay", decay)
-    checks.non_negative("feedback_decay", feedback_decay)
+    checks.share("decay", decay)
+    checks.share("feedback_decay", feedback_decay)
     txs = {"forward": decayed(tx, decay), "feedback": decayed(feedback_tx or tx, feedback_decay)}
     return _direct(net, txs, feedback_init, frozen)
 
@@ -206,6 +206,7 @@ def _direct(
 
 def _parts(net: Network, feedback_init: nn.initializers.Initializer) -> tuple[Part, ...]:
     """One component a block, with its B_l, and one for the head, without."""
+    checks.initializer("feedback_init", feedback_init)
 
     def init(layer: nn.Module, key: jax.Array, message: Message) -> tuple[Weights, tuple[Tree, ...], Message]:
         forward_key, feedback_key = jax.random.split(key)

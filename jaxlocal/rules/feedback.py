@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import optax
+from jax.lax import stop_gradient
 
 from jaxlocal import checks
 from jaxlocal.checks import learning_rule
@@ -50,7 +51,7 @@ def fa(
 
     B_l (n_l, n_{l-1}) is stored transposed, in the layout of W_l, for dense layers and convolutions of any kind alike;
     so with the stored B equal to W this is backpropagation. Everything else (activations, batch norm, pooling,
-    shortcuts) is differentiated exactly. The first linear map has no B: no error goes below it.
+    shortcuts) is differentiated exactly. The first linear map has no B, if nothing that learns lies before it.
 
     Args:
       net: the network; its blocks may be any Flax modules whose weights are in Flax's own linear modules.
@@ -104,7 +105,7 @@ def kp(
       decay: λ of the forward weights.
       feedback_decay: λ of B; by default as `decay`.
       feedback_init: the initialiser of B; by default each linear map's own.
-      frozen: numbers of the layers that keep their forward weights.
+      frozen: numbers of the layers that keep their weights and their B.
 
     Returns:
       The rule.
@@ -120,8 +121,8 @@ def kp(
       Notation: Learning the connections in direct feedback alignment, eq. 5 and 6.
     """
     feedback_decay = decay if feedback_decay is None else feedback_decay
-    checks.non_negative("decay", decay)
-    checks.non_negative("feedback_decay", feedback_decay)
+    checks.share("decay", decay)
+    checks.share("feedback_decay", feedback_decay)
     txs = {"forward": decayed(tx, decay), "feedback": decayed(feedback_tx or tx, feedback_decay)}
     return _carried_back(net, txs, feedback_init, frozen)
 
@@ -133,6 +134,8 @@ def _carried_back(
     frozen: Collection[int],
 ) -> Rule:
     """Backpropagation with the error carried by B through every linear map. The gradient of B is that of W."""
+    if feedback_init is not None:
+        checks.initializer("feedback_init", feedback_init)
 
     def init(key: jax.Array, message: Message) -> tuple[Weights, tuple[Tree, ...], Message]:
         forward_key, feedback_key = jax.random.split(key)
@@ -191,13 +194,17 @@ def carried_by(feedback: Feedback) -> Iterator[None]:
         module = context.module
         if not _is_linear_map(context) or module.name == "carried":
             return call(*args, **kwargs)
-        x = args[0] if args else kwargs["inputs"]
         path = "/".join(module.path)
+        x, *others = args or (kwargs.pop("inputs"),)
         if path not in feedback:
-            return call(jax.lax.stop_gradient(x))
+            return call(stop_gradient(x), *others, **kwargs)
         linear, variables = module.unbind()
         linear = linear.clone(name="carried")  # so that its own call, below, is not intercepted again
-        return carry(lambda w, x: linear.apply({"params": w}, x), variables["params"], feedback[path], x)
+
+        def apply(weights: Tree, x: jax.Array) -> jax.Array:
+            return linear.apply({"params": weights}, x, *others, **kwargs)  # type: ignore[return-value]
+
+        return carry(apply, variables["params"], feedback[path], x)
 
     with nn.intercept_methods(intercept):
         yield
@@ -228,22 +235,48 @@ def _linear_maps(net: Network, weights: tuple[Tree, ...], stats: tuple[Tree, ...
             calls.append(_Map(layer, "/".join(module.path), module.kernel_init, kernel.shape, kernel.dtype))
         return call(*args, **kwargs)
 
+    a = x
     for i, layer in enumerate(net.layers):
         with nn.intercept_methods(partial(note, i)):
-            x, _ = jax.eval_shape(partial(apply_layer, layer), weights[i], stats[i], x)
-        _check_covered(i, weights[i], {call.path for call in calls if call.layer == i})
+            a, _ = jax.eval_shape(partial(apply_layer, layer), weights[i], stats[i], a)
+        _check_covered(i, weights[i], {call.path: call.shape for call in calls if call.layer == i})
     maps = {(call.layer, call.path): call for call in calls}
-    first = calls[0].layer, calls[0].path
-    if [(call.layer, call.path) for call in calls].count(first) == 1:  # no error goes below it
-        del maps[first]
+    if calls and not _reads_weights(net, weights, stats, x):
+        del maps[calls[0].layer, calls[0].path]
     return list(maps.values())
 
 
-def _check_covered(i: int, weights: Tree, paths: set[str]) -> None:
+def _reads_weights(net: Network, weights: tuple[Tree, ...], stats: tuple[Tree, ...], x: jax.Array) -> bool:
+    """Whether any weights have a part in what a call of the first linear module is given."""
+    inputs: dict[tuple[int, str], list[jax.Array]] = {}
+
+    def note(layer: int, call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if _is_linear_map(context):
+            name = layer, "/".join(context.module.path)
+            inputs.setdefault(name, []).append(args[0] if args else kwargs["inputs"])
+        return call(*args, **kwargs)
+
+    def of_the_first(weights: tuple[Tree, ...]) -> list[jax.Array]:
+        a = x
+        for i, layer in enumerate(net.layers):
+            with nn.intercept_methods(partial(note, i)):
+                a, _ = apply_layer(layer, weights[i], stats[i], a)
+        return next(iter(inputs.values()))
+
+    jaxpr = jax.make_jaxpr(of_the_first)(weights).jaxpr
+    needed = {id(v) for v in jaxpr.outvars}
+    for equation in reversed(jaxpr.eqns):
+        if any(id(v) in needed for v in equation.outvars):
+            needed |= {id(v) for v in equation.invars}
+    return any(id(v) in needed for v in jaxpr.invars)
+
+
+def _check_covered(i: int, weights: Tree, shapes: dict[str, tuple[int, ...]]) -> None:
     """Refuses a layer whose weights would be crossed by the true gradient, which is backpropagation in disguise."""
-    for path, is_kernel in jax.tree_util.tree_leaves_with_path(kernels(weights)):
+    leaves = zip(jax.tree_util.tree_leaves_with_path(weights), jax.tree.leaves(kernels(weights)), strict=True)
+    for (path, leaf), is_kernel in leaves:
         *module, name = (part.key for part in path)
-        if is_kernel and not (name == "kernel" and "/".join(module) in paths):
+        if is_kernel and not (name == "kernel" and shapes.get("/".join(module)) == leaf.shape):
             raise ValueError(
                 f"net.layers[{i}] has weights {'/'.join((*module, name))!r} outside Flax's linear modules, through "
                 f"which feedback alignment cannot carry an error; use {', '.join(m.__name__ for m in LINEAR)}"

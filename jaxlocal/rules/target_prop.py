@@ -12,7 +12,7 @@ from jax.lax import stop_gradient
 
 from jaxlocal import checks
 from jaxlocal.checks import learning_rule
-from jaxlocal.layers import Transposed, identity
+from jaxlocal.layers import Transposed, flat, identity
 from jaxlocal.network import Network, Tree, apply_layer, init_layer, units
 from jaxlocal.rule import (
     Batch,
@@ -25,6 +25,7 @@ from jaxlocal.rule import (
     downward,
     everywhere,
     init_forward,
+    init_helper,
     make_rule,
     upward,
 )
@@ -277,6 +278,7 @@ def _target_prop(
 ) -> Rule:
     """The family: with `alpha` the first target comes by a gradient, else by the head's inverse, helped by z."""
     checks.non_negative("noise", noise)
+    checks.flag("noise_preserving", noise_preserving)
     if alternate is not None:
         checks.positive_int("alternate", alternate)
     top = len(net.blocks)  # the head's number; h[i] is the input of layer i, the paper's h_i
@@ -293,7 +295,7 @@ def _target_prop(
     def with_z(weights: Weights, o: jax.Array, h: jax.Array) -> jax.Array:
         if not z_units:
             return o
-        z, _ = apply_layer(_dense(z_units), weights["auxiliary"], {}, h.reshape(len(h), -1))
+        z, _ = apply_layer(_dense(z_units), weights["auxiliary"], {}, flat(h))
         return jnp.concatenate([o, jnp.tanh(z)], 1)
 
     def inverse(i: int, h: jax.Array, above: jax.Array) -> nn.Module:
@@ -301,6 +303,7 @@ def _target_prop(
         if i in inverses:
             return inverses[i]
         shape, activation = h.shape[1:], getattr(net.layers[i - 1], "activation", identity)
+        activation = activation if callable(activation) else identity
         if i == top:
             return Transposed(_dense(units(above)), shape, activation)
         layer = net.layers[i]
@@ -316,15 +319,10 @@ def _target_prop(
         h, _ = message
         weights, stats, (above, y) = init_forward((net.layers[i],))(forward_key, message)
         if i == top and z_units:
-            weights["auxiliary"], _, _ = init_layer(_dense(z_units), z_key, h.reshape(len(h), -1))
+            weights["auxiliary"], _, _ = init_layer(_dense(z_units), z_key, flat(h))
         if i in inverted:
             v = output(weights, above, h) if i == top else above
-            weights["inverse"], _, h_again = init_layer(inverse(i, h, v), inverse_key, v)
-            if h_again.shape != h.shape:
-                raise ValueError(
-                    f"inverses[{i}] maps to shape {h_again.shape[1:]}, but the input of layer {i} has shape "
-                    f"{h.shape[1:]}; make its output fit"
-                )
+            weights["inverse"] = init_helper(f"inverses[{i}]", inverse(i, h, v), inverse_key, v, h.shape[1:])
         return weights, stats, (above, y)
 
     def teach(components: tuple[Component, ...], batch: Batch, keys: tuple[jax.Array, ...]) -> tuple[Lesson, ...]:
@@ -404,12 +402,11 @@ def _dense(features: int) -> nn.Dense:
 
 
 def _given(inverses: Mapping[int, nn.Module] | None, inverted: range) -> dict[int, nn.Module]:
-    inverses = dict(inverses or {})
-    for i, module in inverses.items():
+    if not isinstance(inverses, Mapping | None):
+        raise TypeError(f"inverses={checks.show(inverses)}: must be a dict, layer number: Flax module")
+    for i in inverses or {}:
         if i not in inverted:
             raise ValueError(
                 f"inverses={{{i}: …}}: the layers with an inverse are {list(inverted)}; no other layer needs one"
             )
-        if not isinstance(module, nn.Module):
-            raise TypeError(f"inverses={{{i}: {checks.show(module)}}}: must be an instance of a Flax module")
-    return inverses
+    return dict(inverses or {})
