@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint
 import pytest
-from helpers import NETS, RULES, make_batch, start
+from helpers import NETS, RULES, make_batch, same, start
 
 import jaxlocal as jl
 from jaxlocal.network import apply_layers
@@ -207,6 +208,17 @@ def test_targets_of_another_precision_than_the_weights(name):
     with jax.numpy_dtype_promotion("standard"):
         after = jax.jit(rule.update)(init(rule, (x, y)), (x, y.astype(jnp.bfloat16)))
     assert jax.tree.leaves(after)[0].dtype == jnp.float32
+
+
+def test_orbax_saves_the_parameters_as_they_stand(tmp_path):
+    rule, batch = jl.rules.al(NET, optax.adam(1e-2)), make_batch(NET)
+    params = jax.jit(rule.update)(init(rule, batch), batch)
+    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "run", params)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "run", jax.eval_shape(lambda: params))
+    assert isinstance(restored, jl.Params)
+    assert same(restored, params)
 
 
 def test_every_epoch_has_an_order_of_its_own():

@@ -7,6 +7,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.lax import stop_gradient
 
@@ -67,8 +68,8 @@ def tp(
     units and average over the batch. h_L is the output distribution (softmax of the scores; the scores themselves for
     a squared error). All losses of a step use the values before it.
 
-    The paper does not say which inverse loss plain TP has. The denoising one, ‖… - h_{l-1}‖², draws the inverses
-    together step by step, and the layers, whose only targets they make, after them.
+    The paper does not say which inverse loss plain TP has. With the denoising one, ‖… - h_{l-1}‖², training proved
+    unstable here, so the noise-preserving one is the default.
 
     Args:
       net: the network; layers above the first need an inverse: `jl.layers` blocks without pooling have one.
@@ -271,7 +272,7 @@ def _target_prop(
     alternate: int | None,
     inverses: Mapping[int, nn.Module] | None,
     frozen: Collection[int],
-    locality: Mapping[str, Callable],
+    locality: Mapping[str, Callable[[int], np.ndarray]],
     *,
     alpha: float | None = None,
     z_units: int = 0,
@@ -325,6 +326,10 @@ def _target_prop(
             weights["inverse"] = init_helper(f"inverses[{i}]", inverse(i, h, v), inverse_key, v, h.shape[1:])
         return weights, stats, (above, y)
 
+    def summed_loss(h: jax.Array, head: Component, key: jax.Array, y: jax.Array) -> jax.Array:
+        """The sum over the batch, whose gradient in h holds each example's own."""
+        return jnp.sum(net.loss.value(f(top, head, h, key)[0], y))
+
     def teach(components: tuple[Component, ...], batch: Batch, keys: tuple[jax.Array, ...]) -> tuple[Lesson, ...]:
         x, y = batch
         head = components[top]
@@ -348,7 +353,7 @@ def _target_prop(
         if alpha is None:
             target[top + 1] = with_z(head.weights, y, h[top])
         else:
-            target[top] = h[top] - alpha * jax.grad(_summed_loss)(h[top], head, forward_keys[top], y)
+            target[top] = h[top] - alpha * jax.grad(summed_loss)(h[top], head, forward_keys[top], y)
         for i in reversed(inverted):
             target[i] = propagate(g(i), h[i], h[i + 1], target[i + 1])
 
@@ -375,10 +380,6 @@ def _target_prop(
             losses = {role: loss for role, (loss, _) in taught.items()}
             lessons.append(Lesson({role: grads for role, (_, grads) in taught.items()}, (stats[i],), losses))
         return tuple(lessons)
-
-    def _summed_loss(h: jax.Array, head: Component, key: jax.Array, y: jax.Array) -> jax.Array:
-        """The sum over the batch, whose gradient in h holds each example's own."""
-        return jnp.sum(net.loss.value(f(top, head, h, key)[0], y))
 
     parts = tuple(Part((i,), partial(init, i)) for i in range(top + 1))
     return make_rule(
