@@ -101,20 +101,40 @@ def test_class_distances_against_plain_loops():
     np.testing.assert_allclose(distances, [inter, intra, inter / intra], rtol=1e-5)
 
 
+def counts(rule, shape, classes=10):
+    """Counted without a single weight made, and with a step traced, so that it is known to fit together."""
+    batch = jax.ShapeDtypeStruct((2, *shape), jnp.float32), jax.ShapeDtypeStruct((2, classes), jnp.float32)
+    params = jax.eval_shape(rule.init, jax.random.key(0), batch)
+    after = jax.eval_shape(rule.update, params, batch)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, params)
+    return parameter_counts(rule, params)
+
+
 def test_parameter_counts_of_the_papers_mnist_network():
     """AL and its matched baseline: 784-1024-1024-5120-1024-1024-10, counted by hand."""
-
-    def counts(rule):
-        batch = jax.ShapeDtypeStruct((2, 784), jnp.float32), jax.ShapeDtypeStruct((2, 10), jnp.float32)
-        return parameter_counts(rule, jax.eval_shape(rule.init, jax.random.key(0), batch))
-
     sizes = (784, 1024, 1024, 5120, 1024, 1024, 10)
     effective = sum(n * m + m for n, m in pairwise(sizes))
     lower_bridge = 1024 * 5120 + 5120 + 5120 * 1024 + 1024
     encoders = 10 * 1024 + 1024 + 1024 * 1024 + 1024
     net = jl.models.mlp((1024, 1024))
-    assert counts(jl.rules.al(net, SGD)) == (effective, lower_bridge + encoders)
-    assert counts(jl.rules.bp(jl.models.matched(net, components=2, width=1024), SGD)) == (effective, 0)
+    assert counts(jl.rules.al(net, SGD), (784,)) == (effective, lower_bridge + encoders)
+    assert counts(jl.rules.bp(jl.models.matched(net, components=2, width=1024), SGD), (784,)) == (effective, 0)
+
+
+@pytest.mark.parametrize(
+    ("net", "components", "width"),
+    [
+        (jl.models.vanilla_cnn(), 4, 256),  # two convolutions each
+        (jl.models.vgg(), (2, 2, 2, 2), 300),
+        (jl.models.resnet(20), (1, 3, 3, 3), 300),  # the stem and the stages
+        (jl.models.resnet(32), (1, 5, 5, 5), 300),
+    ],
+    ids=["vanilla_cnn", "vgg", "resnet20", "resnet32"],
+)
+def test_associated_learning_and_its_baseline_have_the_same_number_of_effective_weights(net, components, width):
+    rule = jl.rules.al(net, SGD, components=components, width=width)
+    baseline = jl.rules.bp(jl.models.matched(net, components=4, width=width), SGD)
+    assert counts(rule, (32, 32, 3)).effective == counts(baseline, (32, 32, 3)).effective
 
 
 def test_activations_are_the_blocks_outputs_and_the_scores():

@@ -6,8 +6,10 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
+import jaxlocal as jl
 from jaxlocal import models
 from jaxlocal.layers import Head, dense
 from jaxlocal.network import Network, apply_layers, cross_entropy, init_layer, squared_error
@@ -253,3 +255,26 @@ ERRORS = [
 def test_a_bad_argument_is_named_with_its_value_and_the_remedy(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+FEEDBACK = ("bp", "fa", "kp", "dfa", "drtp", "dkp")
+TARGETS = ("bp", "tp", "dtp", "sdtp", "ao_sdtp", "fa", "dfa")
+PAPERS = [
+    *((name, "conv2", (32, 32, 3), 10) for name in FEEDBACK),
+    *((name, "alexnet", (32, 32, 3), 100) for name in FEEDBACK),
+    *((name, "mnist_fc", (28, 28, 1), 10) for name in TARGETS),
+    *((name, "cifar_lc", (32, 32, 3), 10) for name in TARGETS),
+    *((name, "imagenet_lc", (224, 224, 3), 1000) for name in ("bp", "dtp", "sdtp", "fa")),
+    *((name, "autoencoder", (28, 28, 1), 784) for name in ("bp", "dtp", "sdtp", "al")),
+]
+
+
+@pytest.mark.parametrize(("name", "model", "shape", "outputs"), PAPERS)
+def test_a_rule_takes_the_networks_of_its_paper(name, model, shape, outputs):
+    """Traced, not run: the shapes of a whole step fit together."""
+    rule = jl.rules.ALL[name](getattr(jl.models, model)(), optax.adam(1e-3))
+    batch = jax.ShapeDtypeStruct((2, *shape), jnp.float32), jax.ShapeDtypeStruct((2, outputs), jnp.float32)
+    params = jax.eval_shape(rule.init, jax.random.key(0), batch)
+    after, _ = jax.eval_shape(rule.step, params, batch)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, params)
+    assert jax.eval_shape(rule.predict, params, batch[0]).shape == (2, outputs)
