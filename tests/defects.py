@@ -91,15 +91,15 @@ DEFECTS = (
     Defect(
         "al: the associated loss trains the code of the target too",
         "rules/associated.py",
-        "s, key), stop_gradient(t))",
-        "s, key), t)",
+        "s, b_key), stop_gradient(t))",
+        "s, b_key), t)",
         equations("al-dense tanh"),
     ),
     Defect(
         "al: the autoencoder does not train its encoder",
         "rules/associated.py",
-        'weights["decoder"], t, key), t_below)',
-        'weights["decoder"], stop_gradient(t), key), t_below)',
+        'weights["decoder"], t, h_key), t_below)',
+        'weights["decoder"], stop_gradient(t), h_key), t_below)',
         equations("al-dense tanh"),
     ),
     Defect(
@@ -148,8 +148,8 @@ DEFECTS = (
     Defect(
         "dtp: the first target is a step up the loss",
         "rules/target_prop.py",
-        "h[top] - alpha * jax.grad(_summed_loss)",
-        "h[top] + alpha * jax.grad(_summed_loss)",
+        "h[top] - alpha * jax.grad(summed_loss)",
+        "h[top] + alpha * jax.grad(summed_loss)",
         equations("dtp-dense tanh"),
     ),
     Defect(
