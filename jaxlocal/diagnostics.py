@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlocal.layers import flat
 from jaxlocal.network import Tree, apply_layer
 from jaxlocal.rule import Batch, Params, Rule, forward_stats, forward_weights
 
@@ -106,7 +107,7 @@ def feedback_alignment(rule: Rule, params: Params, x: jax.Array) -> jax.Array:
     if not direct:
         raise ValueError("rule: has no feedback from the output to each block; use jl.rules.dfa, drtp or dkp")
     *hidden, scores = activations(rule, params, x)
-    towards = [a.reshape(len(a), -1) @ feedback.T for a, feedback in zip(hidden, direct, strict=True)]
+    towards = [flat(a) @ feedback.T for a, feedback in zip(hidden, direct, strict=True)]
     return jnp.stack([jax.vmap(angle)(a, scores).mean() for a in towards])
 
 
@@ -135,7 +136,7 @@ def class_distances(features: jax.Array, y: jax.Array) -> ClassDistances:
       >>> float(distances.inter), float(distances.intra), float(distances.ratio)
       (3.0, 2.0, 1.5)
     """
-    features = features.reshape(len(features), -1)
+    features = flat(features)
     labels = jnp.argmax(y, -1)
     members = [features[labels == label] for label in jnp.unique(labels)]
     if len(members) < 2 or min(map(len, members)) < 2:

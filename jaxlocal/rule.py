@@ -196,9 +196,11 @@ def make_rule(
 
     def lessons(params: Params, batch: Batch) -> tuple[Lesson, ...]:
         check(params, batch)
-        if teach:
-            return teach(params.components, batch, tuple(draw(c) for c in params.components))
-        return tuple(learnt[2] for learnt in fold(params, batch))
+        return teach_together(params, batch) if teach else tuple(lesson for _, _, lesson in fold(params, batch))
+
+    def teach_together(params: Params, batch: Batch) -> tuple[Lesson, ...]:
+        assert teach is not None
+        return teach(params.components, batch, tuple(draw(c) for c in params.components))
 
     def fold(params: Params, message: Message) -> list[tuple[Component, Message, Lesson]]:
         learnt = []
@@ -211,7 +213,7 @@ def make_rule(
         if learn:
             components, taught = zip(*((c, lesson) for c, _, lesson in fold(params, batch)), strict=True)
         else:
-            taught = lessons(params, batch)
+            taught = teach_together(params, batch)
             components = tuple(map(partial(descend, roles=roles), parts, params.components, taught))
         terms = tuple(lesson.losses for lesson in taught)
         losses = jnp.stack([reduce(operator.add, term.values()) for term in terms])

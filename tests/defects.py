@@ -311,8 +311,8 @@ DEFECTS = (
     Defect(
         "dkp: B does not learn",
         "rules/direct.py",
-        'signal.reshape(len(signal), -1) @ weights["feedback"]',
-        'stop_gradient(signal.reshape(len(signal), -1) @ weights["feedback"])',
+        'flat(signal) @ weights["feedback"]',
+        'stop_gradient(flat(signal) @ weights["feedback"])',
         equations("dkp-dense tanh"),
     ),
     Defect(

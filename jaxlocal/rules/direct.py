@@ -15,7 +15,7 @@ from jax.lax import stop_gradient
 
 from jaxlocal import checks
 from jaxlocal.checks import learning_rule
-from jaxlocal.layers import he_normal
+from jaxlocal.layers import flat, he_normal
 from jaxlocal.network import Network, Tree, apply_layer, units
 from jaxlocal.rule import (
     Batch,
@@ -225,7 +225,7 @@ def _project(
 
     def objective(weights: Weights) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
         a, new_stats = apply_layer(layer, weights["forward"][0], stats[0], below, key)
-        teaching = signal.reshape(len(signal), -1) @ weights["feedback"]
-        return jnp.vdot(a.reshape(len(a), -1), teaching), (a, new_stats)
+        teaching = flat(signal) @ weights["feedback"]
+        return jnp.vdot(flat(a), teaching), (a, new_stats)
 
     return jax.value_and_grad(objective, has_aux=True)(weights)
