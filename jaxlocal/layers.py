@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxlocal.convolution import convolve
 from jaxlocal.network import units
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -113,6 +114,7 @@ class Residual(nn.Module):
                 stride,
                 use_bias=False,
                 kernel_init=self.kernel_init(),
+                conv_general_dilated=convolve,
                 name=f"conv_{name}",
             )
             return nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{name}")(conv(x))
@@ -150,7 +152,8 @@ class Transposed(nn.Module):
         bias_shape = self.shape[-1:] if isinstance(self.linear, nn.Conv) else self.shape
         bias = self.param("bias", nn.initializers.zeros_init(), bias_shape, kernel.dtype)
         zeros = jnp.zeros((v.shape[0], *self.shape), kernel.dtype)
-        (x,) = jax.linear_transpose(lambda x: forward(kernel, x), zeros)(v.astype(kernel.dtype))
+        _, transpose = jax.vjp(lambda x: forward(kernel, x), zeros)
+        (x,) = transpose(v.astype(kernel.dtype))
         return self.activation(x + bias.reshape((1,) * (x.ndim - bias.ndim) + bias.shape))
 
 
@@ -168,7 +171,8 @@ def conv(
     **options: Any,
 ) -> Block:
     """A convolutional block with a square kernel and zero padding ("SAME"). Options: `norm`, `pool`, `dropout`."""
-    return Block(nn.Conv(features, (kernel, kernel), stride, kernel_init=init()), activation, **options)
+    linear = nn.Conv(features, (kernel, kernel), stride, kernel_init=init(), conv_general_dilated=convolve)
+    return Block(linear, activation, **options)
 
 
 def local(

@@ -13,8 +13,8 @@ from jaxlocal.rule import Batch, Info, Params, Rule
 def epoch(rule: Rule, params: Params, data: Batch, key: jax.Array, batch_size: int) -> tuple[Params, Info]:
     """One pass over the data in random order, `batch_size` examples a step; what is left over is passed over.
 
-    The infos of the steps come back stacked along a first axis. `params` is donated. On a CPU, convolutional networks
-    are faster step by step: XLA's gradient convolutions are slow inside a scan.
+    The infos of the steps come back stacked along a first axis. `params` is donated. Convolutions other than those of
+    `jl.layers` are slow inside a scan on a CPU: give Flax's own `conv_general_dilated=jl.layers.convolve`.
 
     Example:
       >>> rule = jl.rules.dfa(jl.models.mlp(hidden=(16,), classes=10), optax.adam(1e-3))
