@@ -8,8 +8,9 @@ params = rule.init(jax.random.key(0), batch)
 params = rule.update(params, batch)
 """
 
-from jaxlocal import data, diagnostics, layers, models, rules, training
+from jaxlocal import data, diagnostics, layers, models, pipeline, rules, training
 from jaxlocal.network import Loss, Network, cross_entropy, squared_error
+from jaxlocal.pipeline import pipelined
 from jaxlocal.rule import Component, Info, Lesson, Params, Part, Rule, head_part, l2, make_rule, own, upward
 from jaxlocal.version import __version__
 
@@ -32,6 +33,8 @@ __all__ = [
     "make_rule",
     "models",
     "own",
+    "pipeline",
+    "pipelined",
     "rules",
     "squared_error",
     "training",

@@ -150,7 +150,9 @@ def batch(pair: Any, shapes: tuple[tuple[int, ...], ...] = (), stats: tuple[Tree
             "examples or a network without norm"
         )
     for name, array in zip("xy", pair, strict=True):
-        if not isinstance(array, jax.core.Tracer) and not np.isfinite(np.asarray(array)).all():
+        abstract = isinstance(array, jax.core.Tracer | jax.ShapeDtypeStruct)
+        here = not abstract and getattr(array, "is_fully_addressable", True)  # not on other machines too
+        if here and not np.isfinite(np.asarray(array)).all():
             raise ValueError(f"batch: {name} holds NaN or infinity; clean the data, jnp.nan_to_num({name}) if you must")
 
 

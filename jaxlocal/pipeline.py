@@ -1,0 +1,558 @@
+"""The pipeline: every component of a forward-only rule learns at once, each on its own device, each from its own batch.
+
+At tick τ stage j learns from batch τ - j (both from 0; Table 1 of the AL paper), then every message moves on by one
+stage. The components' own steps, `rule.learn`, are those that the sequential `update` folds over, so nothing is stale:
+each component sees the same batches in the same order with the same weights, and T ticks and a drain are T sequential
+updates. One program runs on all devices: `lax.switch` picks each device's own work, `lax.ppermute` moves the messages.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from itertools import chain
+from math import prod
+from statistics import median
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxlocal import checks
+from jaxlocal.network import Tree
+from jaxlocal.packing import Packing, Slots, empty, pack, packing, unpack
+from jaxlocal.rule import Batch, Component, Info, Message, Params, Rule, forward_stats
+
+Stage = tuple[int, ...]  # neighbouring components, which learn from the same batch at the same tick
+
+
+class Run(NamedTuple):
+    """Neighbouring stages of one device; more than one only if they are alike, and then they run as one."""
+
+    start: int  # the number of the first of them
+    stages: tuple[Stage, ...]
+
+
+class Layout(NamedTuple):
+    """Where everything lies in the arrays of a pipeline."""
+
+    runs: tuple[tuple[Run, ...], ...]  # of each device
+    components: Packing  # of each device: for each run a stage's components, stacked where it has several stages
+    messages: Packing  # to each stage but the first
+    terms: tuple[tuple[str, ...], ...]  # the names of each component's losses
+    batch: tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]
+
+
+@struct.dataclass
+class PipelineParams:
+    """The state of a pipeline: the components, each on its own device, and the messages under way.
+
+    The first axis of every array is the devices of the component axis, over which it is sharded. `slots` hold the
+    components (those of different devices may differ in shape: see `jaxlocal.packing`). The second axis of the others
+    is the stages of a device: `mail` holds the messages that they will read at the next tick; `notes` the losses so
+    far on the batch that each message comes from and, last, 1 if there is such a batch, else 0.
+    """
+
+    slots: Slots
+    mail: Slots
+    notes: jax.Array
+    layout: Layout = struct.field(pytree_node=False)
+
+
+@dataclass(frozen=True, eq=False)  # known by its identity: it can be a static argument of jit
+class Pipeline:
+    """A pipelined rule: what `pipelined` makes. All its methods are pure functions, as the rule's own are."""
+
+    rule: Rule
+    mesh: Mesh
+    axis: str
+    stages: tuple[Stage, ...]
+
+    def init(self, key: jax.Array, batch: Batch) -> PipelineParams:
+        """The rule's own start, each component made on its device; all batches must be of this one's size."""
+        checks.batch(batch)
+        params = jax.eval_shape(self.rule.init, key, batch)
+        layout = self._lay_out(params, batch)
+        return self._at_rest(layout, self._begin(layout, key, jax.tree.map(lambda leaf: leaf[:1], batch)))
+
+    def step(self, params: PipelineParams, batch: Batch | None) -> tuple[PipelineParams, Info]:
+        """One tick: the batch enters the first stage, or none does, and every stage learns from what it has.
+
+        The losses travel with their batch: the info is of the batch that leaves the last stage, NaN while there is none.
+        """
+        self._check(params, batch)
+        return self._tick(params, batch)
+
+    def update(self, params: PipelineParams, batch: Batch | None) -> PipelineParams:
+        """`step` without the info."""
+        return self.step(params, batch)[0]
+
+    def run(self, params: PipelineParams, batches: Batch) -> tuple[PipelineParams, Info]:
+        """One tick for each of the batches, (T, B, …), and as many as it takes to finish them: one program.
+
+        The info has a row for each batch: it is that of `lax.scan(rule.step, params, batches)`.
+        """
+        for name, leaf in zip("xy", batches, strict=True):
+            if getattr(leaf, "ndim", 0) < 3:
+                raise ValueError(
+                    f"batches: {name}={checks.show(leaf)} must be (T, B, …), batches first; a single batch is for step"
+                )
+        self._check(params, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batches))
+        return self._run(params, batches)
+
+    def drain(self, params: PipelineParams) -> Params:
+        """Finish what is under way; the parameters are the rule's own after the same batches, on every device."""
+        self._check(params, None)
+        return self._drain(params)
+
+    def place(self, params: Params, batch: Batch) -> PipelineParams:
+        """The rule's own parameters, wherever they come from, each component on its device; of the batch only the
+        shapes matter."""
+        checks.params(params, len(self.rule.learn or ()))
+        layout = self._lay_out(params, batch)
+        components = jax.tree.map(_on_host, params.components)
+        packed = [
+            pack(layout.components, device, _gather(runs, components)) for device, runs in enumerate(layout.runs)
+        ]
+        return self._at_rest(layout, tuple(map(self._spread, zip(*packed, strict=True))))
+
+    def predict(self, params: PipelineParams, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """The scores by the drained parameters."""
+        return self.rule.predict(self.drain(params), x, key)
+
+    # What lies where.
+
+    @property
+    def _devices(self) -> int:
+        return self.mesh.shape[self.axis]
+
+    @property
+    def _share(self) -> int:
+        """The number of stages of each device."""
+        return len(self.stages) // self._devices
+
+    @property
+    def _data_axes(self) -> tuple[str, ...]:
+        return tuple(name for name in self.mesh.axis_names if name != self.axis)
+
+    def _sharding(self, *axes: str) -> NamedSharding:
+        return NamedSharding(self.mesh, P(*axes))
+
+    def _lay_out(self, params: Params, batch: Batch) -> Layout:
+        """The layout for parameters and batches of these shapes."""
+        params, batch = _shapes(params), _shapes(batch)
+        checks.batch(batch, params.shapes, forward_stats(params))
+        size, parts = batch[0].shape[0], prod(self.mesh.shape[name] for name in self._data_axes)
+        if size % parts:
+            raise ValueError(
+                f"batch: x has {size} examples, which cannot be dealt out evenly to the {parts} devices of the mesh's "
+                f"axis {' and '.join(map(repr, self._data_axes))}; take a multiple of {parts}"
+            )
+        message, messages, terms, programs = batch, [], [], []
+        for stage in self.stages:
+            messages.append(message)
+            components = tuple(params.components[i] for i in stage)
+            # Stages are alike if they are the same program to the compiler, down to the constants.
+            programs.append(jax.jit(partial(_learn, self.rule, stage)).lower(components, message).as_text())
+            for i in stage:
+                _, message, lesson = jax.eval_shape(self.rule.learn[i], params.components[i], message)
+                terms.append(tuple(sorted(lesson.losses)))
+        runs = []
+        for first in range(0, len(self.stages), self._share):
+            own: list[Run] = []
+            for j in range(first, first + self._share):
+                if own and programs[j] == programs[j - 1]:
+                    own[-1] = Run(own[-1].start, (*own[-1].stages, self.stages[j]))
+                else:
+                    own.append(Run(j, (self.stages[j],)))
+            runs.append(tuple(own))
+        trees = [jax.eval_shape(partial(_gather, own), params.components) for own in runs]
+        return Layout(tuple(runs), packing(trees), packing(messages[1:], lead=1), tuple(terms), batch)
+
+    def _check(self, params: PipelineParams, batch: Batch | None) -> None:
+        if not isinstance(params, PipelineParams):
+            raise TypeError(
+                f"params is of type {type(params).__name__}, but must be a pipeline's: call its init, or place(params, "
+                "batch) for parameters of the rule"
+            )
+        if tuple(stage for own in params.layout.runs for run in own for stage in run.stages) != self.stages:
+            raise ValueError(
+                f"params were made for {sum(map(len, params.layout.runs))} stages over {len(params.layout.runs)} devices, but "
+                "this pipeline has others: drain them by the pipeline that made them, and place them in this one"
+            )
+        if batch is None:
+            return
+        shapes = params.layout.batch
+        checks.batch(batch, tuple(leaf.shape[1:] for leaf in shapes))
+        if batch[0].shape[0] != shapes[0].shape[0]:
+            raise ValueError(
+                f"batch: x has {batch[0].shape[0]} examples, but this pipeline is under way with batches of "
+                f"{shapes[0].shape[0]}: leave incomplete batches out, or drain and place(params, batch)"
+            )
+
+    def _spread(self, pieces: Sequence[jax.Array]) -> jax.Array:
+        """Each piece on its device."""
+        if isinstance(pieces[0], jax.core.Tracer):
+            return lax.with_sharding_constraint(jnp.stack(pieces), self._sharding(self.axis))
+        shape = (len(pieces), *pieces[0].shape)
+        sharding = self._sharding(self.axis)
+        return jax.make_array_from_callback(shape, sharding, lambda index: pieces[index[0].start or 0][None])
+
+    # The programs.
+
+    def _on_devices(self, function: Callable[..., Any], own: tuple[Any, ...], shared: tuple[Any, ...]) -> Any:
+        """`function(device, *own, *shared)` on each device, of what is `own` with its own part; the parts together."""
+
+        def here(device: jax.Array, own: tuple[Any, ...], shared: tuple[Any, ...]) -> Any:
+            mine = jax.tree.map(lambda leaf: leaf[0], own)
+            return jax.tree.map(lambda leaf: leaf[None], function(device[0], *mine, *shared))
+
+        on_axis = P(self.axis)
+        specs = {"in_specs": (on_axis, on_axis, P()), "out_specs": on_axis, "axis_names": {self.axis}, "check_vma": False}
+        return jax.shard_map(here, mesh=self.mesh, **specs)(jnp.arange(self._devices), own, shared)
+
+    @partial(jax.jit, static_argnums=(0, 1))
+    def _begin(self, layout: Layout, key: jax.Array, example: Batch) -> Slots:
+        """The components at the start: each device's program leaves out what makes those of others."""
+
+        def make(device: int, key: jax.Array, example: Batch) -> Slots:
+            components = self.rule.init(key, example).components
+            return pack(layout.components, device, _gather(layout.runs[device], components))
+
+        branches = [partial(make, device) for device in range(self._devices)]
+        return self._on_devices(lambda device, *shared: lax.switch(device, branches, *shared), (), (key, example))
+
+    @partial(jax.jit, static_argnums=(0, 1))
+    def _at_rest(self, layout: Layout, slots: Slots) -> PipelineParams:
+        """The components with no batch under way."""
+
+        def zeros(shape: tuple[int, ...], dtype: Any) -> jax.Array:
+            array = jnp.zeros((self._devices, self._share, *shape), dtype)
+            return lax.with_sharding_constraint(array, self._sharding(self.axis))
+
+        mail = tuple(zeros(slot.shape, slot.dtype) for slot in layout.messages.slots)
+        return PipelineParams(slots, mail, zeros((sum(map(len, layout.terms)) + 1,), jnp.float32), layout)
+
+    @partial(jax.jit, static_argnums=0)
+    def _tick(self, params: PipelineParams, batch: Batch | None) -> tuple[PipelineParams, Info]:
+        """All devices learn, and hand on their messages."""
+        layout = params.layout
+        branches = [partial(self._work, layout, device) for device in range(self._devices)]
+        onward = [(device, device + 1) for device in range(self._devices - 1)]
+
+        def shift(sent: jax.Array) -> jax.Array:
+            """What the stages of a device have sent becomes what the next ones will read."""
+            return jnp.concatenate([lax.ppermute(sent[-1:], self.axis, onward), sent[:-1]])
+
+        def here(device: jax.Array, slots: Slots, mail: Slots, notes: jax.Array, batch: Batch | None) -> Any:
+            slots, mail, notes = lax.switch(device, branches, slots, mail, notes, batch)
+            return slots, *jax.tree.map(shift, (mail, notes)), notes[-1]
+
+        own = params.slots, params.mail, params.notes
+        slots, mail, notes, leaving = self._on_devices(here, own, (batch,))
+        note = lax.with_sharding_constraint(leaving[-1], self._sharding())
+        values = iter(jnp.where(note[-1] > 0, note[:-1], jnp.nan))
+        terms = tuple({name: next(values) for name in names} for names in layout.terms)
+        losses = jnp.stack([jnp.sum(jnp.stack(list(term.values()))) for term in terms])
+        return PipelineParams(slots, mail, notes, layout), Info(losses, terms)
+
+    def _work(
+        self, layout: Layout, device: int, slots: Slots, mail: Slots, notes: jax.Array, batch: Batch | None
+    ) -> tuple[Slots, Slots, jax.Array]:
+        """One device's part in a tick: its components as they have learnt, what its stages send, and their notes."""
+        learnt, sent, noted = [], [], []
+        for run, tree in zip(layout.runs[device], unpack(layout.components, device, slots), strict=True):
+            position = run.start - device * self._share
+            local = slice(position, position + len(run.stages))
+            inbox, note = jax.tree.map(lambda leaf, local=local: leaf[local], (mail, notes))
+            if run.start == 0:
+                note = note.at[0].set(0).at[0, -1].set(float(batch is not None))
+            learn = self._learn_alone if len(run.stages) == 1 else self._learn_together
+            tree, outbox, losses = learn(layout, run, tree, inbox, note[:, -1] > 0, batch)
+            for k, stage in enumerate(run.stages):
+                before = sum(map(len, layout.terms[: stage[0]]))
+                noted.append(lax.dynamic_update_slice(note[k], losses[k], (before,)))
+            learnt.append(tree)
+            sent.append(outbox)
+        slots = pack(layout.components, device, tuple(learnt), slots)
+        return slots, jax.tree.map(lambda *parts: jnp.concatenate(parts), *sent), jnp.stack(noted)
+
+    def _learn_alone(
+        self, layout: Layout, run: Run, tree: Tree, inbox: Slots, busy: jax.Array, batch: Batch | None
+    ) -> tuple[Tree, Slots, jax.Array]:
+        """A stage learns from its message, or stays as it is if there is none."""
+        (stage,) = run.stages
+
+        def active(tree: Tree, inbox: Slots) -> tuple[Tree, Slots, jax.Array]:
+            message = batch if run.start == 0 else unpack(layout.messages, run.start - 1, _first(inbox))
+            tree, message, losses = _learn(self.rule, stage, tree, self._split(message))
+            outbox = pack(layout.messages, run.start, message) if run.start < len(self.stages) - 1 else empty(layout.messages)
+            return tree, *jax.tree.map(lambda leaf: leaf[None], (outbox, losses))
+
+        def idle(tree: Tree, inbox: Slots) -> tuple[Tree, Slots, jax.Array]:
+            losses = jnp.zeros(sum(len(layout.terms[i]) for i in stage))
+            return tree, *jax.tree.map(lambda leaf: leaf[None], (empty(layout.messages), losses))
+
+        if run.start == 0:
+            return (idle if batch is None else active)(tree, inbox)
+        return lax.cond(busy[0], active, idle, tree, inbox)
+
+    def _learn_together(
+        self, layout: Layout, run: Run, tree: Tree, inbox: Slots, busy: jax.Array, batch: Batch | None
+    ) -> tuple[Tree, Slots, jax.Array]:
+        """Alike stages learn as one batched operation; what those without a message have learnt is undone."""
+        messages = jax.vmap(partial(unpack, layout.messages, max(run.start - 1, 0)))(inbox)
+        if run.start == 0 and batch is not None:
+            messages = jax.tree.map(lambda many, entering: many.at[0].set(entering), messages, batch)
+
+        def whole(tree: Tree) -> tuple[Tree, Slots, jax.Array]:
+            tree, message, losses = jax.vmap(partial(_learn, self.rule, run.stages[0]))(tree, self._split(messages, 1))
+            return tree, jax.vmap(partial(pack, layout.messages, min(run.start, len(self.stages) - 2)))(message), losses
+
+        def partly(tree: Tree) -> tuple[Tree, Slots, jax.Array]:
+            new, outbox, losses = whole(tree)
+
+            def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+                return jnp.where(busy.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+            return jax.tree.map(choose, new, tree), outbox, losses
+
+        return lax.cond(jnp.all(busy), whole, partly, tree)
+
+    def _split(self, message: Message, axis: int = 0) -> Message:
+        """The message with its examples dealt out over the data axes, if the mesh has any."""
+        if not self._data_axes:
+            return message
+        spec = P(*[None] * axis, self._data_axes)
+        return jax.tree.map(lambda leaf: lax.with_sharding_constraint(leaf, spec), message)
+
+    @partial(jax.jit, static_argnums=0)
+    def _finish(self, params: PipelineParams) -> tuple[PipelineParams, Info]:
+        """Ticks without a new batch, until none is under way."""
+        return lax.scan(lambda params, _: self._tick(params, None), params, length=len(self.stages) - 1)
+
+    @partial(jax.jit, static_argnums=0)
+    def _run(self, params: PipelineParams, batches: Batch) -> tuple[PipelineParams, Info]:
+        params, infos = lax.scan(self._tick, params, batches)
+        params, last = self._finish(params)
+        waiting = len(self.stages) - 1  # ticks before the first of these batches leaves
+        return params, jax.tree.map(lambda *parts: jnp.concatenate(parts)[waiting:], infos, last)
+
+    @partial(jax.jit, static_argnums=0)
+    def _drain(self, params: PipelineParams) -> Params:
+        params, _ = self._finish(params)
+        layout = params.layout
+        components: list[Component] = []
+        for device, runs in enumerate(layout.runs):
+            own = tuple(slot[device] for slot in params.slots)
+            components += _scatter(runs, unpack(layout.components, device, own))
+        drained = Params(tuple(components), tuple(leaf.shape[1:] for leaf in layout.batch))
+        return lax.with_sharding_constraint(drained, self._sharding())
+
+
+def pipelined(rule: Rule, mesh: Mesh, axis: str = "component", *, stages: Sequence[int] | None = None) -> Pipeline:
+    """A forward-only rule as a pipeline over one axis of a mesh of devices.
+
+    Over the mesh's other axes, if it has any, each batch is split: gradients and batch statistics are still those of
+    the whole batch.
+
+    Args:
+      rule: a rule whose components learn from the message alone; `rule.learn` holds their steps.
+      mesh: the devices.
+      axis: the axis of the mesh along which the components lie.
+      stages: how many neighbouring components make up each stage; `balance` finds a good cut. There are as many stages
+        as devices on the axis, or a multiple: then a device runs several stages at every tick, and those that are alike
+        (the same computation on the same shapes) as one batched operation. By default one stage a device, cut as evenly
+        as can be.
+
+    Returns:
+      The pipeline.
+
+    Example:
+      >>> rule = jl.rules.al(jl.models.mlp(hidden=(16, 16), classes=10), optax.adam(1e-3))
+      >>> pipe = jl.pipelined(rule, jl.pipeline.mesh(component=1))
+      >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
+      >>> params = pipe.init(jax.random.key(0), batch)
+      >>> for _ in range(3):
+      ...     params = pipe.update(params, batch)
+      >>> int(pipe.drain(params).components[1].count)
+      3
+
+    Reference:
+      Kao, Chen. Associated Learning: decomposing end-to-end backpropagation based on autoencoders and target
+      propagation. Neural Computation 33, 2021. Table 1.
+    """
+    if not isinstance(rule, Rule):
+        raise TypeError(f"rule={checks.show(rule)}: must be a rule, such as jl.rules.al(net, tx)")
+    if rule.learn is None:
+        raise ValueError(
+            "rule: its components learn only after a pass through the whole network (a backward pass, an error or targets "
+            "from the top), so they cannot learn from different batches at once; pipelined takes forward-only rules, "
+            "whose rule.learn is not None: jl.rules.al, jl.rules.drtp, or one of your own whose parts can teach"
+        )
+    if not isinstance(mesh, Mesh):
+        raise TypeError(
+            f"mesh={checks.show(mesh)}: must be a jax.sharding.Mesh, such as jl.pipeline.mesh(component=2) makes"
+        )
+    if axis not in mesh.axis_names:
+        names = ", ".join(map(repr, mesh.axis_names))
+        near = get_close_matches(str(axis), mesh.axis_names, n=1) or mesh.axis_names[:1]
+        raise ValueError(f"axis={axis!r}: the mesh has only {names}; pass axis={near[0]!r}, or another mesh")
+    count, devices = len(rule.learn), mesh.shape[axis]
+    if count < devices:
+        raise ValueError(
+            f"mesh: axis {axis!r} has {devices} devices, but the rule has only {count} components; take "
+            f"jl.pipeline.mesh({axis}={count}), with data={devices // count} beside it to use more devices, or cut the "
+            "network into more components"
+        )
+    sizes = tuple(count // devices + (j < count % devices) for j in range(devices)) if stages is None else tuple(stages)
+    for size in sizes:
+        checks.positive_int("stages", size)
+    if sum(sizes) != count or len(sizes) % devices:
+        raise ValueError(
+            f"stages={sizes}: must be {devices} numbers, or a multiple of that, for the devices of axis {axis!r}, and sum "
+            f"to the rule's {count} components; jl.pipeline.balance makes such"
+        )
+    ends = np.cumsum(sizes).tolist()
+    cut = tuple(tuple(range(end - size, end)) for end, size in zip(ends, sizes, strict=True))
+    automatic = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+    return Pipeline(rule, automatic, axis, cut)
+
+
+def mesh(**axes: int) -> Mesh:
+    """A mesh of the machine's first devices, by the sizes of its axes.
+
+    Example:
+      >>> jl.pipeline.mesh(component=1, data=1).axis_names
+      ('component', 'data')
+    """
+    for name, size in axes.items():
+        checks.positive_int(name, size)
+    wanted, devices = prod(axes.values()), jax.devices()
+    if not axes or wanted > len(devices):
+        sizes = ", ".join(f"{name}={size}" for name, size in axes.items())
+        raise ValueError(
+            f"mesh({sizes}): needs {wanted} devices, but there are {len(devices)} ({devices[0].platform}); take smaller "
+            f"axes, such as component={len(devices)}; or on a CPU make it more devices, in the environment, by "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={wanted}"
+        )
+    types = (AxisType.Auto,) * len(axes)
+    return Mesh(np.array(devices[:wanted]).reshape(*axes.values()), tuple(axes), axis_types=types)
+
+
+class Costs(NamedTuple):
+    """What `measure` finds of each component."""
+
+    seconds: tuple[float, ...]  # of its step on a batch
+    message: tuple[int, ...]  # bytes that it hands on
+
+
+def measure(rule: Rule, params: Params, batch: Batch, repeats: int = 5) -> Costs:
+    """Each component's step, timed on the device of the parameters: the median of some repeats, after one to compile.
+
+    Example:
+      >>> rule = jl.rules.al(jl.models.mlp(hidden=(16, 16), classes=10), optax.adam(1e-3))
+      >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
+      >>> costs = jl.pipeline.measure(rule, rule.init(jax.random.key(0), batch), batch)
+      >>> len(jl.pipeline.balance(costs.seconds, 2)), costs.message
+      (2, (512, 512))
+    """
+    seconds, sizes, message = [], [], batch
+    for learn, component in zip(rule.learn or (), params.components, strict=True):
+        # Donated, as in training; a copy, for the parameters are the caller's.
+        step = jax.jit(learn, donate_argnums=0)
+        learnt, onward, _ = jax.block_until_ready(step(jax.tree.map(jnp.copy, component), message))
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            learnt, _, _ = jax.block_until_ready(step(learnt, message))
+            times.append(time.perf_counter() - start)
+        message = onward
+        seconds.append(median(times))
+        sizes.append(sum(leaf.nbytes for leaf in message))
+    return Costs(tuple(seconds), tuple(sizes))
+
+
+def balance(costs: Sequence[float], stages: int) -> tuple[int, ...]:
+    """Cut components of these costs into neighbouring stages so that the most expensive stage costs least.
+
+    Args:
+      costs: of each component, in any unit, as `measure` finds them in seconds.
+      stages: how many stages to make.
+
+    Returns:
+      The number of components of each stage: `pipelined` takes it as `stages`.
+
+    Example:
+      >>> jl.pipeline.balance([4, 1, 2, 0.5], 2)
+      (1, 3)
+    """
+    checks.positive_int("stages", stages)
+    if stages > len(costs):
+        raise ValueError(f"stages={stages}: there are {len(costs)} components, and a stage needs one at least")
+    for cost in costs:
+        checks.non_negative("costs", cost)
+    sums = np.concatenate([[0], np.cumsum(costs)])
+    # best[n]: the least possible cost of the dearest stage, and the cut, for the first n components
+    best = {n: (float(sums[n]), (n,)) for n in range(1, len(costs) + 1)}
+    for made in range(2, stages + 1):
+        best = {
+            n: min(
+                (max(best[m][0], float(sums[n] - sums[m])), (*best[m][1], n - m)) for m in range(made - 1, n)
+            )
+            for n in range(made, len(costs) + 1)
+        }
+    return best[len(costs)][1]
+
+
+def _learn(rule: Rule, stage: Stage, components: Tree, message: Message) -> tuple[Tree, Message, jax.Array]:
+    """The rule itself: the step of each component of a stage, and all their losses in one vector."""
+    learnt, losses = [], []
+    for i, component in zip(stage, components, strict=True):
+        with jax.named_scope(f"component {i}"):
+            component, message, lesson = rule.learn[i](component, message)
+        learnt.append(component)
+        losses += [value.astype(jnp.float32) for _, value in sorted(lesson.losses.items())]
+    return tuple(learnt), message, jnp.stack(losses)
+
+
+def _gather(runs: tuple[Run, ...], components: tuple[Component, ...]) -> Tree:
+    """The components of each run, those of alike stages stacked."""
+    trees = []
+    for run in runs:
+        stages = [tuple(components[i] for i in stage) for stage in run.stages]
+        trees.append(jax.tree.map(lambda *leaves: jnp.stack(leaves), *stages) if len(stages) > 1 else stages[0])
+    return tuple(trees)
+
+
+def _scatter(runs: tuple[Run, ...], trees: Tree) -> list[Component]:
+    """The components again, in order."""
+    components: list[Component] = []
+    for run, tree in zip(runs, trees, strict=True):
+        many = len(run.stages) > 1
+        for k in range(len(run.stages)):
+            components += jax.tree.map(lambda leaf, k=k: leaf[k], tree) if many else tree
+    return components
+
+
+def _first(slots: Slots) -> Slots:
+    return tuple(slot[0] for slot in slots)
+
+
+def _shapes(tree: Tree) -> Tree:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def _on_host(leaf: jax.Array) -> jax.Array:
+    """The array on this process's first device, whatever devices hold it."""
+    if isinstance(leaf, jax.core.Tracer):
+        return leaf
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(np.asarray(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+    return jnp.asarray(np.asarray(leaf))
