@@ -1,7 +1,8 @@
 """Trees of different shapes in the same arrays: what one program for many devices needs.
 
 Each tree's leaves are sorted by size and take the slots of their type in that order. Where all trees agree on a slot's
-shape, the slot has that shape and nothing is ever copied; elsewhere it is flat and as long as the longest needs.
+shape, the slot has that shape and nothing is ever copied; elsewhere it is flat and as long as the longest needs. A slot
+has one axis at least, so that the slots of many devices can lie one after the other.
 """
 
 from collections.abc import Sequence
@@ -64,8 +65,10 @@ def packing(trees: Sequence[Tree], lead: int = 0) -> Packing:
         leaves = queues[queue]
         shapes = {leaf.shape for leaf in leaves}
         longest = max(prod(shape[lead:]) for shape in shapes)
-        agreed = len(leaves) == len(trees) and len(shapes) == 1
-        slots.append(jax.ShapeDtypeStruct(leaves[0].shape if agreed else (*leaves[0].shape[:lead], longest), leaves[0].dtype))
+        (*_, shape) = shapes
+        if len(leaves) < len(trees) or len(shapes) > 1 or not shape:
+            shape = (*shape[:lead], longest)
+        slots.append(jax.ShapeDtypeStruct(shape, leaves[0].dtype))
     return Packing(
         tuple(Form(structure, leaves, tuple(numbers[queue] for queue in queued)) for structure, leaves, queued in forms),
         tuple(slots),

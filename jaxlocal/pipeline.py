@@ -53,9 +53,9 @@ class Layout(NamedTuple):
 class PipelineParams:
     """The state of a pipeline: the components, each on its own device, and the messages under way.
 
-    The first axis of every array is the devices of the component axis, over which it is sharded. `slots` hold the
-    components (those of different devices may differ in shape: see `jaxlocal.packing`). The second axis of the others
-    is the stages of a device: `mail` holds the messages that they will read at the next tick; `notes` the losses so
+    Every array is sharded over the component axis: along its first axis lie the parts of all devices. `slots` hold the
+    components (those of different devices may differ in shape: see `jaxlocal.packing`). The first axis of the others
+    is the stages: `mail` (stages, B, …) holds the messages that they will read at the next tick, `notes` the losses so
     far on the batch that each message comes from and, last, 1 if there is such a batch, else 0.
     """
 
@@ -198,11 +198,12 @@ class Pipeline:
 
     def _spread(self, pieces: Sequence[jax.Array]) -> jax.Array:
         """Each piece on its device."""
-        if isinstance(pieces[0], jax.core.Tracer):
-            return lax.with_sharding_constraint(jnp.stack(pieces), self._sharding(self.axis))
-        shape = (len(pieces), *pieces[0].shape)
         sharding = self._sharding(self.axis)
-        return jax.make_array_from_callback(shape, sharding, lambda index: pieces[index[0].start or 0][None])
+        if isinstance(pieces[0], jax.core.Tracer):
+            return lax.with_sharding_constraint(jnp.concatenate(pieces), sharding)
+        length, *rest = pieces[0].shape
+        shape = (len(pieces) * length, *rest)
+        return jax.make_array_from_callback(shape, sharding, lambda index: pieces[(index[0].start or 0) // length])
 
     # The programs.
 
@@ -210,8 +211,7 @@ class Pipeline:
         """`function(device, *own, *shared)` on each device, of what is `own` with its own part; the parts together."""
 
         def here(device: jax.Array, own: tuple[Any, ...], shared: tuple[Any, ...]) -> Any:
-            mine = jax.tree.map(lambda leaf: leaf[0], own)
-            return jax.tree.map(lambda leaf: leaf[None], function(device[0], *mine, *shared))
+            return function(device[0], *own, *shared)
 
         on_axis = P(self.axis)
         specs = {"in_specs": (on_axis, on_axis, P()), "out_specs": on_axis, "axis_names": {self.axis}, "check_vma": False}
@@ -233,7 +233,7 @@ class Pipeline:
         """The components with no batch under way."""
 
         def zeros(shape: tuple[int, ...], dtype: Any) -> jax.Array:
-            array = jnp.zeros((self._devices, self._share, *shape), dtype)
+            array = jnp.zeros((len(self.stages), *shape), dtype)
             return lax.with_sharding_constraint(array, self._sharding(self.axis))
 
         mail = tuple(zeros(slot.shape, slot.dtype) for slot in layout.messages.slots)
@@ -252,7 +252,7 @@ class Pipeline:
 
         def here(device: jax.Array, slots: Slots, mail: Slots, notes: jax.Array, batch: Batch | None) -> Any:
             slots, mail, notes = lax.switch(device, branches, slots, mail, notes, batch)
-            return slots, *jax.tree.map(shift, (mail, notes)), notes[-1]
+            return slots, *jax.tree.map(shift, (mail, notes)), notes[-1:]
 
         own = params.slots, params.mail, params.notes
         slots, mail, notes, leaving = self._on_devices(here, own, (batch,))
@@ -350,7 +350,7 @@ class Pipeline:
         layout = params.layout
         components: list[Component] = []
         for device, runs in enumerate(layout.runs):
-            own = tuple(slot[device] for slot in params.slots)
+            own = tuple(jnp.split(slot, self._devices)[device] for slot in params.slots)
             components += _scatter(runs, unpack(layout.components, device, own))
         drained = Params(tuple(components), tuple(leaf.shape[1:] for leaf in layout.batch))
         return lax.with_sharding_constraint(drained, self._sharding())
