@@ -5,6 +5,7 @@ shape, the slot has that shape and nothing is ever copied; elsewhere it is flat 
 has one axis at least, so that the slots of many devices can lie one after the other.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from math import prod
 from typing import Any, NamedTuple
@@ -34,8 +35,17 @@ class Packing(NamedTuple):
     lead: int
 
 
-def packing(trees: Sequence[Tree], lead: int = 0) -> Packing:
-    """A packing for trees of arrays, or of their shapes; all leaves agree on the first `lead` axes.
+def packing(trees: Sequence[Tree], lead: int = 0, room: float = 1.0) -> Packing:
+    """A packing for trees of arrays, or of their shapes.
+
+    Args:
+      trees: the trees.
+      lead: how many leading axes all leaves agree on, which a flat slot keeps.
+      room: the memory for all slots, as a multiple of the least. With more of it, arrays of other shapes than their
+        slot's largest get slots of their own, the large ones first, and need not be copied out of it and back.
+
+    Returns:
+      The packing.
 
     Example:
       >>> from jaxlocal.packing import pack, packing, unpack
@@ -45,35 +55,55 @@ def packing(trees: Sequence[Tree], lead: int = 0) -> Packing:
       [(12,), (1,)]
       >>> unpack(both, 1, pack(both, 1, narrow))["w"].shape
       (2, 5)
+      >>> [slot.shape for slot in packing([wide, narrow], room=2).slots]
+      [(2, 5), (3, 4), (1,)]
     """
     flattened = [jax.tree.flatten(tree) for tree in trees]
-    queues: dict[tuple[str, int], list[jax.ShapeDtypeStruct | Any]] = {}  # by type and rank in size
-    forms = []
-    for leaves, structure in flattened:
-        ranks: dict[str, int] = {}
-        queued: list[tuple[str, int]] = [("", 0)] * len(leaves)
-        for i in sorted(range(len(leaves)), key=lambda i: (-leaves[i].size, leaves[i].shape)):
-            dtype = str(leaves[i].dtype)
-            queued[i] = dtype, ranks.get(dtype, 0)
-            ranks[dtype] = queued[i][1] + 1
-            queues.setdefault(queued[i], []).append(leaves[i])
-        forms.append((structure, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves), queued))
+    leaves = {(t, i): leaf for t, (found, _) in enumerate(flattened) for i, leaf in enumerate(found)}
 
-    numbers = {queue: i for i, queue in enumerate(sorted(queues))}
-    slots = []
-    for queue in sorted(queues):
-        leaves = queues[queue]
-        shapes = {leaf.shape for leaf in leaves}
-        longest = max(prod(shape[lead:]) for shape in shapes)
-        (*_, shape) = shapes
-        if len(leaves) < len(trees) or len(shapes) > 1 or not shape:
-            shape = (*shape[:lead], longest)
-        slots.append(jax.ShapeDtypeStruct(shape, leaves[0].dtype))
-    return Packing(
-        tuple(Form(structure, leaves, tuple(numbers[queue] for queue in queued)) for structure, leaves, queued in forms),
-        tuple(slots),
-        lead,
+    def weight(place: tuple[int, int]) -> int:
+        return leaves[place].size * leaves[place].dtype.itemsize
+
+    by_rank: dict[
+        Any, list[tuple[int, int]]
+    ] = {}  # of each type, the largest leaves of all trees, the second largest …
+    seen: Counter[Any] = Counter()
+    for place in sorted(leaves, key=lambda place: (-weight(place), leaves[place].shape, place)):
+        tree_and_type = place[0], str(leaves[place].dtype)
+        by_rank.setdefault((tree_and_type[1], seen[tree_and_type]), []).append(place)
+        seen[tree_and_type] += 1
+
+    spare = (room - 1) * sum(weight(sharers[0]) for sharers in by_rank.values())
+    groups = []  # of leaves, each in a slot
+    for sharers in sorted(by_rank.values(), key=lambda sharers: -weight(sharers[0])):
+        by_shape: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+        for place in sharers:
+            by_shape.setdefault(leaves[place].shape, []).append(place)
+        together, *others = by_shape.values()
+        for other in others:
+            if weight(other[0]) <= spare:
+                spare -= weight(other[0])
+                groups.append(other)
+            else:
+                together = together + other
+        groups.append(together)
+
+    slots, slot_of = [], {}
+    for group in groups:
+        shape, dtype = leaves[group[0]].shape, leaves[group[0]].dtype
+        if not shape or any(leaves[place].shape != shape for place in group):
+            shape = (*shape[:lead], prod(shape[lead:]))  # the first is the largest
+        slot_of |= dict.fromkeys(group, len(slots))
+        slots.append(jax.ShapeDtypeStruct(shape, dtype))
+    forms = tuple(
+        Form(
+            structure,
+            tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in found),
+            tuple(slot_of[t, i] for i in range(len(found))),
+        )
+        for t, (found, structure) in enumerate(flattened)
     )
+    return Packing(forms, tuple(slots), lead)
 
 
 def empty(packing: Packing) -> Slots:

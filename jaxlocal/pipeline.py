@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
-from itertools import chain
 from math import prod
 from statistics import median
 from typing import Any, NamedTuple
@@ -29,6 +28,8 @@ from jaxlocal.network import Tree
 from jaxlocal.packing import Packing, Slots, empty, pack, packing, unpack
 from jaxlocal.rule import Batch, Component, Info, Message, Params, Rule, forward_stats
 
+Flag = bool | jax.Array
+Carry = tuple[Any, Slots, jax.Array]  # the components in some form, and mail and notes of the same stages
 Stage = tuple[int, ...]  # neighbouring components, which learn from the same batch at the same tick
 
 
@@ -73,6 +74,7 @@ class Pipeline:
     mesh: Mesh
     axis: str
     stages: tuple[Stage, ...]
+    room: float
 
     def init(self, key: jax.Array, batch: Batch) -> PipelineParams:
         """The rule's own start, each component made on its device; all batches must be of this one's size."""
@@ -113,13 +115,12 @@ class Pipeline:
 
     def place(self, params: Params, batch: Batch) -> PipelineParams:
         """The rule's own parameters, wherever they come from, each component on its device; of the batch only the
-        shapes matter."""
+        shapes matter.
+        """
         checks.params(params, len(self.rule.learn or ()))
         layout = self._lay_out(params, batch)
         components = jax.tree.map(_on_host, params.components)
-        packed = [
-            pack(layout.components, device, _gather(runs, components)) for device, runs in enumerate(layout.runs)
-        ]
+        packed = [pack(layout.components, device, _gather(runs, components)) for device, runs in enumerate(layout.runs)]
         return self._at_rest(layout, tuple(map(self._spread, zip(*packed, strict=True))))
 
     def predict(self, params: PipelineParams, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
@@ -173,7 +174,7 @@ class Pipeline:
                     own.append(Run(j, (self.stages[j],)))
             runs.append(tuple(own))
         trees = [jax.eval_shape(partial(_gather, own), params.components) for own in runs]
-        return Layout(tuple(runs), packing(trees), packing(messages[1:], lead=1), tuple(terms), batch)
+        return Layout(tuple(runs), packing(trees, room=self.room), packing(messages[1:], lead=1), tuple(terms), batch)
 
     def _check(self, params: PipelineParams, batch: Batch | None) -> None:
         if not isinstance(params, PipelineParams):
@@ -214,7 +215,12 @@ class Pipeline:
             return function(device[0], *own, *shared)
 
         on_axis = P(self.axis)
-        specs = {"in_specs": (on_axis, on_axis, P()), "out_specs": on_axis, "axis_names": {self.axis}, "check_vma": False}
+        specs = {
+            "in_specs": (on_axis, on_axis, P()),
+            "out_specs": on_axis,
+            "axis_names": {self.axis},
+            "check_vma": False,
+        }
         return jax.shard_map(here, mesh=self.mesh, **specs)(jnp.arange(self._devices), own, shared)
 
     @partial(jax.jit, static_argnums=(0, 1))
@@ -243,7 +249,6 @@ class Pipeline:
     def _tick(self, params: PipelineParams, batch: Batch | None) -> tuple[PipelineParams, Info]:
         """All devices learn, and hand on their messages."""
         layout = params.layout
-        branches = [partial(self._work, layout, device) for device in range(self._devices)]
         onward = [(device, device + 1) for device in range(self._devices - 1)]
 
         def shift(sent: jax.Array) -> jax.Array:
@@ -251,7 +256,11 @@ class Pipeline:
             return jnp.concatenate([lax.ppermute(sent[-1:], self.axis, onward), sent[:-1]])
 
         def here(device: jax.Array, slots: Slots, mail: Slots, notes: jax.Array, batch: Batch | None) -> Any:
-            slots, mail, notes = lax.switch(device, branches, slots, mail, notes, batch)
+            carry = slots, mail, notes
+            for d in range(self._devices):
+                is_this = device == d if self._devices > 1 else True
+                carry = _once(is_this, partial(self._work, layout, d, is_this, batch), carry)
+            slots, mail, notes = carry
             return slots, *jax.tree.map(shift, (mail, notes)), notes[-1:]
 
         own = params.slots, params.mail, params.notes
@@ -262,68 +271,75 @@ class Pipeline:
         losses = jnp.stack([jnp.sum(jnp.stack(list(term.values()))) for term in terms])
         return PipelineParams(slots, mail, notes, layout), Info(losses, terms)
 
-    def _work(
-        self, layout: Layout, device: int, slots: Slots, mail: Slots, notes: jax.Array, batch: Batch | None
-    ) -> tuple[Slots, Slots, jax.Array]:
-        """One device's part in a tick: its components as they have learnt, what its stages send, and their notes."""
-        learnt, sent, noted = [], [], []
+    def _work(self, layout: Layout, device: int, is_this: Flag, batch: Batch | None, carry: Carry) -> Carry:
+        """One device's part in a tick: in place of the messages that its stages have read, those that they send."""
+        slots, mail, notes = carry
+        learnt, sent = [], []
         for run, tree in zip(layout.runs[device], unpack(layout.components, device, slots), strict=True):
             position = run.start - device * self._share
-            local = slice(position, position + len(run.stages))
-            inbox, note = jax.tree.map(lambda leaf, local=local: leaf[local], (mail, notes))
-            if run.start == 0:
-                note = note.at[0].set(0).at[0, -1].set(float(batch is not None))
+            own = slice(position, position + len(run.stages))
             learn = self._learn_alone if len(run.stages) == 1 else self._learn_together
-            tree, outbox, losses = learn(layout, run, tree, inbox, note[:, -1] > 0, batch)
-            for k, stage in enumerate(run.stages):
-                before = sum(map(len, layout.terms[: stage[0]]))
-                noted.append(lax.dynamic_update_slice(note[k], losses[k], (before,)))
+            tree, *out = learn(layout, run, is_this, batch, (tree, tuple(slot[own] for slot in mail), notes[own]))
             learnt.append(tree)
-            sent.append(outbox)
-        slots = pack(layout.components, device, tuple(learnt), slots)
-        return slots, jax.tree.map(lambda *parts: jnp.concatenate(parts), *sent), jnp.stack(noted)
+            sent.append(tuple(out))
+        mail, notes = jax.tree.map(lambda *parts: jnp.concatenate(parts), *sent)
+        return pack(layout.components, device, tuple(learnt), slots), mail, notes
 
-    def _learn_alone(
-        self, layout: Layout, run: Run, tree: Tree, inbox: Slots, busy: jax.Array, batch: Batch | None
-    ) -> tuple[Tree, Slots, jax.Array]:
-        """A stage learns from its message, or stays as it is if there is none."""
+    def _learn_alone(self, layout: Layout, run: Run, is_this: Flag, batch: Batch | None, carry: Carry) -> Carry:
+        """A stage learns if there is a message for it; the first stage's is the batch."""
         (stage,) = run.stages
+        first = run.start == 0
+        if first and batch is None:
+            return carry
 
-        def active(tree: Tree, inbox: Slots) -> tuple[Tree, Slots, jax.Array]:
-            message = batch if run.start == 0 else unpack(layout.messages, run.start - 1, _first(inbox))
+        def learn(carry: Carry) -> Carry:
+            tree, mail, notes = carry
+            message = batch if first else unpack(layout.messages, run.start - 1, tuple(slot[0] for slot in mail))
             tree, message, losses = _learn(self.rule, stage, tree, self._split(message))
-            outbox = pack(layout.messages, run.start, message) if run.start < len(self.stages) - 1 else empty(layout.messages)
-            return tree, *jax.tree.map(lambda leaf: leaf[None], (outbox, losses))
+            # Nobody reads what the last stage sends. But were it what it has received, the compiler would see that the
+            # messages do not wait for the last stage, exchange them before it learns, and so make it wait for the first.
+            last = run.start == len(self.stages) - 1
+            outbox = empty(layout.messages) if last else pack(layout.messages, run.start, message)
+            mail = tuple(slot[None] for slot in outbox)
+            return tree, mail, self._note(layout, run, notes, losses[None], entered=first)
 
-        def idle(tree: Tree, inbox: Slots) -> tuple[Tree, Slots, jax.Array]:
-            losses = jnp.zeros(sum(len(layout.terms[i]) for i in stage))
-            return tree, *jax.tree.map(lambda leaf: leaf[None], (empty(layout.messages), losses))
+        # A first stage is always busy. If the compiler knew, it would merge two loops and copy what they update.
+        return _once(is_this if first else carry[2][0, -1] > 0, learn, carry)
 
-        if run.start == 0:
-            return (idle if batch is None else active)(tree, inbox)
-        return lax.cond(busy[0], active, idle, tree, inbox)
-
-    def _learn_together(
-        self, layout: Layout, run: Run, tree: Tree, inbox: Slots, busy: jax.Array, batch: Batch | None
-    ) -> tuple[Tree, Slots, jax.Array]:
+    def _learn_together(self, layout: Layout, run: Run, is_this: Flag, batch: Batch | None, carry: Carry) -> Carry:
         """Alike stages learn as one batched operation; what those without a message have learnt is undone."""
-        messages = jax.vmap(partial(unpack, layout.messages, max(run.start - 1, 0)))(inbox)
-        if run.start == 0 and batch is not None:
-            messages = jax.tree.map(lambda many, entering: many.at[0].set(entering), messages, batch)
+        entered = run.start == 0 and batch is not None
+        busy = carry[2][:, -1] > 0
+        if entered:
+            busy = busy.at[0].set(True)
 
-        def whole(tree: Tree) -> tuple[Tree, Slots, jax.Array]:
-            tree, message, losses = jax.vmap(partial(_learn, self.rule, run.stages[0]))(tree, self._split(messages, 1))
-            return tree, jax.vmap(partial(pack, layout.messages, min(run.start, len(self.stages) - 2)))(message), losses
+        def learn(carry: Carry) -> Carry:
+            tree, mail, notes = carry
+            messages = jax.vmap(partial(unpack, layout.messages, max(run.start - 1, 0)))(mail)
+            if entered:
+                messages = jax.tree.map(lambda many, entering: many.at[0].set(entering), messages, batch)
+            tree, messages, losses = jax.vmap(partial(_learn, self.rule, run.stages[0]))(tree, self._split(messages, 1))
+            mail = jax.vmap(partial(pack, layout.messages, min(run.start, len(self.stages) - 2)))(messages)
+            return tree, mail, self._note(layout, run, notes, losses, entered)
 
-        def partly(tree: Tree) -> tuple[Tree, Slots, jax.Array]:
-            new, outbox, losses = whole(tree)
-
+        def learn_some(carry: Carry) -> Carry:
             def choose(new: jax.Array, old: jax.Array) -> jax.Array:
                 return jnp.where(busy.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
-            return jax.tree.map(choose, new, tree), outbox, losses
+            return jax.tree.map(choose, learn(carry), carry)
 
-        return lax.cond(jnp.all(busy), whole, partly, tree)
+        everyone = jnp.all(busy)
+        return _once(jnp.any(busy) & ~everyone, learn_some, _once(everyone, learn, carry))
+
+    def _note(self, layout: Layout, run: Run, notes: jax.Array, losses: jax.Array, entered: bool) -> jax.Array:
+        """The notes on a run's messages, with what its stages have lost; if a batch has entered, the first is new."""
+        if entered:
+            notes = notes.at[0].set(0).at[0, -1].set(1)
+        rows = []
+        for note, loss, stage in zip(notes, losses, run.stages, strict=True):
+            before = sum(map(len, layout.terms[: stage[0]]))
+            rows.append(lax.dynamic_update_slice(note, loss, (before,)))
+        return jnp.stack(rows)
 
     def _split(self, message: Message, axis: int = 0) -> Message:
         """The message with its examples dealt out over the data axes, if the mesh has any."""
@@ -356,7 +372,9 @@ class Pipeline:
         return lax.with_sharding_constraint(drained, self._sharding())
 
 
-def pipelined(rule: Rule, mesh: Mesh, axis: str = "component", *, stages: Sequence[int] | None = None) -> Pipeline:
+def pipelined(
+    rule: Rule, mesh: Mesh, axis: str = "component", *, stages: Sequence[int] | None = None, room: float = 1.0
+) -> Pipeline:
     """A forward-only rule as a pipeline over one axis of a mesh of devices.
 
     Over the mesh's other axes, if it has any, each batch is split: gradients and batch statistics are still those of
@@ -370,6 +388,9 @@ def pipelined(rule: Rule, mesh: Mesh, axis: str = "component", *, stages: Sequen
         as devices on the axis, or a multiple: then a device runs several stages at every tick, and those that are alike
         (the same computation on the same shapes) as one batched operation. By default one stage a device, cut as evenly
         as can be.
+      room: how much memory each device may use for components, as a multiple of the least, which is about that of the
+        largest share. Arrays of different shapes take turns in the same memory, and the smaller ones are copied at
+        every tick; with more room the largest of these are not.
 
     Returns:
       The pipeline.
@@ -422,7 +443,7 @@ def pipelined(rule: Rule, mesh: Mesh, axis: str = "component", *, stages: Sequen
     ends = np.cumsum(sizes).tolist()
     cut = tuple(tuple(range(end - size, end)) for end, size in zip(ends, sizes, strict=True))
     automatic = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
-    return Pipeline(rule, automatic, axis, cut)
+    return Pipeline(rule, automatic, axis, cut, room)
 
 
 def mesh(**axes: int) -> Mesh:
@@ -446,6 +467,9 @@ def mesh(**axes: int) -> Mesh:
     return Mesh(np.array(devices[:wanted]).reshape(*axes.values()), tuple(axes), axis_types=types)
 
 
+STEPS = 4  # that `measure` takes at a time
+
+
 class Costs(NamedTuple):
     """What `measure` finds of each component."""
 
@@ -465,14 +489,18 @@ def measure(rule: Rule, params: Params, batch: Batch, repeats: int = 5) -> Costs
     """
     seconds, sizes, message = [], [], batch
     for learn, component in zip(rule.learn or (), params.components, strict=True):
-        # Donated, as in training; a copy, for the parameters are the caller's.
-        step = jax.jit(learn, donate_argnums=0)
-        learnt, onward, _ = jax.block_until_ready(step(jax.tree.map(jnp.copy, component), message))
+        # Several steps in one program, as in training: a single call would also pay for the memory that it allocates.
+        @partial(jax.jit, donate_argnums=0)
+        def steps(component: Component, message: Message, learn: Any = learn) -> Component:
+            return lax.scan(lambda component, _: (learn(component, message)[0], None), component, length=STEPS)[0]
+
+        onward = jax.jit(learn)(component, message)[1]
+        learnt = jax.block_until_ready(steps(jax.tree.map(jnp.copy, component), message))
         times = []
         for _ in range(repeats):
             start = time.perf_counter()
-            learnt, _, _ = jax.block_until_ready(step(learnt, message))
-            times.append(time.perf_counter() - start)
+            learnt = jax.block_until_ready(steps(learnt, message))
+            times.append((time.perf_counter() - start) / STEPS)
         message = onward
         seconds.append(median(times))
         sizes.append(sum(leaf.nbytes for leaf in message))
@@ -503,9 +531,7 @@ def balance(costs: Sequence[float], stages: int) -> tuple[int, ...]:
     best = {n: (float(sums[n]), (n,)) for n in range(1, len(costs) + 1)}
     for made in range(2, stages + 1):
         best = {
-            n: min(
-                (max(best[m][0], float(sums[n] - sums[m])), (*best[m][1], n - m)) for m in range(made - 1, n)
-            )
+            n: min((max(best[m][0], float(sums[n] - sums[m])), (*best[m][1], n - m)) for m in range(made - 1, n))
             for n in range(made, len(costs) + 1)
         }
     return best[len(costs)][1]
@@ -541,8 +567,14 @@ def _scatter(runs: tuple[Run, ...], trees: Tree) -> list[Component]:
     return components
 
 
-def _first(slots: Slots) -> Slots:
-    return tuple(slot[0] for slot in slots)
+def _once(condition: Flag, function: Callable[[Carry], Carry], carry: Carry) -> Carry:
+    """`function(carry)` if the condition holds, else the carry.
+
+    As a loop of one round or none: XLA updates in place what goes round a loop, but copies what a conditional returns.
+    """
+    if condition is True:
+        return function(carry)
+    return lax.fori_loop(0, jnp.asarray(condition, jnp.int32), lambda _, carry: function(carry), carry)
 
 
 def _shapes(tree: Tree) -> Tree:
