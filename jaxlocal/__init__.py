@@ -8,7 +8,7 @@ params = rule.init(jax.random.key(0), batch)
 params = rule.update(params, batch)
 """
 
-from jaxlocal import data, diagnostics, layers, models, pipeline, rules, training
+from jaxlocal import data, diagnostics, layers, models, pipeline, plots, rules, training
 from jaxlocal.network import Loss, Network, cross_entropy, squared_error
 from jaxlocal.pipeline import pipelined
 from jaxlocal.rule import Component, Info, Lesson, Params, Part, Rule, head_part, l2, make_rule, own, upward
@@ -35,6 +35,7 @@ __all__ = [
     "own",
     "pipeline",
     "pipelined",
+    "plots",
     "rules",
     "squared_error",
     "training",

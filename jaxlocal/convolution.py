@@ -62,11 +62,12 @@ def convolve(
             feature_group_count,
             precision=precision,
         )
-    if isinstance(padding, str):
+    pads = padding
+    if isinstance(pads, str):
         reach = [(k - 1) * dilation + 1 for k, dilation in zip(kernel.shape, rhs_dilation, strict=False)]
-        padding = lax.padtype_to_pads(x.shape[1:-1], reach, strides, padding)
-    padding = tuple((low, high) for low, high in padding)
-    return _convolve(Window(strides, padding, lhs_dilation, rhs_dilation, precision), x, kernel)
+        pads = tuple(lax.padtype_to_pads(x.shape[1:-1], reach, strides, pads))
+    window = Window(strides, tuple((low, high) for low, high in pads), lhs_dilation, rhs_dilation, precision)
+    return _convolve(window, x, kernel)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -75,8 +76,10 @@ def _convolve(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
     last = x.ndim - 1
     axes = range(1, last)
     layout = lax.ConvDimensionNumbers((0, last, *axes), (last, last - 1, *range(last - 1)), (0, last, *axes))
-    *arguments, precision = window
-    return lax.conv_general_dilated(x, kernel, *arguments, layout, precision=precision)
+    strides, padding, lhs_dilation, rhs_dilation, precision = window
+    return lax.conv_general_dilated(
+        x, kernel, strides, padding, lhs_dilation, rhs_dilation, layout, precision=precision
+    )
 
 
 def _forward(window: Window, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:

@@ -88,7 +88,8 @@ def packing(trees: Sequence[Tree], lead: int = 0, room: float = 1.0) -> Packing:
                 together = together + other
         groups.append(together)
 
-    slots, slot_of = [], {}
+    slots: list[jax.ShapeDtypeStruct] = []
+    slot_of: dict[tuple[int, int], int] = {}
     for group in groups:
         shape, dtype = leaves[group[0]].shape, leaves[group[0]].dtype
         if not shape or any(leaves[place].shape != shape for place in group):

@@ -26,8 +26,12 @@ from jax.sharding import PartitionSpec as P
 from jaxlocal import checks
 from jaxlocal.network import Tree
 from jaxlocal.packing import Packing, Slots, empty, pack, packing, unpack
-from jaxlocal.rule import Batch, Component, Info, Message, Params, Rule, forward_stats
+from jaxlocal.rule import Batch, Component, Info, Lesson, Message, Params, Rule, forward_stats
+from jaxlocal.schedule import Schedule
 
+__all__ = ["Costs", "Pipeline", "PipelineParams", "Schedule", "balance", "measure", "mesh", "pipelined"]
+
+Step = Callable[[Component, Message], tuple[Component, Message, Lesson]]
 Flag = bool | jax.Array
 Carry = tuple[Any, Slots, jax.Array]  # the components in some form, and mail and notes of the same stages
 Stage = tuple[int, ...]  # neighbouring components, which learn from the same batch at the same tick
@@ -47,7 +51,7 @@ class Layout(NamedTuple):
     components: Packing  # of each device: for each run a stage's components, stacked where it has several stages
     messages: Packing  # to each stage but the first
     terms: tuple[tuple[str, ...], ...]  # the names of each component's losses
-    batch: tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]
+    batch: Any  # its shapes
 
 
 @struct.dataclass
@@ -78,6 +82,7 @@ class Pipeline:
 
     def init(self, key: jax.Array, batch: Batch) -> PipelineParams:
         """The rule's own start, each component made on its device; all batches must be of this one's size."""
+        checks.key(key)
         checks.batch(batch)
         params = jax.eval_shape(self.rule.init, key, batch)
         layout = self._lay_out(params, batch)
@@ -86,7 +91,7 @@ class Pipeline:
     def step(self, params: PipelineParams, batch: Batch | None) -> tuple[PipelineParams, Info]:
         """One tick: the batch enters the first stage, or none does, and every stage learns from what it has.
 
-        The losses travel with their batch: the info is of the batch that leaves the last stage, NaN while there is none.
+        The losses travel with their batch: the info is of the one that leaves the last stage, NaN while there is none.
         """
         self._check(params, batch)
         return self._tick(params, batch)
@@ -114,10 +119,8 @@ class Pipeline:
         return self._drain(params)
 
     def place(self, params: Params, batch: Batch) -> PipelineParams:
-        """The rule's own parameters, wherever they come from, each component on its device; of the batch only the
-        shapes matter.
-        """
-        checks.params(params, len(self.rule.learn or ()))
+        """The rule's own parameters, wherever they are, each component on its device, for batches of these shapes."""
+        checks.params(params, len(_steps(self.rule)))
         layout = self._lay_out(params, batch)
         components = jax.tree.map(_on_host, params.components)
         packed = [pack(layout.components, device, _gather(runs, components)) for device, runs in enumerate(layout.runs)]
@@ -126,6 +129,10 @@ class Pipeline:
     def predict(self, params: PipelineParams, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """The scores by the drained parameters."""
         return self.rule.predict(self.drain(params), x, key)
+
+    def schedule(self, batches: int) -> Schedule:
+        """The timetable of so many batches: ticks, utilisation, bubble."""
+        return Schedule(batches, len(self.stages))
 
     # What lies where.
 
@@ -159,10 +166,10 @@ class Pipeline:
         for stage in self.stages:
             messages.append(message)
             components = tuple(params.components[i] for i in stage)
-            # Stages are alike if they are the same program to the compiler, down to the constants.
-            programs.append(jax.jit(partial(_learn, self.rule, stage)).lower(components, message).as_text())
+            if self._share > 1:  # stages are alike if they are the same program to the compiler, down to the constants
+                programs.append(jax.jit(partial(_learn, self.rule, stage)).lower(components, message).as_text())
             for i in stage:
-                _, message, lesson = jax.eval_shape(self.rule.learn[i], params.components[i], message)
+                _, message, lesson = jax.eval_shape(_steps(self.rule)[i], params.components[i], message)
                 terms.append(tuple(sorted(lesson.losses)))
         runs = []
         for first in range(0, len(self.stages), self._share):
@@ -182,10 +189,11 @@ class Pipeline:
                 f"params is of type {type(params).__name__}, but must be a pipeline's: call its init, or place(params, "
                 "batch) for parameters of the rule"
             )
-        if tuple(stage for own in params.layout.runs for run in own for stage in run.stages) != self.stages:
+        made_for = params.layout.runs
+        stages = tuple(stage for own in made_for for run in own for stage in run.stages)
+        if stages != self.stages or len(made_for) != self._devices:
             raise ValueError(
-                f"params were made for {sum(map(len, params.layout.runs))} stages over {len(params.layout.runs)} devices, but "
-                "this pipeline has others: drain them by the pipeline that made them, and place them in this one"
+                "params were made by a pipeline with other stages: drain them by that one, and place them in this one"
             )
         if batch is None:
             return
@@ -203,8 +211,11 @@ class Pipeline:
         if isinstance(pieces[0], jax.core.Tracer):
             return lax.with_sharding_constraint(jnp.concatenate(pieces), sharding)
         length, *rest = pieces[0].shape
-        shape = (len(pieces) * length, *rest)
-        return jax.make_array_from_callback(shape, sharding, lambda index: pieces[(index[0].start or 0) // length])
+
+        def piece(index: Any) -> jax.Array:
+            return pieces[(index[0].start or 0) // length]
+
+        return jax.make_array_from_callback((len(pieces) * length, *rest), sharding, piece)
 
     # The programs.
 
@@ -214,14 +225,16 @@ class Pipeline:
         def here(device: jax.Array, own: tuple[Any, ...], shared: tuple[Any, ...]) -> Any:
             return function(device[0], *own, *shared)
 
-        on_axis = P(self.axis)
-        specs = {
-            "in_specs": (on_axis, on_axis, P()),
-            "out_specs": on_axis,
-            "axis_names": {self.axis},
-            "check_vma": False,
-        }
-        return jax.shard_map(here, mesh=self.mesh, **specs)(jnp.arange(self._devices), own, shared)
+        parts = P(self.axis)
+        everywhere = jax.shard_map(
+            here,
+            mesh=self.mesh,
+            in_specs=(parts, parts, P()),
+            out_specs=parts,
+            axis_names={self.axis},  # over the other axes the compiler divides the work, as `_split` tells it
+            check_vma=False,
+        )
+        return everywhere(jnp.arange(self._devices), own, shared)
 
     @partial(jax.jit, static_argnums=(0, 1))
     def _begin(self, layout: Layout, key: jax.Array, example: Batch) -> Slots:
@@ -294,10 +307,11 @@ class Pipeline:
 
         def learn(carry: Carry) -> Carry:
             tree, mail, notes = carry
-            message = batch if first else unpack(layout.messages, run.start - 1, tuple(slot[0] for slot in mail))
+            inbox = tuple(slot[0] for slot in mail)
+            message: Any = batch if first else unpack(layout.messages, run.start - 1, inbox)
             tree, message, losses = _learn(self.rule, stage, tree, self._split(message))
-            # Nobody reads what the last stage sends. But were it what it has received, the compiler would see that the
-            # messages do not wait for the last stage, exchange them before it learns, and so make it wait for the first.
+            # Nobody reads what the last stage sends. But were it what it has received, the compiler would see that no
+            # message waits for the last stage, exchange them before it learns, and so make it wait for the others.
             last = run.start == len(self.stages) - 1
             outbox = empty(layout.messages) if last else pack(layout.messages, run.start, message)
             mail = tuple(slot[None] for slot in outbox)
@@ -409,14 +423,7 @@ def pipelined(
       Kao, Chen. Associated Learning: decomposing end-to-end backpropagation based on autoencoders and target
       propagation. Neural Computation 33, 2021. Table 1.
     """
-    if not isinstance(rule, Rule):
-        raise TypeError(f"rule={checks.show(rule)}: must be a rule, such as jl.rules.al(net, tx)")
-    if rule.learn is None:
-        raise ValueError(
-            "rule: its components learn only after a pass through the whole network (a backward pass, an error or targets "
-            "from the top), so they cannot learn from different batches at once; pipelined takes forward-only rules, "
-            "whose rule.learn is not None: jl.rules.al, jl.rules.drtp, or one of your own whose parts can teach"
-        )
+    _steps(rule)
     if not isinstance(mesh, Mesh):
         raise TypeError(
             f"mesh={checks.show(mesh)}: must be a jax.sharding.Mesh, such as jl.pipeline.mesh(component=2) makes"
@@ -425,7 +432,7 @@ def pipelined(
         names = ", ".join(map(repr, mesh.axis_names))
         near = get_close_matches(str(axis), mesh.axis_names, n=1) or mesh.axis_names[:1]
         raise ValueError(f"axis={axis!r}: the mesh has only {names}; pass axis={near[0]!r}, or another mesh")
-    count, devices = len(rule.learn), mesh.shape[axis]
+    count, devices = len(_steps(rule)), mesh.shape[axis]
     if count < devices:
         raise ValueError(
             f"mesh: axis {axis!r} has {devices} devices, but the rule has only {count} components; take "
@@ -435,10 +442,13 @@ def pipelined(
     sizes = tuple(count // devices + (j < count % devices) for j in range(devices)) if stages is None else tuple(stages)
     for size in sizes:
         checks.positive_int("stages", size)
+    checks.positive("room", room)
+    if room < 1:
+        raise ValueError(f"room={room}: must be 1 or more; 1 is the least that holds the components")
     if sum(sizes) != count or len(sizes) % devices:
         raise ValueError(
-            f"stages={sizes}: must be {devices} numbers, or a multiple of that, for the devices of axis {axis!r}, and sum "
-            f"to the rule's {count} components; jl.pipeline.balance makes such"
+            f"stages={sizes}: must be {devices} numbers, or a multiple of that, for the devices of axis {axis!r}, and "
+            f"sum to the rule's {count} components; jl.pipeline.balance makes such"
         )
     ends = np.cumsum(sizes).tolist()
     cut = tuple(tuple(range(end - size, end)) for end, size in zip(ends, sizes, strict=True))
@@ -459,8 +469,8 @@ def mesh(**axes: int) -> Mesh:
     if not axes or wanted > len(devices):
         sizes = ", ".join(f"{name}={size}" for name, size in axes.items())
         raise ValueError(
-            f"mesh({sizes}): needs {wanted} devices, but there are {len(devices)} ({devices[0].platform}); take smaller "
-            f"axes, such as component={len(devices)}; or on a CPU make it more devices, in the environment, by "
+            f"mesh({sizes}): needs {wanted} devices, but there are {len(devices)} ({devices[0].platform}); take "
+            f"smaller axes, such as component={len(devices)}, or make a CPU into more devices, in the environment, by "
             f"XLA_FLAGS=--xla_force_host_platform_device_count={wanted}"
         )
     types = (AxisType.Auto,) * len(axes)
@@ -488,7 +498,7 @@ def measure(rule: Rule, params: Params, batch: Batch, repeats: int = 5) -> Costs
       (2, (512, 512))
     """
     seconds, sizes, message = [], [], batch
-    for learn, component in zip(rule.learn or (), params.components, strict=True):
+    for learn, component in zip(_steps(rule), params.components, strict=True):
         # Several steps in one program, as in training: a single call would also pay for the memory that it allocates.
         @partial(jax.jit, donate_argnums=0)
         def steps(component: Component, message: Message, learn: Any = learn) -> Component:
@@ -528,7 +538,7 @@ def balance(costs: Sequence[float], stages: int) -> tuple[int, ...]:
         checks.non_negative("costs", cost)
     sums = np.concatenate([[0], np.cumsum(costs)])
     # best[n]: the least possible cost of the dearest stage, and the cut, for the first n components
-    best = {n: (float(sums[n]), (n,)) for n in range(1, len(costs) + 1)}
+    best: dict[int, tuple[float, tuple[int, ...]]] = {n: (float(sums[n]), (n,)) for n in range(1, len(costs) + 1)}
     for made in range(2, stages + 1):
         best = {
             n: min((max(best[m][0], float(sums[n] - sums[m])), (*best[m][1], n - m)) for m in range(made - 1, n))
@@ -537,12 +547,26 @@ def balance(costs: Sequence[float], stages: int) -> tuple[int, ...]:
     return best[len(costs)][1]
 
 
+def _steps(rule: Rule) -> tuple[Step, ...]:
+    """Each component's own step, of a rule that has them."""
+    if not isinstance(rule, Rule):
+        raise TypeError(f"rule={checks.show(rule)}: must be a rule, such as jl.rules.al(net, tx)")
+    if rule.learn is None:
+        raise ValueError(
+            "rule: its components learn only after a pass through the whole network (they wait for an error or for "
+            "targets from the top, which a backward pass brings), so they cannot learn from different batches at once; "
+            "a pipeline needs a forward-only rule, whose rule.learn is not None: jl.rules.al, jl.rules.drtp, or your "
+            "own of parts that teach"
+        )
+    return rule.learn
+
+
 def _learn(rule: Rule, stage: Stage, components: Tree, message: Message) -> tuple[Tree, Message, jax.Array]:
     """The rule itself: the step of each component of a stage, and all their losses in one vector."""
     learnt, losses = [], []
     for i, component in zip(stage, components, strict=True):
         with jax.named_scope(f"component {i}"):
-            component, message, lesson = rule.learn[i](component, message)
+            component, message, lesson = _steps(rule)[i](component, message)
         learnt.append(component)
         losses += [value.astype(jnp.float32) for _, value in sorted(lesson.losses.items())]
     return tuple(learnt), message, jnp.stack(losses)
@@ -586,5 +610,5 @@ def _on_host(leaf: jax.Array) -> jax.Array:
     if isinstance(leaf, jax.core.Tracer):
         return leaf
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(np.asarray(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        return jax.random.wrap_key_data(_on_host(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
     return jnp.asarray(np.asarray(leaf))

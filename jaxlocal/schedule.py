@@ -1,0 +1,92 @@
+"""The timetable of a pipeline: which stage learns from which batch at which tick."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxlocal import checks
+
+
+class Schedule(NamedTuple):
+    """The timetable of so many batches through so many stages, the pipeline empty before and after.
+
+    Example:
+      >>> schedule = jl.pipeline.Schedule(batches=4, stages=2)
+      >>> schedule.ticks, schedule.utilisation, round(schedule.bubble, 2)
+      (5, 0.8, 0.2)
+      >>> print(schedule)
+      tick     0  1  2  3  4
+      stage 0  0  1  2  3  .
+      stage 1  .  0  1  2  3
+    """
+
+    batches: int
+    stages: int
+
+    @property
+    def ticks(self) -> int:
+        """How many ticks it takes."""
+        return self.batches + self.stages - 1
+
+    @property
+    def utilisation(self) -> float:
+        """The share of stages' ticks in which they learn."""
+        return self.batches / self.ticks
+
+    @property
+    def bubble(self) -> float:
+        """The share in which they wait, while the pipeline fills and empties."""
+        return 1 - self.utilisation
+
+    def table(self) -> np.ndarray:
+        """The number of the batch that each stage learns from at each tick, (ticks, stages); -1 where it waits."""
+        batch = np.arange(self.ticks)[:, None] - np.arange(self.stages)
+        return np.where((batch >= 0) & (batch < self.batches), batch, -1)
+
+    def __str__(self) -> str:
+        rows = [["tick", *map(str, range(self.ticks))]]
+        for stage, column in enumerate(self.table().T):
+            rows.append([f"stage {stage}", *("." if batch < 0 else str(batch) for batch in column)])
+        names, width = max(len(row[0]) for row in rows), len(str(self.ticks)) + 2
+        return "\n".join(row[0].ljust(names) + "".join(cell.rjust(width) for cell in row[1:]) for row in rows)
+
+    def trace(self, path: Path | str, seconds: Sequence[float]) -> Path:
+        """Write the timetable as a trace that opens in Perfetto (ui.perfetto.dev): a line a stage, a bar a batch.
+
+        Args:
+          path: the file to write, NAME.json.
+          seconds: how long each stage learns from a batch, as `measure` finds it; a tick lasts as long as the longest.
+
+        Returns:
+          The path.
+        """
+        if len(seconds) != self.stages:
+            raise ValueError(
+                f"seconds: has {len(seconds)} entries, but there are {self.stages} stages; give one for each"
+            )
+        for value in seconds:
+            checks.non_negative("seconds", value)
+        names = [
+            {"name": "thread_name", "ph": "M", "pid": 0, "tid": stage, "args": {"name": f"stage {stage}"}}
+            for stage in range(self.stages)
+        ]
+        bars = [
+            {
+                "name": f"batch {batch}",
+                "ph": "X",
+                "pid": 0,
+                "tid": stage,
+                "ts": 1e6 * tick * max(seconds),  # microseconds
+                "dur": 1e6 * seconds[stage],
+                "args": {"tick": tick, "batch": int(batch)},
+            }
+            for tick, row in enumerate(self.table())
+            for stage, batch in enumerate(row)
+            if batch >= 0
+        ]
+        path = Path(path)
+        path.write_text(json.dumps({"traceEvents": names + bars, "displayTimeUnit": "ms"}), encoding="utf-8")
+        return path

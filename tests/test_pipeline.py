@@ -1,0 +1,453 @@
+"""The pipeline is the sequential rule, on any number of devices, cut anywhere, entered and left at any time."""
+
+import itertools
+import json
+from functools import cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import RULES, plain, same
+
+import jaxlocal as jl
+from jaxlocal.layers import Residual, conv, dense, local
+from jaxlocal.packing import unpack
+
+BATCHES = 6
+adam = optax.adam(1e-2)
+
+
+def al(net, **settings):
+    return jl.rules.al(net, adam, **settings)
+
+
+MIXED = jl.Network((conv(3, stride=2, norm=True), Residual(4, 2), local(3), dense(5, dropout=0.3)), jl.layers.Head(3))
+ALIKE = jl.models.mlp((4,) * 8, classes=4)
+
+# Every kind of component; the dense one has dropout and batch norm.
+RULE = {
+    "dense": al(jl.models.mlp((7, 6, 6, 5), classes=3, norm=True, dropout=0.3)),
+    "mixed": al(MIXED),
+    "alike": jl.rules.al(ALIKE, optax.sgd(0.1, momentum=0.9)),
+    "drtp": RULES["drtp"](jl.models.mlp((7, 6), classes=3), adam),
+    "layer_local": RULES["layer_local"](jl.models.mlp((7, 6), classes=3), adam),
+    "one": al(jl.models.mlp((7,), classes=3)),
+}
+
+
+@cache
+def batches(name):
+    """The batches that a rule is trained on, (T, B, …)."""
+    rng = np.random.default_rng(0)
+    classes = 4 if name == "alike" else 3
+    x = rng.normal(size=(BATCHES, 8, *((6, 6, 2) if name == "mixed" else (4,))))
+    y = np.eye(classes)[rng.integers(classes, size=(BATCHES, 8))]
+    return jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
+
+
+def batch(name, i):
+    return jax.tree.map(lambda leaf: leaf[i], batches(name))
+
+
+class Sequence(NamedTuple):
+    """A sequential run: the parameters before and after each of the batches, and the infos."""
+
+    params: list
+    info: jl.Info
+
+
+@cache
+def sequential(name):
+    rule = RULE[name]
+    step = jax.jit(rule.step)
+    params, infos = [jax.jit(rule.init)(jax.random.key(0), batch(name, 0))], []
+    for i in range(BATCHES):
+        after, info = step(params[-1], batch(name, i))
+        params.append(after)
+        infos.append(info)
+    return Sequence(params, jax.tree.map(lambda *leaves: np.stack(leaves), *infos))
+
+
+@cache
+def pipeline(name, devices, stages=None, data=1):
+    """Compiled once for all tests of a process."""
+    axes = {"component": devices} | ({"data": data} if data > 1 else {})
+    return jl.pipelined(RULE[name], jl.pipeline.mesh(**axes), stages=stages)
+
+
+def start(name, pipe):
+    return pipe.init(jax.random.key(0), batch(name, 0))
+
+
+def ticks(name, pipe, params, numbers):
+    for i in numbers:
+        params = pipe.update(params, batch(name, i))
+    return params
+
+
+def close(found, wanted, tolerance=1e-6):
+    """To 1e-6 of the size of the array, and what Adam makes of a gradient that is zero but for rounding."""
+    for a, b in zip(jax.tree.leaves(plain(found)), jax.tree.leaves(plain(wanted)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * max(1, np.abs(b).max(initial=0)))
+
+
+CUTS = [
+    ("dense", 1, None),
+    ("dense", 2, None),
+    ("dense", 3, None),
+    ("dense", 4, None),
+    ("alike", 8, None),
+    ("mixed", 2, (3, 1)),
+    ("drtp", 3, None),
+    ("layer_local", 2, None),
+    ("one", 1, None),
+]
+every_cut = pytest.mark.parametrize(
+    ("name", "devices", "stages"),
+    [pytest.param(*cut, marks=pytest.mark.xdist_group(f"pipeline {cut[0]}")) for cut in CUTS],
+)
+
+
+@every_cut
+def test_ticks_and_a_drain_are_sequential_updates(name, devices, stages):
+    """Bit for bit: weights, optimizer states, statistics, keys, counts; also of fewer batches than components."""
+    pipe, wanted = pipeline(name, devices, stages), sequential(name).params
+    params = start(name, pipe)
+    assert same(pipe.drain(params), wanted[0])
+    for i in range(BATCHES):
+        params = pipe.update(params, batch(name, i))
+        assert same(pipe.drain(params), wanted[i + 1])
+
+
+@every_cut
+def test_run_is_a_scan_of_the_rule_with_losses_by_batch(name, devices, stages):
+    pipe, wanted = pipeline(name, devices, stages), sequential(name)
+    params, info = pipe.run(start(name, pipe), batches(name))
+    assert same(pipe.drain(params), wanted.params[-1])
+    assert jax.tree.structure(info) == jax.tree.structure(wanted.info)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7), info, wanted.info)
+
+
+@pytest.mark.xdist_group("pipeline dense")
+def test_training_goes_on_after_a_drain_in_the_middle_and_on_other_devices():
+    wanted = sequential("dense").params
+    three, two = pipeline("dense", 3), pipeline("dense", 2)
+    drained = three.drain(ticks("dense", three, start("dense", three), range(2)))
+    again = two.place(drained, batch("dense", 0))
+    assert same(two.drain(again), wanted[2])
+    again = ticks("dense", two, again, range(2, 5))
+    assert same(two.drain(again), wanted[5])
+    assert same(three.place(two.drain(again), batch("dense", 0)), three.place(wanted[5], batch("dense", 0)))
+
+
+@pytest.mark.xdist_group("pipeline dense")
+def test_the_losses_leave_with_their_batch():
+    pipe, wanted = pipeline("dense", 4), sequential("dense").info
+    params = start("dense", pipe)
+    for i in range(BATCHES + 3):
+        params, info = pipe.step(params, batch("dense", i) if i < BATCHES else None)
+        if i < 3:
+            assert np.isnan(info.losses).all()
+            assert all(np.isnan(value) for terms in info.terms for value in terms.values())
+        else:
+            np.testing.assert_allclose(info.losses, wanted.losses[i - 3], rtol=1e-6)
+    assert np.isnan(pipe.step(params, None)[1].losses).all()
+
+
+@pytest.mark.xdist_group("pipeline dense")
+def test_ticks_without_a_batch_change_nothing():
+    pipe, wanted = pipeline("dense", 3), sequential("dense").params
+    params = start("dense", pipe)
+    for i in (0, None, 1, None, None, 2):
+        params = pipe.update(params, None if i is None else batch("dense", i))
+    assert same(pipe.drain(params), wanted[3])
+
+
+@pytest.mark.xdist_group("pipeline alike")
+@pytest.mark.parametrize(("devices", "stages", "runs"), [(1, (1,) * 8, (8,)), (2, (2, 1, 1, 1, 1, 2), (1, 2, 2, 1))])
+def test_alike_stages_of_a_device_run_as_one(devices, stages, runs):
+    """As a batched operation, whose sums may round otherwise; fewer batches than stages, too."""
+    pipe, wanted = pipeline("alike", devices, stages), sequential("alike")
+    params = start("alike", pipe)
+    assert tuple(len(run.stages) for own in params.layout.runs for run in own) == runs
+    if devices == 1:  # a batch axis in front of each matrix product
+        assert "dot_general[dimension_numbers=(([2], [1]), ([0], [0]))" in " ".join(
+            str(jax.make_jaxpr(pipe.step)(params, batch("alike", 0))).split()
+        )
+    params = ticks("alike", pipe, params, range(3))
+    close(pipe.drain(params), wanted.params[3])
+    params, info = pipe.run(params, jax.tree.map(lambda leaf: leaf[3:], batches("alike")))
+    close(pipe.drain(params), wanted.params[-1])
+    np.testing.assert_allclose(info.losses, wanted.info.losses[3:], rtol=1e-5)
+
+
+@pytest.mark.xdist_group("pipeline mixed")
+def test_two_dimensions_are_one_device_on_the_whole_batch():
+    """Gradients and batch statistics are those of the whole batch; so is what dropout draws."""
+    rule = jl.rules.al(MIXED, optax.sgd(0.1))  # of Adam, zero gradients would show their rounding
+    pipe = jl.pipelined(rule, jl.pipeline.mesh(component=2, data=4))
+    params = pipe.init(jax.random.key(0), batch("mixed", 0))
+    for i in range(3):
+        params = pipe.update(params, batch("mixed", i))
+    wanted = jax.jit(rule.init)(jax.random.key(0), batch("mixed", 0))
+    wanted, _ = jax.lax.scan(rule.step, wanted, jax.tree.map(lambda leaf: leaf[:3], batches("mixed")))
+    close(pipe.drain(params), wanted)
+    shards = {shard.data.shape[1] for slot in params.mail for shard in slot.addressable_shards}
+    assert shards == {8 // 4}  # of the examples that are under way
+
+
+@every_cut
+def test_a_device_holds_its_own_components_only(name, devices, stages):
+    """Each array's shard on a device is what unpacking that device's components reads, and no shard is a copy."""
+    pipe = pipeline(name, devices, stages)
+    params, wanted = start(name, pipe), sequential(name).params[0].components
+    cut = iter(wanted)
+    for number, device in enumerate(pipe.mesh.devices.flat):
+        shards = []
+        for slot in params.slots:
+            (shard,) = [shard for shard in slot.addressable_shards if shard.device == device]
+            assert shard.replica_id == 0 and shard.data.shape[0] * devices == slot.shape[0]
+            shards.append(shard.data)
+        (trees,) = unpack(params.layout.components, number, tuple(shards))
+        assert same(trees, tuple(itertools.islice(cut, len(trees))))
+    assert next(cut, None) is None
+
+
+@pytest.mark.xdist_group("pipeline alike")
+def test_with_equal_components_a_device_holds_no_more_than_its_share():
+    pipe = pipeline("alike", 8)
+    params, wanted = start("alike", pipe), sequential("alike").params[0]
+
+    def size(leaves):
+        return sum(leaf.size for leaf in leaves if leaf.dtype == jnp.float32)
+
+    on_last = [slot.addressable_shards[-1].data for slot in params.slots]
+    assert size(on_last) * 8 == size(jax.tree.leaves(wanted))
+
+
+@pytest.mark.xdist_group("pipeline alike")
+def test_an_epoch_is_one_program_that_exchanges_messages_between_neighbours_only():
+    pipe = pipeline("alike", 8)
+    run = jax.jit(pipe.run, donate_argnums=0)
+    lowered = run.lower(start("alike", pipe), batches("alike"))
+    text = lowered.compile().as_text()
+    assert "collective-permute" in text and "while(" in text
+    for exchange in ("all-gather", "all-to-all", "callback", "outfeed", "infeed"):
+        assert exchange not in text
+    assert "callback" not in str(jax.make_jaxpr(pipe.run)(start("alike", pipe), batches("alike")))
+
+
+@pytest.mark.xdist_group("pipeline dense")
+def test_a_second_tick_compiles_nothing_and_changes_no_input():
+    pipe = pipeline("dense", 2)
+    step = jax.jit(lambda params, batch: pipe.step(params, batch))  # a cache of its own
+    params = start("dense", pipe)
+    before = jax.tree.map(np.copy, plain(params))
+    after, _ = step(params, batch("dense", 0))
+    step(after, batch("dense", 1))
+    assert step._cache_size() == 1
+    assert same(plain(params), before)
+    assert jax.tree.structure(after) == jax.tree.structure(params)
+    assert [leaf.sharding for leaf in jax.tree.leaves(after)] == [leaf.sharding for leaf in jax.tree.leaves(params)]
+
+
+@pytest.mark.xdist_group("pipeline dense")
+def test_donating_the_pipeline_leaves_the_parameters_that_were_placed():
+    pipe, wanted = pipeline("dense", 2), sequential("dense").params
+    mine = jax.tree.map(jnp.copy, wanted[0])
+    update = jax.jit(pipe.update, donate_argnums=0)
+    params = pipe.place(mine, batch("dense", 0))
+    assert same(pipe.drain(update(params, batch("dense", 0))), wanted[1])
+    assert same(mine, wanted[0])
+    assert all(leaf.is_deleted() for leaf in params.slots)
+
+
+@pytest.mark.xdist_group("pipeline dense")
+def test_a_whole_life_in_one_jitted_function():
+    pipe, wanted = pipeline("dense", 2), sequential("dense").params
+
+    @jax.jit
+    def life(params, batches):
+        params, _ = pipe.run(pipe.place(params, jax.tree.map(lambda leaf: leaf[0], batches)), batches)
+        return pipe.drain(params)
+
+    assert same(life(wanted[0], batches("dense")), wanted[-1])
+
+
+@pytest.mark.xdist_group("pipeline dense")
+def test_it_trains_and_predicts_as_a_rule_does():
+    pipe, rule = pipeline("dense", 2), RULE["dense"]
+    x, y = jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), batches("dense"))
+    key = jax.random.key(5)
+    params, info = jl.training.epoch(pipe, start("dense", pipe), (x, y), key, 8)
+    wanted, wanted_info = jl.training.epoch(rule, jax.tree.map(jnp.copy, sequential("dense").params[0]), (x, y), key, 8)
+    assert same(pipe.drain(params), wanted)
+    np.testing.assert_allclose(info.losses[1:], wanted_info.losses[:-1], rtol=1e-6)
+    np.testing.assert_array_equal(pipe.predict(params, x), rule.predict(wanted, x))
+
+
+@pytest.mark.xdist_group("pipeline mixed")
+def test_more_room_is_the_same_run():
+    least = pipeline("mixed", 2, (3, 1))
+    more = jl.pipelined(RULE["mixed"], least.mesh, stages=(3, 1), room=3)
+    a, b = start("mixed", least), start("mixed", more)
+    assert sum(slot.size for slot in a.slots) < sum(slot.size for slot in b.slots)
+    assert same(more.drain(ticks("mixed", more, b, range(2))), sequential("mixed").params[2])
+
+
+# What is known beforehand.
+
+
+def test_balance_finds_the_best_cut():
+    rng = np.random.default_rng(0)
+    for count, stages in [(1, 1), (4, 2), (6, 3), (7, 4), (5, 5)]:
+        for _ in range(10):
+            costs = rng.exponential(size=count)
+            sizes = jl.pipeline.balance(costs, stages)
+            assert len(sizes) == stages and sum(sizes) == count and min(sizes) > 0
+
+            def dearest(ends, costs=costs):
+                return max(part.sum() for part in np.split(costs, ends))
+
+            best = min(dearest(ends) for ends in itertools.combinations(range(1, count), stages - 1))
+            assert dearest(np.cumsum(sizes)[:-1]) == pytest.approx(best)
+
+
+def test_measured_costs():
+    costs = jl.pipeline.measure(RULE["dense"], sequential("dense").params[0], batch("dense", 0), repeats=1)
+    assert len(costs.seconds) == 4 and min(costs.seconds) > 0
+    # s and t of each: 8 examples of 4 bytes a unit, t as wide as s
+    assert costs.message == tuple(8 * 4 * 2 * width for width in (7, 6, 6, 5))
+
+
+@pytest.mark.parametrize(("count", "stages"), [(1, 1), (1, 4), (3, 4), (20, 4)])
+def test_the_schedule_is_that_of_the_paper(count, stages):
+    schedule = jl.pipeline.Schedule(count, stages)
+    table = schedule.table()
+    assert table.shape == (count + stages - 1, stages) == (schedule.ticks, stages)
+    for tick, stage in np.ndindex(table.shape):
+        assert table[tick, stage] == (tick - stage if 0 <= tick - stage < count else -1)
+    assert schedule.utilisation == pytest.approx((table >= 0).mean())
+    assert schedule.bubble == pytest.approx((stages - 1) / (count + stages - 1))
+
+
+def test_the_trace_is_what_perfetto_reads(tmp_path):
+    """Chrome's trace format: complete events with a time and a duration in microseconds, on named threads."""
+    path = jl.pipeline.Schedule(3, 2).trace(tmp_path / "trace.json", seconds=(0.5, 0.25))
+    events = json.loads(path.read_text())["traceEvents"]
+    assert [event["args"]["name"] for event in events if event["ph"] == "M"] == ["stage 0", "stage 1"]
+    bars = {(event["tid"], event["args"]["batch"]): event for event in events if event["ph"] == "X"}
+    assert len(bars) == 6
+    assert bars[1, 2]["ts"] == 1.5e6 and bars[1, 2]["dur"] == 0.25e6 and bars[1, 2]["name"] == "batch 2"
+
+
+def test_the_picture_has_a_cell_for_every_stage_and_tick(tmp_path):
+    figure = jl.plots.schedule(jl.pipeline.Schedule(5, 3))
+    (axes,) = figure.axes
+    assert len(axes.patches) == 7 * 3
+    assert sorted(text.get_text() for text in axes.texts) == sorted("01234" * 3)
+    figure.savefig(tmp_path / "schedule.png")
+    assert (tmp_path / "schedule.png").stat().st_size > 1000
+
+
+# What it says of bad input.
+
+mesh = jl.pipeline.mesh
+
+
+def broken(error, match):
+    return pytest.raises(error, match=match)
+
+
+@pytest.mark.parametrize("name", [name for name in jl.rules.ALL if name not in ("al", "drtp")])
+def test_rules_with_a_backward_pass_are_refused(name):
+    rule = RULES[name](jl.models.mlp((7, 6), classes=3), adam)
+    with broken(ValueError, r"^rule: its components learn only after .*backward pass.*jl\.rules\.al, jl\.rules\.drtp"):
+        jl.pipelined(rule, mesh(component=2))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: jl.pipelined("al", mesh(component=1)), TypeError, "^rule='al': must be a rule"),
+        (lambda: jl.pipelined(RULE["dense"], 2), TypeError, r"^mesh=2: must be a jax\.sharding\.Mesh, such as"),
+        (
+            lambda: jl.pipelined(RULE["dense"], mesh(component=2), "componant"),
+            ValueError,
+            "^axis='componant': the mesh has only 'component'; pass axis='component'",
+        ),
+        (lambda: jl.pipelined(RULE["dense"], mesh(x=2)), ValueError, "^axis='component': the mesh has only 'x'"),
+        (
+            lambda: jl.pipelined(RULE["dense"], mesh(component=8)),
+            ValueError,
+            r"has 8 devices, but the rule has only 4 components; take jl\.pipeline\.mesh\(component=4\), with data=2",
+        ),
+        (lambda: mesh(component=16), ValueError, r"^mesh\(component=16\): needs 16 devices, but there are 8 \(cpu\)"),
+        (lambda: mesh(component=4, data=4), ValueError, "needs 16 devices, but there are 8"),
+        (lambda: mesh(component=0), ValueError, "^component=0: must be at least 1"),
+        (
+            lambda: jl.pipelined(RULE["dense"], mesh(component=2), stages=(1, 2)),
+            ValueError,
+            r"^stages=\(1, 2\): must be 2 numbers, or a multiple of that, .* sum to the rule's 4 components",
+        ),
+        (lambda: jl.pipelined(RULE["dense"], mesh(component=2), stages=(1, 1, 2)), ValueError, "^stages="),
+        (lambda: jl.pipelined(RULE["dense"], mesh(component=2), stages=(0, 4)), ValueError, "^stages=0: must be at"),
+        (lambda: jl.pipelined(RULE["dense"], mesh(component=2), room=0.5), ValueError, "^room=0.5: must be 1 or more"),
+        (lambda: jl.pipeline.balance([1.0, 2.0], 3), ValueError, "^stages=3: there are 2 components"),
+        (lambda: jl.pipeline.balance([1.0, -2.0], 2), ValueError, r"^costs=-2\.0: must be zero or more"),
+        (
+            lambda: jl.pipeline.Schedule(3, 2).trace("x.json", (1.0,)),
+            ValueError,
+            "^seconds: has 1 entries, .* 2 stages",
+        ),
+    ],
+)
+def test_bad_settings_are_one_sentence(make, error, match):
+    with broken(error, match):
+        make()
+
+
+@pytest.mark.xdist_group("pipeline dense")
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (
+            lambda pipe, params, x, y: pipe.update(params, (x[:5], y[:5])),
+            ValueError,
+            "^batch: x has 5 examples, but this pipeline is under way with batches of 8: leave incomplete",
+        ),
+        (lambda pipe, params, x, y: pipe.update(params, (x[:, :3], y)), ValueError, "x has shape .* but the parameters were made for"),
+        (lambda pipe, params, x, y: pipe.update(params, (x, y.argmax(-1))), TypeError, "one-hot"),
+        (lambda pipe, params, x, y: pipe.update(params, (x * np.nan, y)), ValueError, "x holds NaN"),
+        (lambda pipe, params, x, y: pipe.run(params, (x, y)), ValueError, r"^batches: x=.*must be \(T, B, …\)"),
+        (
+            lambda pipe, params, x, y: pipe.update(sequential("dense").params[0], (x, y)),
+            TypeError,
+            r"^params is of type Params, but must be a pipeline's: call its init, or place\(params, batch\)",
+        ),
+        (
+            lambda pipe, params, x, y: pipeline("dense", 3).update(params, (x, y)),
+            ValueError,
+            "^params were made by a pipeline with other stages",
+        ),
+        (
+            lambda pipe, params, x, y: pipe.place(sequential("one").params[0], (x, y)),
+            ValueError,
+            "^params has 1 components, but the rule has 4",
+        ),
+        (lambda pipe, params, x, y: pipe.init(jax.random.key(0), (x[:1], y[:1])), ValueError, "a batch of one"),
+        (lambda pipe, params, x, y: pipe.init(0, (x, y)), TypeError, "^key=0: must be a random key"),
+        (
+            lambda pipe, params, x, y: pipeline("dense", 2, data=3).init(jax.random.key(0), (x, y)),
+            ValueError,
+            "^batch: x has 8 examples, which cannot be dealt out evenly to the 3 devices of the mesh's axis 'data'",
+        ),
+    ],
+)
+def test_bad_batches_and_parameters_are_one_sentence(call, error, match):
+    pipe = pipeline("dense", 2)
+    with broken(error, match):
+        call(pipe, start("dense", pipe), *batch("dense", 0))
