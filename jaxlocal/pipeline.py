@@ -70,6 +70,13 @@ class PipelineParams:
     layout: Layout = struct.field(pytree_node=False)
 
 
+@struct.dataclass
+class Fed:
+    """A batch that only the devices of the first stage hold; the others have zeros in its place. `Pipeline.feed`."""
+
+    batch: Batch  # the parts of all devices, one after the other
+
+
 @dataclass(frozen=True, eq=False)  # known by its identity: it can be a static argument of jit
 class Pipeline:
     """A pipelined rule: what `pipelined` makes. All its methods are pure functions, as the rule's own are."""
@@ -88,7 +95,30 @@ class Pipeline:
         layout = self._lay_out(params, batch)
         return self._at_rest(layout, self._begin(layout, key, jax.tree.map(lambda leaf: leaf[:1], batch)))
 
-    def step(self, params: PipelineParams, batch: Batch | None) -> tuple[PipelineParams, Info]:
+    def feed(self, batch: Batch, stacked: bool = False) -> Fed:
+        """The batch where it is needed: on the first stage's devices, its examples dealt out over the data axes.
+
+        `step` takes it in the batch's place, as `run` does `feed(batches, stacked=True)` of batches (T, B, …). A plain
+        batch goes to every device; this way the examples are sent to one, and other hosts may pass anything of the
+        same shape.
+        """
+
+        def one(leaf: Any) -> jax.Array:
+            leaf = np.asarray(leaf)
+            lead, size = (slice(None),) * stacked, leaf.shape[stacked]
+
+            def part(index: Any) -> np.ndarray:
+                start, stop, _ = index[stacked].indices(size * self._devices)
+                own = leaf[(*lead, slice(start % size, start % size + stop - start))]
+                return own if start < size else np.zeros_like(own)
+
+            sharding = NamedSharding(self.mesh, P(*(None,) * stacked, (self.axis, *self._data_axes)))
+            shape = (*leaf.shape[:stacked], size * self._devices, *leaf.shape[stacked + 1 :])
+            return jax.make_array_from_callback(shape, sharding, part)
+
+        return Fed(jax.tree.map(one, batch))
+
+    def step(self, params: PipelineParams, batch: Batch | Fed | None) -> tuple[PipelineParams, Info]:
         """One tick: the batch enters the first stage, or none does, and every stage learns from what it has.
 
         The losses travel with their batch: the info is of the one that leaves the last stage, NaN while there is none.
@@ -96,16 +126,16 @@ class Pipeline:
         self._check(params, batch)
         return self._tick(params, batch)
 
-    def update(self, params: PipelineParams, batch: Batch | None) -> PipelineParams:
+    def update(self, params: PipelineParams, batch: Batch | Fed | None) -> PipelineParams:
         """`step` without the info."""
         return self.step(params, batch)[0]
 
-    def run(self, params: PipelineParams, batches: Batch) -> tuple[PipelineParams, Info]:
+    def run(self, params: PipelineParams, batches: Batch | Fed) -> tuple[PipelineParams, Info]:
         """One tick for each of the batches, (T, B, …), and as many as it takes to finish them: one program.
 
         The info has a row for each batch: it is that of `lax.scan(rule.step, params, batches)`.
         """
-        for name, leaf in zip("xy", batches, strict=True):
+        for name, leaf in zip("xy", batches.batch if isinstance(batches, Fed) else batches, strict=True):
             if getattr(leaf, "ndim", 0) < 3:
                 raise ValueError(
                     f"batches: {name}={checks.show(leaf)} must be (T, B, …), batches first; a single batch is for step"
@@ -183,7 +213,7 @@ class Pipeline:
         trees = [jax.eval_shape(partial(_gather, own), params.components) for own in runs]
         return Layout(tuple(runs), packing(trees, room=self.room), packing(messages[1:], lead=1), tuple(terms), batch)
 
-    def _check(self, params: PipelineParams, batch: Batch | None) -> None:
+    def _check(self, params: PipelineParams, batch: Batch | Fed | None) -> None:
         if not isinstance(params, PipelineParams):
             raise TypeError(
                 f"params is of type {type(params).__name__}, but must be a pipeline's: call its init, or place(params, "
@@ -197,11 +227,17 @@ class Pipeline:
             )
         if batch is None:
             return
+        entering: Any = batch
+        if isinstance(batch, Fed):  # the first device's part of it
+            entering = tuple(
+                jax.ShapeDtypeStruct((leaf.shape[0] // self._devices, *leaf.shape[1:]), leaf.dtype)
+                for leaf in batch.batch
+            )
         shapes = params.layout.batch
-        checks.batch(batch, tuple(leaf.shape[1:] for leaf in shapes))
-        if batch[0].shape[0] != shapes[0].shape[0]:
+        checks.batch(entering, tuple(leaf.shape[1:] for leaf in shapes))
+        if entering[0].shape[0] != shapes[0].shape[0]:
             raise ValueError(
-                f"batch: x has {batch[0].shape[0]} examples, but this pipeline is under way with batches of "
+                f"batch: x has {entering[0].shape[0]} examples, but this pipeline is under way with batches of "
                 f"{shapes[0].shape[0]}: leave incomplete batches out, or drain and place(params, batch)"
             )
 
@@ -259,7 +295,7 @@ class Pipeline:
         return PipelineParams(slots, mail, zeros((sum(map(len, layout.terms)) + 1,), jnp.float32), layout)
 
     @partial(jax.jit, static_argnums=0)
-    def _tick(self, params: PipelineParams, batch: Batch | None) -> tuple[PipelineParams, Info]:
+    def _tick(self, params: PipelineParams, batch: Batch | Fed | None) -> tuple[PipelineParams, Info]:
         """All devices learn, and hand on their messages."""
         layout = params.layout
         onward = [(device, device + 1) for device in range(self._devices - 1)]
@@ -268,7 +304,8 @@ class Pipeline:
             """What the stages of a device have sent becomes what the next ones will read."""
             return jnp.concatenate([lax.ppermute(sent[-1:], self.axis, onward), sent[:-1]])
 
-        def here(device: jax.Array, slots: Slots, mail: Slots, notes: jax.Array, batch: Batch | None) -> Any:
+        def here(device: jax.Array, slots: Slots, mail: Slots, notes: jax.Array, fed: Any, batch: Any) -> Any:
+            batch = batch if fed is None else fed.batch
             carry = slots, mail, notes
             for d in range(self._devices):
                 is_this = device == d if self._devices > 1 else True
@@ -276,7 +313,8 @@ class Pipeline:
             slots, mail, notes = carry
             return slots, *jax.tree.map(shift, (mail, notes)), notes[-1:]
 
-        own = params.slots, params.mail, params.notes
+        fed, batch = (batch, None) if isinstance(batch, Fed) else (None, batch)
+        own = params.slots, params.mail, params.notes, fed
         slots, mail, notes, leaving = self._on_devices(here, own, (batch,))
         note = lax.with_sharding_constraint(leaving[-1], self._sharding())
         values = iter(jnp.where(note[-1] > 0, note[:-1], jnp.nan))
@@ -368,7 +406,7 @@ class Pipeline:
         return lax.scan(lambda params, _: self._tick(params, None), params, length=len(self.stages) - 1)
 
     @partial(jax.jit, static_argnums=0)
-    def _run(self, params: PipelineParams, batches: Batch) -> tuple[PipelineParams, Info]:
+    def _run(self, params: PipelineParams, batches: Batch | Fed) -> tuple[PipelineParams, Info]:
         params, infos = lax.scan(self._tick, params, batches)
         params, last = self._finish(params)
         waiting = len(self.stages) - 1  # ticks before the first of these batches leaves

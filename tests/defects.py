@@ -57,6 +57,10 @@ def details(test: str) -> str:
     return f"test_details.py::test_{test}"
 
 
+def pipeline(test: str) -> str:
+    return f"test_pipeline.py::test_{test}"
+
+
 DEFECTS = (
     # Backpropagation.
     Defect(
@@ -490,6 +494,90 @@ DEFECTS = (
         "decayed(tx, decay)",
         "decayed(tx, feedback_decay)",
         details("each_decay_is_its_own_and_spares_biases_and_scales[dense norm-dkp]"),
+    ),
+    Defect(
+        "pipeline: a stage learns from a message that holds no batch",
+        "pipeline.py",
+        "carry[2][0, -1] > 0, learn, carry)",
+        "carry[2][0, -1] >= 0, learn, carry)",
+        pipeline("ticks_and_a_drain_are_sequential_updates[dense-2-None]"),
+    ),
+    Defect(
+        "pipeline: a drain stops one tick early",
+        "pipeline.py",
+        "lambda params, _: self._tick(params, None), params, length=len(self.stages) - 1)",
+        "lambda params, _: self._tick(params, None), params, length=len(self.stages) - 2)",
+        pipeline("ticks_and_a_drain_are_sequential_updates[dense-2-None]"),
+    ),
+    Defect(
+        "pipeline: what idle stages among alike ones have learnt is kept",
+        "pipeline.py",
+        "return jnp.where(busy.reshape(-1, *(1,) * (new.ndim - 1)), new, old)",
+        "return new",
+        pipeline("alike_stages_of_a_device_run_as_one[1-stages0-runs0]"),
+    ),
+    Defect(
+        "pipeline: messages go two stages on within a device",
+        "pipeline.py",
+        "jnp.concatenate([lax.ppermute(sent[-1:], self.axis, onward), sent[:-1]])",
+        "jnp.roll(jnp.concatenate([lax.ppermute(sent[-1:], self.axis, onward), sent[:-1]]), 1, axis=0)",
+        pipeline("alike_stages_of_a_device_run_as_one[1-stages0-runs0]"),
+    ),
+    Defect(
+        "pipeline: the losses of a later component take the place of the first one's",
+        "pipeline.py",
+        "before = sum(map(len, layout.terms[: stage[0]]))",
+        "before = 0",
+        pipeline("run_is_a_scan_of_the_rule_with_losses_by_batch[dense-2-None]"),
+    ),
+    Defect(
+        "pipeline: a fed batch goes to every device",
+        "pipeline.py",
+        "return own if start < size else np.zeros_like(own)",
+        "return own",
+        pipeline("fed_batches_lie_on_the_first_device_only"),
+    ),
+    Defect(
+        "pipeline: the data axes are left out",
+        "pipeline.py",
+        "return tuple(name for name in self.mesh.axis_names if name != self.axis)",
+        "return ()",
+        pipeline("two_dimensions_are_one_device_on_the_whole_batch"),
+    ),
+    Defect(
+        "pipeline: the cut that is dearest",
+        "pipeline.py",
+        "            n: min(",
+        "            n: max(",
+        pipeline("balance_finds_the_best_cut"),
+    ),
+    Defect(
+        "pipeline: the schedule counts a tick too few",
+        "schedule.py",
+        "return self.batches + self.stages - 1",
+        "return self.batches + self.stages - 2",
+        pipeline("the_schedule_is_that_of_the_paper[3-4]"),
+    ),
+    Defect(
+        "packing: more room than was given",
+        "packing.py",
+        "if weight(other[0]) <= spare:",
+        "if weight(other[0]) <= spare + 8:",
+        "test_packing.py::test_room_is_kept_to_and_goes_to_the_largest",
+    ),
+    Defect(
+        "convolution: the gradient of the input is moved by the padding",
+        "convolution.py",
+        "below.append((reach - 1 - low, size + low - spread))",
+        "below.append((reach - 1, size - spread))",
+        "test_convolution.py::test_values_and_gradients_are_jaxs[2]",
+    ),
+    Defect(
+        "convolution: the kernel is not turned round",
+        "convolution.py",
+        "jnp.flip(kernel, tuple(spatial)).swapaxes(-1, -2)",
+        "kernel.swapaxes(-1, -2)",
+        "test_convolution.py::test_values_and_gradients_are_jaxs[2]",
     ),
 )
 

@@ -191,12 +191,32 @@ def test_two_dimensions_are_one_device_on_the_whole_batch():
     pipe = jl.pipelined(rule, jl.pipeline.mesh(component=2, data=4))
     params = pipe.init(jax.random.key(0), batch("mixed", 0))
     for i in range(3):
-        params = pipe.update(params, batch("mixed", i))
+        fed = pipe.feed(batch("mixed", i))
+        assert {shard.data.shape[0] for leaf in fed.batch for shard in leaf.addressable_shards} == {8 // 4}
+        params = pipe.update(params, fed)
     wanted = jax.jit(rule.init)(jax.random.key(0), batch("mixed", 0))
     wanted, _ = jax.lax.scan(rule.step, wanted, jax.tree.map(lambda leaf: leaf[:3], batches("mixed")))
     close(pipe.drain(params), wanted)
     shards = {shard.data.shape[1] for slot in params.mail for shard in slot.addressable_shards}
     assert shards == {8 // 4}  # of the examples that are under way
+
+
+@pytest.mark.xdist_group("pipeline dense")
+def test_fed_batches_lie_on_the_first_device_only():
+    pipe, wanted = pipeline("dense", 3), sequential("dense")
+    fed = pipe.feed(batches("dense"), stacked=True)
+    for leaf, whole in zip(fed.batch, batches("dense"), strict=True):
+        first, *others = leaf.addressable_shards
+        assert first.device == pipe.mesh.devices[0]
+        np.testing.assert_array_equal(first.data, whole)
+        assert len(others) == 2 and not any(shard.data.any() for shard in others)
+    params, info = pipe.run(start("dense", pipe), fed)
+    assert same(pipe.drain(params), wanted.params[-1])
+    np.testing.assert_allclose(info.losses, wanted.info.losses, rtol=1e-6)
+    params = start("dense", pipe)
+    for i in range(2):
+        params = pipe.update(params, pipe.feed(batch("dense", i)))
+    assert same(pipe.drain(params), wanted.params[2])
 
 
 @every_cut
@@ -419,7 +439,11 @@ def test_bad_settings_are_one_sentence(make, error, match):
             ValueError,
             "^batch: x has 5 examples, but this pipeline is under way with batches of 8: leave incomplete",
         ),
-        (lambda pipe, params, x, y: pipe.update(params, (x[:, :3], y)), ValueError, "x has shape .* but the parameters were made for"),
+        (
+            lambda pipe, params, x, y: pipe.update(params, (x[:, :3], y)),
+            ValueError,
+            "x has shape .* but the parameters were made for",
+        ),
         (lambda pipe, params, x, y: pipe.update(params, (x, y.argmax(-1))), TypeError, "one-hot"),
         (lambda pipe, params, x, y: pipe.update(params, (x * np.nan, y)), ValueError, "x holds NaN"),
         (lambda pipe, params, x, y: pipe.run(params, (x, y)), ValueError, r"^batches: x=.*must be \(T, B, …\)"),
