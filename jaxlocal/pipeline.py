@@ -179,7 +179,7 @@ class Pipeline:
     def _data_axes(self) -> tuple[str, ...]:
         return tuple(name for name in self.mesh.axis_names if name != self.axis)
 
-    def _sharding(self, *axes: str) -> NamedSharding:
+    def _sharding(self, *axes: Any) -> NamedSharding:
         return NamedSharding(self.mesh, P(*axes))
 
     def _lay_out(self, params: Params, batch: Batch) -> Layout:
@@ -287,11 +287,13 @@ class Pipeline:
     def _at_rest(self, layout: Layout, slots: Slots) -> PipelineParams:
         """The components with no batch under way."""
 
-        def zeros(shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        def zeros(shape: tuple[int, ...], dtype: Any, *axes: Any) -> jax.Array:
             array = jnp.zeros((len(self.stages), *shape), dtype)
-            return lax.with_sharding_constraint(array, self._sharding(self.axis))
+            return lax.with_sharding_constraint(array, self._sharding(self.axis, *axes))
 
-        mail = tuple(zeros(slot.shape, slot.dtype) for slot in layout.messages.slots)
+        # The examples of messages lie as ticks leave them, or the second tick would be another program.
+        split = [self._data_axes] if self._data_axes else []
+        mail = tuple(zeros(slot.shape, slot.dtype, *split) for slot in layout.messages.slots)
         return PipelineParams(slots, mail, zeros((sum(map(len, layout.terms)) + 1,), jnp.float32), layout)
 
     @partial(jax.jit, static_argnums=0)

@@ -1,0 +1,242 @@
+"""Many hosts: one program in several processes, each with devices of its own, which `jax.devices()` lists together.
+
+On many hosts the same command is started on each, with the environment saying which one it is:
+
+    JAXLOCAL_COORDINATOR=host0:12345 JAXLOCAL_PROCESSES=4 JAXLOCAL_PROCESS=2 python train.py
+
+On one machine `python -m jaxlocal.distributed --processes 4 train.py` starts all of them, with CPU devices, and stops
+all when one has failed. The program begins with `initialize()`; all processes run the same computations in one order.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from types import TracebackType
+from typing import IO, Any, NoReturn
+
+import jax
+
+PREFIX = "JAXLOCAL_"  # of the names of the variables
+PATIENCE = 30  # seconds
+GRACE = 5  # seconds between asking a process to stop and killing it
+
+
+def initialize(
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    patience: int | None = None,
+) -> None:
+    """Join the other processes of this run, if there are any: the first thing that a program does with JAX.
+
+    What is not given as an argument is read from the environment: JAXLOCAL_COORDINATOR, JAXLOCAL_PROCESSES,
+    JAXLOCAL_PROCESS, JAXLOCAL_PATIENCE. If the first three are nowhere, this is a single process, and nothing is done.
+
+    Args:
+      coordinator: the address of process 0, as "host:port", the same for all.
+      processes: how many there are.
+      process: which of them this is, from 0.
+      patience: after so many seconds without a sign of life from a process the others stop, with a non-zero code; also,
+        how long a process that has finished waits for the others to finish. 30 by default.
+
+    Example:
+      >>> from jaxlocal import distributed
+      >>> distributed.initialize()  # a single process, unless the environment says otherwise
+    """
+    arguments = {"coordinator": coordinator, "processes": processes, "process": process}
+    found = {name: _find(name, value) for name, value in arguments.items()}
+    missing = [label for label, text in found.values() if text is None]
+    if len(missing) == len(found):
+        return
+    if missing:
+        names = " ".join(f"{PREFIX}{name.upper()}" for name in found)
+        raise ValueError(f"{missing[0]} is not set: set all of {names}, or none of them for a single process")
+    address = _address(*found["coordinator"])
+    count, number = _whole(*found["processes"], least=1), _whole(*found["process"], least=0)
+    label, text = _find("patience", patience)
+    seconds = PATIENCE if text is None else _whole(label, text, least=1)
+    if number >= count:
+        raise ValueError(
+            f"{found['process'][0]}={number}: {count} processes are numbered 0 to {count - 1}; take one of these"
+        )
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", False)  # it would make a process survive SIGTERM
+    jax.distributed.initialize(
+        address, count, number, heartbeat_timeout_seconds=seconds, shutdown_timeout_seconds=seconds
+    )
+    _leave_at_once_on_errors(number, count)
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a program in several processes on this machine, each with CPU devices of its own.
+
+    Process 0 prints as ever; of the others, errors alone are shown, each line with the number of its process.
+    """
+    parser = _Parser("python -m jaxlocal.distributed", description=main.__doc__, allow_abbrev=False)
+    show = "(default: %(default)s)"
+    parser.add_argument("--processes", type=_from_one, default=2, metavar="N", help=f"how many to start {show}")
+    parser.add_argument("--devices", type=_from_one, default=1, metavar="N", help=f"CPU devices of each process {show}")
+    parser.add_argument("-m", dest="module", action="store_true", help="the program is a module, as in python -m")
+    parser.add_argument("program", help="a script, or after -m a module")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the program's own")
+    args = parser.parse_args(argv)
+    if args.module and not _is_module(args.program):
+        parser.error(f"argument -m: there is no module {args.program!r}; check the name, or leave -m out for a script")
+    if not args.module and not Path(args.program).is_file():
+        parser.error(f"argument program: {args.program!r} is not a file; name a script, or a module after -m")
+    command = [sys.executable, *["-m"] * args.module, args.program, *args.arguments]
+    number, code = _launch(command, args.processes, args.devices)
+    if number is None:
+        parser.exit(128 + code, f"{parser.prog}: stopped by {signal.Signals(code).name}, with all processes\n")
+    if code:
+        what = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        message = f"process {number} of {args.processes} {what}, and all are stopped"
+        parser.exit(128 - code if code < 0 else code, f"{parser.prog}: {message}\n")
+    parser.exit(0)
+
+
+# Joining.
+
+
+def _find(name: str, value: Any) -> tuple[str, str | None]:
+    """An argument, or what the environment has in its place: what it is called there, and its text."""
+    if value is not None:
+        return name, str(value)
+    variable = f"{PREFIX}{name.upper()}"
+    return variable, os.environ.get(variable) or None
+
+
+def _address(label: str, text: str | None) -> str:
+    host, _, port = str(text).rpartition(":")
+    if host and port.isdecimal() and 0 < int(port) < 2**16:
+        return str(text)
+    raise ValueError(f"{label}={text!r}: must be host:port of process 0, such as {label}=host0:12345")
+
+
+def _whole(label: str, text: str | None, least: int) -> int:
+    if text is not None and text.isdecimal() and int(text) >= least:
+        return int(text)
+    raise ValueError(f"{label}={text!r}: must be a whole number from {least}")
+
+
+def _leave_at_once_on_errors(number: int, count: int) -> None:
+    """An error ends the process without the orderly way out, where it would wait for others that wait for it."""
+    report = sys.excepthook
+
+    def leave(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> NoReturn:
+        report(kind, error, trace)
+        lost = any(word in str(error) for word in ("Gloo", "NCCL", "coordination"))  # the type of such errors varies
+        why = "it has lost another one, whose own output says why" if lost else "the error above"
+        print(f"jaxlocal.distributed: process {number} of {count} stops: {why}", file=sys.stderr)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(1)
+
+    sys.excepthook = leave
+
+
+# Launching.
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _from_one(text: str) -> int:
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _launch(command: Sequence[str], processes: int, devices: int) -> tuple[int | None, int]:
+    """Run the processes until all are done or one fails: its number and code. (None, signal) if a signal came first."""
+    ends: SimpleQueue[tuple[int | None, int]] = SimpleQueue()
+    for how in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(how, lambda received, _: ends.put((None, received)))
+    address = f"127.0.0.1:{_free_port()}"
+    shared = {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
+        "JAX_COORDINATOR_BIND_ADDRESS": address,  # closed to other machines
+        "PYTHONUNBUFFERED": "1",  # what a killed process has printed is not lost
+        f"{PREFIX}COORDINATOR": address,
+        f"{PREFIX}PROCESSES": str(processes),
+    }
+    workers, printers = [], []
+    for number in range(processes):
+        # In a session of its own, so that Ctrl-C reaches this process alone, which then stops the others.
+        worker = subprocess.Popen(
+            command,
+            env={**os.environ, **shared, f"{PREFIX}PROCESS": str(number)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if number else None,
+            stderr=subprocess.PIPE if number else None,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        workers.append(worker)
+        Thread(target=_await, args=(number, worker, ends), daemon=True).start()
+        if worker.stderr:
+            printers.append(Thread(target=_show, args=(number, worker.stderr), daemon=True))
+            printers[-1].start()
+    end: tuple[int | None, int] = 0, 0
+    for _ in range(processes):
+        end = ends.get()
+        if end[0] is None or end[1]:
+            break
+    _stop(workers)
+    for printer in printers:
+        printer.join(timeout=1)  # longer only if a program of its own outlives a process
+    return end
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _await(number: int, worker: subprocess.Popen[str], ends: SimpleQueue[tuple[int | None, int]]) -> None:
+    ends.put((number, worker.wait()))
+
+
+def _show(number: int, lines: IO[str]) -> None:
+    for line in lines:
+        print(f"[{number}] {line}", end="", file=sys.stderr, flush=True)
+
+
+def _stop(workers: Sequence[subprocess.Popen[str]]) -> None:
+    """Ask the processes that still run to stop; after a while, kill them."""
+    deadline = time.monotonic() + GRACE
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        for worker in workers:
+            if worker.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(worker.pid, how)
+        for worker in workers:
+            with suppress(subprocess.TimeoutExpired):
+                worker.wait(max(deadline - time.monotonic(), 0) if how == signal.SIGTERM else None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,298 @@
+"""One run in many processes: exact, stopped by the death of any one, and resumed as if nothing had happened."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from helpers import ROOT
+
+from experiments import multihost
+from jaxlocal import distributed
+
+pytestmark = pytest.mark.xdist_group("distributed")
+
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if not name.startswith("JAXLOCAL_")},
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": str(ROOT),
+}
+
+# The pipeline over all devices against the rule itself, which process 0 computes on its own.
+EXACT = """
+import jax, jax.numpy as jnp, numpy as np, optax
+import jaxlocal as jl
+from jaxlocal import distributed
+
+distributed.initialize()
+count = len(jax.devices())
+rule = jl.rules.al(jl.models.mlp((5,) * count, classes=3), optax.sgd(0.1))
+pipe = jl.pipelined(rule, jl.pipeline.mesh(component=count))
+rng = np.random.default_rng(0)
+batches = rng.normal(size=(6, 8, 4)).astype(np.float32), np.eye(3, dtype=np.float32)[rng.integers(3, size=(6, 8))]
+batch = tuple(leaf[0] for leaf in batches)
+key = jax.random.key(0)
+params, info = pipe.run(pipe.init(key, batch), batches)
+params = pipe.drain(params)
+
+def plain(leaf):
+    return np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+
+found = jax.tree.map(plain, (params, info))
+if jax.process_index() == 0:
+    wanted = jax.jit(lambda key: jax.lax.scan(rule.step, rule.init(key, batch), batches))(key)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, plain(b), rtol=1e-6, atol=1e-8), found, wanted)
+    print("exact", jax.process_count(), count, len(jax.local_devices()))
+"""
+
+# The experiment, but process 1 dies in the second epoch: process 0 has saved the first, and cannot finish the second.
+DYING = """
+import os, signal
+import jax
+import jaxlocal as jl
+from experiments import multihost
+
+drain, calls = jl.pipeline.Pipeline.drain, []
+
+def dying(self, params):
+    calls.append(jax.block_until_ready(params))
+    if len(calls) == 2 and jax.process_index() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return drain(self, params)
+
+jl.pipeline.Pipeline.drain = dying
+multihost.main()
+"""
+
+# Processes that work together without end, until process 1 gives itself a signal.
+TOGETHER = """
+import os, sys
+import jax, numpy as np
+from jax.experimental.multihost_utils import process_allgather
+from jaxlocal import distributed
+
+distributed.initialize()
+for i in range(10**9):
+    process_allgather(np.ones(3))
+    if i == 20 and jax.process_index() == 1:
+        print("now", flush=True)
+        os.kill(os.getpid(), int(sys.argv[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scripts")
+
+    def write(source):
+        path = folder / f"{len(list(folder.iterdir()))}.py"
+        path.write_text(source)
+        return str(path)
+
+    return write
+
+
+def launch(*arguments):
+    command = [sys.executable, "-m", "jaxlocal.distributed", *arguments]
+    return subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(("processes", "devices"), [(2, 1), (4, 1)])
+def test_the_pipeline_is_exact_over_processes(processes, devices, script):
+    done = launch("--processes", str(processes), "--devices", str(devices), script(EXACT))
+    assert done.returncode == 0, done.stderr
+    assert f"exact {processes} {processes * devices} {devices}\n" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    """Of a small run, by the name of its folder."""
+    base = tmp_path_factory.mktemp("runs")
+    return lambda name: ["--epochs=3", "--batch-size=128", "--hidden", "8", "8", "--out", str(base / name)]
+
+
+@pytest.fixture(scope="module")
+def killed(flags, script):
+    """A run of which one process dies in the second epoch; how it ended and how long that took."""
+    start = time.perf_counter()
+    done = launch("--processes", "2", script(DYING), *flags("interrupted"))
+    return done, time.perf_counter() - start
+
+
+def test_a_process_that_dies_stops_the_others(killed):
+    done, seconds = killed
+    assert done.returncode == 128 + signal.SIGKILL
+    assert "process 1 of 2 was killed by SIGKILL, and all are stopped" in done.stderr.splitlines()[-1]
+    assert "epoch 1 of 3" in done.stdout and "epoch 2 of 3" not in done.stdout
+    assert seconds < 60
+
+
+def test_a_resumed_run_ends_as_an_uninterrupted_one(killed, flags):
+    resumed = launch("--processes", "2", "-m", "experiments.multihost", *flags("interrupted"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on after epoch 1" in resumed.stdout and "epoch 1 of 3" not in resumed.stdout
+    whole = launch("--processes", "1", "--devices", "2", "-m", "experiments.multihost", *flags("whole"))
+    assert whole.returncode == 0, whole.stderr
+    ends = [re.findall(r"^epoch 3.* loss [\d.]+|^test .*", run.stdout, re.MULTILINE) for run in (whole, resumed)]
+    assert ends[0] == ends[1] and len(ends[0]) == 2
+    first, second = (final(flags(name)[-1]) for name in ("interrupted", "whole"))
+    assert first.keys() == second.keys() and len(first) > 20
+    for name, array in first.items():
+        assert array.tobytes() == second[name].tobytes(), name
+
+
+def final(folder):
+    """The leaves of a run's last checkpoint, by name."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        leaves = jax.tree.leaves_with_path(checkpointer.restore(f"{folder}/3/params"))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
+    shape = jax.ShapeDtypeStruct((2,), np.float32), jax.eval_shape(lambda: jax.random.key(0))
+    saved = multihost.Checkpoints(tmp_path / "run", {"hidden": [8, 8]})
+    assert saved.restore(shape) == (0, shape)
+    saved.save(7, (jnp.array([-0.0, 1.0]), jax.random.key(5)))
+    epoch, (array, key) = multihost.Checkpoints(tmp_path / "run", {"hidden": [8, 8]}).restore(shape)
+    assert epoch == 7 and array.tobytes() == np.array([-0.0, 1.0], np.float32).tobytes()
+    assert key == jax.random.key(5)
+    with pytest.raises(multihost.SettingsError, match="holds a run with other settings"):
+        multihost.Checkpoints(tmp_path / "run", {"hidden": [9, 9]}).restore(shape)
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "message"),
+    [
+        # The connection to a process that dies is cut at once; one that hangs, or cannot be reached, is missed in time.
+        (signal.SIGKILL, 1, "process 0 of 2 stops: it has lost another one"),
+        (signal.SIGSTOP, -signal.SIGABRT, "another task died"),
+    ],
+)
+def test_without_a_launcher_the_others_stop_by_themselves(sent, code, message, script):
+    address = f"127.0.0.1:{distributed._free_port()}"
+    shared = {"JAXLOCAL_COORDINATOR": address, "JAXLOCAL_PROCESSES": "2", "JAXLOCAL_PATIENCE": "4"}
+    command = [sys.executable, script(TOGETHER), str(int(sent))]
+    first, second = (
+        subprocess.Popen(
+            command,
+            env={**ENVIRONMENT, **shared, "JAXLOCAL_PROCESS": str(number)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    )
+    try:
+        assert "now\n" in iter(second.stdout.readline, "")
+        start = time.perf_counter()
+        _, complaint = first.communicate(timeout=60)
+        assert time.perf_counter() - start < 20
+        assert first.returncode == code and message in complaint
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_launcher_stops_all(sent, code, script, tmp_path):
+    waiting = script("import os, sys, time; print(os.getpid(), file=open(sys.argv[1], 'w')); time.sleep(60)")
+    pid = tmp_path / "pid"
+    command = [sys.executable, "-m", "jaxlocal.distributed", "--processes", "1", waiting, str(pid)]
+    launcher = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    while not (pid.exists() and pid.read_text().endswith("\n")):
+        assert launcher.poll() is None
+        time.sleep(0.05)
+    launcher.send_signal(sent)
+    _, complaint = launcher.communicate(timeout=30)
+    assert launcher.returncode == code and complaint.endswith(f"stopped by {sent.name}, with all processes\n")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+def test_of_the_other_processes_errors_alone_are_shown(script):
+    talking = script(
+        "import os, sys; n = os.environ['JAXLOCAL_PROCESS']; print('out', n); print('err', n, file=sys.stderr)\n"
+        "sys.exit(3 if n == '1' and 'fail' in sys.argv else 0)"
+    )
+    done = launch("--processes", "2", talking)
+    assert (done.returncode, done.stdout, sorted(done.stderr.splitlines())) == (0, "out 0\n", ["[1] err 1", "err 0"])
+    failed = launch("--processes", "2", talking, "fail")
+    assert failed.returncode == 3 and "process 1 of 2 ended with code 3" in failed.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--processes", "0", "x.py"], "argument --processes: '0' is not a whole number from 1"),
+        (["--devices", "many", "x.py"], "argument --devices: 'many' is not a whole number from 1"),
+        (["nothing.py"], "argument program: 'nothing.py' is not a file; name a script, or a module after -m"),
+        (["-m", "no.such.module"], "argument -m: there is no module 'no.such.module'"),
+        ([], "the following arguments are required: program"),
+    ],
+)
+def test_bad_flags_of_the_launcher(arguments, complaint, capsys):
+    with pytest.raises(SystemExit) as stop:
+        distributed.main(arguments)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.startswith("python -m jaxlocal.distributed: ") and complaint in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--epochs", "0"], "argument --epochs: '0' is not a whole number from 1"),
+        (["--out", __file__], "argument --out: '" + __file__ + "' is a file; name a folder"),
+        (["--rate", "nan"], "argument --rate: 'nan' is not a number above 0"),
+        (["--hidden", "8", "few"], "argument --hidden: 'few' is not a whole number from 1"),
+        (["--component", "2"], "--component=2 and --data=1: their product must be 8"),
+        (["--component", "9"], "mesh(component=9, data=1): needs 9 devices"),
+        (["--hidden", "8", "8"], "axis 'component' has 8 devices, but the rule has only 2 components"),
+        (["--batch-size", "3", "--data", "2"], "--batch-size=3: must be a multiple of --data=2"),
+        (["--batch-size", "2000", "--data", "2"], "--batch-size=2000: must be at most 1097"),
+    ],
+)
+def test_bad_flags_of_the_experiment(arguments, complaint, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        multihost.main(["--out", str(tmp_path / "run"), *arguments])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and not list(tmp_path.iterdir())
+    assert error.startswith("python -m experiments.multihost: ") and complaint in error and error.count("\n") == 1
+
+
+GOOD = {"COORDINATOR": "host0:12345", "PROCESSES": "4", "PROCESS": "2"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        ({"COORDINATOR": "host0"}, "JAXLOCAL_COORDINATOR='host0': must be host:port of process 0"),
+        ({"COORDINATOR": "host0:0"}, "JAXLOCAL_COORDINATOR='host0:0': must be host:port"),
+        ({"PROCESSES": "0"}, "JAXLOCAL_PROCESSES='0': must be a whole number from 1"),
+        ({"PROCESS": "-1"}, "JAXLOCAL_PROCESS='-1': must be a whole number from 0"),
+        ({"PROCESS": "4"}, "JAXLOCAL_PROCESS=4: 4 processes are numbered 0 to 3; take one of these"),
+        ({"PROCESS": ""}, "JAXLOCAL_PROCESS is not set: set all of JAXLOCAL_COORDINATOR JAXLOCAL_PROCESSES"),
+        ({"PATIENCE": "soon"}, "JAXLOCAL_PATIENCE='soon': must be a whole number from 1"),
+    ],
+)
+def test_a_bad_environment(changed, complaint, monkeypatch):
+    for name, value in {**GOOD, **changed}.items():
+        monkeypatch.setenv(f"JAXLOCAL_{name}", value)
+    with pytest.raises(ValueError, match=re.escape(complaint)):
+        distributed.initialize()
+
+
+def test_arguments_come_before_the_environment(monkeypatch):
+    for name, value in GOOD.items():
+        monkeypatch.setenv(f"JAXLOCAL_{name}", value)
+    with pytest.raises(ValueError, match=r"^process=7: 4 processes are numbered 0 to 3"):
+        distributed.initialize(process=7)
