@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, Any]  # see `row`
+Row = dict[str, Any]  # see `row`; or, where no accuracies are compared, the table's columns by name
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results"
@@ -51,6 +51,12 @@ def row(
     return {**summary, "seconds": round(seconds, 1), "paper": paper and dict(paper)}
 
 
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """What came out of the repeats of one measurement, to four digits."""
+    rounded = [float(f"{value:.4g}") for value in values]
+    return {"median": statistics.median(rounded), "min": min(rounded), "max": max(rounded), "repeats": rounded}
+
+
 def record(
     name: str,
     rows: Sequence[Row],
@@ -64,9 +70,9 @@ def record(
 
     Args:
       name: of the experiment.
-      rows: made by `row`.
+      rows: made by `row`, or dicts of the same columns; numbers that were repeated as `spread` makes them.
       command: what makes them again.
-      settings: all that the rows depend on; "seeds" lists the seeds.
+      settings: all that the rows depend on; "seeds" lists the seeds, if there are any.
       note: what a reader must know before comparing the numbers.
       out: another file to write to.
 
@@ -156,6 +162,8 @@ def percent(accuracies: Mapping[str, Any]) -> str:
 
 def _cells(rows: Sequence[Row]) -> list[list[str]]:
     """The table, header first; the paper's column only where a paper has a number."""
+    if "rule" not in rows[0]:
+        return [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
     papers = any(row["paper"] for row in rows)
     header = ["rule", "train %", "validation %", "test %", *["paper's test %"] * papers, "seconds"]
     body = []
@@ -164,6 +172,15 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
         accuracies = [percent(row[split]) for split in SPLITS]
         body.append([row["rule"], *accuracies, *[paper] * papers, f"{row['seconds']:.1f}"])
     return [header, *body]
+
+
+def _cell(value: Any) -> str:
+    """Any value of a row: 1.92 (1.9 to 1.93) if it was repeated."""
+    if isinstance(value, dict):
+        return f"{_cell(value['median'])} ({_cell(value['min'])} to {_cell(value['max'])})"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return "" if value is None else str(value)
 
 
 def _cpu_model() -> str:
