@@ -196,7 +196,7 @@ def draw(rows: Sequence[results.Row], link: Link, args: argparse.Namespace, path
     axes.text(
         (shallowest * deepest) ** 0.5,
         0.97,
-        "measured",
+        "components measured",
         transform=axes.get_xaxis_transform(),
         color="0.45",
         ha="center",
@@ -259,9 +259,9 @@ def draw(rows: Sequence[results.Row], link: Link, args: argparse.Namespace, path
     caption = (
         f"Dense layers of {args.width} units, batch {args.batch_size}, Adam. A device is one core of {device['cpu']} "
         f"({device['cores']} cores); link {link.bandwidth / 1e9:.3g} GB/s, {1e6 * link.latency:.3g} µs.\n"
-        "Dots: the model with each depth's measured components and steps. Diamond: the pipeline measured on two cores.\n"
-        "Lines: the model with the median component, dashed beyond the depths measured. On more than two devices nothing "
-        "was run.\nGPipe is favoured: transfers are free, layers divide perfectly, small micro-batches cost no more."
+        "Dots: the model with each depth's measured components and steps. Diamond: the pipeline run on two cores.\n"
+        "Lines: the model with the median component, dashed beyond the depths measured. No more than two devices ran.\n"
+        "GPipe is favoured: transfers are free, layers divide perfectly, small micro-batches cost no more."
     )
     figure.text(0.08, 0.02, caption, fontsize=8.5, color="0.3", va="bottom", linespacing=1.5)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -35,6 +35,7 @@ MICRO = 8  # micro-batches of GPipe
 TWO_EQUAL, CNN, MACHINERY = 1.8, 1.6, 1 / 1.05  # the least speedups aimed at; the last is that of one device
 
 Problem = Callable[[], tuple[jl.Rule, tuple[jax.Array, jax.Array]]]  # makes a rule and a batch
+Layers = list[tuple[jax.Array, ...]]  # bias and kernel of each
 Timed = Callable[[], float]  # runs a program once, and says how many seconds it took for each batch
 
 
@@ -85,13 +86,14 @@ def pipeline(problem: Problem, ticks: int, stages: Sequence[int] | None = None, 
 def gpipe(width: int, batch_size: int, ticks: int) -> Timed:
     """`backpropagation` as in GPipe over all devices of the process, first checked against the rule on one of them."""
     rule, batch = backpropagation(width, batch_size, optax.sgd(1.0))  # whose step is the gradient
-    params = jax.jit(rule.init)(jax.random.key(0), batch)
     devices = jl.pipeline.mesh(stage=len(jax.devices()))
-    weights = stack_layers(params)
-    expected = weights - stack_layers(jax.jit(rule.update)(params, batch))
-    found = jax.jit(partial(gpipe_gradients, devices, MICRO))(weights, batch)
-    if (worst := np.abs(found - np.asarray(expected)).max() / np.abs(expected).max()) > 1e-5:
-        raise RuntimeError(f"GPipe's gradients differ from those of bp by {worst:.1e} of the largest")
+    params = jax.jit(rule.init)(jax.random.key(0), batch)
+    weights, after = (divide(one, len(jax.devices())) for one in (params, jax.jit(rule.update)(params, batch)))
+    gradients = jax.jit(partial(gpipe_gradients, devices, MICRO))(weights, batch)
+    for before, then, found in zip(*map(jax.tree.leaves, (weights, after, gradients)), strict=True):
+        expected = np.asarray(before - then)
+        if (worst := np.abs(np.asarray(found) - expected).max() / np.abs(expected).max()) > 1e-5:
+            raise RuntimeError(f"GPipe's gradients differ from those of bp by {worst:.1e} of the largest")
 
     def on_devices(leaf: jax.Array) -> NamedSharding:
         return NamedSharding(devices, P("stage") if leaf.ndim else P())
@@ -133,13 +135,17 @@ def _timed(run: Callable[..., Any], init: Callable[..., Any], batch: tuple[jax.A
 # GPipe.
 
 
-def stack_layers(params: jl.Params) -> jax.Array:
-    """The layers of `backpropagation` as (layers, n + 1, n): the bias is the last row of each."""
-    layers = (jax.tree.leaves(layer) for layer in params.components[0].weights["forward"])
-    return jnp.stack([jnp.concatenate([kernel, bias[None]]) for bias, kernel in layers])
+def divide(params: jl.Params, stages: int) -> Layers:
+    """The layers of `backpropagation`, those that take the same place in each stage in one array.
+
+    The parts of all stages lie along the first axis: sharded over it, a device's part is a kernel as it is.
+    """
+    layers = [jax.tree.leaves(layer) for layer in params.components[0].weights["forward"]]  # (bias, kernel)
+    share = len(layers) // stages
+    return [tuple(map(jnp.concatenate, zip(*layers[place::share], strict=True))) for place in range(share)]
 
 
-def gpipe_gradients(devices: Mesh, micro: int, weights: jax.Array, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+def gpipe_gradients(devices: Mesh, micro: int, weights: Layers, batch: tuple[jax.Array, jax.Array]) -> Layers:
     """The gradients of the whole batch, each device with its share of the layers.
 
     The micro-batches go through the stages in lockstep, ppermute moves their activations on, and what the backward
@@ -149,14 +155,14 @@ def gpipe_gradients(devices: Mesh, micro: int, weights: jax.Array, batch: tuple[
     """
     stages = devices.shape["stage"]
 
-    def loss(weights: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    def loss(weights: Layers, x: jax.Array, y: jax.Array) -> jax.Array:
         stage = lax.axis_index("stage")
         is_last = stage == stages - 1
 
         def tick(arriving: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
             a = jnp.where(stage == 0, x[jnp.minimum(t, micro - 1)], arriving)
-            for layer, matrix in enumerate(weights):
-                z = a @ matrix[:-1] + matrix[-1:]
+            for layer, (bias, kernel) in enumerate(weights):
+                z = a @ kernel + bias[None]
                 a = jnp.tanh(z) if layer < len(weights) - 1 else jnp.where(is_last, z, jnp.tanh(z))
             return lax.ppermute(a, "stage", [(j, j + 1) for j in range(stages - 1)]), a
 
@@ -164,7 +170,7 @@ def gpipe_gradients(devices: Mesh, micro: int, weights: jax.Array, batch: tuple[
         scores = out[stages - 1 :].reshape(y.shape)
         return jnp.where(is_last, jl.cross_entropy.mean(scores, y), 0.0)
 
-    def here(weights: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    def here(weights: Layers, x: jax.Array, y: jax.Array) -> Layers:
         return jax.grad(loss)(weights, x.reshape(micro, -1, x.shape[-1]), y)
 
     specs = P("stage"), P(), P()
