@@ -54,7 +54,7 @@ def test_the_readmes_rule_learns():
     assert jl.training.accuracy(rule, params, data.test) > 0.9
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist"])
+@pytest.mark.parametrize("name", ["digits", "mnist", "pipeline/speed"])
 def test_readme_tables_are_those_of_the_recorded_results(name):
     readme = (ROOT / "README.md").read_text()
     shown = readme.split(f"<!-- {name} -->\n")[1].split("<!-- end -->")[0].strip()

@@ -13,7 +13,7 @@ import pytest
 from helpers import RULES, plain, same
 
 import jaxlocal as jl
-from jaxlocal.layers import Residual, conv, dense, local
+from jaxlocal.layers import Residual, dense, local
 from jaxlocal.packing import unpack
 
 BATCHES = 6
@@ -24,7 +24,7 @@ def al(net, **settings):
     return jl.rules.al(net, adam, **settings)
 
 
-MIXED = jl.Network((conv(3, stride=2, norm=True), Residual(4, 2), local(3), dense(5, dropout=0.3)), jl.layers.Head(3))
+MIXED = jl.Network((Residual(3, 2), local(4, stride=2), dense(5, dropout=0.3)), jl.layers.Head(3))
 ALIKE = jl.models.mlp((4,) * 8, classes=4)
 
 # Every kind of component; the dense one has dropout and batch norm.
@@ -100,7 +100,7 @@ CUTS = [
     ("dense", 3, None),
     ("dense", 4, None),
     ("alike", 8, None),
-    ("mixed", 2, (3, 1)),
+    ("mixed", 2, (2, 1)),
     ("drtp", 3, None),
     ("layer_local", 2, None),
     ("one", 1, None),
@@ -314,8 +314,8 @@ def test_it_trains_and_predicts_as_a_rule_does():
 
 @pytest.mark.xdist_group("pipeline mixed")
 def test_more_room_is_the_same_run():
-    least = pipeline("mixed", 2, (3, 1))
-    more = jl.pipelined(RULE["mixed"], least.mesh, stages=(3, 1), room=3)
+    least = pipeline("mixed", 2, (2, 1))
+    more = jl.pipelined(RULE["mixed"], least.mesh, stages=(2, 1), room=3)
     a, b = start("mixed", least), start("mixed", more)
     assert sum(slot.size for slot in a.slots) < sum(slot.size for slot in b.slots)
     assert same(more.drain(ticks("mixed", more, b, range(2))), sequential("mixed").params[2])
