@@ -5,7 +5,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,14 @@ import optax
 
 import jaxlocal as jl
 from experiments import results
+from jaxlocal import flags
 
 HIDDEN = (256, 256)
 CLASSES = 10
 
 
-class Parser(argparse.ArgumentParser):
-    """The flags of an experiment; what is wrong with them is said in one line."""
+class Parser(flags.Parser):
+    """The flags of an experiment."""
 
     def __init__(self, name: str, description: str | None, *, seeds: int, epochs: int, batch_size: int, rate: float):
         super().__init__(f"python -m experiments.{name}", description=description)
@@ -27,21 +28,22 @@ class Parser(argparse.ArgumentParser):
         rules = list(jl.rules.ALL)
         show = "(default: %(default)s)"
         self.add_argument("--rules", nargs="+", type=_rule, default=rules, metavar="RULE", help=" ".join(rules))
-        self.add_argument("--seeds", type=_whole, default=seeds, metavar="N", help=f"run seeds 0 to N-1 {show}")
-        self.add_argument("--epochs", type=_whole, default=epochs, metavar="N", help=f"passes over the data {show}")
-        self.add_argument("--batch-size", type=_whole, default=batch_size, metavar="N", help=f"examples a step {show}")
-        self.add_argument("--rate", type=_rate, default=rate, help=f"the learning rate of Adam {show}")
+        self.add_argument("--seeds", type=flags.whole, default=seeds, metavar="N", help=f"run seeds 0 to N-1 {show}")
+        self.add_argument(
+            "--epochs", type=flags.whole, default=epochs, metavar="N", help=f"passes over the data {show}"
+        )
+        self.add_argument(
+            "--batch-size", type=flags.whole, default=batch_size, metavar="N", help=f"examples a step {show}"
+        )
+        self.add_argument("--rate", type=flags.positive, default=rate, help=f"the learning rate of Adam {show}")
         recorded = "write the record here (default: a full run's to experiments/results, a shorter run's nowhere)"
-        self.add_argument("--out", type=_file, metavar="FILE", help=recorded)
+        self.add_argument("--out", type=flags.file, metavar="FILE", help=recorded)
 
     def read(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """The arguments, with the rules in the library's order, each once."""
         args = self.parse_args(argv)
         args.rules = [rule for rule in jl.rules.ALL if rule in args.rules]
         return args
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
 
     def destination(self, args: argparse.Namespace) -> Path | None:
         """Where the run is recorded. A shorter run than the default one leaves the record of that alone."""
@@ -104,25 +106,3 @@ def _rule(name: str) -> str:
     near = get_close_matches(name.lower(), jl.rules.ALL, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"the rules are {', '.join(jl.rules.ALL)}"
     raise argparse.ArgumentTypeError(f"there is no rule {name!r}; {hint}")
-
-
-def _file(text: str) -> Path:
-    if (path := Path(text)).is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file in it")
-    return path
-
-
-def _whole(text: str) -> int:
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if 0 < rate < float("inf"):
-        return rate
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")

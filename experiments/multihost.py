@@ -8,7 +8,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from jax.experimental.multihost_utils import broadcast_one_to_all
 
 import jaxlocal as jl
-from jaxlocal import distributed
+from jaxlocal import distributed, flags
 
 PROGRAM = "python -m experiments.multihost"
 
@@ -148,50 +148,27 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
-def _read(argv: Sequence[str] | None) -> tuple[_Parser, argparse.Namespace]:
-    parser = _Parser(PROGRAM, description=__doc__)
+def _read(argv: Sequence[str] | None) -> tuple[flags.Parser, argparse.Namespace]:
+    parser = flags.Parser(PROGRAM, description=__doc__)
     show = "(default: %(default)s)"
     parser.add_argument(
-        "--out", type=_folder, required=True, metavar="FOLDER", help="where the run is saved, or resumed from"
+        "--out", type=flags.folder, required=True, metavar="FOLDER", help="where the run is saved, or resumed from"
     )
-    parser.add_argument("--epochs", type=_whole, default=20, metavar="N", help=f"passes over the data {show}")
-    parser.add_argument("--batch-size", type=_whole, default=32, metavar="N", help=f"examples a step {show}")
-    parser.add_argument("--rate", type=_rate, default=1e-3, help=f"the learning rate of Adam {show}")
+    parser.add_argument("--epochs", type=flags.whole, default=20, metavar="N", help=f"passes over the data {show}")
+    parser.add_argument("--batch-size", type=flags.whole, default=32, metavar="N", help=f"examples a step {show}")
+    parser.add_argument("--rate", type=flags.positive, default=1e-3, help=f"the learning rate of Adam {show}")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help=f"of weights and order {show}")
     hidden = [256] * 4
     parser.add_argument(
-        "--hidden", nargs="+", type=_whole, default=hidden, metavar="N", help=f"units of each layer {show}"
+        "--hidden", nargs="+", type=flags.whole, default=hidden, metavar="N", help=f"units of each layer {show}"
     )
-    parser.add_argument("--component", type=_whole, metavar="N", help="devices along the components (default: all)")
-    parser.add_argument("--data", type=_whole, default=1, metavar="N", help=f"devices to split each batch over {show}")
+    parser.add_argument(
+        "--component", type=flags.whole, metavar="N", help="devices along the components (default: all)"
+    )
+    parser.add_argument(
+        "--data", type=flags.whole, default=1, metavar="N", help=f"devices to split each batch over {show}"
+    )
     return parser, parser.parse_args(argv)
-
-
-def _folder(text: str) -> Path:
-    if (path := Path(text)).is_file():
-        raise argparse.ArgumentTypeError(f"{text!r} is a file; name a folder")
-    return path
-
-
-def _whole(text: str) -> int:
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if 0 < rate < float("inf"):
-        return rate
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ from jax.sharding import PartitionSpec as P
 
 import jaxlocal as jl
 from experiments import results
-from experiments.classify import _file, _rate, _whole
 from experiments.pipeline_speed import (
     DEVICES,
     RATE,
@@ -46,6 +45,8 @@ from experiments.pipeline_speed import (
     take_turns,
     two_cores,
 )
+from jaxlocal import flags
+from jaxlocal.network import neighbours
 
 CLASSES = 10
 LARGE = 16 * 2**20  # bytes of the message that measures the bandwidth
@@ -69,9 +70,9 @@ class Link(NamedTuple):
 
 def tick(seconds: Sequence[float], message: Sequence[int], stages: Sequence[int], link: Link) -> float:
     """Seconds of a tick, for components of these seconds and messages, cut into stages of so many components."""
-    ends = np.cumsum(stages).tolist()
-    slowest = max(sum(seconds[end - size : end]) for end, size in zip(ends, stages, strict=True))
-    return slowest + max((link.seconds(message[end - 1]) for end in ends[:-1]), default=0.0)
+    groups = neighbours(stages)
+    slowest = max(sum(seconds[i] for i in group) for group in groups)
+    return slowest + max((link.seconds(message[group[-1]]) for group in groups[:-1]), default=0.0)
 
 
 def pipelined_epoch(batches: int, devices: Any, tick: float) -> Any:
@@ -278,20 +279,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser("python -m experiments.pipeline_scaling", description=__doc__)
     show = "(default: %(default)s)"
     add = parser.add_argument
-    add("--depths", nargs="+", type=_whole, default=[2, 4, 8, 16], metavar="N", help=f"components {show}")
-    add("--width", type=_whole, default=256, metavar="N", help=f"units of the dense layers {show}")
-    add("--batch-size", type=_whole, default=64, metavar="N", help=f"examples a step {show}")
-    add("--batches", type=_whole, default=937, metavar="N", help=f"n, of an epoch {show}: those of MNIST")
-    add("--micro", type=_whole, default=8, metavar="M", help=f"micro-batches of GPipe {show}")
-    add("--ticks", type=_whole, default=100, metavar="N", help=f"batches a turn of what is timed {show}")
-    add("--repeats", type=_whole, default=5, metavar="N", help=f"turns of each program {show}")
-    add("--bandwidth", type=_rate, metavar="GB/S", help="of the link (default: measured between two cores)")
-    add("--latency", type=_rate, metavar="µS", help="of the link (default: measured between two cores)")
+    add("--depths", nargs="+", type=flags.whole, default=[2, 4, 8, 16], metavar="N", help=f"components {show}")
+    add("--width", type=flags.whole, default=256, metavar="N", help=f"units of the dense layers {show}")
+    add("--batch-size", type=flags.whole, default=64, metavar="N", help=f"examples a step {show}")
+    add("--batches", type=flags.whole, default=937, metavar="N", help=f"n, of an epoch {show}: those of MNIST")
+    add("--micro", type=flags.whole, default=8, metavar="M", help=f"micro-batches of GPipe {show}")
+    add("--ticks", type=flags.whole, default=100, metavar="N", help=f"batches a turn of what is timed {show}")
+    add("--repeats", type=flags.whole, default=5, metavar="N", help=f"turns of each program {show}")
+    add("--bandwidth", type=flags.positive, metavar="GB/S", help="of the link (default: measured between two cores)")
+    add("--latency", type=flags.positive, metavar="µS", help="of the link (default: measured between two cores)")
     add("--quick", action="store_true", help="depths to 4, and two turns of ten batches at most, to try it out")
     recorded = (
         "write the record here, and the picture beside it (default: a full run's to experiments/results/pipeline)"
     )
-    add("--out", type=_file, metavar="FILE", help=recorded)
+    add("--out", type=flags.file, metavar="FILE", help=recorded)
     args = parser.parse_args(argv)
     if args.quick:
         args.repeats, args.ticks = min(args.repeats, 2), min(args.ticks, 10)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from statistics import median
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxlocal as jl
 from experiments import results
-from experiments.classify import _file, _whole
+from jaxlocal import flags
 
 RATE = 1e-4
 ADAM = optax.adam(RATE)
@@ -352,11 +352,8 @@ CASES = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """The flags; what is wrong with them is said in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+class Parser(flags.Parser):
+    """The flags of an experiment on the pipeline."""
 
     def command(self, args: argparse.Namespace, budget: Sequence[str]) -> str:
         """The command that does this again, whatever the defaults will be by then."""
@@ -381,14 +378,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     show = "(default: %(default)s)"
     cases = list(CASES)
     parser.add_argument("--cases", nargs="+", choices=cases, default=cases, metavar="CASE", help=" ".join(cases))
-    parser.add_argument("--repeats", type=_whole, default=5, metavar="N", help=f"turns of each program {show}")
-    parser.add_argument("--ticks", type=_whole, default=100, metavar="N", help=f"batches a turn {show}")
-    parser.add_argument("--width", type=_whole, default=1024, metavar="N", help=f"units of the dense layers {show}")
-    parser.add_argument("--image", type=_whole, default=32, metavar="N", help=f"height and width of the images {show}")
+    parser.add_argument("--repeats", type=flags.whole, default=5, metavar="N", help=f"turns of each program {show}")
+    parser.add_argument("--ticks", type=flags.whole, default=100, metavar="N", help=f"batches a turn {show}")
+    parser.add_argument(
+        "--width", type=flags.whole, default=1024, metavar="N", help=f"units of the dense layers {show}"
+    )
+    parser.add_argument(
+        "--image", type=flags.whole, default=32, metavar="N", help=f"height and width of the images {show}"
+    )
     parser.add_argument("--quick", action="store_true", help="two turns of four batches at most, to try it out")
     parser.add_argument(
         "--out",
-        type=_file,
+        type=flags.file,
         metavar="FILE",
         help="write the record here (default: a full run's to experiments/results/pipeline, a shorter run's nowhere)",
     )

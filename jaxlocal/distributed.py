@@ -26,6 +26,8 @@ from typing import IO, Any, NoReturn
 
 import jax
 
+from jaxlocal import flags
+
 PREFIX = "JAXLOCAL_"  # of the names of the variables
 PATIENCE = 30  # seconds
 GRACE = 5  # seconds between asking a process to stop and killing it
@@ -82,10 +84,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
     Process 0 prints as ever; of the others, errors alone are shown, each line with the number of its process.
     """
-    parser = _Parser("python -m jaxlocal.distributed", description=main.__doc__, allow_abbrev=False)
+    parser = flags.Parser("python -m jaxlocal.distributed", description=main.__doc__, allow_abbrev=False)
     show = "(default: %(default)s)"
-    parser.add_argument("--processes", type=_from_one, default=2, metavar="N", help=f"how many to start {show}")
-    parser.add_argument("--devices", type=_from_one, default=1, metavar="N", help=f"CPU devices of each process {show}")
+    parser.add_argument("--processes", type=flags.whole, default=2, metavar="N", help=f"how many to start {show}")
+    parser.add_argument(
+        "--devices", type=flags.whole, default=1, metavar="N", help=f"CPU devices of each process {show}"
+    )
     parser.add_argument("-m", dest="module", action="store_true", help="the program is a module, as in python -m")
     parser.add_argument("program", help="a script, or after -m a module")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the program's own")
@@ -147,17 +151,6 @@ def _leave_at_once_on_errors(number: int, count: int) -> None:
 
 
 # Launching.
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
-def _from_one(text: str) -> int:
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
 
 
 def _is_module(name: str) -> bool:

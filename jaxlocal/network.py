@@ -1,7 +1,8 @@
 """A network: a tuple of blocks, a head and a loss; and how any Flax module is used as one of its layers."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 from math import prod
 from typing import Any, NamedTuple
 
@@ -106,6 +107,23 @@ def apply_layers(
         x, s = apply_layer(layer, w, s, x, None if key is None else jax.random.fold_in(key, i))
         new_stats.append(s)
     return x, tuple(new_stats)
+
+
+def evenly(count: int, parts: int) -> tuple[int, ...]:
+    """The sizes of so many parts, as equal as can be; what is left over goes to the first."""
+    return tuple(count // parts + (i < count % parts) for i in range(parts))
+
+
+def neighbours(sizes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """The numbers 0, 1, … in groups of these sizes, one after the other.
+
+    Example:
+      >>> from jaxlocal.network import evenly, neighbours
+      >>> neighbours(evenly(5, 2))
+      ((0, 1, 2), (3, 4))
+    """
+    numbers = iter(range(sum(sizes)))
+    return tuple(tuple(islice(numbers, size)) for size in sizes)
 
 
 def units(x: jax.Array) -> int:

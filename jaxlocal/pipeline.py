@@ -24,9 +24,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxlocal import checks
-from jaxlocal.network import Tree
+from jaxlocal.network import Tree, evenly, neighbours
 from jaxlocal.packing import Packing, Slots, empty, pack, packing, unpack
-from jaxlocal.rule import Batch, Component, Info, Lesson, Message, Params, Rule, forward_stats
+from jaxlocal.rule import Batch, Component, Info, Lesson, Message, Params, Rule, forward_stats, report
 from jaxlocal.schedule import Schedule
 
 __all__ = ["Costs", "Pipeline", "PipelineParams", "Schedule", "balance", "measure", "mesh", "pipelined"]
@@ -321,8 +321,7 @@ class Pipeline:
         note = lax.with_sharding_constraint(leaving[-1], self._sharding())
         values = iter(jnp.where(note[-1] > 0, note[:-1], jnp.nan))
         terms = tuple({name: next(values) for name in names} for names in layout.terms)
-        losses = jnp.stack([jnp.sum(jnp.stack(list(term.values()))) for term in terms])
-        return PipelineParams(slots, mail, notes, layout), Info(losses, terms)
+        return PipelineParams(slots, mail, notes, layout), report(terms)
 
     def _work(self, layout: Layout, device: int, is_this: Flag, batch: Batch | None, carry: Carry) -> Carry:
         """One device's part in a tick: in place of the messages that its stages have read, those that they send."""
@@ -463,7 +462,7 @@ def pipelined(
       Kao, Chen. Associated Learning: decomposing end-to-end backpropagation based on autoencoders and target
       propagation. Neural Computation 33, 2021. Table 1.
     """
-    _steps(rule)
+    count = len(_steps(rule))
     if not isinstance(mesh, Mesh):
         raise TypeError(
             f"mesh={checks.show(mesh)}: must be a jax.sharding.Mesh, such as jl.pipeline.mesh(component=2) makes"
@@ -472,14 +471,14 @@ def pipelined(
         names = ", ".join(map(repr, mesh.axis_names))
         near = get_close_matches(str(axis), mesh.axis_names, n=1) or mesh.axis_names[:1]
         raise ValueError(f"axis={axis!r}: the mesh has only {names}; pass axis={near[0]!r}, or another mesh")
-    count, devices = len(_steps(rule)), mesh.shape[axis]
+    devices = mesh.shape[axis]
     if count < devices:
         raise ValueError(
             f"mesh: axis {axis!r} has {devices} devices, but the rule has only {count} components; take "
             f"jl.pipeline.mesh({axis}={count}), with data={devices // count} beside it to use more devices, or cut the "
             "network into more components"
         )
-    sizes = tuple(count // devices + (j < count % devices) for j in range(devices)) if stages is None else tuple(stages)
+    sizes = evenly(count, devices) if stages is None else tuple(stages)
     for size in sizes:
         checks.positive_int("stages", size)
     checks.positive("room", room)
@@ -490,10 +489,8 @@ def pipelined(
             f"stages={sizes}: must be {devices} numbers, or a multiple of that, for the devices of axis {axis!r}, and "
             f"sum to the rule's {count} components; jl.pipeline.balance makes such"
         )
-    ends = np.cumsum(sizes).tolist()
-    cut = tuple(tuple(range(end - size, end)) for end, size in zip(ends, sizes, strict=True))
     automatic = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
-    return Pipeline(rule, automatic, axis, cut, room)
+    return Pipeline(rule, automatic, axis, neighbours(sizes), room)
 
 
 def mesh(**axes: int) -> Mesh:

@@ -67,6 +67,11 @@ class Info(NamedTuple):
     terms: tuple[dict[str, jax.Array], ...]
 
 
+def report(terms: tuple[dict[str, jax.Array], ...]) -> Info:
+    """The info of these terms: a component's loss is their sum."""
+    return Info(jnp.stack([reduce(operator.add, term.values()) for term in terms]), terms)
+
+
 class Part(NamedTuple):
     """The static description of one component.
 
@@ -216,8 +221,7 @@ def make_rule(
             taught = teach_together(params, batch)
             components = tuple(map(partial(descend, roles=roles), parts, params.components, taught))
         terms = tuple(lesson.losses for lesson in taught)
-        losses = jnp.stack([reduce(operator.add, term.values()) for term in terms])
-        return replace(params, components=components), Info(losses, terms)
+        return replace(params, components=components), report(terms)
 
     def step(params: Params, batch: Batch) -> tuple[Params, Info]:
         check(params, batch)

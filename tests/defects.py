@@ -455,9 +455,9 @@ DEFECTS = (
     ),
     Defect(
         "al: the last components take the blocks that are left over",
-        "rules/associated.py",
-        "+ (i < blocks % components)",
-        "+ (i >= components - blocks % components)",
+        "network.py",
+        "+ (i < count % parts)",
+        "+ (i >= parts - count % parts)",
         details("associated_learnings_components_and_widths[even]"),
     ),
     Defect(

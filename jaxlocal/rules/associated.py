@@ -7,14 +7,13 @@ from math import prod
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.lax import stop_gradient
 
 from jaxlocal import checks
 from jaxlocal.checks import learning_rule
 from jaxlocal.layers import dense, identity
-from jaxlocal.network import Network, Tree, apply_layer, apply_layers, cross_entropy, units
+from jaxlocal.network import Network, Tree, apply_layer, apply_layers, cross_entropy, evenly, neighbours, units
 from jaxlocal.rule import (
     Lesson,
     Message,
@@ -189,7 +188,7 @@ def _groups(components: int | Sequence[int] | None, blocks: int) -> tuple[tuple[
                 f"components={components}: the network has {blocks} blocks, and a component needs one at least; ask "
                 f"for 1 to {blocks}, or add blocks"
             )
-        components = [blocks // components + (i < blocks % components) for i in range(components)]
+        components = evenly(blocks, components)
     for size in components:
         checks.positive_int("components", size)
     if sum(components) != blocks:
@@ -197,8 +196,7 @@ def _groups(components: int | Sequence[int] | None, blocks: int) -> tuple[tuple[
             f"components={tuple(components)}: takes {sum(components)} blocks, but the network has {blocks}; the sizes "
             "must sum to the number of blocks"
         )
-    ends = np.cumsum(components).tolist()
-    return tuple(tuple(range(end - size, end)) for end, size in zip(ends, components, strict=True))
+    return neighbours(components)
 
 
 def _widths(width: int | Sequence[int] | None, count: int) -> tuple[int | None, ...]:
