@@ -8,8 +8,21 @@ params = rule.init(jax.random.key(0), batch)
 params = rule.update(params, batch)
 """
 
-from jaxlocal import data, diagnostics, layers, models, pipeline, plots, rules, training
+from jaxlocal import (
+    augmentation,
+    data,
+    diagnostics,
+    layers,
+    models,
+    pipeline,
+    plots,
+    rules,
+    search,
+    streaming,
+    training,
+)
 from jaxlocal.network import Loss, Network, cross_entropy, squared_error
+from jaxlocal.parallel import data_parallel, ensemble, mixed_precision
 from jaxlocal.pipeline import pipelined
 from jaxlocal.rule import Component, Info, Lesson, Params, Part, Rule, head_part, l2, make_rule, own, upward
 from jaxlocal.version import __version__
@@ -24,20 +37,26 @@ __all__ = [
     "Part",
     "Rule",
     "__version__",
+    "augmentation",
     "cross_entropy",
     "data",
+    "data_parallel",
     "diagnostics",
+    "ensemble",
     "head_part",
     "l2",
     "layers",
     "make_rule",
+    "mixed_precision",
     "models",
     "own",
     "pipeline",
     "pipelined",
     "plots",
     "rules",
+    "search",
     "squared_error",
+    "streaming",
     "training",
     "upward",
 ]

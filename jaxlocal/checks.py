@@ -71,6 +71,16 @@ def network(net: Any, rule: str) -> None:
         )
 
 
+def single_rule(transform: str, rule: Any) -> None:
+    """A Rule that is no ensemble: what the transforms take."""
+    if not hasattr(rule, "members"):
+        raise TypeError(f"rule={show(rule)}: {transform} needs a rule, such as jl.rules.dfa(net, tx)")
+    if rule.members:
+        raise ValueError(
+            f"rule: is an ensemble of {rule.members} already; make the ensemble last, of what {transform} returns"
+        )
+
+
 def optimizer(name: str, tx: Any) -> None:
     """An optax optimizer that moves weights down the gradient."""
     if not isinstance(tx, optax.GradientTransformation):

@@ -1,10 +1,13 @@
 """Diagnostics: how updates differ from backpropagation's, what feedback has learned, how classes lie apart."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlocal.layers import flat
 from jaxlocal.network import Tree, apply_layer
@@ -120,6 +123,45 @@ def activations(rule: Rule, params: Params, x: jax.Array) -> tuple[jax.Array, ..
     return *outputs, rule.predict(params, x)
 
 
+def layer_outputs(rule: Rule, params: Params, x: jax.Array) -> dict[str, jax.Array]:
+    """What x becomes on the way to the prediction, by name: the panels of `jl.plots.tsne` and `jl.plots.distances`.
+
+    The raw data, the output of each block, and the output; in Associated Learning, whose prediction goes on from the
+    last block through the targets' side, also that of the bridge and of each decoder.
+
+    Args:
+      rule: the rule.
+      params: its parameters.
+      x: (N, …).
+
+    Returns:
+      The outputs, (N, …) each, in order.
+
+    Example:
+      >>> x, y = jl.data.digits().test
+      >>> rule = jl.rules.al(jl.models.mlp(hidden=(16, 8)), optax.adam(1e-3))
+      >>> outputs = jl.diagnostics.layer_outputs(rule, rule.init(jax.random.key(0), (x, y)), x)
+      >>> {name: output.shape[1:] for name, output in outputs.items()}
+      {'raw data': (8, 8, 1), 'block 1': (16,), 'block 2': (8,), 'bridge': (8,), 'decoder 2': (16,), 'output': (10,)}
+    """
+    outputs = []
+
+    # `predict` alone knows its way, so its layers are listened to: the modules that are no part of another.
+    def listen(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        output = call(*args, **kwargs)
+        if context.method_name == "__call__" and not context.module.path:
+            outputs.append(output)
+        return output
+
+    with nn.intercept_methods(listen):
+        scores = rule.predict(params, x)
+    blocks = len(rule.net.blocks)
+    decoders = range(len(outputs) - blocks - 1, 1, -1)
+    names = (*(f"block {i + 1}" for i in range(blocks)), "bridge", *(f"decoder {i}" for i in decoders))
+    # The last is the output itself. Without a bridge there is one output more than blocks, and the names end there.
+    return {"raw data": x, **dict(zip(names, outputs[:-1], strict=False)), "output": scores}
+
+
 def class_distances(features: jax.Array, y: jax.Array) -> ClassDistances:
     """How far classes lie apart, and how wide they are: the Associated Learning paper's Table 7.
 
@@ -137,22 +179,32 @@ def class_distances(features: jax.Array, y: jax.Array) -> ClassDistances:
       (3.0, 2.0, 1.5)
     """
     features = flat(features)
-    labels = jnp.argmax(y, -1)
-    members = [features[labels == label] for label in jnp.unique(labels)]
+    labels = np.asarray(y).argmax(-1)
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     if len(members) < 2 or min(map(len, members)) < 2:
         raise ValueError(
             f"y: has {len(members)} classes, the smallest with {min(map(len, members))} examples; distances need two "
             "classes or more, of two examples or more"
         )
-    intra = jnp.stack([_mean_distance(member) for member in members]).mean()
-    inter = _mean_distance(jnp.stack([member.mean(0) for member in members]))
+    # Each class padded to the size of the largest, so that one compiled program measures all of them.
+    size = max(map(len, members))
+    intra = jnp.stack([_mean_distance(features[np.resize(rows, size)], len(rows)) for rows in members]).mean()
+    inter = _mean_distance(
+        jnp.stack([jnp.mean(features, 0, where=(labels == labels[rows[0]])[:, None]) for rows in members]), len(members)
+    )
     return ClassDistances(inter, intra, inter / intra)
 
 
-def _mean_distance(points: jax.Array) -> jax.Array:
-    """The mean distance of two different points, a point at a time so that no n×n×d array is ever made."""
+def _mean_distance(points: jax.Array, count: int) -> jax.Array:
+    """The mean distance of two different points out of the first so many."""
+    return _sum_of_distances(points, np.arange(len(points)) < count) / (count * (count - 1))
+
+
+@jax.jit
+def _sum_of_distances(points: jax.Array, among: jax.Array) -> jax.Array:
+    """A point at a time, so that no n×n×d array is ever made."""
 
     def from_one(point: jax.Array) -> jax.Array:
-        return jnp.sqrt(jnp.sum(jnp.square(points - point[None]), 1)).sum()
+        return jnp.sum(jnp.sqrt(jnp.sum(jnp.square(points - point[None]), 1)), where=among)
 
-    return jax.lax.map(from_one, points).sum() / (len(points) * (len(points) - 1))
+    return jnp.sum(jax.lax.map(from_one, points), where=among)

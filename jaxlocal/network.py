@@ -1,10 +1,12 @@
 """A network: a tuple of blocks, a head and a loss; and how any Flax module is used as one of its layers."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from itertools import islice
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -86,12 +88,33 @@ def apply_layer(
 
     With a key as in training: the batch's own statistics, and dropout drawn from the key. Without, as in prediction.
     """
-    variables = {"params": weights, **stats}
     options = _options(layer, train=key is not None)
-    if key is None:
-        return layer.apply(variables, x, **options), stats  # type: ignore[return-value]
-    y, new_stats = layer.apply(variables, x, rngs={"dropout": key}, mutable=list(stats), **options)
-    return y, dict(new_stats)
+    dtype = _COMPUTES_IN.get()
+    given = x.dtype
+    if dtype is not None:
+        weights, x = jax.tree.map(lambda leaf: leaf.astype(dtype), (weights, x))
+    variables = {"params": weights, **stats}
+    # Batch statistics stay as they are, and so meet numbers of another type.
+    with nullcontext() if dtype is None else jax.numpy_dtype_promotion("standard"):
+        if key is None:
+            out = layer.apply(variables, x, **options), stats
+        else:
+            out = layer.apply(variables, x, rngs={"dropout": key}, mutable=list(stats), **options)
+    y, new_stats = cast(tuple[jax.Array, Tree], out)
+    return y if dtype is None else y.astype(given), dict(new_stats)
+
+
+_COMPUTES_IN: ContextVar[Any] = ContextVar("computes_in", default=None)
+
+
+@contextmanager
+def computing_in(dtype: Any) -> Iterator[None]:
+    """Inside, layers compute in this floating-point type, whatever that of their weights and inputs is."""
+    token = _COMPUTES_IN.set(dtype)
+    try:
+        yield
+    finally:
+        _COMPUTES_IN.reset(token)
 
 
 def apply_layers(

@@ -105,6 +105,7 @@ class Rule(NamedTuple):
     locality: Callable[[str], np.ndarray]  # of a role, (n, n): does component i's update depend on j's weights?
     learn: tuple[Callable[[Component, Message], tuple[Component, Message, Lesson]], ...] | None
     """For a rule without a backward pass: each component's own step, which `update` folds over the components."""
+    members: int = 0  # of an ensemble: how many runs this rule is; 0 for a single one
 
     # A rule is known by its step, so that it can be a static argument of jit even if its modules hold lists.
     def __hash__(self) -> int:
@@ -156,7 +157,7 @@ def make_rule(
     def descend(part: Part, component: Component, lesson: Lesson, roles: Collection[str]) -> Component:
         """One optimizer step of each of the roles; the statistics and the count move on in any case."""
         weights, opt = dict(component.weights), dict(component.opt)
-        for role in opt.keys() & roles:
+        for role in sorted(opt.keys() & roles):  # in one order, or each process would compile a program of its own
             old = free(part, weights[role])
             if not jax.tree.leaves(old):  # nothing to move, and some optimizers cannot
                 continue

@@ -10,6 +10,7 @@ import sys
 import defects
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from helpers import ROOT, code_blocks, layer_local
@@ -25,7 +26,7 @@ def test_doctests(name):
     finder = doctest.DocTestFinder(exclude_empty=True)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     for test in finder.find(
-        importlib.import_module(name), extraglobs={"jax": jax, "jnp": jnp, "jl": jl, "optax": optax}
+        importlib.import_module(name), extraglobs={"jax": jax, "jnp": jnp, "np": np, "jl": jl, "optax": optax}
     ):
         runner.run(test)
     assert runner.summarize().failed == 0
@@ -70,7 +71,7 @@ def test_the_list_of_defects_is_up_to_date():
 
 
 def test_import_brings_no_heavy_packages():
-    heavy = "tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "scipy.stats", "torch"
+    heavy = "tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "scipy.stats", "torch", "PIL", "grain", "tqdm"
     code = f"import jaxlocal, sys; print([name for name in {heavy} if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.strip() == "[]"

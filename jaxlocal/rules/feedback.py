@@ -204,7 +204,8 @@ def carried_by(feedback: Feedback) -> Iterator[None]:
         def apply(weights: Tree, x: jax.Array) -> jax.Array:
             return linear.apply({"params": weights}, x, *others, **kwargs)  # type: ignore[return-value]
 
-        return carry(apply, variables["params"], feedback[path], x)
+        weights = variables["params"]  # which may be rounded, where layers compute in fewer bits
+        return carry(apply, weights, feedback[path].astype(weights["kernel"].dtype), x)
 
     with nn.intercept_methods(intercept):
         yield

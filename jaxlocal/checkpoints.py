@@ -1,0 +1,198 @@
+"""Checkpoints: parameters and facts of a run in a folder, by Orbax; each is whole and sound, or it is passed over."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.multihost_utils import broadcast_one_to_all
+
+from jaxlocal.network import Tree
+
+
+class Saved(NamedTuple):
+    """What a checkpoint held."""
+
+    step: int
+    params: Tree
+    facts: dict[str, Any]
+
+
+class Checkpoints:
+    """The last checkpoints of a run and its best one, in a folder; written by process 0, which alone must see it.
+
+    Each is written in one stroke and in the background, so a process that dies at any moment leaves the one before
+    as it was. A digest tells whether a checkpoint is what was saved.
+
+    Args:
+      folder: made if it is not there.
+      keep: how many of the last checkpoints are kept.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with Checkpoints(Path(folder)) as checkpoints:
+      ...         checkpoints.save(3, {"w": jnp.ones(2)}, {"epoch": 1}, score=0.5)
+      ...     with Checkpoints(Path(folder)) as checkpoints:
+      ...         step, params, facts = checkpoints.latest({"w": jnp.zeros(2)})
+      >>> step, params["w"].tolist(), facts
+      (3, [1.0, 1.0], {'epoch': 1})
+    """
+
+    def __init__(self, folder: Path, keep: int = 2):
+        self.folder = folder
+        self._manager: Any = None
+        if jax.process_index() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._manager = _manager(folder.resolve(), keep)
+
+    def save(self, step: int, params: Tree, facts: dict[str, Any], score: float | None = None) -> None:
+        """Save in the background, after the checkpoint before is done; the best one is that of the highest score."""
+        import orbax.checkpoint as ocp
+
+        arrays = jax.tree.map(_as_array, params)  # by all processes: it computes
+        if self._manager:
+            # A copy: the training goes on in the memory of the arrays, which a CPU shares with NumPy.
+            arrays = jax.tree.map(np.copy, arrays)
+            content = ocp.args.Composite(
+                params=ocp.args.StandardSave(arrays),
+                facts=ocp.args.JsonSave({"facts": facts, "digest": digest(arrays)}),
+            )
+            metrics = {"score": -np.inf if score is None or np.isnan(score) else float(score)}
+            self._manager.save(step, args=content, metrics=metrics)
+
+    def latest(self, like: Tree) -> Saved | None:
+        """The last checkpoint that is sound, or None; those that are not are named in a warning, and put aside."""
+        return self._agreed(like, lambda: self._first_sound(like, sorted(self._manager.all_steps(), reverse=True)))
+
+    def best(self, like: Tree) -> Saved | None:
+        """The checkpoint of the highest score, or None if it is not sound or there is none."""
+
+        def read() -> Saved | None:
+            step = self._manager.best_step()
+            return None if step is None else self._first_sound(like, [step])
+
+        return self._agreed(like, read)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait until all is written."""
+        if self._manager:
+            self._manager.close()
+
+    def _first_sound(self, like: Tree, steps: list[int]) -> Saved | None:
+        for step in steps:
+            try:
+                return self._read(step, like)
+            except Exception as error:  # Orbax and what it reads with raise many kinds
+                aside = self._put_aside(step)
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                warnings.warn(
+                    f"checkpoint {self.folder / str(step)} is damaged ({reason[:200]}): it is now {aside}, and the one "
+                    "before it is used",
+                    stacklevel=2,
+                )
+        return None
+
+    def _read(self, step: int, like: Tree) -> Saved:
+        import orbax.checkpoint as ocp
+
+        wanted = ocp.args.Composite(
+            params=ocp.args.StandardRestore(jax.tree.map(_zeros, like)), facts=ocp.args.JsonRestore()
+        )
+        found = self._manager.restore(step, args=wanted)
+        if digest(found.params) != found.facts["digest"]:
+            raise ValueError("its arrays are not those that were saved")
+        return Saved(step, jax.tree.map(_as_leaf, like, found.params), found.facts["facts"])
+
+    def _put_aside(self, step: int) -> Path:
+        aside = self.folder / "damaged"
+        aside.mkdir(exist_ok=True)
+        place = next(path for n in range(1000) if not (path := aside / f"{step}-{n}").exists())
+        (self.folder / str(step)).rename(place)
+        self._manager.reload()
+        return place
+
+    def _agreed(self, like: Tree, read: Callable[[], Saved | None]) -> Saved | None:
+        """What process 0 reads, the same on all processes."""
+        saved = read() if self._manager else None
+        if jax.process_count() == 1:
+            return saved
+        step = int(broadcast_one_to_all(np.int32(-1 if saved is None else saved.step)))
+        if step < 0:
+            return None
+        arrays = jax.tree.map(_zeros, like) if saved is None else jax.tree.map(_as_array, saved.params)
+        leaves, tree = jax.tree.flatten(arrays)
+        # As bytes: a broadcast is a sum, and to floats a sum is not the same bit for bit (-0. + 0. is 0.).
+        sent = broadcast_one_to_all([np.frombuffer(leaf.tobytes(), np.uint8) for leaf in leaves])
+        got = [
+            np.frombuffer(data.tobytes(), leaf.dtype).reshape(leaf.shape)
+            for data, leaf in zip(sent, leaves, strict=True)
+        ]
+        return Saved(
+            step, jax.tree.map(_as_leaf, like, jax.tree.unflatten(tree, got)), _broadcast(saved and saved.facts)
+        )
+
+
+def _broadcast(facts: dict[str, Any] | None) -> dict[str, Any]:
+    """Process 0's facts, to all processes: first how long they are."""
+    text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    length = int(broadcast_one_to_all(np.int32(len(text))))
+    sent = text if facts is not None else np.zeros(length, np.uint8)
+    return json.loads(broadcast_one_to_all(sent).tobytes())
+
+
+def digest(arrays: Tree) -> str:
+    """Of all bytes of a tree of arrays, with their places, shapes and types."""
+    sha = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
+        sha.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
+        sha.update(np.ascontiguousarray(leaf).view(np.uint8).reshape(-1).data)
+    return sha.hexdigest()
+
+
+def _manager(folder: Path, keep: int) -> Any:
+    import orbax.checkpoint as ocp  # slow to import
+    from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=0, active_processes={0}, barrier_sync_key_prefix="process 0"
+    )
+    options = ocp.CheckpointManagerOptions(
+        create=False,
+        cleanup_tmp_directories=True,
+        best_fn=lambda metrics: metrics["score"],
+        preservation_policy=AnyPreservationPolicy(
+            [LatestN(keep), BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)]
+        ),
+        multiprocessing_options=alone,
+    )
+    return ocp.CheckpointManager(folder, options=options)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _as_array(leaf: jax.Array) -> np.ndarray:
+    """A leaf as it is saved: a NumPy array, of random keys their data."""
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _zeros(leaf: Any) -> np.ndarray:
+    shape = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+    return np.zeros(shape.shape, shape.dtype)
+
+
+def _as_leaf(like: Any, array: np.ndarray) -> Any:
+    return jax.random.wrap_key_data(jnp.asarray(array)) if _is_key(like) else jnp.asarray(array)

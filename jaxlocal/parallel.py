@@ -1,0 +1,177 @@
+"""Transforms of rules: many runs in one program, batches split over devices, computing in fewer bits."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.lax import with_sharding_constraint
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxlocal import checks
+from jaxlocal.network import computing_in
+from jaxlocal.rule import Batch, Params, Rule
+
+Args = ParamSpec("Args")
+Out = TypeVar("Out")
+
+
+def ensemble(rule: Rule, n: int) -> Rule:
+    """n independent runs of a rule as one program: every array of params has a first axis, the members.
+
+    Member i starts from the i-th key of `jax.random.split(key, n)`, or from `keys[i]` where `init` is given n keys.
+    A batch (B, …) is for all members; (n, B, …) gives each its own. Losses come out as (n, components), scores as
+    (n, B, C).
+
+    Args:
+      rule: the rule.
+      n: the number of members.
+
+    Returns:
+      The rule of all members together.
+
+    Example:
+      >>> many = jl.ensemble(jl.rules.dfa(jl.models.mlp(hidden=(16,), classes=10), optax.adam(1e-3)), 5)
+      >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
+      >>> params, info = many.step(many.init(jax.random.key(0), batch), batch)
+      >>> info.losses.shape, many.predict(params, batch[0]).shape
+      ((5, 2), (5, 4, 10))
+    """
+    checks.single_rule("ensemble", rule)
+    checks.positive_int("n", n)
+
+    def init(key: jax.Array, batch: Batch) -> Params:
+        checks.key(key)
+        checks.batch(batch)
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        keys = jax.random.split(key, n) if key.ndim == (0 if typed else 1) else key
+        if len(keys) != n:
+            raise ValueError(f"key: {len(keys)} keys for an ensemble of {n}; give one key, or {n}")
+        example = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), batch)  # shapes are all that matters
+        return jax.vmap(rule.init, in_axes=(0, None))(keys, example)
+
+    def of_each(function: Callable[[Params, Batch], Out]) -> Callable[[Params, Batch], Out]:
+        def of_all(params: Params, batch: Batch) -> Out:
+            return jax.vmap(function, in_axes=(0, _members_axis(params, batch, n)))(params, batch)
+
+        return of_all
+
+    def predict(params: Params, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        return jax.vmap(rule.predict, in_axes=(0, None, None))(params, x, key)
+
+    return rule._replace(
+        init=init,
+        update=of_each(rule.update),
+        step=of_each(rule.step),
+        lessons=of_each(rule.lessons),
+        predict=predict,
+        learn=None,
+        members=n,
+    )
+
+
+def _members_axis(params: Params, batch: Batch, n: int) -> int | None:
+    """0 if the batch has one for each member, None if it is for all."""
+    shapes = getattr(params, "shapes", None)
+    if not shapes or not isinstance(batch, tuple | list) or getattr(batch[0], "ndim", 0) != len(shapes[0]) + 2:
+        checks.batch(batch)
+        return None
+    if batch[0].shape[0] != n:
+        raise ValueError(
+            f"batch: x has shape {batch[0].shape}, of {batch[0].shape[0]} members, but the ensemble has {n}; give one "
+            f"batch (B, …) for all, or {n} of them"
+        )
+    return 0
+
+
+def data_parallel(rule: Rule, mesh: Mesh, axis: str = "data") -> Rule:
+    """A rule whose batches are split over one axis of a mesh of devices, with the parameters on every device.
+
+    The results are the rule's own: gradients and batch statistics are those of the whole batch. The compiler divides
+    the work, and sums over the devices wherever a mean over the batch is taken. A rule without a backward pass stays
+    one: `pipelined` takes it, and splits the batches over those axes of its mesh that are not the components'.
+
+    Args:
+      rule: the rule.
+      mesh: the devices, such as `jl.pipeline.mesh(data=4)`.
+      axis: the mesh's axis that the examples are dealt out to; batches must be multiples of its size.
+
+    Returns:
+      The rule.
+
+    Example:
+      >>> rule = jl.rules.dfa(jl.models.mlp(hidden=(16,), classes=10), optax.adam(1e-3))
+      >>> split = jl.data_parallel(rule, jl.pipeline.mesh(data=jax.device_count()))
+      >>> batch = jnp.ones((32, 64)), jax.nn.one_hot(jnp.arange(32) % 10, 10)
+      >>> params = jax.jit(split.update)(split.init(jax.random.key(0), batch), batch)
+    """
+    checks.single_rule("data_parallel", rule)
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"mesh={checks.show(mesh)}: must be a jax.sharding.Mesh, such as of jl.pipeline.mesh(data=4)")
+    if axis not in mesh.axis_names:
+        raise ValueError(f"axis={axis!r}: the mesh has the axes {', '.join(mesh.axis_names)}; name one of them")
+    everywhere, dealt = NamedSharding(mesh, P()), NamedSharding(mesh, P(axis))
+
+    def deal(array: jax.Array) -> jax.Array:
+        if getattr(array, "ndim", 0) and array.shape[0] % mesh.shape[axis]:
+            raise ValueError(
+                f"batch: {array.shape[0]} examples cannot be dealt out evenly to the {mesh.shape[axis]} devices of "
+                f"axis {axis!r}; take a multiple of {mesh.shape[axis]}"
+            )
+        return with_sharding_constraint(array, dealt)
+
+    def spread(function: Callable[[Params, Batch], Out]) -> Callable[[Params, Batch], Out]:
+        def over_devices(params: Params, batch: Batch) -> Out:
+            checks.batch(batch)
+            learnt = function(with_sharding_constraint(params, everywhere), tuple(map(deal, batch)))  # type: ignore[arg-type]
+            return with_sharding_constraint(learnt, everywhere)
+
+        return over_devices
+
+    def init(key: jax.Array, batch: Batch) -> Params:
+        return with_sharding_constraint(rule.init(key, batch), everywhere)
+
+    return rule._replace(init=init, update=spread(rule.update), step=spread(rule.step), lessons=spread(rule.lessons))
+
+
+def mixed_precision(rule: Rule, dtype: Any = jnp.bfloat16) -> Rule:
+    """A rule whose layers compute in `dtype`; weights, optimizers, losses and batch statistics stay in float32.
+
+    Each layer's weights and input are rounded to `dtype` where it is applied, and its output is float32 again: the
+    gradients that reach the optimizer are float32. Where hardware has no such arithmetic (most CPUs) it is slower.
+
+    Args:
+      rule: the rule.
+      dtype: the layers' floating-point type.
+
+    Returns:
+      The rule.
+
+    Example:
+      >>> rule = jl.mixed_precision(jl.rules.bp(jl.models.mlp(hidden=(16,), classes=10), optax.adam(1e-3)))
+      >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
+      >>> params = rule.update(rule.init(jax.random.key(0), batch), batch)
+      >>> params.components[0].weights["forward"][0]["linear"]["kernel"].dtype
+      dtype('float32')
+    """
+    checks.single_rule("mixed_precision", rule)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype={dtype!r}: must be a floating-point type, such as jnp.bfloat16")
+
+    def rounded(function: Callable[Args, Out]) -> Callable[Args, Out]:
+        @wraps(function)
+        def run(*args: Args.args, **kwargs: Args.kwargs) -> Out:
+            with computing_in(dtype):
+                return function(*args, **kwargs)
+
+        return run
+
+    return rule._replace(
+        update=rounded(rule.update),
+        step=rounded(rule.step),
+        predict=rounded(rule.predict),
+        lessons=rounded(rule.lessons),
+        learn=rule.learn and tuple(map(rounded, rule.learn)),
+    )
