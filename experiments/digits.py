@@ -12,7 +12,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.read(argv)
     results.code()  # of now: the code may be edited while it runs
     splits = classify.on_device(jl.data.digits(), parser, args)
-    rows = [classify.train(name, splits, args) for name in args.rules]
+    rows = [classify.train(name, classify.make(name, args), splits, args) for name in args.rules]
     print(f"\n{results.table(rows)}")
     if out := parser.destination(args):
         path = results.record("digits", rows, parser.command(args, args.rules), classify.settings(args), out=out)

@@ -229,10 +229,15 @@ def share(name: str, value: float) -> None:
     _number(name, value, "zero or more and less than one", lambda v: 0 <= v < 1)
 
 
-def positive_int(name: str, value: int) -> None:
-    """A whole number from one."""
+def whole(name: str, value: int) -> None:
+    """A whole number."""
     if not _is_whole(value):
         raise TypeError(f"{name}={show(value)}: must be a whole number")
+
+
+def positive_int(name: str, value: int) -> None:
+    """A whole number from one."""
+    whole(name, value)
     if value < 1:
         raise ValueError(f"{name}={value!r}: must be at least 1")
 

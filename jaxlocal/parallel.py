@@ -130,10 +130,7 @@ def data_parallel(rule: Rule, mesh: Mesh, axis: str = "data") -> Rule:
 
         return over_devices
 
-    def init(key: jax.Array, batch: Batch) -> Params:
-        return with_sharding_constraint(rule.init(key, batch), everywhere)
-
-    return rule._replace(init=init, update=spread(rule.update), step=spread(rule.step), lessons=spread(rule.lessons))
+    return rule._replace(update=spread(rule.update), step=spread(rule.step), lessons=spread(rule.lessons), mesh=mesh)
 
 
 def mixed_precision(rule: Rule, dtype: Any = jnp.bfloat16) -> Rule:

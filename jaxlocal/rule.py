@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from flax import struct
 from jax.lax import stop_gradient
+from jax.sharding import Mesh
 
 from jaxlocal import checks
 from jaxlocal.network import Network, Tree, apply_layers, init_layer
@@ -106,6 +107,7 @@ class Rule(NamedTuple):
     learn: tuple[Callable[[Component, Message], tuple[Component, Message, Lesson]], ...] | None
     """For a rule without a backward pass: each component's own step, which `update` folds over the components."""
     members: int = 0  # of an ensemble: how many runs this rule is; 0 for a single one
+    mesh: Mesh | None = None  # the devices that share its batches, each with all its parameters
 
     # A rule is known by its step, so that it can be a static argument of jit even if its modules hold lists.
     def __hash__(self) -> int:
@@ -184,7 +186,7 @@ def make_rule(
         for part, part_key in zip(parts, jax.random.split(key, len(parts)), strict=True):
             init_key, own_key = jax.random.split(part_key)
             weights, stats, message = part.init(init_key, message)
-            opt = {role: txs[role].init(free(part, weights[role])) for role in weights.keys() & txs.keys()}
+            opt = {role: txs[role].init(free(part, weights[role])) for role in sorted(weights.keys() & txs.keys())}
             components.append(Component(weights, opt, stats, own_key, jnp.zeros((), jnp.int32)))
         return Params(tuple(components), tuple(leaf.shape[1:] for leaf in example))
 

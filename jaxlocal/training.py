@@ -85,7 +85,7 @@ class Result(NamedTuple):
     """What `fit` returns."""
 
     state: State
-    best: Params | None  # with `patience`: those of the best epoch on validation
+    best: Params | None  # with `patience`: those of the best epoch on validation, if this call came by it
     stopped: bool  # before the last epoch: by `patience`, or because `watch` asked for it
     seconds_to_first_step: float  # tracing, compiling or loading of what was compiled before
 
@@ -142,6 +142,11 @@ def fit(
       (3, True)
     """
     began = time.perf_counter()
+    if not isinstance(rule, Rule | Pipeline):
+        raise TypeError(
+            f"rule={checks.show(rule)}: must be a rule, such as jl.rules.dfa(net, tx), or a pipeline of one"
+        )
+    checks.whole("seed", seed)
     checks.positive_int("epochs", epochs)
     checks.positive_int("batch_size", batch_size)
     if patience is not None:
@@ -170,7 +175,7 @@ def fit(
             stopped |= bool(watch(Progress(done + count, learner.steps, loss, None)))
 
     for number in range(at // learner.steps, epochs):
-        if stopped:
+        if stopped or _has_waited(history, patience):
             break
         at_end = (number + 1) * learner.steps
         running, done = None, at
@@ -194,10 +199,14 @@ def fit(
         sums = ()
         if patience is not None and best_epoch(history) == number + 1:
             best = jax.tree.map(jnp.copy, plain)
-        waited = patience is not None and number + 1 - best_epoch(history) >= patience
-        asked = watch is not None and watch(Progress(at, learner.steps, loss, State(plain, at, (), tuple(history))))
-        stopped = stopped or waited or bool(asked)
+        if watch:
+            stopped |= bool(watch(Progress(at, learner.steps, loss, State(plain, at, (), tuple(history)))))
     return Result(State(learner.plain(params), at, sums, tuple(history)), best, at < epochs * learner.steps, first_step)
+
+
+def _has_waited(history: Sequence[Row], patience: int | None) -> bool:
+    """Whether so many epochs have brought nothing better."""
+    return patience is not None and bool(history) and history[-1]["epoch"] - best_epoch(history) >= patience
 
 
 def best_epoch(history: Sequence[Row]) -> int:
@@ -280,7 +289,7 @@ class _Learner:
         self.members = self.rule.members
         self.steps = len(train[0]) // batch_size
         self._augmentation, self._batch_size, self._train, self._streamed = augmentation, batch_size, train, streamed
-        self._count, self._mesh, self._data = len(train[0]), cast(Any, None), cast(Any, None)
+        self._count, self._data, self._mesh = len(train[0]), cast(Any, None), rule.mesh
         seeds = seed + jnp.arange(self.members) if self.members else jnp.asarray(seed)
         keys = _per_member(jax.random.split, self.members)(_per_member(jax.random.key, self.members)(seeds))
         self._init_key, self._order_key = keys[..., 0], keys[..., 1]
@@ -296,16 +305,16 @@ class _Learner:
         if self._augmentation:
             x = self._augmentation.test(jnp.asarray(x))
         example = jnp.asarray(x), jnp.asarray(y)
+        params: Any
         if self.pipe and start:
             params = self.pipe.place(start.params, example)
         elif self.pipe:
             params = self.pipe.init(self._init_key, example)
         else:
-            params = jax.jit(self.rule.init)(self._init_key, example)
-            if start:
-                params = jax.tree.map(lambda new, old: jax.device_put(old, new.sharding), params, start.params)
-        sharding = jax.tree.leaves(params)[0].sharding
-        self._mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+            params = start.params if start else jax.jit(self.rule.init)(self._init_key, example)
+            params = jax.tree.map(jnp.copy, params)  # the steps overwrite it, and the caller may want the start again
+            if self._mesh:
+                params = jax.device_put(params, NamedSharding(self._mesh, P()))
         self._data = self.put(self._train)
         return params
 

@@ -1,0 +1,157 @@
+"""The transforms: members are runs of their own, devices share a batch to the same end, fewer bits change little."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import NETS, RULES, make_batch, same, start
+
+import jaxlocal as jl
+
+MESH = jl.pipeline.mesh(data=4)
+BP = jl.rules.bp(NETS["dense"], optax.sgd(0.1))
+
+
+def weights(params):
+    return [np.asarray(leaf) for component in params.components for leaf in jax.tree.leaves(component.weights)]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_member_of_an_ensemble_is_the_rule(name):
+    """With a batch for all, and with one for each."""
+    one = start(name, NETS["dense norm"])
+    many = jl.ensemble(one.rule, 2)
+    batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), one.batch, make_batch(one.rule.net, seed=1))
+    keys = jax.random.split(jax.random.key(3), 2)
+    params = jax.jit(many.init)(keys, one.batch)
+    shared, info = jax.jit(many.step)(params, one.batch)
+    own = jax.jit(many.update)(params, batches)
+    for i in range(2):
+        alone = one.init(keys[i], one.batch)
+        assert same(jax.tree.map(lambda leaf, i=i: leaf[i], params), alone)
+        for updated, batch in ((shared, one.batch), (own, jax.tree.map(lambda leaf, i=i: leaf[i], batches))):
+            stepped, info_alone = one.step(alone, batch)
+            # Batched products sum in another order.
+            for a, b in zip(weights(updated), weights(stepped), strict=True):
+                np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-6)
+        assert info.losses.shape == (2, len(info_alone.losses))
+
+
+def test_the_parts_of_an_ensemble():
+    many = jl.ensemble(BP, 3)
+    batch = make_batch(NETS["dense"])
+    params = many.init(jax.random.key(0), batch)
+    alone = [BP.init(key, batch) for key in jax.random.split(jax.random.key(0), 3)]
+    assert same(params, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone))
+    np.testing.assert_allclose(many.predict(params, batch[0])[1], BP.predict(alone[1], batch[0]), rtol=1e-5)
+    assert many.lessons(params, batch)[0].losses["task"].shape == (3,)
+    assert many.members == 3 and many.learn is None
+
+
+@pytest.mark.parametrize(
+    ("name", "net"), [("bp", "conv"), ("al", "conv"), ("dtp", "dense norm"), ("kp", "dense dropout")]
+)
+def test_devices_that_share_a_batch_come_to_the_same(name, net):
+    """Batch norm is over the whole batch, and dropout is drawn as on one device."""
+    one = start(name, NETS[net])
+    split = jl.data_parallel(one.rule, MESH)
+    step = jax.jit(split.step)
+    params = wanted = one.init(jax.random.key(0), one.batch)
+    for _ in range(3):
+        (params, info), (wanted, info_alone) = step(params, one.batch), one.step(wanted, one.batch)
+    assert step._cache_size() == 2  # the first one finds the parameters on one device
+    # Sums over the devices are in another order.
+    for a, b in zip(weights(params), weights(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(info.losses, info_alone.losses, rtol=1e-5, atol=1e-6)
+    text = jax.jit(split.step).lower(params, one.batch).compile().as_text()
+    assert "all-reduce" in text  # the work was divided, and the parts summed
+
+
+def test_a_pipeline_takes_what_shares_batches():
+    rule = jl.rules.al(NETS["dense norm"], optax.sgd(0.5))
+    mesh = jl.pipeline.mesh(component=2, data=4)
+    pipe = jl.pipelined(jl.data_parallel(rule, mesh), mesh, stages=(1, 2))
+    batch = make_batch(NETS["dense norm"])
+    params, wanted = pipe.init(jax.random.key(0), batch), rule.init(jax.random.key(0), batch)
+    for seed in range(2):
+        batch = make_batch(NETS["dense norm"], seed=seed)
+        params, wanted = pipe.update(params, batch), jax.jit(rule.update)(wanted, batch)
+    for a, b in zip(weights(pipe.drain(params)), weights(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_layers_compute_in_fewer_bits_and_nothing_else_does(name):
+    one = start(name, NETS["conv"])
+    half = jl.mixed_precision(one.rule)
+    step = jax.jit(half.step)
+    params, info = step(one.params, one.batch)
+    wanted, info_alone = one.step(one.params, one.batch)
+    assert jax.tree.map(lambda leaf: leaf.dtype, params) == jax.tree.map(lambda leaf: leaf.dtype, wanted)
+    np.testing.assert_allclose(info.losses, info_alone.losses, rtol=0.05, atol=0.02)  # bfloat16 has eight bits
+    moved = [np.linalg.norm(a - b) for a, b in zip(weights(params), weights(one.params), strict=True)]
+    apart = [np.linalg.norm(a - b) for a, b in zip(weights(params), weights(wanted), strict=True)]
+    assert any(apart)
+    assert sum(apart) < 0.1 * sum(moved)
+    text = str(jax.make_jaxpr(half.step)(one.params, one.batch))
+    assert "bf16" in text
+    assert "bf16" not in str(jax.make_jaxpr(one.rule.step)(one.params, one.batch))  # nothing is left switched on
+
+
+def test_a_pipeline_in_fewer_bits():
+    rule = jl.mixed_precision(jl.rules.al(NETS["dense"], optax.sgd(0.5)))
+    pipe = jl.pipelined(rule, jl.pipeline.mesh(component=3))
+    batch = make_batch(NETS["dense"])
+    learnt = pipe.drain(pipe.update(pipe.init(jax.random.key(0), batch), batch))
+    assert same(learnt, jax.jit(rule.update)(jax.jit(rule.init)(jax.random.key(0), batch), batch))
+
+
+def test_transforms_of_transforms():
+    rule = jl.ensemble(jl.data_parallel(jl.mixed_precision(BP), MESH), 2)
+    batch = make_batch(NETS["dense"])
+    params = jax.jit(rule.update)(rule.init(jax.random.key(0), batch), batch)
+    assert rule.predict(params, batch[0]).shape == (2, 8, 3)
+
+
+BATCH = make_batch(NETS["dense"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "complaint"),
+    [
+        (lambda: jl.ensemble(BP, 0), ValueError, "n=0: must be at least 1"),
+        (lambda: jl.ensemble("bp", 2), TypeError, "rule='bp': ensemble needs a rule"),
+        (lambda: jl.ensemble(jl.ensemble(BP, 2), 2), ValueError, "rule: is an ensemble of 2 already"),
+        (lambda: jl.data_parallel(jl.ensemble(BP, 2), MESH), ValueError, "make the ensemble last"),
+        (lambda: jl.data_parallel(BP, 4), TypeError, "mesh=4: must be a jax.sharding.Mesh"),
+        (lambda: jl.data_parallel(BP, MESH, "model"), ValueError, "axis='model': the mesh has the axes data"),
+        (lambda: jl.mixed_precision(BP, jnp.int8), ValueError, "must be a floating-point type"),
+        (
+            lambda: jl.ensemble(BP, 2).init(jax.random.split(jax.random.key(0), 3), BATCH),
+            ValueError,
+            "key: 3 keys for an ensemble of 2",
+        ),
+        (
+            lambda: jl.ensemble(BP, 2).update(
+                jl.ensemble(BP, 2).init(jax.random.key(0), BATCH), tuple(jnp.stack([leaf] * 3) for leaf in BATCH)
+            ),
+            ValueError,
+            "of 3 members, but the ensemble has 2",
+        ),
+        (
+            lambda: jl.data_parallel(BP, MESH).update(BP.init(jax.random.key(0), BATCH), tuple(a[:6] for a in BATCH)),
+            ValueError,
+            "6 examples cannot be dealt out evenly to the 4 devices of axis 'data'",
+        ),
+        (
+            lambda: jl.pipelined(jl.ensemble(jl.rules.al(NETS["dense"], optax.sgd(0.1)), 2), MESH, axis="data"),
+            ValueError,
+            "ensemble",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_sentence(wrong, error, complaint):
+    with pytest.raises(error, match=complaint):
+        wrong()

@@ -1,0 +1,236 @@
+"""Training: fit is the plain loop over batches, whatever it is cut into, transformed by, or stopped at."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import NETS, make_batch, same
+
+import jaxlocal as jl
+from jaxlocal import training
+from jaxlocal.training import DivergedError, evaluate, fit
+
+NET = jl.models.mlp((8, 6))
+AL = jl.rules.al(NET, optax.adam(1e-2))
+BP = jl.rules.bp(NET, optax.adam(1e-2))
+SMALL = jl.data.Splits(*((x[:n], y[:n]) for n, (x, y) in zip((70, 30, 20), jl.data.digits(), strict=True)))
+BUDGET = {"epochs": 2, "batch_size": 8}
+STEPS = 70 // 8
+SHAKEN = jl.augmentation.chain(jl.augmentation.jitter(1), jl.augmentation.standardise())
+
+
+@pytest.fixture
+def in_shares(monkeypatch):
+    """Epochs of eight steps, done three at a time."""
+    monkeypatch.setattr(training, "SHARES", 3)
+    monkeypatch.setattr(training, "LEAST", 1)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return fit(AL, SMALL, **BUDGET)
+
+
+def close(a, b, tolerance=1e-5):
+    """A vmapped or divided program sums in another order: some roundings a step, and there are sixteen."""
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance),
+        *(jax.tree.map(np.asarray, [c.weights for c in params.components]) for params in (a, b)),
+    )
+
+
+def test_fit_is_the_loop_over_shuffled_batches(whole):
+    init_key, order_key = jax.random.split(jax.random.key(0))
+    params = jax.jit(AL.init)(init_key, tuple(leaf[:8] for leaf in SMALL.train))
+    step, losses = jax.jit(AL.step), []
+    for epoch in range(2):
+        order = np.asarray(jax.random.permutation(jax.random.fold_in(order_key, epoch), 70))
+        for i in range(STEPS):
+            rows = order[8 * i : 8 * i + 8]
+            params, info = step(params, (SMALL.train[0][rows], SMALL.train[1][rows]))
+            losses.append(info.losses)
+    assert same(params, whole.params)
+    assert whole.state.step == 2 * STEPS and not whole.stopped
+    row = whole.state.history[-1]
+    np.testing.assert_allclose(row["losses"], np.mean(losses[STEPS:], 0), rtol=1e-6)
+    assert row["epoch"] == 2 and row["step"] == 2 * STEPS
+    assert [sum(term.values()) for term in row["terms"]] == pytest.approx(row["losses"])
+    for part, examples in (("validation", 30), ("train", 30)):
+        x, y = (leaf[:examples] for leaf in getattr(SMALL, part))
+        right = np.argmax(AL.predict(params, x), -1) == np.argmax(y, -1)
+        assert row[part]["accuracy"] == pytest.approx(right.mean())
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_epoch_in_shares_is_the_same(whole, in_shares, streamed):
+    told = []
+    result = fit(AL, SMALL, **BUDGET, streamed=streamed, watch=told.append)
+    assert same(result.params, whole.params) and result.state.history == whole.state.history
+    assert [progress.step for progress in told] == [3, 6, 8, 11, 14, 16]
+    assert [progress.state is not None for progress in told] == [False, False, True] * 2
+    assert all(np.isfinite(progress.loss) for progress in told)
+    assert same(told[-1].state.params, whole.params)
+
+
+def test_nothing_is_compiled_again(in_shares):
+    rule = jl.rules.bp(NET, optax.sgd(0.1))
+    fit(rule, SMALL, epochs=1, batch_size=8)
+    programs = training._learn._cache_size(), training._sums._cache_size()
+    fit(rule, SMALL, epochs=3, batch_size=8, seed=1)
+    assert (training._learn._cache_size(), training._sums._cache_size()) == programs
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(in_shares, stop):
+    told = []
+    settings = {"epochs": 3, "batch_size": 8, "augmentation": SHAKEN, "seed": 5}
+    uncut = fit(AL, SMALL, **settings)
+    part = fit(AL, SMALL, **settings, watch=lambda progress: told.append(progress) or len(told) == stop)
+    assert part.stopped and 0 < part.state.step < 3 * STEPS
+    rest = fit(AL, SMALL, **settings, start=part.state)
+    assert same(rest.params, uncut.params) and rest.state.history == uncut.state.history
+
+
+def test_members_of_an_ensemble_are_runs_of_their_own(in_shares):
+    many = fit(jl.ensemble(AL, 2), SMALL, **BUDGET, seed=3, augmentation=SHAKEN)
+    streamed = fit(jl.ensemble(AL, 2), SMALL, **BUDGET, seed=3, augmentation=SHAKEN, streamed=True)
+    assert same(many.params, streamed.params)
+    for i in range(2):
+        one = fit(AL, SMALL, **BUDGET, seed=3 + i, augmentation=SHAKEN)
+        close(jax.tree.map(lambda leaf, i=i: leaf[i], many.params), one.params)
+        row, own = many.state.history[-1], one.state.history[-1]
+        assert row["validation"]["accuracy"][i] == pytest.approx(own["validation"]["accuracy"])
+        assert [loss[i] for loss in row["losses"]] == pytest.approx(own["losses"], rel=1e-4)
+
+
+def test_a_pipeline_learns_the_same(whole):
+    pipe = jl.pipelined(AL, jl.pipeline.mesh(component=2))
+    result = fit(pipe, SMALL, **BUDGET)
+    assert same(result.params, whole.params) and result.state.history == whole.state.history
+    half = fit(pipe, SMALL, epochs=1, batch_size=8)
+    assert same(fit(AL, SMALL, **BUDGET, start=half.state).params, whole.params)  # from two devices to one
+    half = fit(AL, SMALL, epochs=1, batch_size=8)
+    assert same(fit(pipe, SMALL, **BUDGET, start=half.state).params, whole.params)  # and from one to two
+
+
+def test_devices_that_share_a_batch_learn_the_same(whole):
+    split = jl.data_parallel(AL, jl.pipeline.mesh(data=4))
+    result = fit(split, SMALL, **BUDGET)
+    close(result.params, whole.params)
+    assert all(len(leaf.sharding.device_set) == 4 for leaf in jax.tree.leaves(result.params.components[0].weights))
+    half = fit(AL, SMALL, epochs=1, batch_size=8)
+    close(fit(split, SMALL, **BUDGET, start=half.state).params, whole.params)
+
+
+def test_pixels_in_bytes_are_shares_of_255(whole):
+    in_bytes = jl.data.Splits(*((np.uint8(np.round(255 * x)), np.uint8(y)) for x, y in SMALL))
+    in_floats = jl.data.Splits(*(jl.data.floats(pair) for pair in in_bytes))
+    close(fit(BP, in_bytes, **BUDGET).params, fit(BP, in_floats, **BUDGET).params)
+
+
+def test_augmentation_is_for_training_and_its_other_half_for_both():
+    doubled = jl.augmentation.Augmentation(lambda key, x: 2 * x, lambda x: 2 * x)
+    twice = jl.data.Splits(*((2 * x, y) for x, y in SMALL))
+    ours, theirs = fit(BP, SMALL, **BUDGET, augmentation=doubled), fit(BP, twice, **BUDGET)
+    assert same(ours.params, theirs.params) and ours.state.history == theirs.state.history
+    only_trained = jl.augmentation.Augmentation(lambda key, x: 2 * x, lambda x: x)
+    other = fit(BP, SMALL, **BUDGET, augmentation=only_trained)
+    assert same(other.params, ours.params) and other.state.history[-1]["train"] != ours.state.history[-1]["train"]
+
+
+def test_patience(monkeypatch):
+    accuracies = iter([0.1, 0.5, 0.5, 0.4, 0.6])
+    real = training.evaluate
+
+    def scripted(*args):
+        return {**real(*args), "accuracy": next(accuracies) if args[2] is not None and _is_validation(args[2]) else 0.0}
+
+    def _is_validation(pair):
+        return np.array_equal(pair[0], SMALL.validation[0])
+
+    monkeypatch.setattr(training, "evaluate", scripted)
+    states = []
+    stopped = fit(
+        BP, SMALL, epochs=9, batch_size=8, patience=2, watch=lambda p: states.append(p.state and p.state.params)
+    )
+    assert stopped.stopped and stopped.state.step == 4 * STEPS
+    assert training.best_epoch(stopped.state.history) == 2  # the first of equals
+    again = fit(BP, SMALL, epochs=9, batch_size=8, patience=2, start=stopped.state)
+    assert again.state.step == stopped.state.step  # it has waited long enough
+    monkeypatch.setattr(training, "evaluate", real)
+    assert same(stopped.best, fit(BP, SMALL, epochs=2, batch_size=8).params)
+
+
+def test_divergence_is_named():
+    wild = jl.rules.bp(jl.models.mlp((8, 6), activation=jax.nn.relu), optax.sgd(1e6))
+    with pytest.raises(DivergedError, match=r"component 0: its loss 'task' is .* at step \d \(epoch 1, batch \d\)"):
+        fit(wild, SMALL, **BUDGET)
+    calm_then_wild = jl.rules.bp(NET, optax.sgd(lambda count: jnp.where(count < 11, 1e-3, jnp.nan)))
+    with pytest.raises(DivergedError, match=r"component 0: its loss 'task' is nan at step 13 \(epoch 2, batch 5\)"):
+        fit(calm_then_wild, SMALL, **BUDGET)
+    with pytest.raises(DivergedError, match="'task' of seed 7 is nan at step 13"):
+        fit(jl.ensemble(calm_then_wild, 2), SMALL, **BUDGET, seed=7)
+
+
+@pytest.mark.parametrize("count", [1, 37, 530])
+def test_whole_sets_are_evaluated_in_pieces(monkeypatch, count):
+    monkeypatch.setattr(training, "PIECE", 16)
+    x, y = (leaf[:count] for leaf in jl.data.digits().train)
+    params = fit(BP, SMALL, **BUDGET).params
+    scores = np.asarray(BP.predict(params, x), np.float64)
+    losses = np.log(np.exp(scores).sum(1)) - scores[np.arange(count), y.argmax(1)]
+    wanted = {"loss": losses.mean(), "accuracy": (scores.argmax(1) == y.argmax(1)).mean()}
+    training._sums.clear_cache()
+    assert evaluate(BP, params, (jnp.asarray(x), jnp.asarray(y))) == pytest.approx(wanted, rel=1e-5)
+    monkeypatch.setattr(training, "CHUNK_BYTES", 50 * (x[:1].nbytes + y[:1].nbytes))
+    assert evaluate(BP, params, (x, y)) == pytest.approx(wanted, rel=1e-5)
+    many = evaluate(jl.ensemble(BP, 2), jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), params), (x, y))
+    assert many["accuracy"] == pytest.approx([wanted["accuracy"]] * 2)
+
+
+def test_real_targets_have_no_accuracy():
+    net = jl.models.autoencoder((8, 4, 8), units=64)
+    data = jl.data.Splits(*((x, x.reshape(len(x), -1)) for x, _ in SMALL))
+    history = fit(jl.rules.bp(net, optax.adam(1e-2)), data, **BUDGET).state.history
+    assert history[-1]["validation"].keys() == {"loss"}
+    assert training.best_epoch(history) == 1 + int(np.argmin([row["validation"]["loss"] for row in history]))
+
+
+@pytest.mark.parametrize("name", ["dtp", "kp"])
+def test_rules_with_helpers_learn_by_fit(name):
+    result = fit(jl.rules.ALL[name](jl.models.mlp((32,)), optax.adam(1e-2)), jl.data.digits(), epochs=5)
+    assert result.state.history[-1]["validation"]["accuracy"] > 0.85
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "complaint"),
+    [
+        ({"epochs": 0}, ValueError, "epochs=0: must be at least 1"),
+        ({"batch_size": 71}, ValueError, "batch_size=71: the data has 70 examples; take 1 to 70"),
+        ({"patience": 0}, ValueError, "patience=0: must be at least 1"),
+        ({"seed": "one"}, TypeError, "seed='one': must be a whole number"),
+        ({"data": SMALL._replace(validation=(np.zeros((0, 8, 8, 1), np.float32),) * 2)}, ValueError, "empty batch"),
+        ({"data": SMALL._replace(train=(SMALL.train[0] * np.nan, SMALL.train[1]))}, ValueError, "holds NaN"),
+        ({"rule": lambda: None}, TypeError, "rule=.*: must be a rule, such as jl.rules.dfa"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(change, error, complaint):
+    arguments = {"rule": BP, "data": SMALL, **BUDGET} | change
+    with pytest.raises(error, match=complaint):
+        fit(**arguments)
+
+
+def test_the_al_papers_schedule():
+    """Times 0.1 at 40, 60 and 80 per cent, and a half at 90."""
+    rate = training.al_schedule(2.0, 1000)
+    for step, factor in [(0, 1), (399, 1), (400, 0.1), (599, 0.1), (600, 0.01), (800, 1e-3), (899, 1e-3), (900, 5e-4)]:
+        assert rate(step) == pytest.approx(2 * factor, rel=1e-5)
+
+
+def test_epoch_needs_a_whole_batch():
+    net = NETS["dense"]
+    rule, batch = jl.rules.bp(net, optax.sgd(0.1)), make_batch(net)
+    params = rule.init(jax.random.key(0), batch)
+    with pytest.raises(ValueError, match="batch_size=9: the data has 8 examples"):
+        training.epoch(rule, params, batch, jax.random.key(0), 9)
