@@ -1,7 +1,7 @@
 """Backpropagation and feedback rules on CIFAR-10 with the 2-conv net of the direct Kolen-Pollack paper, a short run.
 
-Our prepared set was made from JPEG copies of the images. A rule's row is recorded as soon as it is done; the same command, given
-again, goes on from there.
+Our prepared set was made from JPEG copies of the images. A rule's row is recorded as soon as it is done; the same
+command, given again, goes on from there.
 """
 
 import argparse

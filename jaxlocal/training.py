@@ -151,11 +151,11 @@ def fit(
     checks.positive_int("batch_size", batch_size)
     if patience is not None:
         checks.positive_int("patience", patience)
-    for pair in data[:2]:
-        checks.batch(pair if jnp.issubdtype(pair[0].dtype, jnp.floating) else floats(_take(pair, slice(1))))
-    _check_batch_size(batch_size, len(data.train[0]))
-
     streamed = not resident(data) if streamed is None else streamed
+    for pair in data[:2]:
+        in_bytes = not jnp.issubdtype(pair[0].dtype, jnp.floating)
+        checks.batch(floats(_take(pair, slice(1)) if in_bytes or streamed else pair))
+    _check_batch_size(batch_size, len(data.train[0]))
     learner = _Learner(rule, augmentation, batch_size, seed, data.train, streamed)
     params = learner.begin(start)
     history, sums, at = (list(start.history), start.sums, start.step) if start else ([], (), 0)

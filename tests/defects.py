@@ -57,6 +57,14 @@ def details(test: str) -> str:
     return f"test_details.py::test_{test}"
 
 
+def training(test: str) -> str:
+    return f"test_training.py::test_{test}"
+
+
+def parallel(test: str) -> str:
+    return f"test_parallel.py::test_{test}"
+
+
 def pipeline(test: str) -> str:
     return f"test_pipeline.py::test_{test}"
 
@@ -578,6 +586,90 @@ DEFECTS = (
         "jnp.flip(kernel, tuple(spatial)).swapaxes(-1, -2)",
         "kernel.swapaxes(-1, -2)",
         "test_convolution.py::test_values_and_gradients_are_jaxs[2]",
+    ),
+    Defect(
+        "fit: every epoch takes the examples in the same order",
+        "training.py",
+        "partial(_fold, number)",
+        "partial(_fold, 0)",
+        training("fit_is_the_loop_over_shuffled_batches"),
+    ),
+    Defect(
+        "fit: every share takes the first rows of the epoch",
+        "training.py",
+        "order[begin + i]",
+        "order[i]",
+        training("an_epoch_in_shares_is_the_same[whole-None-False]"),
+    ),
+    Defect(
+        "fit: every share draws the augmentation of the first",
+        "training.py",
+        "key, first + i)",
+        "key, i)",
+        training("an_epoch_in_shares_is_the_same[whole_shaken-augmentation1-False]"),
+    ),
+    Defect(
+        "fit: an epoch that was interrupted begins anew",
+        "training.py",
+        "range(first, self.steps, self._share)",
+        "range(0, self.steps, self._share)",
+        training("a_run_that_was_stopped_goes_on_as_if_it_had_not[1]"),
+    ),
+    Defect(
+        "fit: the mean loss is over a step too few",
+        "training.py",
+        "(value / steps).tolist()",
+        "(value / (steps - 1)).tolist()",
+        training("fit_is_the_loop_over_shuffled_batches"),
+    ),
+    Defect(
+        "fit: patience is an epoch too long",
+        "training.py",
+        ">= patience",
+        "> patience",
+        training("patience"),
+    ),
+    Defect(
+        "fit: members of an ensemble have other seeds than single runs",
+        "training.py",
+        "seed + jnp.arange(self.members)",
+        "seed + 1 + jnp.arange(self.members)",
+        training("members_of_an_ensemble_are_runs_of_their_own"),
+    ),
+    Defect(
+        "evaluate: the examples that fill up the last piece count",
+        "training.py",
+        "(rows < count)",
+        "(rows <= count)",
+        training("whole_sets_are_evaluated_in_pieces[37]"),
+    ),
+    Defect(
+        "evaluate: images are not prepared as in training",
+        "training.py",
+        "augmentation.test(some) if augmentation else some",
+        "some",
+        training("augmentation_is_for_training_and_its_other_half_for_both"),
+    ),
+    Defect(
+        "data_parallel: every device does all the work",
+        "parallel.py",
+        "with_sharding_constraint(array, dealt)",
+        "with_sharding_constraint(array, everywhere)",
+        parallel("devices_that_share_a_batch_come_to_the_same[bp-conv]"),
+    ),
+    Defect(
+        "mixed_precision: it stays switched on",
+        "network.py",
+        "_COMPUTES_IN.reset(token)",
+        "pass",
+        parallel("layers_compute_in_fewer_bits_and_nothing_else_does[bp]"),
+    ),
+    Defect(
+        "mixed_precision: weights are rounded, but not what they are applied to",
+        "network.py",
+        "weights, x = jax.tree.map(lambda leaf: leaf.astype(dtype), (weights, x))",
+        "weights = jax.tree.map(lambda leaf: leaf.astype(dtype).astype(leaf.dtype), weights)",
+        parallel("layers_compute_in_fewer_bits_and_nothing_else_does[bp]"),
     ),
 )
 

@@ -1,5 +1,7 @@
 """Training: fit is the plain loop over batches, whatever it is cut into, transformed by, or stopped at."""
 
+from itertools import chain, repeat
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +32,11 @@ def in_shares(monkeypatch):
 @pytest.fixture(scope="module")
 def whole():
     return fit(AL, SMALL, **BUDGET)
+
+
+@pytest.fixture(scope="module")
+def whole_shaken():
+    return fit(AL, SMALL, **BUDGET, augmentation=SHAKEN)
 
 
 def close(a, b, tolerance=1e-5):
@@ -63,9 +70,12 @@ def test_fit_is_the_loop_over_shuffled_batches(whole):
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_an_epoch_in_shares_is_the_same(whole, in_shares, streamed):
+@pytest.mark.parametrize(("uncut", "augmentation"), [("whole", None), ("whole_shaken", SHAKEN)])
+def test_an_epoch_in_shares_is_the_same(request, uncut, augmentation, streamed):
+    whole = request.getfixturevalue(uncut)
+    request.getfixturevalue("in_shares")
     told = []
-    result = fit(AL, SMALL, **BUDGET, streamed=streamed, watch=told.append)
+    result = fit(AL, SMALL, **BUDGET, augmentation=augmentation, streamed=streamed, watch=told.append)
     assert same(result.params, whole.params) and result.state.history == whole.state.history
     assert [progress.step for progress in told] == [3, 6, 8, 11, 14, 16]
     assert [progress.state is not None for progress in told] == [False, False, True] * 2
@@ -140,7 +150,7 @@ def test_augmentation_is_for_training_and_its_other_half_for_both():
 
 
 def test_patience(monkeypatch):
-    accuracies = iter([0.1, 0.5, 0.5, 0.4, 0.6])
+    accuracies = chain([0.1, 0.5, 0.5, 0.4], repeat(0.6))
     real = training.evaluate
 
     def scripted(*args):
