@@ -63,7 +63,7 @@ def resident(splits: Splits, device: jax.Device | None = None) -> bool:
 
     Sets in uint8 are counted, and best kept, as such: `jl.data.floats` turns each batch inside the compiled program.
     """
-    device = device or jax.devices()[0]
+    device = device or jax.local_devices()[0]
     stats = device.memory_stats()
     room = stats["bytes_limit"] / 2 if stats and "bytes_limit" in stats else _available() / 4
     arrays: list[Any] = jax.tree.leaves(tuple(splits))

@@ -1,11 +1,17 @@
-"""Documents that run: doctests, the README's code; and what importing the library costs and brings along."""
+"""Documents that run: doctests, the code and the commands of all pages, tables, links; and what an import costs."""
 
 import ast
 import doctest
 import importlib
+import importlib.util
+import inspect
+import os
 import pkgutil
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import defects
 import jax
@@ -17,8 +23,31 @@ from helpers import ROOT, code_blocks, layer_local
 
 import jaxlocal as jl
 from experiments import results
+from jaxlocal import cli, config, flags
 
 MODULES = [module.name for module in pkgutil.walk_packages(jl.__path__, "jaxlocal.")]
+INTERNAL = {"checks", "convolution", "flags", "packing", "schedule", "version"}  # without a page of their own
+PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
+COMMANDS = {  # how the arguments of each are read
+    "train": cli.Train,
+    "eval": cli.Evaluate,
+    "compare": cli.Compare,
+    "search": cli.Search,
+    "plot": cli.Plot,
+}
+
+
+def with_blocks(language):
+    return [page for page in PAGES if code_blocks(page, language)]
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """The script that writes the tables of the pages."""
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -32,11 +61,116 @@ def test_doctests(name):
     assert runner.summarize().failed == 0
 
 
-def test_readme_code_runs():
+@pytest.mark.parametrize("page", with_blocks("python"))
+def test_code_runs(page, tmp_path, monkeypatch):
     """One block after the other in one namespace, as a reader would."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAXLOCAL_CACHE", str(tmp_path / "cache"))
     namespace = {}
-    for block in code_blocks("README.md"):
-        exec(compile(block, "README.md", "exec"), namespace)
+    for block in code_blocks(page):
+        exec(compile(block, page, "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", with_blocks("sh"))
+def test_commands_are_understood(page, monkeypatch):
+    """As far as their flags and names go: nothing is trained."""
+    checked = []
+    for line in "".join(code_blocks(page, "sh")).splitlines():
+        words = shlex.split(line.rpartition("&& ")[2])
+        while re.match(r"[A-Z_]+=", words[0]):
+            words = words[1:]
+        if words[0] == "jaxlocal":
+            check_command(*words[1:])
+        elif words[:2] == ["python", "-m"]:
+            check_module(words[2], words[3:], monkeypatch)
+        else:
+            assert words[0] in ("pytest", "python"), line
+        checked.append(line)
+    assert checked
+
+
+def check_command(name, *argv):
+    assert name in cli.COMMANDS
+    if name == "list":
+        assert not argv
+        return
+    read = cli._parse(COMMANDS[name], name, argv)
+    settings = getattr(read, "settings", read)
+    for rule in getattr(read, "rules", [getattr(settings, "rule", "al")]):
+        assert rule in jl.rules.ALL
+        given = config.arguments("rule-args", getattr(settings, "rule_args", ()))
+        assert given.keys() <= inspect.signature(jl.rules.ALL[rule]).parameters.keys()
+    if hasattr(settings, "model"):
+        given = config.arguments("model-args", settings.model_args)
+        assert given.keys() <= inspect.signature(config.MODELS[settings.model]).parameters.keys()
+    if isinstance(settings, config.Config):
+        assert set(settings.augment) <= config.AUGMENTATIONS.keys()
+        if settings.data == "digits" and settings.devices == 1:  # else there may be no such data or devices here
+            config.build(settings)
+
+
+class Understood(Exception):  # noqa: N818 - it is no error
+    """A module has read its arguments."""
+
+
+def check_module(name, argv, monkeypatch):
+    parse = flags.Parser.parse_args
+
+    def parse_only(parser, argv=None, namespace=None):
+        raise Understood(parse(parser, argv, namespace))
+
+    main = importlib.import_module(name).main
+    with monkeypatch.context() as patch:
+        patch.setattr(flags.Parser, "parse_args", parse_only)
+        with pytest.raises(Understood) as stopped:
+            main(argv)
+    (read,) = stopped.value.args
+    if name == "jaxlocal.distributed" and read.module:
+        check_module(read.program, read.arguments, monkeypatch)
+
+
+@pytest.mark.parametrize("page", with_blocks("yaml"))
+def test_settings_are_understood(page, tmp_path):
+    for block in code_blocks(page, "yaml"):
+        (tmp_path / "settings.yaml").write_text(block)
+        config.build(config.read(tmp_path / "settings.yaml"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    """Files that are linked or included exist, and headings, too."""
+    folder, text = (ROOT / page).parent, (ROOT / page).read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)):
+        path, _, heading = target.partition("#")
+        file = folder / path if path else ROOT / page
+        assert file.is_file(), target
+        assert not heading or heading in headings(file), target
+        if page != "README.md":
+            assert (ROOT / "docs") in Path(os.path.abspath(file)).parents, f"{target} is no part of the site"
+    for file, section in re.findall(r'^--8<-- "([^":]+):(\w+)"$', text, re.MULTILINE):
+        assert (ROOT / file).read_text().count(f"--8<-- [start:{section}]") == 1
+        assert (ROOT / file).read_text().count(f"--8<-- [end:{section}]") == 1
+
+
+def headings(file):
+    """As they are in the links to them."""
+    lines = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+    return {re.sub(r"[^a-z0-9]+", "-", re.sub(r"[^\w\s-]", "", line.lower())).strip("-") for line in lines}
+
+
+def test_every_rule_is_in_the_tables():
+    for page in ("README.md", "docs/rules.md"):
+        assert sorted(re.findall(r"^\| `(\w+)` \|", (ROOT / page).read_text(), re.MULTILINE)) == sorted(jl.rules.ALL)
+
+
+def test_every_page_is_in_the_contents_and_every_module_has_one():
+    contents = (ROOT / "mkdocs.yml").read_text()
+    for page in PAGES[1:]:
+        assert page.removeprefix("docs/") in contents
+    documented = {
+        found for page in PAGES for found in re.findall(r"^::: jaxlocal\.(\w+)", (ROOT / page).read_text(), re.M)
+    }
+    assert documented == {name.split(".")[1] for name in MODULES} - INTERNAL
 
 
 def test_readme_shows_a_rule_in_under_thirty_lines():
@@ -44,6 +178,7 @@ def test_readme_shows_a_rule_in_under_thirty_lines():
     assert sum(bool(line.strip()) for line in source.splitlines()) < 35  # with its imports
     (function,) = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
     assert function.end_lineno - function.lineno + 1 < 30
+    assert source in code_blocks("docs/adding-a-rule.md")  # which explains it
 
 
 def test_the_readmes_rule_learns():
@@ -55,11 +190,17 @@ def test_the_readmes_rule_learns():
     assert jl.training.accuracy(rule, params, data.test) > 0.9
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist", "pipeline/speed"])
-def test_readme_tables_are_those_of_the_recorded_results(name):
-    readme = (ROOT / "README.md").read_text()
-    shown = readme.split(f"<!-- {name} -->\n")[1].split("<!-- end -->")[0].strip()
-    assert shown == results.markdown(results.RESULTS / f"{name}.json")
+@pytest.mark.parametrize("page", PAGES)
+def test_tables_are_those_of_the_recorded_results(page, tables):
+    text = (ROOT / page).read_text()
+    assert tables.filled(text) == text, "python docs/tables.py brings them up to date"
+
+
+def test_every_recorded_table_is_shown(tables):
+    shown = {page: set(tables.names((ROOT / page).read_text())) for page in PAGES}
+    assert shown["README.md"] >= {"digits", "mnist"}
+    assert shown["docs/multi-device.md"] == {"pipeline/speed"}
+    assert shown["docs/results.md"] == {path.stem for path in results.RESULTS.glob("*.json")}
 
 
 def test_the_list_of_defects_is_up_to_date():
@@ -82,6 +223,6 @@ def test_readme_commands_are_those_of_continuous_integration():
     commands = [
         line for block in code_blocks("README.md", "sh") for line in block.splitlines() if "pip install -e" in line
     ]
-    assert len(commands) == 2
+    assert commands == ["pip install -e . && jaxlocal train", "pip install -e '.[test]' && pytest"]
     for command in commands:
         assert command in ci
