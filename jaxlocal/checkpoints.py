@@ -1,7 +1,10 @@
 """Checkpoints: parameters and facts of a run in a folder, by Orbax; each is whole and sound, or it is passed over."""
 
+import errno
 import hashlib
 import json
+import os
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +16,12 @@ import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all
 
 from jaxlocal.network import Tree
+
+SPARE = 2**20  # bytes that a checkpoint may take beside its arrays
+
+
+class MismatchError(ValueError):
+    """A checkpoint is sound, but of other parameters."""
 
 
 class Saved(NamedTuple):
@@ -32,6 +41,7 @@ class Checkpoints:
     Args:
       folder: made if it is not there.
       keep: how many of the last checkpoints are kept.
+      read_only: only look: another process may be writing there.
 
     Example:
       >>> import tempfile
@@ -44,12 +54,12 @@ class Checkpoints:
       (3, [1.0, 1.0], {'epoch': 1})
     """
 
-    def __init__(self, folder: Path, keep: int = 2):
-        self.folder = folder
+    def __init__(self, folder: Path, keep: int = 2, *, read_only: bool = False):
+        self.folder, self._read_only = folder, read_only
         self._manager: Any = None
-        if jax.process_index() == 0:
+        if jax.process_index() == 0 and not (read_only and not folder.is_dir()):
             folder.mkdir(parents=True, exist_ok=True)
-            self._manager = _manager(folder.resolve(), keep)
+            self._manager = _manager(folder.resolve(), keep, read_only)
 
     def save(self, step: int, params: Tree, facts: dict[str, Any], score: float | None = None) -> None:
         """Save in the background, after the checkpoint before is done; the best one is that of the highest score."""
@@ -59,9 +69,12 @@ class Checkpoints:
         if self._manager:
             # A copy: the training goes on in the memory of the arrays, which a CPU shares with NumPy.
             arrays = jax.tree.map(np.copy, arrays)
+            self.wait()
+            self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
+            told = {"facts": facts, "shapes": shapes(arrays), "arrays": digest(*jax.tree.leaves(arrays))}
             content = ocp.args.Composite(
                 params=ocp.args.StandardSave(arrays),
-                facts=ocp.args.JsonSave({"facts": facts, "digest": digest(arrays)}),
+                facts=ocp.args.JsonSave({**told, "digest": _digest_of_text(told)}),
             )
             metrics = {"score": -np.inf if score is None or np.isnan(score) else float(score)}
             self._manager.save(step, args=content, metrics=metrics)
@@ -82,38 +95,57 @@ class Checkpoints:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except Exception:
+            if kind is None:  # else what went wrong first is told
+                raise
+
+    def wait(self) -> None:
+        """Until all is written."""
+        if self._manager:
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait until all is written."""
+        """Wait until all is written, and let go of the folder."""
         if self._manager:
             self._manager.close()
+
+    def _check_room(self, size: int) -> None:
+        """A full disk is told of before writing: Orbax's threads would print what happens to each of them."""
+        if shutil.disk_usage(self.folder).free < size + SPARE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
 
     def _first_sound(self, like: Tree, steps: list[int]) -> Saved | None:
         for step in steps:
             try:
                 return self._read(step, like)
+            except MismatchError:
+                raise
             except Exception as error:  # Orbax and what it reads with raise many kinds
-                aside = self._put_aside(step)
+                place = self.folder / str(step)
+                if not place.exists():  # the process that trains has just removed it
+                    continue
+                aside = "" if self._read_only else f", and moved to {self._put_aside(step)}"
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                warnings.warn(
-                    f"checkpoint {self.folder / str(step)} is damaged ({reason[:200]}): it is now {aside}, and the one "
-                    "before it is used",
-                    stacklevel=2,
-                )
+                warnings.warn(f"checkpoint {place} is damaged ({reason[:200]}): it is passed over{aside}", stacklevel=2)
         return None
 
     def _read(self, step: int, like: Tree) -> Saved:
         import orbax.checkpoint as ocp
 
-        wanted = ocp.args.Composite(
-            params=ocp.args.StandardRestore(jax.tree.map(_zeros, like)), facts=ocp.args.JsonRestore()
-        )
-        found = self._manager.restore(step, args=wanted)
-        if digest(found.params) != found.facts["digest"]:
+        zeros = jax.tree.map(_zeros, like)
+        told = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
+        if told.pop("digest") != _digest_of_text(told):
+            raise ValueError("its facts are not those that were saved")
+        if told["shapes"] != shapes(zeros):
+            raise MismatchError(f"checkpoint {self.folder / str(step)} is of other parameters, by their shapes")
+        wanted = ocp.args.Composite(params=ocp.args.StandardRestore(zeros))
+        params = self._manager.restore(step, args=wanted).params
+        if told["arrays"] != digest(*jax.tree.leaves(params)):
             raise ValueError("its arrays are not those that were saved")
-        return Saved(step, jax.tree.map(_as_leaf, like, found.params), found.facts["facts"])
+        return Saved(step, jax.tree.map(_as_leaf, like, params), told["facts"])
 
     def _put_aside(self, step: int) -> Path:
         aside = self.folder / "damaged"
@@ -125,23 +157,36 @@ class Checkpoints:
 
     def _agreed(self, like: Tree, read: Callable[[], Saved | None]) -> Saved | None:
         """What process 0 reads, the same on all processes."""
-        saved = read() if self._manager else None
-        if jax.process_count() == 1:
-            return saved
-        step = int(broadcast_one_to_all(np.int32(-1 if saved is None else saved.step)))
-        if step < 0:
-            return None
-        arrays = jax.tree.map(_zeros, like) if saved is None else jax.tree.map(_as_array, saved.params)
-        leaves, tree = jax.tree.flatten(arrays)
-        # As bytes: a broadcast is a sum, and to floats a sum is not the same bit for bit (-0. + 0. is 0.).
-        sent = broadcast_one_to_all([np.frombuffer(leaf.tobytes(), np.uint8) for leaf in leaves])
-        got = [
-            np.frombuffer(data.tobytes(), leaf.dtype).reshape(leaf.shape)
-            for data, leaf in zip(sent, leaves, strict=True)
-        ]
-        return Saved(
-            step, jax.tree.map(_as_leaf, like, jax.tree.unflatten(tree, got)), _broadcast(saved and saved.facts)
-        )
+        saved: Saved | None = None
+        mismatch: MismatchError | None = None
+        if self._manager:
+            try:
+                saved = read()
+            except MismatchError as error:  # one process alone must not stop here, while the others wait for it
+                mismatch = error
+        if jax.process_count() > 1:
+            agreed = np.int32(-1 if saved is None else saved.step), np.int32(mismatch is not None)
+            step, mismatched = map(int, broadcast_one_to_all(agreed))
+            if mismatched:
+                mismatch = MismatchError(f"the checkpoints in {self.folder} are of other parameters, by their shapes")
+            elif step >= 0:
+                saved = _shared(step, like, saved)
+        if mismatch:
+            raise mismatch
+        return saved
+
+
+def _shared(step: int, like: Tree, saved: Saved | None) -> Saved:
+    """What process 0 has read, on all processes."""
+    arrays = jax.tree.map(_zeros, like) if saved is None else jax.tree.map(_as_array, saved.params)
+    leaves, tree = jax.tree.flatten(arrays)
+    # As bytes: a broadcast is a sum, and to floats a sum is not the same bit for bit (-0. + 0. is 0.).
+    sent = broadcast_one_to_all([np.frombuffer(leaf.tobytes(), np.uint8) for leaf in leaves])
+    got = [
+        np.frombuffer(data.tobytes(), leaf.dtype).reshape(leaf.shape) for data, leaf in zip(sent, leaves, strict=True)
+    ]
+    params = jax.tree.map(_as_leaf, like, jax.tree.unflatten(tree, got))
+    return Saved(step, params, _broadcast(saved and saved.facts))
 
 
 def _broadcast(facts: dict[str, Any] | None) -> dict[str, Any]:
@@ -152,16 +197,26 @@ def _broadcast(facts: dict[str, Any] | None) -> dict[str, Any]:
     return json.loads(broadcast_one_to_all(sent).tobytes())
 
 
-def digest(arrays: Tree) -> str:
-    """Of all bytes of a tree of arrays, with their places, shapes and types."""
+def shapes(arrays: Tree) -> list[str]:
+    """Of a tree of arrays the places, shapes and types."""
+    return [
+        f"{jax.tree_util.keystr(path)} {a.shape} {a.dtype}" for path, a in jax.tree_util.tree_leaves_with_path(arrays)
+    ]
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """Of all bytes of some arrays."""
     sha = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
-        sha.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
-        sha.update(np.ascontiguousarray(leaf).view(np.uint8).reshape(-1).data)
+    for array in arrays:
+        sha.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
     return sha.hexdigest()
 
 
-def _manager(folder: Path, keep: int) -> Any:
+def _digest_of_text(told: dict[str, Any]) -> str:
+    return digest(np.frombuffer(json.dumps(told, sort_keys=True).encode(), np.uint8))
+
+
+def _manager(folder: Path, keep: int, read_only: bool) -> Any:
     import orbax.checkpoint as ocp  # slow to import
     from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
@@ -170,7 +225,7 @@ def _manager(folder: Path, keep: int) -> Any:
     )
     options = ocp.CheckpointManagerOptions(
         create=False,
-        cleanup_tmp_directories=True,
+        cleanup_tmp_directories=not read_only,
         best_fn=lambda metrics: metrics["score"],
         preservation_policy=AnyPreservationPolicy(
             [LatestN(keep), BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)]

@@ -8,7 +8,6 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -156,16 +155,29 @@ def final(folder):
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
-    shape = jax.ShapeDtypeStruct((2,), np.float32), jax.eval_shape(lambda: jax.random.key(0))
-    saved = multihost.Checkpoints(tmp_path / "run", {"hidden": [8, 8]})
-    assert saved.restore(shape) == (0, shape)
-    saved.save(7, (jnp.array([-0.0, 1.0]), jax.random.key(5)))
-    epoch, (array, key) = multihost.Checkpoints(tmp_path / "run", {"hidden": [8, 8]}).restore(shape)
-    assert epoch == 7 and array.tobytes() == np.array([-0.0, 1.0], np.float32).tobytes()
-    assert key == jax.random.key(5)
-    with pytest.raises(multihost.SettingsError, match="holds a run with other settings"):
-        multihost.Checkpoints(tmp_path / "run", {"hidden": [9, 9]}).restore(shape)
+def test_a_run_goes_on_with_its_own_settings_only(tmp_path, capsys):
+    def run(*flags):
+        multihost.main(["--out", str(tmp_path / "run"), "--component", "2", "--data", "4", *flags])
+        return capsys.readouterr().out
+
+    first = run("--hidden", "8", "8", "--epochs", "1")
+    assert "going on" not in first and "epoch 1 of 1" in first
+    second = run("--hidden", "8", "8", "--epochs", "2")
+    assert "going on after epoch 1" in second and "epoch 2 of 2" in second
+    for other in (["--hidden", "9", "9"], ["--hidden", "8", "8", "--rate", "0.1"]):
+        with pytest.raises(SystemExit) as stop:
+            run(*other)
+        assert stop.value.code == 2
+        assert "holds a run with other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["/proc/nowhere", "/dev/null/run"])
+def test_a_folder_that_cannot_be_is_one_line(folder, capsys):
+    with pytest.raises(SystemExit) as stop:
+        multihost.main(["--out", folder, "--component", "2", "--data", "4", "--hidden", "8", "8"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert f"--out='{folder}': cannot be written to" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
