@@ -59,7 +59,11 @@ class Checkpoints:
         self._manager: Any = None
         if jax.process_index() == 0 and not (read_only and not folder.is_dir()):
             folder.mkdir(parents=True, exist_ok=True)
-            self._manager = _manager(folder.resolve(), keep, read_only)
+            if not read_only:  # Orbax reads all scores at once, and stumbles over a single bad one
+                for step in self._steps():
+                    if self._score(step) is None:
+                        self._pass_over(step, "its score cannot be read")
+            self._manager = _manager(folder.resolve(), None if read_only else keep)
 
     def save(self, step: int, params: Tree, facts: dict[str, Any], score: float | None = None) -> None:
         """Save in the background, after the checkpoint before is done; the best one is that of the highest score."""
@@ -81,14 +85,14 @@ class Checkpoints:
 
     def latest(self, like: Tree) -> Saved | None:
         """The last checkpoint that is sound, or None; those that are not are named in a warning, and put aside."""
-        return self._agreed(like, lambda: self._first_sound(like, sorted(self._manager.all_steps(), reverse=True)))
+        return self._agreed(like, lambda: self._first_sound(like, self._steps()))
 
     def best(self, like: Tree) -> Saved | None:
         """The checkpoint of the highest score, or None if it is not sound or there is none."""
 
         def read() -> Saved | None:
-            step = self._manager.best_step()
-            return None if step is None else self._first_sound(like, [step])
+            scores = {step: score for step in self._steps() if (score := self._score(step)) is not None}
+            return self._first_sound(like, sorted(scores, key=scores.__getitem__)[-1:])
 
         return self._agreed(like, read)
 
@@ -124,13 +128,20 @@ class Checkpoints:
             except MismatchError:
                 raise
             except Exception as error:  # Orbax and what it reads with raise many kinds
-                place = self.folder / str(step)
-                if not place.exists():  # the process that trains has just removed it
-                    continue
-                aside = "" if self._read_only else f", and moved to {self._put_aside(step)}"
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                warnings.warn(f"checkpoint {place} is damaged ({reason[:200]}): it is passed over{aside}", stacklevel=2)
+                if (self.folder / str(step)).exists():  # else the process that trains has just removed it
+                    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                    self._pass_over(step, reason[:200])
         return None
+
+    def _steps(self) -> list[int]:
+        """Of all checkpoints, the last one first."""
+        return sorted((int(path.name) for path in self.folder.iterdir() if path.name.isdecimal()), reverse=True)
+
+    def _score(self, step: int) -> float | None:
+        try:
+            return float(json.loads((self.folder / str(step) / "metrics" / "metrics").read_text())["score"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def _read(self, step: int, like: Tree) -> Saved:
         import orbax.checkpoint as ocp
@@ -147,12 +158,18 @@ class Checkpoints:
             raise ValueError("its arrays are not those that were saved")
         return Saved(step, jax.tree.map(_as_leaf, like, params), told["facts"])
 
+    def _pass_over(self, step: int, reason: str) -> None:
+        aside = "" if self._read_only else f", and moved to {self._put_aside(step)}"
+        place = self.folder / str(step)
+        warnings.warn(f"checkpoint {place} is damaged ({reason}): it is passed over{aside}", stacklevel=3)
+
     def _put_aside(self, step: int) -> Path:
         aside = self.folder / "damaged"
         aside.mkdir(exist_ok=True)
         place = next(path for n in range(1000) if not (path := aside / f"{step}-{n}").exists())
         (self.folder / str(step)).rename(place)
-        self._manager.reload()
+        if self._manager:
+            self._manager.reload()
         return place
 
     def _agreed(self, like: Tree, read: Callable[[], Saved | None]) -> Saved | None:
@@ -216,16 +233,22 @@ def _digest_of_text(told: dict[str, Any]) -> str:
     return digest(np.frombuffer(json.dumps(told, sort_keys=True).encode(), np.uint8))
 
 
-def _manager(folder: Path, keep: int, read_only: bool) -> Any:
+def _manager(folder: Path, keep: int | None) -> Any:
+    """Orbax's own; without `keep` to read only."""
     import orbax.checkpoint as ocp  # slow to import
     from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
     alone = ocp.options.MultiprocessingOptions(
         primary_host=0, active_processes={0}, barrier_sync_key_prefix="process 0"
     )
+    if keep is None:
+        options = ocp.CheckpointManagerOptions(
+            create=False, cleanup_tmp_directories=False, multiprocessing_options=alone
+        )
+        return ocp.CheckpointManager(folder, options=options)
     options = ocp.CheckpointManagerOptions(
         create=False,
-        cleanup_tmp_directories=not read_only,
+        cleanup_tmp_directories=True,
         best_fn=lambda metrics: metrics["score"],
         preservation_policy=AnyPreservationPolicy(
             [LatestN(keep), BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)]

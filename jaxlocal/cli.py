@@ -3,30 +3,45 @@
 import contextlib
 import inspect
 import io
+import logging
 import os
 import re
+import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import absl.logging
 import jax
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from jaxlocal import config, data, plots, rules, runs
+from jaxlocal.checkpoints import MismatchError
 from jaxlocal.config import Config, ConfigError
 from jaxlocal.training import DivergedError
 
 Flags = TypeVar("Flags")
 DEFAULTS = Config()
 
+# What tyro says, and what we say.
+SENTENCES = {
+    r"^Error parsing (\S+): invalid literal for int.*: '(.*)'$": r"\1=\2: must be a whole number",
+    r"^Error parsing (\S+): could not convert string to float: '(.*)'$": r"\1=\2: must be a number",
+    r"^invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)\.$": r"\2=\1: must be one of \3",
+    r"^Missing value for argument '(\S+)'.*": r"\1: needs a value",
+    r"^Missing from .*: (\S+) (.*) \(required\)$": r"\1: is missing, the \2",
+    r"^Unrecognized options: ([^,]+).*": r"\1: there is no such flag",
+}
+
 
 @dataclass(frozen=True)
 class Train:
-    """Train a network by a learning rule; without flags, associated learning on the digits, in a minute."""
+    """Train a network by a learning rule; without flags, by associated learning."""
 
     settings: OmitArgPrefixes[Config] = DEFAULTS
     out: Annotated[Path | None, arg(metavar="DIR")] = None
@@ -41,45 +56,44 @@ class Train:
 
 def train(argv: Sequence[str]) -> None:
     """Train a network and leave a run's folder."""
-    flags = _parse(Train, "train", argv)
-    file = flags.config
-    if flags.resume:
-        if not flags.out:
-            raise ConfigError("--resume: of which run? name its folder by --out")
-        saved = flags.out / "config.yaml"
-        file = file or (saved if saved.exists() else None)
-    if file:  # then its settings are the defaults
-        flags = _parse(Train, "train", argv, Train(config.read(file)))
+    flags = _with_file("train", _parse(Train, "train", argv), argv, "config.yaml")
     _make_devices(flags.settings.devices)
     runs.train(flags.settings, flags.out, resume=flags.resume, tensorboard=flags.tensorboard, say=_say)
 
 
 @dataclass(frozen=True)
 class Compare:
-    """Train each of some rules with the same settings; a table, and a picture of how they learn."""
+    """Train each of some rules with the same settings: a table, and a picture."""
 
-    rules: Positional[tuple[str, ...]]
+    rules: Positional[Annotated[tuple[str, ...], arg(metavar="RULE …")]] = ()
     """which, such as al bp dfa"""
     settings: OmitArgPrefixes[Config] = DEFAULTS
     out: Annotated[Path | None, arg(metavar="DIR")] = None
     """of the runs, else runs/compare-N"""
     resume: bool = False
     """go on with what is in --out"""
+    config: Annotated[Path | None, arg(metavar="FILE")] = None
+    """YAML settings; flags come before"""
 
 
 def compare(argv: Sequence[str]) -> None:
     """Train several rules alike: a table and a picture."""
-    flags = _parse(Compare, "compare", argv)
-    for rule in flags.rules:
-        config.known("rules", rule, rules.ALL)
-    if not flags.rules or len(set(flags.rules)) < len(flags.rules):
-        raise ConfigError(f"rules={' '.join(flags.rules)}: name some rules, each once, such as al bp dfa")
+    flags = _with_file("compare", _parse(Compare, "compare", argv), argv, "*/config.yaml")
+    _check_rules(flags.rules)
+    if any(word.startswith("--rule=") or word == "--rule" for word in argv):
+        raise ConfigError("--rule: is not for compare; name the rules without a flag, such as al bp dfa")
     _make_devices(flags.settings.devices)
+    each = {rule: replace(flags.settings, rule=rule) for rule in flags.rules}
+    for settings in each.values():  # what is wrong with the last one is told before the first is trained
+        config.build(settings)
     folder = flags.out or runs.next_free("compare")
     done = {}
-    for rule in flags.rules:
-        settings = replace(flags.settings, rule=rule)
-        done[rule] = runs.train(settings, folder / rule, resume=flags.resume, say=_say)
+    for rule, settings in each.items():
+        try:
+            done[rule] = runs.train(settings, folder / rule, resume=flags.resume, say=_say)
+        except runs.Interrupted as stop:
+            command = f"jaxlocal compare {' '.join(flags.rules)} --out {shlex.quote(str(folder))} --resume"
+            raise runs.Interrupted(stop.number, f"{stop.after} of {rule}", command) from None
     plots.compare({rule: summary.history for rule, summary in done.items()}).savefig(folder / "compare.png", dpi=120)
     _say(f"\n{runs.table(done)}\npicture: {folder / 'compare.png'}")
 
@@ -105,7 +119,7 @@ def evaluate(argv: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Plot:
-    """Draw a run: curves, t-SNE and class distances of its layers, alignment with backpropagation."""
+    """Draw a run: its curves; t-SNE, class distances and alignment of its layers."""
 
     run: Positional[Path]
     """folder of the run; the pictures go there"""
@@ -126,9 +140,9 @@ def plot(argv: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Search:
-    """Random search of a rule's settings as Bartunov et al. did, judged on validation; repeat it to go on with it."""
+    """Random search of a rule's settings, as Bartunov et al. did; repeat it to go on."""
 
-    rules: Positional[tuple[str, ...]]
+    rules: Positional[Annotated[tuple[str, ...], arg(metavar="RULE …")]] = ()
     """which, such as dtp bp"""
     trials: Annotated[int, arg(metavar="N")] = 60
     """settings of each rule"""
@@ -137,7 +151,7 @@ class Search:
     model: Annotated[str, arg(metavar="NAME")] = "mlp"
     """network"""
     data: Annotated[str, arg(metavar="NAME")] = "digits"
-    """digits, a TFDS name, a folder, a .npz file"""
+    """digits, TFDS name, folder, .npz file"""
     epochs: Annotated[int, arg(metavar="N")] = 10
     """of each trial"""
     batch_size: Annotated[int, arg(metavar="N")] = 32
@@ -155,13 +169,18 @@ class Search:
 def search(argv: Sequence[str]) -> None:
     """Search a rule's settings at random, on validation."""
     flags = _parse(Search, "search", argv)
-    runs.search(flags, flags.out or runs.next_free("search"), _say)
+    _check_rules(flags.rules)
+    runs.search(flags, _say)
+
+
+@dataclass(frozen=True)
+class List:
+    """List rules, networks, data sets and augmentations."""
 
 
 def list_names(argv: Sequence[str]) -> None:
     """List rules, networks, data sets and augmentations."""
-    if argv:
-        raise ConfigError(f"{argv[0]}: takes no arguments; leave it out")
+    _parse(List, "list", argv)
     kinds: dict[str, Any] = {
         "rules": rules.ALL,
         "networks": config.MODELS,
@@ -189,19 +208,22 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0, 2 for what the user can mend, 130 for Ctrl-C, and else 1."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    program = "jaxlocal"
+    program = "jaxlocal" if name not in COMMANDS else f"jaxlocal {name}"
     try:
         if name in ("-h", "--help"):
             _say(_help())
-            return 0
-        if name == "--version":
+        elif name == "--version":
             _say(runs.__version__)
-            return 0
-        if name not in COMMANDS:
+        elif name in COMMANDS:
+            _keep_compiled_programs()
+            with _plain_warnings(program):
+                COMMANDS[name](rest)
+        else:
             raise ConfigError(f"there is no command {name!r}; {config.nearest(name, COMMANDS)}")
-        program = f"jaxlocal {name}"
-        _keep_compiled_programs()
-        COMMANDS[name](rest)
+    except SystemExit:  # after --help
+        return 0
+    except MismatchError as error:
+        return _complain(program, f"{error}; give config.yaml the settings that it was saved with", 2)
     except ConfigError as error:
         return _complain(program, error, 2)
     except (runs.RunError, DivergedError) as error:
@@ -213,6 +235,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(program, f"{where}{error.strerror or error}; make room, or write to another place", 1)
     return 0
 
 
@@ -241,18 +266,52 @@ def _parse(kind: type[Flags], name: str, argv: Sequence[str], default: Flags | N
                 prog=f"jaxlocal {name}",
                 args=list(argv),
                 default=tyro.MISSING_NONPROP if default is None else default,
-                config=(FlagCreatePairsOff,),
+                config=(FlagCreatePairsOff,) if {"-h", "--help"} & set(argv) else (),  # --no-… would take half a screen
             )
     except SystemExit as stop:
         if not stop.code:
             raise
-        text = " ".join(re.sub(r"[─-╿]", " ", errors.getvalue()).split())
-        raise ConfigError(text) from None
+        raise ConfigError(_sentence(errors.getvalue(), f"jaxlocal {name} --help says more")) from None
+
+
+def _sentence(box: str, remedy: str) -> str:
+    """What is wrong, of all that tyro says, and a remedy."""
+    _, problem, *hints = (" ".join(part.split()) for part in re.split(r"[─-]{9,}", re.sub("[│╭╮╰╯]", " ", box)))
+    for theirs, ours in SENTENCES.items():
+        problem = re.sub(theirs, ours, problem)
+    meant = re.search(r"Perhaps you meant: (--[\w-]+)", " ".join(hints))
+    return f"{problem}; {f'did you mean {meant[1]}?' if meant else remedy}"
+
+
+def _with_file(name: str, flags: Flags, argv: Sequence[str], saved: str) -> Flags:
+    """The flags, over the settings in --config, or else in those of the run that is gone on with."""
+    given: Any = flags
+    file = given.config
+    if given.resume:
+        if not given.out:
+            raise ConfigError("--resume: of which run? name its folder by --out")
+        file = file or min(given.out.glob(saved), default=None)
+    return _parse(type(flags), name, argv, type(given)(settings=config.read(file))) if file else flags
+
+
+def _check_rules(names: Sequence[str]) -> None:
+    for name in names:
+        config.known("rules", name, rules.ALL)
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"rules={' '.join(names)}: name some rules, each once, such as al bp dfa")
 
 
 def _complain(program: str, error: Exception | str, code: int) -> int:
-    print(f"{program}: {error}", file=sys.stderr)
+    print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
     return code
+
+
+@contextlib.contextmanager
+def _plain_warnings(program: str) -> Iterator[None]:
+    """A warning is one line, too."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"{program}: {message}", file=sys.stderr)
+        yield
 
 
 def _say(text: str) -> None:
@@ -269,14 +328,27 @@ def _make_devices(count: int) -> None:
 def _keep_compiled_programs() -> None:
     """What was compiled once is loaded from a file by the next process."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = Path(os.environ.get("JAXLOCAL_CACHE", Path.home() / ".cache" / "jaxlocal")) / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        with contextlib.suppress(OSError, RuntimeError):  # no place to write to, or no home
+            folder = Path(os.environ.get("JAXLOCAL_CACHE") or "~/.cache/jaxlocal").expanduser() / "compiled"
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                jax.config.update("jax_compilation_cache_dir", str(folder))
+                jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def command() -> None:
     """`jaxlocal` in a shell."""
-    sys.exit(main())
+    # Orbax's threads log, and raise where nobody can catch it, what comes as an exception as well.
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda _: None
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # where there is no → or ±
+    code = main()
+    if code > 128:  # XLA may be at work still, and crashes if Python goes away under it
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

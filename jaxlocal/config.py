@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import yaml
 from tyro.conf import arg
@@ -60,14 +61,14 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Config:
-    """All that the result of a run depends on, beside the code and the data themselves."""
+    """All that a run's result depends on, beside the code and the data."""
 
     rule: Annotated[str, arg(metavar="NAME")] = "al"
     """learning rule"""
     model: Annotated[str, arg(metavar="NAME")] = "mlp"
     """network"""
     data: Annotated[str, arg(metavar="NAME")] = "digits"
-    """digits, a TFDS name, a folder, a .npz file"""
+    """digits, TFDS name, folder, .npz file"""
     epochs: Annotated[int, arg(metavar="N")] = 40
     """passes over the training set"""
     batch_size: Annotated[int, arg(metavar="N")] = 32
@@ -156,14 +157,7 @@ def write(config: Config, path: Path) -> None:
 
 def build(config: Config) -> Built:
     """The rule, on its devices, and the data; what is wrong with the settings is said in one sentence."""
-    for name in ("epochs", "batch_size", "seeds", "devices", "patience", "validation", "image_size"):
-        if (number := getattr(config, name)) is not None and number < 1:
-            raise ConfigError(f"{flag(name)}={number}: must be at least 1")
-    for name in ("lr", "helper_lr"):
-        if (number := getattr(config, name)) is not None and not 0 < number < float("inf"):
-            raise ConfigError(f"{flag(name)}={number}: must be a number above 0")
-    if not 0 <= config.l2 < float("inf"):
-        raise ConfigError(f"--l2={config.l2}: must be a number from 0")
+    check_numbers(config)
     make_rule = known("rule", config.rule, rules.ALL)
     augmentations = [known("augment", name, AUGMENTATIONS) for name in config.augment]
     net, data = network_and_data(config)
@@ -195,6 +189,21 @@ def build(config: Config) -> Built:
     return Built(_transformed(config, rule), data, augment, lambda step: float(lr(step)))
 
 
+def check_numbers(config: Config) -> None:
+    """Refuse what cannot be, whatever the data."""
+    for name in ("epochs", "batch_size", "seeds", "devices", "patience", "validation", "image_size"):
+        if (number := getattr(config, name)) is not None and number < 1:
+            raise ConfigError(f"{flag(name)}={number}: must be at least 1")
+    for name in ("lr", "helper_lr"):
+        if (number := getattr(config, name)) is not None and not 0 < number < float("inf"):
+            raise ConfigError(f"{flag(name)}={number}: must be a number above 0")
+    if not 0 <= config.l2 < float("inf"):
+        raise ConfigError(f"--l2={config.l2}: must be a number from 0")
+    last = 2**31 - config.seeds
+    if not 0 <= config.seed <= last:
+        raise ConfigError(f"--seed={config.seed}: must be from 0 to {last}")
+
+
 def _transformed(config: Config, rule: Rule) -> Rule | Pipeline:
     """In the precision, on the devices, for as many seeds as are asked for."""
     if (dtype := PRECISIONS[config.precision]) is not None:
@@ -221,13 +230,20 @@ def _transformed(config: Config, rule: Rule) -> Rule | Pipeline:
 def network_and_data(config: Config) -> tuple[Network, Splits]:
     """The network, for examples and classes such as the data's; and the data, for such a network."""
     make = known("model", config.model, MODELS)
+    data = examples(config)
+    return _network(config, make, data), data
+
+
+def examples(config: Config) -> Splits:
+    """The data, for such a network."""
     try:
         data = load(config.data, validation=config.validation, size=config.image_size)
     except (ValueError, TypeError, OSError) as error:
-        raise ConfigError(f"--data={config.data}: {error}") from None
-    if make is models.autoencoder:  # it learns to give its input
-        data = Splits(*((x, floats((x, x))[0].reshape(len(x), -1)) for x, _ in data))
-    return _network(config, make, data), data
+        reason = str(error).removeprefix(f"name={config.data!r}: ")
+        raise ConfigError(f"--data={config.data}: {reason}") from None
+    if config.model == "autoencoder":  # it learns to give its input
+        return Splits(*((x, floats((x, x))[0].reshape(len(x), -1)) for x, _ in data))
+    return data
 
 
 def _network(config: Config, make: Callable[..., Network], data: Splits) -> Network:
@@ -237,8 +253,11 @@ def _network(config: Config, make: Callable[..., Network], data: Splits) -> Netw
     if x.ndim == 4:
         known_of_data["image_size"] = x.shape[1]
     settings = {name: value for name, value in known_of_data.items() if name in parameters}
+    settings |= arguments("model-args", config.model_args)
+    for name in settings.keys() - parameters.keys():
+        raise ConfigError(f"--model-args: {config.model} has no {name!r}; {nearest(name, parameters)}")
     try:
-        net = make(**(settings | arguments("model-args", config.model_args)))
+        net = make(**settings)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"--model={config.model}: {error}") from None
     one = tuple(jax.ShapeDtypeStruct((2, *leaf.shape[1:]), jnp.float32) for leaf in (x, y))
@@ -251,6 +270,11 @@ def _network(config: Config, make: Callable[..., Network], data: Splits) -> Netw
             f"--model={config.model}: cannot take the examples of {config.data}, of shape {x.shape[1:]}, with targets "
             f"of shape {y.shape[1:]} ({reason[:300]}); take another network, or --image-size"
         ) from None
+    if net.loss is cross_entropy and not np.allclose(floats((x[:1000], y[:1000]))[1].sum(-1), 1, atol=1e-3):
+        raise ConfigError(
+            f"--data={config.data}: its targets are real numbers and no classes, of which the cross entropy makes no "
+            "sense; add --model-args loss=squared_error"
+        )
     return net
 
 
@@ -274,16 +298,26 @@ def arguments(name: str, pairs: tuple[str, ...]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals or not key.isidentifier():
             raise ConfigError(f"--{name}={pair!r}: must be KEY=VALUE, such as width=256")
-        value = yaml.safe_load(text)
+        try:
+            value = _number(yaml.safe_load(text))
+        except yaml.YAMLError:
+            raise ConfigError(f"--{name}={pair}: {text!r} is not YAML; write such as hidden=[512,512]") from None
         if key in FUNCTIONS:
             value = known(f"{name} {key}", value, FUNCTIONS[key])
-        settings[key] = tuple(value) if isinstance(value, list) else value
+        settings[key] = tuple(map(_number, value)) if isinstance(value, list) else value
     return settings
+
+
+def _number(value: Any) -> Any:
+    """YAML takes 1e-3 for a text."""
+    with suppress(ValueError):
+        return float(value) if isinstance(value, str) else value
+    return value
 
 
 def known(name: str, value: Any, options: Mapping[str, Any]) -> Any:
     """The option of this name; if there is none, the nearest one is suggested."""
-    if value in options:
+    if isinstance(value, str) and value in options:
         return options[value]
     raise ConfigError(f"{flag(name)}={value}: there is no such name; {nearest(str(value), options)}")
 
@@ -313,9 +347,8 @@ def _typed(source: str, value: Any, hint: Any) -> Any:
         if isinstance(value, list):
             return tuple(map(str, value))
         raise ConfigError(f"{source}={value!r}: must be a list, such as [{value!r}]")
-    if hint is float and isinstance(value, str):  # YAML takes 1e-3 for a text
-        with suppress(ValueError):
-            value = float(value)
+    if hint is float:
+        value = _number(value)
     right = isinstance(value, hint) or (hint is float and isinstance(value, int))
     if not right or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{source}={value!r}: must be {NOUNS[hint]}")

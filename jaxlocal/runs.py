@@ -5,12 +5,13 @@ import itertools
 import json
 import os
 import platform
+import re
+import shlex
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlocal import config as settings
-from jaxlocal import plots, rules
+from jaxlocal import plots
 from jaxlocal import search as random_search
-from jaxlocal.checkpoints import Checkpoints
+from jaxlocal.checkpoints import Checkpoints, Saved
 from jaxlocal.config import WHERE, Built, Config, ConfigError, build, flag
 from jaxlocal.data import PARTS, floats
 from jaxlocal.diagnostics import alignment, layer_outputs, parameter_counts
@@ -41,11 +42,11 @@ class RunError(Exception):
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
-    """The run was asked to stop by a signal; everything is saved."""
+    """The run was asked to stop by a signal; everything is saved, and `command` goes on with it."""
 
-    def __init__(self, number: int, folder: Path, step: int):
-        super().__init__(f"stopped after step {step}; jaxlocal train --out {folder} --resume goes on from there")
-        self.number = number
+    def __init__(self, number: int, after: str, command: str):
+        super().__init__(f"stopped after {after}; {command} goes on from there")
+        self.number, self.after = number, after
 
 
 class Measured(NamedTuple):
@@ -87,17 +88,25 @@ def train(
       DivergedError: a loss is no number.
     """
     built = build(config)
+    board = _board() if tensorboard else None
     folder = folder or next_free(f"{config.rule}-{Path(config.data).stem}")
-    with _opened(folder, config, resume) as goes_on, _interruptible() as caught:
+    with (
+        _opened(folder, config, resume) as goes_on,
+        _interruptible() as caught,
+        Checkpoints(folder / "checkpoints") as checkpoints,
+    ):
         like = template(config, built)
-        checkpoints = Checkpoints(folder / "checkpoints")
         start = _restored(checkpoints, like) if goes_on else None
+        done = len(start.history) if start else 0
+        if config.epochs < done:
+            raise ConfigError(
+                f"--epochs={config.epochs}: the run in {folder} has {done} behind it; leave the flag out, or take more"
+            )
         settings.write(config, folder / "config.yaml")
-        record = _Record(folder, built, checkpoints, caught, start, config, tensorboard)
         say(_heading(config, built, like, folder))
-        if start:
-            epoch, batch = divmod(start.step, record.steps)
-            say(f"going on after epoch {epoch}" + (f" and {batch} batches" if batch else ""))
+        if goes_on:
+            say(_where(start, len(built.data.train[0]) // config.batch_size))
+        record = _Record(folder, built, checkpoints, caught, start, config, board)
         began = time.perf_counter()
         try:
             result = fit(
@@ -116,12 +125,14 @@ def train(
         seconds = time.perf_counter() - began
         record.finish(result)
         if caught.number:
-            raise Interrupted(caught.number, folder, result.state.step)
-        say(_timing(result, seconds, record.trained))
+            command = f"jaxlocal train --out {shlex.quote(str(folder))} --resume"
+            raise Interrupted(caught.number, f"step {result.state.step}", command)
         measured = _measure(built, result, checkpoints, like)
         _plot(folder, result.state.history)
         summary = Summary(folder, measured, result.state.history, seconds)
         _write_summary(summary, config)
+        if record.trained:
+            say(_timing(result, seconds, len(result.state.history) - done, record.trained))
         say(table({"": summary}))
         return summary
 
@@ -136,15 +147,26 @@ def template(config: Config, built: Built) -> Params:
 
 def restored(folder: Path, *, best: bool = False, data: str | None = None) -> Summary:
     """The accuracies of a run's last or best checkpoint, on its own or on another data set."""
-    config, built, params, step = _opened_to_read(folder, best, data)
-    steps = len(built.data.train[0]) // config.batch_size
-    measured = _on_all_parts(built, "best" if best else "last", step // steps, params)
-    return Summary(folder, (measured,), tuple(history(folder)), 0.0)
+    config, built, saved = _opened_to_read(folder, best)
+    if data is not None:
+        others = settings.examples(replace(config, data=data))
+        for own, other in zip(built.data.train, others.train, strict=True):
+            if own.shape[1:] != other.shape[1:]:
+                raise ConfigError(
+                    f"--data={data}: has examples or targets of shape {other.shape[1:]}, but the run "
+                    f"{own.shape[1:]}; take a set like {config.data}"
+                )
+        built = built._replace(data=others)
+    measured = _on_all_parts(built, "best" if best else "last", saved)
+    return Summary(folder, (measured,), tuple(saved.facts["history"]), 0.0)
 
 
 def draw(folder: Path, *, best: bool = False, examples: int = 1000) -> Iterator[Path]:
     """The pictures of a run, into its folder: curves, and of its first seed t-SNE, class distances and alignment."""
-    config, built, params, _ = _opened_to_read(folder, best, None)
+    config, built, saved = _opened_to_read(folder, best)
+    params, rows = saved.params, history(folder)
+    if not rows:
+        raise ConfigError(f"{str(folder)!r} has no epoch in metrics.jsonl; go on with it by train --resume")
     if config.seeds > 1:
         params = jax.tree.map(lambda leaf: leaf[0], params)
         built = build(replace(config, seeds=1, devices=1, pipeline=False))
@@ -154,7 +176,7 @@ def draw(folder: Path, *, best: bool = False, examples: int = 1000) -> Iterator[
         figure.savefig(path, dpi=120)
         return path
 
-    yield save("curves", plots.curves(history(folder)))
+    yield save("curves", plots.curves(rows))
     x, y = floats(tuple(np.asarray(leaf[:examples]) for leaf in built.data.test))  # type: ignore[arg-type]
     x = built.augmentation.test(jnp.asarray(x)) if built.augmentation else jnp.asarray(x)
     y = jnp.asarray(y)
@@ -162,32 +184,37 @@ def draw(folder: Path, *, best: bool = False, examples: int = 1000) -> Iterator[
     if built.plain.net.loss is squared_error:
         return
     panels = layer_outputs(built.plain, params, x)
-    yield save("distances", plots.distances(panels, y))
-    yield save("tsne", plots.tsne(panels, y))
+    try:
+        pictures = {"distances": plots.distances(panels, y), "tsne": plots.tsne(panels, y)}
+    except ValueError as error:
+        raise ConfigError(f"--examples={examples}: {error}") from None
+    for name, figure in pictures.items():
+        yield save(name, figure)
 
 
-def _opened_to_read(folder: Path, best: bool, data: str | None) -> tuple[Config, Built, Params, int]:
-    """The settings of a run, what they stand for, and the parameters of its last or best checkpoint, with its step."""
+def _opened_to_read(folder: Path, best: bool) -> tuple[Config, Built, Saved]:
+    """The settings of a run, what they stand for, and its last or best checkpoint."""
     path = folder / "config.yaml"
     if not path.exists():
         raise ConfigError(f"{str(folder)!r} holds no run; name a folder that jaxlocal train has left")
-    own = replace(settings.read(path), devices=1, pipeline=False)
-    config = own if data is None else replace(own, data=data)
+    config = replace(settings.read(path), devices=1, pipeline=False)
     built = build(config)
-    like = template(own, build(own) if data else built)
-    with Checkpoints(folder / "checkpoints") as checkpoints:
+    like = template(config, built)
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         saved = checkpoints.best(like) if best else checkpoints.latest(like)
     if saved is None:
-        raise ConfigError(f"{str(folder)!r} has no sound checkpoint; train it by --resume")
-    wanted, given = like.shapes[0], built.data.train[0].shape[1:]
-    if wanted != given:
-        raise ConfigError(f"--data={data}: its examples have shape {given}, but those of the run {wanted}")
-    return config, built, saved.params, saved.step
+        remedy = "leave out --best" if best else "train it by --resume"
+        raise ConfigError(f"{str(folder)!r} has no sound {'best ' * best}checkpoint; {remedy}")
+    return config, built, saved
 
 
 def history(folder: Path) -> list[Row]:
-    """The rows of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    """The rows of a run's metrics.jsonl; the last one may be half written."""
+    rows = []
+    with suppress(FileNotFoundError, json.JSONDecodeError):
+        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            rows.append(json.loads(line))
+    return rows
 
 
 def table(summaries: dict[str, Summary]) -> str:
@@ -221,23 +248,22 @@ class _Record:
         caught: "_Caught",
         start: State | None,
         config: Config,
-        tensorboard: bool,
+        board: Any,
     ):
         from tqdm import tqdm
 
         self._folder, self._built, self._checkpoints, self._caught = folder, built, checkpoints, caught
-        self.steps = len(built.data.train[0]) // config.batch_size
         self._first = start.step if start else 0
         rows = list(start.history) if start else []
         self._metrics = folder / "metrics.jsonl"
         _write(self._metrics, "".join(self._line(row) for row in rows))  # what came after the checkpoint comes again
-        self._board = _board(folder, self._first) if tensorboard else None
+        self._board = board and board(str(folder / "tensorboard"), purge_step=self._first)
         self._best: State | None = None  # that is not saved yet
         self._step = self._saved = self._first
         self._saved_at, self._cost = time.monotonic(), 0.0
         self._shown: dict[str, str] = {}
         self.bar = tqdm(
-            total=config.epochs * self.steps,
+            total=config.epochs * (len(built.data.train[0]) // config.batch_size),
             initial=self._first,
             unit="batch",
             disable=None,  # where nobody watches
@@ -273,7 +299,7 @@ class _Record:
         self._step = result.state.step
         self._save(result.state)
         with self._writing():
-            self._checkpoints.close()
+            self._checkpoints.wait()
         if self._board:
             self._board.close()
 
@@ -335,8 +361,9 @@ def _interruptible() -> Iterator[_Caught]:
 
     def note(number: int, frame: Any) -> None:
         caught.number = number
-        signal.signal(number, before[signal.Signals(number)])
-        print("\nstopping after these steps; once more ends at once", file=sys.stderr, flush=True)
+        signal.signal(number, signal.SIG_DFL)  # an exception would wait for the steps, too
+        # Not by print: the signal may have come in the middle of one.
+        os.write(2, b"\n" * os.isatty(2) + b"stopping after these steps; once more ends at once\n")
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     here = threading.current_thread() is threading.main_thread()
@@ -354,12 +381,7 @@ def _interruptible() -> Iterator[_Caught]:
 @contextmanager
 def _opened(folder: Path, config: Config, resume: bool) -> Iterator[bool]:
     """The folder, for this process alone; whether there is a run to go on with."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise ConfigError(f"--out={folder}: cannot be written to ({error.strerror}); name another folder") from None
-    with lock:
+    with _lock(folder) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -369,9 +391,20 @@ def _opened(folder: Path, config: Config, resume: bool) -> Iterator[bool]:
             raise ConfigError(f"--out={folder}: holds a run; go on with it by --resume, or name another folder")
         if there:
             _check_same(settings.read(folder / "config.yaml"), config, folder)
-        elif other := sorted(path.name for path in folder.iterdir() if path.name != ".lock"):
+        elif other := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
             raise ConfigError(f"--out={folder}: holds other things ({other[0]} …); name an empty folder, or a new one")
+        else:
+            settings.write(config, folder / "config.yaml")
         yield there
+
+
+def _lock(folder: Path) -> Any:
+    """The file that tells who writes into the folder, which is made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"--out={folder}: cannot be written to ({error.strerror}); name another folder") from None
 
 
 def _check_same(saved: Config, config: Config, folder: Path) -> None:
@@ -379,9 +412,10 @@ def _check_same(saved: Config, config: Config, folder: Path) -> None:
     free = (*WHERE, "epochs", "patience") if saved.schedule == "constant" else WHERE
     for name, value in asdict(saved).items():
         if name not in free and getattr(config, name) != value:
+            asked, has = (" ".join(one) if isinstance(one, tuple) else one for one in (getattr(config, name), value))
             raise ConfigError(
-                f"{flag(name)}={getattr(config, name)}: the run in {folder} has {value}; leave the flag out, or name "
-                "another folder"
+                f"{flag(name)}={asked}: the run in {folder} has {has or 'none'}; leave the flag out, or name another "
+                "folder"
             )
 
 
@@ -399,24 +433,23 @@ def next_free(name: str) -> Path:
     raise AssertionError
 
 
-def search(flags: Any, folder: Path, say: Say) -> None:
+def search(flags: Any, say: Say) -> None:
     """Search the settings of each rule; a table and the winner's test accuracy for each, one picture for all."""
     from tqdm import tqdm
 
-    chosen = Config(
-        model=flags.model,
-        data=flags.data,
-        epochs=flags.epochs,
-        batch_size=flags.batch_size,
-        model_args=flags.model_args,
-        seed=flags.seed,
-    )
+    same = ("model", "data", "epochs", "batch_size", "model_args", "seed")
+    chosen = Config(**{name: getattr(flags, name) for name in same})
+    settings.check_numbers(chosen)
+    for name in ("trials", "group"):
+        if (number := getattr(flags, name)) < 1:
+            raise ConfigError(f"{flag(name)}={number}: must be at least 1")
     net, data = settings.network_and_data(chosen)
     budget = {"epochs": flags.epochs, "batch_size": flags.batch_size, "seed": flags.seed}
     fixed = settings.arguments("rule-args", flags.rule_args)
+    folder = flags.out or next_free("search")
+    _lock(folder).close()
     found = {}
     for rule in flags.rules:
-        settings.known("rules", rule, rules.ALL)
         make = random_search.maker(rule, net, **fixed)
         drawn = random_search.draw(random_search.bartunov(rule), flags.trials, flags.seed)
         with tqdm(total=flags.trials * flags.epochs, unit="epoch", desc=rule, disable=None, leave=False) as bar:
@@ -429,13 +462,18 @@ def search(flags: Any, folder: Path, say: Say) -> None:
                 trials = random_search.search(
                     make, drawn, data, **budget, group=flags.group, folder=folder / rule, report=report
                 )
-            except (ValueError, TypeError, OSError) as error:
+            except (ValueError, TypeError) as error:
                 raise ConfigError(f"{rule}: {error}") from None
+            except KeyboardInterrupt:
+                command = f"the same command with --out {shlex.quote(str(folder))}"
+                raise Interrupted(signal.SIGINT, f"the last group of {rule} that is done", command) from None
         found[rule] = trials
-        winner = random_search.best(trials)
         say(f"{rule} on {flags.data}, {flags.trials} settings of {flags.epochs} epochs → {folder / rule}")
         say(random_search.table(trials))
-        on_test = random_search.on_test(make, winner.setting, data, **budget)
+        if all(trial.diverged for trial in trials):
+            say("all of them diverged\n")
+            continue
+        on_test = random_search.on_test(make, random_search.best(trials).setting, data, **budget)
         say(f"test accuracy of the best, trained anew: {on_test:.2%}\n")
     random_search.histograms(found).savefig(folder / "histograms.png", dpi=120)
     say(f"picture: {folder / 'histograms.png'}")
@@ -458,32 +496,46 @@ def _heading(config: Config, built: Built, like: Params, folder: Path) -> str:
     devices = f", {config.devices} devices" if config.devices > 1 else ""
     seeds = f", {runs} seeds" if runs > 1 else ""
     return (
-        f"{config.rule} on {config.data}: {config.model}, {len(like.components)} components, {weights:,} weights "
-        f"({share:.0%} predict){seeds}{devices} → {folder}"
+        f"{config.rule} on {config.data}: {config.model}, {_count(len(like.components), 'component')}, {weights:,} "
+        f"weights ({share:.0%} predict){seeds}{devices} → {folder}"
     )
 
 
-def _timing(result: Result, seconds: float, steps: int) -> str:
+def _where(start: State | None, steps: int) -> str:
+    if start is None:
+        return "there is no checkpoint to go on from: it begins anew"
+    epoch, batch = divmod(start.step, steps)
+    return f"going on after epoch {epoch}" + (f" and {_count(batch, 'batch', 'batches')}" if batch else "")
+
+
+def _timing(result: Result, seconds: float, epochs: int, steps: int) -> str:
     first = result.seconds_to_first_step
     ended = " (stopped early)" if result.stopped else ""
-    rate = f", {steps / max(seconds - first, 1e-9):,.0f} steps/s with evaluation" if steps else ""
-    return f"{len(result.state.history)} epochs{ended} in {seconds:.1f} s, of it {first:.1f} s to the first step{rate}"
+    rate = steps / max(seconds - first, 1e-9)
+    return (
+        f"{_count(epochs, 'epoch')}{ended} in {seconds:.1f} s, of it {first:.1f} s to the first step, {rate:,.0f} "
+        "steps/s with evaluation"
+    )
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def _measure(built: Built, result: Result, checkpoints: Checkpoints, like: Params) -> tuple[Measured, ...]:
     """After the last epoch, and after the best one on validation if that is another."""
-    last = result.state.history[-1]["epoch"]
-    found = [_on_all_parts(built, "last", last, result.params)]
-    if (best := best_epoch(result.state.history)) != last and (saved := checkpoints.best(like)):
-        found.append(_on_all_parts(built, "best", best, saved.params))
+    rows = result.state.history
+    last = Saved(result.state.step, result.params, {"history": rows})
+    found = [_on_all_parts(built, "last", last)]
+    if best_epoch(rows) != rows[-1]["epoch"] and (best := checkpoints.best(like)):
+        found.append(_on_all_parts(built, "best", best))
     return tuple(found)
 
 
-def _on_all_parts(built: Built, name: str, epoch: int, params: Params) -> Measured:
+def _on_all_parts(built: Built, name: str, saved: Saved) -> Measured:
     parts = zip(PARTS, built.data, strict=True)
-    return Measured(
-        name, epoch, {part: evaluate(built.plain, params, pair, built.augmentation) for part, pair in parts}
-    )
+    measured = {part: evaluate(built.plain, saved.params, pair, built.augmentation) for part, pair in parts}
+    return Measured(name, len(saved.facts["history"]), measured)
 
 
 def _plot(folder: Path, rows: tuple[Row, ...]) -> None:
@@ -509,12 +561,13 @@ def _write(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-def _board(folder: Path, step: int) -> Any:
+def _board() -> Any:
+    """What writes TensorBoard's logs."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
         raise ConfigError("--tensorboard: needs tensorboardX; bring it by pip install tensorboardX") from None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+    return SummaryWriter
 
 
 def _scalars(row: Row) -> Iterator[tuple[str, float]]:
@@ -533,5 +586,7 @@ def _reason(error: BaseException) -> str:
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
+        if number := re.search(r"os_error_code='(\d+)'", str(cause)):
+            return os.strerror(int(number[1]))
         cause = cause.__cause__ or cause.__context__
     return " ".join(str(error).split())[:200] or type(error).__name__
