@@ -170,6 +170,15 @@ def test_images_of_mixed_sizes_and_of_another_size_than_the_network_takes(run):
     assert code == 2 and "cannot take the examples of mixed, of shape (8, 8, 1)" in error and "--image-size" in error
 
 
+def test_real_targets_want_a_squared_error(run):
+    rng = np.random.default_rng(0)
+    np.savez("real.npz", x=rng.random((100, 5)).astype("f4"), y=rng.random((100, 2)).astype("f4"))
+    code, _, error = run(f"train --data real.npz {TINY}")
+    assert code == 2 and "real.npz: its targets are real numbers and no classes" in error
+    code, out, _ = run("train --data real.npz --rule bp --epochs 1 --model-args hidden=[8] loss=squared_error")
+    assert code == 0 and "%" not in out.splitlines()[-1]
+
+
 def test_a_npz_file_and_what_is_no_image(run):
     rng = np.random.default_rng(0)
     np.savez("a.npz", x=rng.random((100, 5)).astype("f4"), y=rng.integers(0, 3, 100))
