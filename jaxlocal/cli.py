@@ -276,7 +276,8 @@ def _parse(kind: type[Flags], name: str, argv: Sequence[str], default: Flags | N
 
 def _sentence(box: str, remedy: str) -> str:
     """What is wrong, of all that tyro says, and a remedy."""
-    _, problem, *hints = (" ".join(part.split()) for part in re.split(r"[─-]{9,}", re.sub("[│╭╮╰╯]", " ", box)))
+    parts = [" ".join(part.split()) for part in re.split(r"[─-]{9,}", re.sub("[│╭╮╰╯]", " ", box))]
+    _, problem, *hints = parts if len(parts) > 1 else ["", *parts]  # a title, if it is a box
     for theirs, ours in SENTENCES.items():
         problem = re.sub(theirs, ours, problem)
     meant = re.search(r"Perhaps you meant: (--[\w-]+)", " ".join(hints))
