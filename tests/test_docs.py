@@ -200,7 +200,7 @@ def test_every_recorded_table_is_shown(tables):
     shown = {page: set(tables.names((ROOT / page).read_text())) for page in PAGES}
     assert shown["README.md"] >= {"digits", "mnist"}
     assert shown["docs/multi-device.md"] == {"pipeline/speed"}
-    assert shown["docs/results.md"] == {path.stem for path in results.RESULTS.glob("*.json")}
+    assert shown["docs/results.md"] == {path.stem for path in results.RESULTS.glob("*.json")} | {"speed/fit"}
 
 
 def test_the_list_of_defects_is_up_to_date():
