@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from itertools import islice
 from math import prod
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -97,11 +97,11 @@ def apply_layer(
     # Batch statistics stay as they are, and so meet numbers of another type.
     with nullcontext() if dtype is None else jax.numpy_dtype_promotion("standard"):
         if key is None:
-            out = layer.apply(variables, x, **options), stats
+            y: Any = layer.apply(variables, x, **options)
         else:
-            out = layer.apply(variables, x, rngs={"dropout": key}, mutable=list(stats), **options)
-    y, new_stats = cast(tuple[jax.Array, Tree], out)
-    return y if dtype is None else y.astype(given), dict(new_stats)
+            y, updated = layer.apply(variables, x, rngs={"dropout": key}, mutable=list(stats), **options)
+            stats = dict(updated)
+    return y if dtype is None else y.astype(given), stats
 
 
 _COMPUTES_IN: ContextVar[Any] = ContextVar("computes_in", default=None)
