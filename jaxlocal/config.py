@@ -19,6 +19,7 @@ import yaml
 from tyro.conf import arg
 
 from jaxlocal import augmentation, checks, models, parallel, rules
+from jaxlocal.checkpoints import write_whole
 from jaxlocal.data import Splits, floats, load
 from jaxlocal.network import Network, cross_entropy, init_layer, squared_error
 from jaxlocal.pipeline import Pipeline, mesh, pipelined
@@ -150,9 +151,7 @@ def read(path: Path) -> Config:
 def write(config: Config, path: Path) -> None:
     """The settings as a YAML file, in one stroke."""
     content = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    draft.replace(path)
+    write_whole(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def build(config: Config) -> Built:

@@ -24,7 +24,7 @@ import numpy as np
 from jaxlocal import config as settings
 from jaxlocal import plots
 from jaxlocal import search as random_search
-from jaxlocal.checkpoints import Checkpoints, Saved
+from jaxlocal.checkpoints import Checkpoints, Saved, write_whole
 from jaxlocal.config import WHERE, Built, Config, ConfigError, build, flag
 from jaxlocal.data import PARTS, floats
 from jaxlocal.diagnostics import alignment, layer_outputs, parameter_counts
@@ -256,7 +256,8 @@ class _Record:
         self._first = start.step if start else 0
         rows = list(start.history) if start else []
         self._metrics = folder / "metrics.jsonl"
-        _write(self._metrics, "".join(self._line(row) for row in rows))  # what came after the checkpoint comes again
+        # What came after the checkpoint comes again.
+        write_whole(self._metrics, "".join(self._line(row) for row in rows))
         self._board = board and board(str(folder / "tensorboard"), purge_step=self._first)
         self._best: State | None = None  # that is not saved yet
         self._step = self._saved = self._first
@@ -551,14 +552,7 @@ def _write_summary(summary: Summary, config: Config) -> None:
         "device": jax.devices()[0].device_kind,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    _write(summary.folder / "summary.json", json.dumps(content, indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    """In one stroke."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    write_whole(summary.folder / "summary.json", json.dumps(content, indent=2) + "\n")
 
 
 def _board() -> Any:

@@ -9,7 +9,6 @@ print(jl.search.table(trials))
 import hashlib
 import inspect
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
@@ -22,6 +21,7 @@ import numpy as np
 import optax
 
 from jaxlocal import checks, rules, training
+from jaxlocal.checkpoints import write_whole
 from jaxlocal.data import Splits, floats
 from jaxlocal.network import Network
 from jaxlocal.rule import Batch, Params, Rule
@@ -257,7 +257,7 @@ def search(
         for setting, loss, ok, curve in zip(some, losses, finite, zip(*curves, strict=True), strict=False):
             trials.append(Trial(setting, tuple(map(float, curve)), float(loss) if ok else None))
         if folder is not None:
-            _write(Path(folder) / "trials.jsonl", "".join(json.dumps(trial._asdict()) + "\n" for trial in trials))
+            write_whole(Path(folder) / "trials.jsonl", "".join(json.dumps(trial._asdict()) + "\n" for trial in trials))
     return trials
 
 
@@ -405,7 +405,7 @@ def _resume(folder: Path, plan: dict[str, Any], settings: Sequence[dict[str, flo
     kept, finished = folder / "search.json", folder / "trials.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     if not kept.exists():
-        _write(kept, json.dumps(plan, indent=2) + "\n")
+        write_whole(kept, json.dumps(plan, indent=2) + "\n")
     started = json.loads(kept.read_text())
     lines = finished.read_text().splitlines() if finished.exists() else []
     trials = [Trial(line["setting"], tuple(line["accuracies"]), line["loss"]) for line in map(json.loads, lines)]
@@ -415,13 +415,6 @@ def _resume(folder: Path, plan: dict[str, Any], settings: Sequence[dict[str, flo
     if others:  # the first of them: the program that make leads to has the shapes of batches and data in it
         raise ValueError(f"folder={str(folder)!r}: holds a search with other {others[0]}; take another folder")
     return trials[: len(settings)]
-
-
-def _write(path: Path, text: str) -> None:
-    """In one stroke: a crash leaves the old file or the new one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text)
-    draft.replace(path)
 
 
 def _digest(*parts: Any) -> str:
