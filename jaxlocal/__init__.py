@@ -8,7 +8,11 @@ params = rule.init(jax.random.key(0), batch)
 params = rule.update(params, batch)
 """
 
-from jaxlocal import (
+from jaxlocal import compiler
+
+compiler.configure()  # before the first computation
+
+from jaxlocal import (  # noqa: E402
     augmentation,
     data,
     diagnostics,

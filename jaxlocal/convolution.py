@@ -1,19 +1,30 @@
-"""Convolutions that learn as fast inside a loop or a branch as outside, on CPUs too.
+"""Convolutions that learn fast on CPUs, inside a loop or a branch as outside.
 
 XLA's CPU compiler brings the convolutions of a gradient into the form of its fast routine only where they stand outside
 of every loop and branch; within a `lax.scan` or `lax.switch` they are ten times slower. Here the gradients are written
-in that form to begin with: the numbers are the same, bit for bit.
+in that form to begin with. The gradient of a kernel, a sum over all places of all examples, is summed over a few
+examples at a time, which stay in the cache. Kernels that see few numbers at each place, and those of few channels, are
+computed by matrix products, which XLA has a faster routine for.
 """
 
+import operator
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Pads = tuple[tuple[int, int], ...]
+
+# Found by measurement, see experiments/bench/notes.md; each may be twice or half as large.
+FEW = 32  # numbers under a kernel, up to which one matrix product is faster than the routine for convolutions
+CHANNELS = range(32, 128)  # with so many, products of the channels alone, shifted and added, are faster
+PLACES = 8192  # that the gradient of a kernel is summed over at a time
+PRODUCTS = 2**21  # numbers, to be shifted and added, that are made at a time
 
 
 class Window(NamedTuple):
@@ -72,7 +83,57 @@ def convolve(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _convolve(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The convolution in the form of the fast routine: x (B, …, I), kernel (…, I, O)."""
+    """The convolution of x (B, …, I) with the kernel (…, I, O), in the way that is fast for it."""
+    *reach, channels, features = kernel.shape
+    if prod(reach) == 1 or prod(reach) * channels <= FEW:
+        return _one_product(window, x, kernel)
+    ones = (1,) * len(reach)
+    if channels in CHANNELS and window.strides == window.lhs_dilation == window.rhs_dilation == ones:
+        x = lax.pad(
+            x, jnp.zeros((), x.dtype), ((0, 0, 0), *((low, high, 0) for low, high in window.padding), (0, 0, 0))
+        )
+        count = _at_a_time(len(x), prod(x.shape[1:-1]) * prod(reach) * features, PRODUCTS)
+        y = lax.map(partial(_shifted_products, window, kernel), x.reshape(-1, count, *x.shape[1:]))
+        return y.reshape(len(x), *y.shape[2:])
+    return _routine(window, x, kernel)
+
+
+def _one_product(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """What the kernel sees at each place side by side, times the kernel as a matrix."""
+    pads = ((low, high, step - 1) for (low, high), step in zip(window.padding, window.lhs_dilation, strict=True))
+    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
+    *reach, channels, features = kernel.shape
+    steps = np.array(window.rhs_dilation)
+    length = np.array(x.shape[1:-1]) - (np.array(reach) - 1) * steps
+
+    def seen(offset: tuple[int, ...]) -> jax.Array:
+        """By the weights at this offset in the kernel, at every place."""
+        start = np.array(offset) * steps
+        return lax.slice(x, (0, *start, 0), (len(x), *(start + length), channels), (1, *window.strides, 1))
+
+    rows = jnp.concatenate([seen(offset) for offset in np.ndindex(*reach)], -1)
+    y = jnp.matmul(rows.reshape(-1, rows.shape[-1]), kernel.reshape(-1, features), precision=window.precision)
+    return y.reshape(*rows.shape[:-1], features)
+
+
+def _shifted_products(window: Window, kernel: jax.Array, x: jax.Array) -> jax.Array:
+    """Every place of x times the weights of every offset; then, for each place, the sum of what is meant for it."""
+    *reach, channels, features = kernel.shape
+    by_channel = jnp.moveaxis(kernel, -2, 0).reshape(channels, -1)
+    products = jnp.matmul(x.reshape(-1, channels), by_channel, precision=window.precision)
+    # All at once, and not again for each offset.
+    products = lax.optimization_barrier(products).reshape(*x.shape[:-1], -1)
+    length = np.array(x.shape[1:-1]) - np.array(reach) + 1
+
+    def meant(i: int, offset: tuple[int, ...]) -> jax.Array:
+        start, stop = np.array(offset), np.array(offset) + length
+        return lax.slice(products, (0, *start, i * features), (len(x), *stop, (i + 1) * features))
+
+    return reduce(operator.add, (meant(i, offset) for i, offset in enumerate(np.ndindex(*reach))))
+
+
+def _routine(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution in the form of XLA's fast routine."""
     last = x.ndim - 1
     axes = range(1, last)
     layout = lax.ConvDimensionNumbers((0, last, *axes), (last, last - 1, *range(last - 1)), (0, last, *axes))
@@ -102,9 +163,23 @@ def _back(window: Window, residuals: Any, error: jax.Array) -> tuple[jax.Array, 
     x_error = _convolve(to_x, error, jnp.flip(kernel, tuple(spatial)).swapaxes(-1, -2))
 
     to_kernel = Window(window.rhs_dilation, tuple(within), window.lhs_dilation, window.strides, window.precision)
-    examples_last = jnp.swapaxes(x, 0, -1)  # the sum is over examples: they take the place of the channels
-    kernel_error = _convolve(to_kernel, examples_last, jnp.moveaxis(error, 0, -2))
+
+    def add_part(total: jax.Array, part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        x, error = part
+        examples_last = jnp.swapaxes(x, 0, -1)  # the sum is over examples: they take the place of the channels
+        return total + _routine(to_kernel, examples_last, jnp.moveaxis(error, 0, -2)), None
+
+    count = _at_a_time(len(x), prod(error.shape[1:-1]), PLACES)
+    parts = jax.tree.map(lambda leaf: leaf.reshape(-1, count, *leaf.shape[1:]), (x, error))
+    nothing = jnp.zeros_like(jnp.moveaxis(kernel, -2, 0))
+    kernel_error, _ = lax.scan(add_part, nothing, parts)
     return x_error, jnp.moveaxis(kernel_error, 0, -2)
+
+
+def _at_a_time(examples: int, size: int, most: int) -> int:
+    """How many examples of this size make up to `most`: a divisor, or all of them if there is no good one."""
+    count = max(n for n in range(1, examples + 1) if examples % n == 0 and (n == 1 or n * size <= most))
+    return count if count * size * 8 > most else examples
 
 
 _convolve.defvjp(_forward, _back)

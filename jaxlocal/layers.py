@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from jaxlocal.convolution import convolve
 from jaxlocal.network import units
+from jaxlocal.pooling import max_pool
+from jaxlocal.product import product
 
 Activation = Callable[[jax.Array], jax.Array]
 Shape = tuple[int, ...]
@@ -64,7 +66,7 @@ class Block(nn.Module):
             a = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(a)
         a = self.activation(a)
         if self.pool > 1:
-            a = nn.max_pool(a, (self.pool, self.pool), (self.pool, self.pool))
+            a = max_pool(a, self.pool)
         if self.dropout:
             a = nn.Dropout(self.dropout, deterministic=not train)(a)
         return a
@@ -90,7 +92,7 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x.mean(axis=(1, 2)) if self.average else flat(x)
-        return nn.Dense(self.features, kernel_init=self.kernel_init(), name="linear")(x)
+        return nn.Dense(self.features, kernel_init=self.kernel_init(), dot_general=product, name="linear")(x)
 
 
 class Residual(nn.Module):
@@ -159,7 +161,7 @@ class Transposed(nn.Module):
 
 def dense(features: int, activation: Activation = nn.relu, init: InitMaker = he_normal, **options: Any) -> Block:
     """A dense block. Options: `norm`, `dropout`."""
-    return Block(nn.Dense(features, kernel_init=init()), activation, **options)
+    return Block(nn.Dense(features, kernel_init=init(), dot_general=product), activation, **options)
 
 
 def conv(

@@ -22,6 +22,7 @@ from jax.lax import stop_gradient
 from jax.sharding import Mesh
 
 from jaxlocal import checks
+from jaxlocal.compiler import one_pass
 from jaxlocal.network import Network, Tree, apply_layers, init_layer
 
 Batch = tuple[jax.Array, jax.Array]  # x (B, …) and y (B, …), both floating point
@@ -149,6 +150,8 @@ def make_rule(
     frozen = checks.layer_indices("frozen", frozen, len(net.layers))
     if alternate is not None and teach is None:
         raise ValueError(f"alternate={alternate}: a rule that learns in the forward pass has no turns to take; drop it")
+
+    txs = {role: one_pass(tx) for role, tx in txs.items()}
 
     def free(part: Part, tree: Tree) -> Tree:
         """What of a role's weights may move: those of frozen layers are replaced by None, which optax passes over."""

@@ -8,28 +8,43 @@ import numpy as np
 import pytest
 from jax import lax
 
+from jaxlocal import convolution
 from jaxlocal.layers import convolve
 
 # kernel, stride, padding, image dilation, kernel dilation; XLA does not name a padding for dilated images
 WINDOWS = [
     *itertools.product((1, 3), (1, 3), ("SAME",), (1,), (1, 2)),
     *itertools.product((2,), (2,), ((1, 2), (0, -1)), (1, 2), (1, 2)),
+    *itertools.product((2,), (1,), ((1, 2), (0, -1)), (1,), (1,)),
 ]
+WAYS = {"one product": 3, "shifted products": convolution.CHANNELS[0], "routine": 20}  # by the number of channels
 
 
-def arguments(axes, kernel, stride, padding, image_step, kernel_step):
-    x = jax.random.normal(jax.random.key(0), (4, *(9, 7)[:axes], 3))
-    w = jax.random.normal(jax.random.key(1), (kernel,) * axes + (3, 5))
+def arguments(axes, kernel, stride, padding, image_step, kernel_step, channels=3):
+    x = jax.random.normal(jax.random.key(0), (4, *(9, 7)[:axes], channels))
+    w = jax.random.normal(jax.random.key(1), (kernel,) * axes + (channels, 5))
     layout = lax.conv_dimension_numbers(x.shape, w.shape, (("NWC", "WIO", "NWC"), ("NHWC", "HWIO", "NHWC"))[axes - 1])
     padding = padding if isinstance(padding, str) else (padding,) * axes
     return (x, w), ((stride,) * axes, padding, (image_step,) * axes, (kernel_step,) * axes, layout)
 
 
-@pytest.mark.parametrize("axes", [1, 2])
-def test_values_and_gradients_are_jaxs(axes):
+@pytest.mark.parametrize(
+    ("way", "axes", "a_few"),  # the batch in one go, or some examples at a time
+    [
+        ("one product", 1, False),
+        ("one product", 2, True),
+        ("shifted products", 1, True),
+        ("shifted products", 2, False),
+        ("routine", 2, True),
+    ],
+)
+def test_values_and_gradients_are_jaxs(way, axes, a_few, monkeypatch):
+    if a_few:
+        monkeypatch.setattr(convolution, "PLACES", 100)
+        monkeypatch.setattr(convolution, "PRODUCTS", 2000)
     with jax.enable_x64(True):
         for window in WINDOWS:
-            arrays, options = arguments(axes, *window)
+            arrays, options = arguments(axes, *window, channels=WAYS[way])
             ours, back = jax.vjp(lambda x, w, options=options: convolve(x, w, *options), *arrays)
             jaxs, jaxs_back = jax.vjp(lambda x, w, options=options: lax.conv_general_dilated(x, w, *options), *arrays)
             error = jax.random.normal(jax.random.key(2), jaxs.shape)
@@ -53,11 +68,28 @@ def test_gradients_of_gradients_too():
 
 def test_every_convolution_of_the_gradient_has_examples_first_and_channels_last():
     """The one form in which XLA's CPU compiler has a fast routine inside a loop."""
-    arrays, options = arguments(2, 3, 2, "SAME", 1, 1)
+    arrays, options = arguments(2, 3, 2, "SAME", 1, 1, channels=WAYS["routine"])
     jaxpr = jax.make_jaxpr(jax.grad(lambda x, w: jnp.sum(convolve(x, w, *options) ** 2), (0, 1)))(*arrays)
     text = str(jaxpr)
     assert text.count("conv_general_dilated[") == 3
     assert text.count("lhs_spec=(0, 3, 1, 2), rhs_spec=(3, 2, 0, 1), out_spec=(0, 3, 1, 2)") == 3
+
+
+def test_few_numbers_and_few_channels_are_multiplied():
+    for channels, convolutions in ((WAYS["one product"], 0), (WAYS["shifted products"], 0), (WAYS["routine"], 1)):
+        arrays, options = arguments(2, 3, 1, "SAME", 1, 1, channels=channels)
+        text = str(jax.make_jaxpr(lambda x, w, options=options: convolve(x, w, *options))(*arrays))
+        assert text.count("conv_general_dilated[") == convolutions
+        assert ("dot_general" in text) == (convolutions == 0)
+
+
+@pytest.mark.parametrize(
+    ("examples", "size", "count"),
+    [(128, 1024, 8), (128, 10, 128), (12, 3000, 2), (7, 3000, 1), (13, 1000, 13), (1, 10**6, 1)],
+)
+def test_examples_are_taken_in_equal_parts_that_stay_in_the_cache(examples, size, count):
+    """Thirteen of a thousand would be one at a time, with too little in each."""
+    assert convolution._at_a_time(examples, size, 8192) == count
 
 
 def test_grouped_convolutions_are_jaxs():

@@ -1,0 +1,119 @@
+"""What is written for speed on CPUs computes what it stands for: products, pooling, one pass of an optimizer."""
+
+import os
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+
+from jaxlocal import compiler
+from jaxlocal.layers import max_pool, product
+
+DENSE = (((1,), (0,)), ((), ()))
+
+
+def test_a_product_and_its_gradients_are_jaxs():
+    x, w, error = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(4, 7), (7, 5), (4, 5)]))
+
+    def value_and_gradients(multiply):
+        y, back = jax.vjp(lambda x, w: multiply(x, w, DENSE), x, w)
+        return y, *back(error)
+
+    for a, b in zip(value_and_gradients(product), value_and_gradients(lax.dot_general), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # sums of seven at most
+
+
+def test_gradients_of_a_products_gradients_too():
+    x, w = jax.random.normal(jax.random.key(0), (4, 7)), jax.random.normal(jax.random.key(1), (7, 5))
+
+    def curvature(multiply):
+        def slope(x, w):
+            dx, dw = jax.grad(lambda x, w: jnp.sum(jnp.tanh(multiply(x, w, DENSE))), (0, 1))(x, w)
+            return jnp.sum(dx**2) + jnp.sum(dw**2)
+
+        return jax.grad(slope, (0, 1))(x, w)
+
+    for a, b in zip(curvature(product), curvature(lax.dot_general), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)  # two more products, of numbers up to 10
+
+
+def test_the_gradients_products_run_along_the_rows_of_what_is_large():
+    """The kernel is read as it lies, for its rows are what the sum runs along; it is never turned over."""
+    x, w = jnp.ones((4, 7)), jnp.ones((7, 5))
+    program = jax.jit(jax.grad(lambda x, w: jnp.sum(product(x, w) ** 2), (0, 1))).lower(x, w).as_text()
+    assert "contracting_dims = [1] x [1]" in program  # W errorᵀ
+    assert "tensor<5x7xf32>" not in program  # Wᵀ
+
+
+def test_other_products_are_jaxs():
+    x, w = jax.random.normal(jax.random.key(0), (2, 3, 7)), jax.random.normal(jax.random.key(1), (7, 5))
+    layer = nn.Dense(5, use_bias=False, dot_general=product)
+    np.testing.assert_array_equal(layer.apply({"params": {"kernel": w}}, x), x @ w)
+
+
+@pytest.mark.parametrize(("size", "shape"), [(2, (3, 6, 4, 5)), (3, (2, 7, 9, 1)), (1, (1, 2, 2, 3))])
+def test_max_pooling_and_its_gradient_are_flaxs(size, shape):
+    x = jnp.round(2 * jax.random.normal(jax.random.key(0), shape))  # few values: most windows have equal ones
+    ours, back = jax.vjp(lambda x: max_pool(x, size), x)
+    flaxs, flaxs_back = jax.vjp(lambda x: nn.max_pool(x, (size, size), (size, size)), x)
+    error = jax.random.normal(jax.random.key(1), flaxs.shape)
+    np.testing.assert_array_equal(ours, flaxs)
+    np.testing.assert_array_equal(back(error)[0], flaxs_back(error)[0])
+
+
+TXS = {
+    "adam": optax.adam(1e-2),
+    "adamw": optax.adamw(optax.linear_schedule(1e-2, 0.0, 10)),
+    "momentum": optax.sgd(1e-2, momentum=0.9, nesterov=True),
+    "clipped": optax.chain(optax.clip_by_global_norm(0.1), optax.adam(1e-2)),
+}
+
+
+@pytest.mark.parametrize("tx", TXS.values(), ids=TXS)
+@pytest.mark.parametrize("fuses", [False, True])
+def test_an_optimizer_in_one_pass_is_the_optimizer_bit_for_bit(tx, fuses, monkeypatch):
+    monkeypatch.setattr(compiler, "fuses", lambda: fuses)
+
+    def run(tx):
+        @jax.jit
+        def step(weights, state, grads):
+            with jax.numpy_dtype_promotion("standard"):
+                moves, state = tx.update(grads, state, weights)
+            return optax.apply_updates(weights, moves), state
+
+        weights = {"a": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), "b": jnp.ones(4)}
+        state = tx.init(weights)
+        for i in range(4):
+            grads = jax.tree.map(lambda w, i=i: jax.random.normal(jax.random.key(i), w.shape), weights)
+            weights, state = step(weights, state, grads)
+        return weights, state
+
+    jax.tree.map(np.testing.assert_array_equal, run(compiler.one_pass(tx)), run(tx))
+
+
+def settings_of(flags):
+    """XLA_FLAGS, and whether the compiler fuses, in a process of its own."""
+    code = "import os; from jaxlocal import compiler; print(os.environ['XLA_FLAGS']); print(compiler.fuses())"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    set_to, fuses = result.stdout.splitlines()
+    return set_to, fuses == "True"
+
+
+def test_the_compiler_is_asked_for_what_helps():
+    set_to, fuses = settings_of("")
+    assert set_to == " ".join(compiler.SETTINGS)
+    assert fuses or jax.__version__.startswith("0.11")  # which takes the setting, but does not fuse all three
+
+
+def test_what_the_user_asks_of_the_compiler_stays():
+    given = "--xla_backend_extra_options=xla_cpu_optimize_for_size=false --xla_cpu_enable_fast_math=false"
+    set_to, fuses = settings_of(given)
+    assert set_to == " ".join([given, *compiler.SETTINGS[:-1]])
+    assert not fuses
