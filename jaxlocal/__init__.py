@@ -8,12 +8,9 @@ params = rule.init(jax.random.key(0), batch)
 params = rule.update(params, batch)
 """
 
-from jaxlocal import compiler
-
-compiler.configure()  # before the first computation
-
-from jaxlocal import (  # noqa: E402
+from jaxlocal import (
     augmentation,
+    compiler,
     data,
     diagnostics,
     layers,
@@ -42,6 +39,7 @@ __all__ = [
     "Rule",
     "__version__",
     "augmentation",
+    "compiler",
     "cross_entropy",
     "data",
     "data_parallel",
@@ -64,3 +62,5 @@ __all__ = [
     "training",
     "upward",
 ]
+
+compiler.configure()  # before anything is computed: nothing above does

@@ -1,8 +1,9 @@
 """What XLA's CPU compiler is asked to do, and an optimizer's step in one pass over the weights.
 
-Adam must read four words a weight and write three. As XLA compiles it, it does so in three passes, and reads the moments
-and the gradient again in each; besides, all weights are copied at the start of a step, even if they are donated. Two
-passes of the compiler, both off by default, help: they change where numbers are kept, not the numbers.
+Adam must read four words a weight and write three. XLA makes three loops of it, and reads the moments and the gradient
+again in each; besides, all weights are copied at the start of a step, even if they are donated, and gradients are made
+long before they are used. The settings help: they change where numbers are kept and when they are made, not the
+numbers.
 """
 
 import os
@@ -23,7 +24,7 @@ SETTINGS = (
 
 
 def configure() -> None:
-    """Put the settings into XLA_FLAGS, but for those that are there already: XLA reads them at the first computation."""
+    """Put the settings into XLA_FLAGS, which XLA reads at the first computation; what is there already stays."""
     given = os.environ.get("XLA_FLAGS", "")
     new = (setting for setting in SETTINGS if setting.split("=")[0] not in given)
     os.environ["XLA_FLAGS"] = " ".join([given, *new]).strip()

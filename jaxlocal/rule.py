@@ -87,6 +87,7 @@ class Part(NamedTuple):
     teach: Callable[[Weights, tuple[Tree, ...], Message, jax.Array], tuple[Lesson, Message]] | None = None
 
 
+Settle = Callable[[Weights, Weights], Weights]
 TeachAll = Callable[[tuple[Component, ...], Batch, tuple[jax.Array, ...]], tuple[Lesson, ...]]
 
 
@@ -129,6 +130,7 @@ def make_rule(
     effective: Callable[[Params], Tree] | None = None,
     scores: Callable[[Params, jax.Array, jax.Array | None], jax.Array] | None = None,
     alternate: int | None = None,
+    settle: Settle | None = None,
 ) -> Rule:
     """Build a rule from the parts of its network and what it teaches them.
 
@@ -143,6 +145,8 @@ def make_rule(
       effective: the weights that `predict` reads; by default all forward weights.
       scores: `(params, x, key) -> scores`; by default the network's layers, one after the other.
       alternate: None, or the number of steps after which "inverse" and the other roles take turns, inverses first.
+      settle: `(weights, moves) -> moves`, both by role, with the last word on what the optimizers propose: it may
+        change moves, or add those of a role that has no optimizer. Frozen layers are None in both.
 
     Returns:
       The rule.
@@ -162,13 +166,15 @@ def make_rule(
     def descend(part: Part, component: Component, lesson: Lesson, roles: Collection[str]) -> Component:
         """One optimizer step of each of the roles; the statistics and the count move on in any case."""
         weights, opt = dict(component.weights), dict(component.opt)
+        old = {role: free(part, tree) for role, tree in weights.items()}
+        moves = {}
         for role in sorted(opt.keys() & roles):  # in one order, or each process would compile a program of its own
-            old = free(part, weights[role])
-            if not jax.tree.leaves(old):  # nothing to move, and some optimizers cannot
+            if not jax.tree.leaves(old[role]):  # nothing to move, and some optimizers cannot
                 continue
             with jax.numpy_dtype_promotion("standard"):  # optax mixes its int32 counts with floats
-                updates, opt[role] = txs[role].update(free(part, lesson.grads[role]), opt[role], old)
-            new = optax.apply_updates(old, updates)
+                moves[role], opt[role] = txs[role].update(free(part, lesson.grads[role]), opt[role], old[role])
+        for role, move in (settle(old, moves) if settle and moves else moves).items():
+            new = optax.apply_updates(old[role], move)
             if isinstance(new, tuple):
                 new = tuple(w if v is None else v for v, w in zip(new, weights[role], strict=True))
             weights[role] = new
@@ -284,6 +290,12 @@ def own(n: int) -> np.ndarray:
 def decayed(tx: optax.GradientTransformation, rate: float) -> optax.GradientTransformation:
     """W ← W + update - rate·W on every weight but biases and scales: not multiplied by the learning rate."""
     return optax.chain(tx, optax.add_decayed_weights(-rate, mask=kernels))
+
+
+def shrunk(moves: Tree, weights: Tree, rate: float) -> Tree:
+    """What `decayed` makes of these moves of its optimizer."""
+    tx = decayed(optax.identity(), rate)
+    return tx.update(moves, tx.init(weights), weights)[0]
 
 
 def l2(strength: float) -> optax.GradientTransformation:

@@ -252,9 +252,16 @@ DEFECTS = (
     Defect(
         "kp: B has the optimizer of W",
         "rules/feedback.py",
-        "decayed(feedback_tx or tx, feedback_decay)",
+        "decayed(feedback_tx, feedback_decay)",
         "decayed(tx, feedback_decay)",
         equations("kp-dense tanh"),
+    ),
+    Defect(
+        "kp: B, where it takes the moves of W, has the decay of W",
+        "rules/feedback.py",
+        'weights["feedback"], feedback_decay),',
+        'weights["feedback"], decay),',
+        "test_identities.py::test_kp_with_one_optimizer_for_both_is_kp_with_two_of_the_same",
     ),
     Defect(
         "kp: the decay is multiplied by the learning rate",
@@ -670,6 +677,49 @@ DEFECTS = (
         "weights, x = jax.tree.map(lambda leaf: leaf.astype(dtype), (weights, x))",
         "weights = jax.tree.map(lambda leaf: leaf.astype(dtype).astype(leaf.dtype), weights)",
         parallel("layers_compute_in_fewer_bits_and_nothing_else_does[bp]"),
+    ),
+    # What is written for speed.
+    Defect(
+        "fast: a product's error comes back through the kernel's size alone",
+        "product.py",
+        "lax.dot_general(kernel, error,",
+        "lax.dot_general(abs(kernel), error,",
+        "test_fast.py::test_a_product_and_its_gradients_are_jaxs",
+    ),
+    Defect(
+        "fast: max pooling sends the error to the last of the greatest",
+        "pooling.py",
+        "windows[:, :, row, :, column] > greatest",
+        "windows[:, :, row, :, column] >= greatest",
+        "test_fast.py::test_max_pooling_and_its_gradient_are_flaxs[2-shape0]",
+    ),
+    Defect(
+        "fast: a dilated kernel sees its neighbours",
+        "convolution.py",
+        "start = np.array(offset) * steps",
+        "start = np.array(offset)",
+        "test_convolution.py::test_values_and_gradients_are_jaxs[one product-2-True]",
+    ),
+    Defect(
+        "fast: shifted products are those of the kernel mirrored",
+        "convolution.py",
+        "start, stop = np.array(offset), np.array(offset) + length",
+        "start, stop = (at := np.array(reach) - 1 - np.array(offset)), at + length",
+        "test_convolution.py::test_values_and_gradients_are_jaxs[shifted products-2-False]",
+    ),
+    Defect(
+        "fast: a kernel's gradient is that of the last examples alone",
+        "convolution.py",
+        "return total + _routine(",
+        "return _routine(",
+        "test_convolution.py::test_values_and_gradients_are_jaxs[routine-2-True]",
+    ),
+    Defect(
+        "fast: an optimizer in one pass forgets its state",
+        "compiler.py",
+        "return moves, new_state",
+        "return moves, state",
+        "test_fast.py::test_an_optimizer_in_one_pass_is_the_optimizer_bit_for_bit[True-adam]",
     ),
 )
 

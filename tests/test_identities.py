@@ -75,6 +75,22 @@ def test_feedback_through_the_transposed_weights_is_backprop(make, settings, net
     assert_close(forward_weights(run(rule, params, [batch])), forward_weights(theirs))
 
 
+def test_kp_with_one_optimizer_for_both_is_kp_with_two_of_the_same():
+    """By default B takes the moves of W; with an optimizer of its own it makes the same ones from the same gradient."""
+    net, batches = NETS["dense"], [make_batch(NETS["dense"])] * 3
+    decays = {"decay": 1e-3, "feedback_decay": 1e-2, "frozen": {1}}
+    one, two = (jl.rules.kp(net, optax.adam(1e-2), **decays, **own) for own in ({}, {"feedback_tx": optax.adam(1e-2)}))
+    params = two.init(jax.random.key(0), batches[0])
+    (start,) = params.components
+    alone = one.init(jax.random.key(0), batches[0])
+    for role in ("forward", "feedback"):
+        alone = with_weights(alone, role, start.weights[role])
+    assert list(alone.components[0].opt) == ["forward"]
+    expected = run(two, params, batches).components[0].weights
+    assert_close(run(one, alone, batches).components[0].weights, expected)
+    assert_close(expected["feedback"][1], start.weights["feedback"][1])  # frozen
+
+
 def test_kolen_pollack_from_the_transposed_weights_with_equal_decay_stays_backprop():
     net = NETS["dense"]
     batches = [make_batch(net, seed=seed) for seed in range(10)]

@@ -1,8 +1,9 @@
 """Feedback alignment and Kolen-Pollack learning: the error goes back through other weights than it came by."""
 
+import operator
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -20,12 +21,14 @@ from jaxlocal.rule import (
     Message,
     Part,
     Rule,
+    Settle,
     Weights,
     decayed,
     everywhere,
     init_forward,
     kernels,
     make_rule,
+    shrunk,
 )
 
 Feedback = dict[str, jax.Array]  # of one layer: the path of a linear module inside it -> its B, laid out as its W
@@ -101,7 +104,8 @@ def kp(
     Args:
       net: the network, as for `fa`.
       tx: the optimizer of the forward weights.
-      feedback_tx: the optimizer of B; by default as `tx`.
+      feedback_tx: the optimizer of B; by default B takes the very moves of W, whose gradient it has, so that one
+        optimizer state serves both.
       decay: λ of the forward weights.
       feedback_decay: λ of B; by default as `decay`.
       feedback_init: the initialiser of B; by default each linear map's own.
@@ -123,8 +127,22 @@ def kp(
     feedback_decay = decay if feedback_decay is None else feedback_decay
     checks.share("decay", decay)
     checks.share("feedback_decay", feedback_decay)
-    txs = {"forward": decayed(tx, decay), "feedback": decayed(feedback_tx or tx, feedback_decay)}
-    return _carried_back(net, txs, feedback_init, frozen)
+    if feedback_tx is not None:
+        txs = {"forward": decayed(tx, decay), "feedback": decayed(feedback_tx, feedback_decay)}
+        return _carried_back(net, txs, feedback_init, frozen)
+
+    def settle(weights: Weights, moves: Weights) -> Weights:
+        """B moves as its W does; then both decay."""
+        as_forward = tuple(
+            feedback and {path: _inside(layer, path)["kernel"] for path in feedback}
+            for layer, feedback in zip(moves["forward"], weights["feedback"], strict=True)
+        )
+        return {
+            "forward": shrunk(moves["forward"], weights["forward"], decay),
+            "feedback": shrunk(as_forward, weights["feedback"], feedback_decay),
+        }
+
+    return _carried_back(net, {"forward": tx}, feedback_init, frozen, settle)
 
 
 def _carried_back(
@@ -132,6 +150,7 @@ def _carried_back(
     txs: dict[str, optax.GradientTransformation],
     feedback_init: nn.initializers.Initializer | None,
     frozen: Collection[int],
+    settle: Settle | None = None,
 ) -> Rule:
     """Backpropagation with the error carried by B through every linear map. The gradient of B is that of W."""
     if feedback_init is not None:
@@ -163,7 +182,12 @@ def _carried_back(
 
     parts = (Part(tuple(range(len(net.layers))), init),)
     locality = {"forward": everywhere(1), "feedback": everywhere(1)}
-    return make_rule(net, parts, txs, teach, locality=locality, frozen=frozen)
+    return make_rule(net, parts, txs, teach, locality=locality, frozen=frozen, settle=settle)
+
+
+def _inside(tree: Tree, path: str) -> Tree:
+    """What a layer's tree has of the module at this path, names with slashes in between."""
+    return reduce(operator.getitem, filter(None, path.split("/")), tree)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

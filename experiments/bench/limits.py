@@ -1,0 +1,93 @@
+"""What the machine could do at best: how fast it moves and multiplies, and how much of both a step needs.
+
+A step's least time is taken as operations / rate + bytes / bandwidth, nothing overlapped; if all of it were
+overlapped, the larger of the two. Operations are those of the matrix products and convolutions that the hand-written
+program's jaxpr asks for, which does nothing twice. Bytes are those of the state that cannot stay in a cache: whatever
+changes is read and written, whatever stays is read, and an optimizer reads its gradient; with Adam 7 words for each
+weight that learns. Activations count nothing.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+Tree = Any
+
+BANDWIDTH_BYTES = 1 << 28  # of the array that is multiplied in place: no cache holds it
+RATE_SIZE = 2048  # rows and columns of the matrices
+REPEATS = 5
+
+
+def operations(function: Callable[..., Any], *arguments: Any) -> int:
+    """Multiplications and additions of the matrix products and convolutions of one call."""
+    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _count(jaxpr: Jaxpr) -> int:
+    return sum(_count_one(equation) for equation in jaxpr.eqns)
+
+
+def _count_one(equation: Any) -> int:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        shape = equation.invars[0].aval.shape
+        return 2 * equation.outvars[0].aval.size * prod(shape[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval
+        return 2 * equation.outvars[0].aval.size * kernel.size // kernel.shape[params["dimension_numbers"].rhs_spec[0]]
+    inner = [_count(jaxpr) for jaxpr in _jaxprs(params.values())]
+    if name == "cond":
+        return max(inner)
+    return params.get("length", 1) * sum(inner)
+
+
+def _jaxprs(values: Any) -> Iterator[Jaxpr]:
+    for value in values:
+        if isinstance(value, ClosedJaxpr):
+            yield value.jaxpr
+        elif isinstance(value, Jaxpr):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _jaxprs(value)
+
+
+def bytes_moved(step: Callable[[Tree, Tree], Tree], state: Tree, batch: Tree, moments: Tree) -> int:
+    """The least that a step moves; `moments` is the part of the state that is the optimizer's, two for a gradient."""
+    jaxpr = jax.make_jaxpr(step)(state, batch).jaxpr
+    leaves = jax.tree.leaves(state)
+    changed = [before is not after for before, after in zip(jaxpr.invars, jaxpr.outvars, strict=False)]
+    moved = sum((1 + change) * _size(leaf) for leaf, change in zip(leaves, changed, strict=True))
+    return moved + sum(map(_size, jax.tree.leaves(moments))) // 2
+
+
+def _size(leaf: Any) -> int:
+    """Bytes of an array of numbers; counts and random keys are nothing."""
+    return leaf.size * leaf.dtype.itemsize if jnp.issubdtype(leaf.dtype, jnp.floating) else 0
+
+
+def measure() -> dict[str, float]:
+    """Bytes a second through memory and operations a second in a matrix product, the best of several."""
+
+    @partial(jax.jit, donate_argnums=0)
+    def scale(a: jax.Array) -> jax.Array:
+        return a * 1.0001
+
+    product = jax.jit(jnp.matmul)
+    array = jnp.ones(BANDWIDTH_BYTES // 4)
+    matrix = jnp.ones((RATE_SIZE, RATE_SIZE))
+    moving, multiplying = [], []
+    for _ in range(1 + REPEATS):  # the first one compiles, and is never the best
+        start = time.perf_counter()
+        array = jax.block_until_ready(scale(array))
+        middle = time.perf_counter()
+        jax.block_until_ready(product(matrix, matrix))
+        moving.append(middle - start)
+        multiplying.append(time.perf_counter() - middle)
+    return {"bandwidth": 2 * BANDWIDTH_BYTES / min(moving), "rate": 2 * RATE_SIZE**3 / min(multiplying)}

@@ -1,0 +1,47 @@
+"""What is trained: three nets and their batches, as plain numbers that travel from process to process."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+RULES = ("bp", "al", "dfa", "fa", "kp", "dkp", "drtp", "tp", "dtp", "sdtp", "ao_sdtp")
+TARGET_PROP = RULES[7:]  # these want an activation with a bounded range, and no pooling
+CLASSES = 10
+RATE = 1e-4  # of Adam
+SEED = 0
+
+
+class Net(NamedTuple):
+    """A net, its batch, and how many of its steps make a measurement long enough."""
+
+    batch: int
+    inputs: tuple[int, ...]  # shape of an example; an image makes it `jl.models.conv2`
+    hidden: tuple[int, ...] = ()
+    activation: str = "relu"
+    al_hidden: tuple[int, ...] | None = None  # where associated learning has its weights elsewhere: in its bridges
+    steps: int = 10
+
+    def of(self, rule: str) -> Self:
+        """The net as this rule trains it."""
+        if rule == "al" and self.al_hidden:
+            return self._replace(hidden=self.al_hidden)
+        return self._replace(activation="tanh") if rule in TARGET_PROP else self
+
+    @property
+    def images(self) -> bool:
+        """Whether it is the convolutional one."""
+        return len(self.inputs) > 1
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Self:
+        """A net again, out of JSON, which has no tuples."""
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**given)
+
+
+NETS = {
+    "mlp": Net(32, (784,), (1024, 1024, 5120, 1024, 1024), al_hidden=(1024, 1024), steps=10),
+    "conv2": Net(128, (32, 32, 3), steps=4),
+    "deep": Net(128, (784,), (128,) * 32, "tanh", steps=20),
+}
