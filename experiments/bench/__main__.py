@@ -104,7 +104,7 @@ def programs(name: str, net: Net, rules: Sequence[str], quick: bool = False) -> 
         return [UNIT, *(Program("jaxlocal", rule) for rule in rules), *fused]
     return [
         UNIT,
-        UNIT._replace(form="scan"),
+        *([] if net.images else [UNIT._replace(form="scan")]),  # plain convolutions in a scan: seconds a step
         *(Program("plain", rule) for rule in rules if rule != "bp"),
         *(Program("jaxlocal", rule, form) for rule in rules for form in ("update", "scan")),
         *(Program("torch", peer) for peer in peers),
