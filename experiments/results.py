@@ -149,7 +149,12 @@ def table(rows: Sequence[Row]) -> str:
 
 def markdown(path: Path) -> str:
     """A record as a Markdown table."""
-    header, *body = _cells(load(path)["rows"])
+    return as_markdown(load(path)["rows"])
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table."""
+    header, *body = _cells(rows)
     rule = [":--", *["--:"] * (len(header) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, rule, *body])
 

@@ -223,7 +223,7 @@ def make_rule(
         learnt = []
         for learn_one, component in zip(learn or (), params.components, strict=True):
             learnt.append(learn_one(component, message))
-            message = learnt[-1][1]
+            message = _once_made(learnt[-1][0], learnt[-1][1])
         return learnt
 
     def take_turn(roles: Collection[str], params: Params, batch: Batch) -> tuple[Params, Info]:
@@ -255,6 +255,20 @@ def make_rule(
         return (scores or layer_by_layer)(params, x, key)
 
     return Rule(init, update, step, predict, net, lessons, effective or forward_weights, locality.__getitem__, learn)
+
+
+def _once_made(component: Component, message: Message) -> Message:
+    """The same message, but only once the component has learnt: so its activations make room for the next one's.
+
+    XLA would go forward through all components first. A barrier does not hold it back, for it is removed before the
+    order is chosen; a question about the new weights does.
+    """
+    made = [leaf.ravel()[0] for leaf in jax.tree.leaves((component.weights, component.opt)) if leaf.size]
+    numbers = [leaf for leaf in made if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    if not numbers:
+        return message
+    known = jnp.all(jnp.stack([leaf == leaf for leaf in numbers]))  # noqa: PLR0124 - whether it is a number
+    return jax.tree.map(lambda leaf: jnp.where(known, leaf, jnp.full((), jnp.nan, leaf.dtype)), message)
 
 
 def forward_weights(params: Params) -> tuple[Tree, ...]:
