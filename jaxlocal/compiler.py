@@ -39,8 +39,10 @@ def one_pass(tx: optax.GradientTransformation) -> optax.GradientTransformation:
 
     Example:
       >>> from jaxlocal.compiler import one_pass
-      >>> tx = one_pass(optax.adam(1e-3))
+      >>> tx = one_pass(optax.sgd(0.5, momentum=0.9))
       >>> moves, state = tx.update(jnp.ones(3), tx.init(jnp.ones(3)), jnp.ones(3))
+      >>> moves.tolist()
+      [-0.5, -0.5, -0.5]
     """
 
     def update(grads: Tree, state: Tree, params: Tree | None = None) -> tuple[Tree, Tree]:

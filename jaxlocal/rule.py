@@ -267,7 +267,7 @@ def _once_made(component: Component, message: Message) -> Message:
     numbers = [leaf for leaf in made if jnp.issubdtype(leaf.dtype, jnp.floating)]
     if not numbers:
         return message
-    known = jnp.all(jnp.stack([leaf == leaf for leaf in numbers]))  # noqa: PLR0124 - whether it is a number
+    known = ~jnp.any(jnp.stack([jnp.isnan(leaf) for leaf in numbers]))
     return jax.tree.map(lambda leaf: jnp.where(known, leaf, jnp.full((), jnp.nan, leaf.dtype)), message)
 
 

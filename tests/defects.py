@@ -231,8 +231,8 @@ DEFECTS = (
     Defect(
         "fa: B learns",
         "rules/feedback.py",
-        '_carried_back(net, {"forward": tx},',
-        '_carried_back(net, {"forward": tx, "feedback": tx},',
+        '{"forward": tx}, feedback_init, frozen)',
+        '{"forward": tx, "feedback": tx}, feedback_init, frozen)',
         equations("fa-conv pooled"),
     ),
     Defect(

@@ -26,7 +26,16 @@ from experiments import results
 from jaxlocal import cli, config, flags
 
 MODULES = [module.name for module in pkgutil.walk_packages(jl.__path__, "jaxlocal.")]
-INTERNAL = {"checks", "convolution", "flags", "packing", "schedule", "version"}  # without a page of their own
+INTERNAL = {
+    "checks",
+    "convolution",
+    "flags",
+    "packing",
+    "pooling",
+    "product",
+    "schedule",
+    "version",
+}  # without a page of their own
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 COMMANDS = {  # how the arguments of each are read
     "train": cli.Train,
@@ -198,8 +207,9 @@ def test_tables_are_those_of_the_recorded_results(page, tables):
 
 def test_every_recorded_table_is_shown(tables):
     shown = {page: set(tables.names((ROOT / page).read_text())) for page in PAGES}
-    assert shown["README.md"] >= {"digits", "mnist"}
+    assert shown["README.md"] >= {"digits", "mnist", "bench"}
     assert shown["docs/multi-device.md"] == {"pipeline/speed"}
+    assert shown["docs/speed.md"] == {f"bench/{path.stem}" for path in (results.RESULTS / "bench").glob("*.json")}
     assert shown["docs/results.md"] == {path.stem for path in results.RESULTS.glob("*.json")} | {"speed/fit"}
 
 
