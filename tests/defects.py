@@ -422,8 +422,8 @@ DEFECTS = (
     Defect(
         "rule: optimizer states are not kept",
         "rule.py",
-        "updates, opt[role] = txs[role].update(",
-        "updates, _ = txs[role].update(",
+        "moves[role], opt[role] = txs[role].update(",
+        "moves[role], _ = txs[role].update(",
         details("optimizers_keep_their_states"),
     ),
     Defect(
