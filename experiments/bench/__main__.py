@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, Self
 
 from experiments import results
+from experiments.bench import overview
 from experiments.bench.nets import NETS, RULES, TARGET_PROP, Net
 from jaxlocal import flags
 
@@ -314,6 +316,8 @@ def main(
                 "bench memory", rows, command(args, "--memory"), settings, note=MEMORY_NOTE, out=out / "memory.json"
             )
             print(f"recorded in {path}")
+            if find_spec("matplotlib"):
+                overview.draw_memory(rows, path.with_suffix(".png"))
 
 
 NOTE = (

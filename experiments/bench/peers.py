@@ -53,8 +53,8 @@ def model(net: Net) -> nn.Module:
     """The net, its last layer linear."""
     if net.images:
         height, width, channels = net.inputs
-        conv = [nn.Conv2d(channels, 32, 3, padding="same"), nn.BatchNorm2d(32), nn.ReLU()]
-        pooled = [nn.Conv2d(32, 32, 3, padding="same"), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
+        conv = [nn.Conv2d(channels, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()]
+        pooled = [nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
         dense = [nn.Linear(32 * (height // 2) * (width // 2), 128), nn.BatchNorm1d(128), nn.ReLU()]
         return nn.Sequential(*conv, *pooled, *dense, nn.Linear(128, CLASSES))
     activation = {"relu": nn.ReLU, "tanh": nn.Tanh}[net.activation]
