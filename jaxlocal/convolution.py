@@ -89,19 +89,22 @@ def _convolve(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
         return _one_product(window, x, kernel)
     ones = (1,) * len(reach)
     if channels in CHANNELS and window.strides == window.lhs_dilation == window.rhs_dilation == ones:
-        x = lax.pad(
-            x, jnp.zeros((), x.dtype), ((0, 0, 0), *((low, high, 0) for low, high in window.padding), (0, 0, 0))
-        )
+        x = _padded(window, x)
         count = _at_a_time(len(x), prod(x.shape[1:-1]) * prod(reach) * features, PRODUCTS)
         y = lax.map(partial(_shifted_products, window, kernel), x.reshape(-1, count, *x.shape[1:]))
         return y.reshape(len(x), *y.shape[2:])
     return _routine(window, x, kernel)
 
 
+def _padded(window: Window, x: jax.Array) -> jax.Array:
+    """The images with zeros around and, where they are dilated, between."""
+    pads = ((low, high, step - 1) for (low, high), step in zip(window.padding, window.lhs_dilation, strict=True))
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
+
+
 def _one_product(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """What the kernel sees at each place side by side, times the kernel as a matrix."""
-    pads = ((low, high, step - 1) for (low, high), step in zip(window.padding, window.lhs_dilation, strict=True))
-    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
+    x = _padded(window, x)
     *reach, channels, features = kernel.shape
     steps = np.array(window.rhs_dilation)
     length = np.array(x.shape[1:-1]) - (np.array(reach) - 1) * steps
