@@ -264,7 +264,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help=f"{QUICK_ROUNDS} rounds of {', '.join(QUICK_RULES)}, called step by step: some two minutes",
+        help=f"{QUICK_ROUNDS} rounds of {', '.join(QUICK_RULES)}, called step by step: some three minutes",
     )
     parser.add_argument(
         "--out", type=flags.folder, default=results.RESULTS / "bench", metavar="FOLDER", help="records go here"
