@@ -15,12 +15,16 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = dict[str, Any]  # see `row`; or, where no accuracies are compared, the table's columns by name
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results"
+PICTURES = ROOT / "docs" / "pictures" / "papers"
 SPLITS = ("train", "validation", "test")
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -95,6 +99,15 @@ def record(
     draft = path.with_name(f".{path.name}.{os.getpid()}")  # a reader, or a crash, never meets half a file
     draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     draft.replace(path)
+    return path
+
+
+def draw(figure: "Figure", name: str, out: Path | None = None) -> Path:
+    """Save a figure beside the pages that show it, or in the folder `out`."""
+    path = (out or PICTURES) / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    print(f"drawn: {path}", flush=True)
     return path
 
 

@@ -96,7 +96,7 @@ def train(
         Checkpoints(folder / "checkpoints") as checkpoints,
     ):
         like = template(config, built)
-        start = _restored(checkpoints, like) if goes_on else None
+        start = last_state(checkpoints, like) if goes_on else None
         done = len(start.history) if start else 0
         if config.epochs < done:
             raise ConfigError(
@@ -319,20 +319,13 @@ class _Record:
         began = time.monotonic()
         with self._writing():
             if self._best and self._best.step < state.step:
-                self._write(self._best, score=goodness(self._best.history[-1]))
+                save_state(self._checkpoints, self._best, score=goodness(self._best.history[-1]))
             is_best = self._best is not None and self._best.step == state.step
-            self._write(state, score=goodness(state.history[-1]) if is_best else None)
+            save_state(self._checkpoints, state, score=goodness(state.history[-1]) if is_best else None)
         self._best, self._saved = None, state.step
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - began
 
-    def _write(self, state: State, score: float | None) -> None:
-        facts = {
-            "step": state.step,
-            "sums": jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), list(state.sums)),
-            "history": list(state.history),
-        }
-        self._checkpoints.save(state.step, state.params, facts, score)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -480,7 +473,18 @@ def search(flags: Any, say: Say) -> None:
     say(f"picture: {folder / 'histograms.png'}")
 
 
-def _restored(checkpoints: Checkpoints, like: Params) -> State | None:
+def save_state(checkpoints: Checkpoints, state: State, score: float | None = None) -> None:
+    """Save all that `fit` needs to go on."""
+    facts = {
+        "step": state.step,
+        "sums": jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), list(state.sums)),
+        "history": list(state.history),
+    }
+    checkpoints.save(state.step, state.params, facts, score)
+
+
+def last_state(checkpoints: Checkpoints, like: Params) -> State | None:
+    """Where `fit` goes on, if anything was saved; `like` has the shapes of the parameters."""
     saved = checkpoints.latest(like)
     if saved is None:
         return None
