@@ -116,14 +116,19 @@ def load(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def finished(path: Path, settings: Mapping[str, Any]) -> dict[str, Row]:
-    """The rows in a file that this very code made with these very settings, by rule."""
+def begun(path: Path, settings: Mapping[str, Any]) -> list[Row]:
+    """The rows in a file that this very code made with these very settings."""
     try:
         made = load(path)
     except FileNotFoundError:
-        return {}
-    same = all(made[key] == value for key, value in {**code(), "settings": dict(settings)}.items())
-    return {row["rule"]: row for row in made["rows"]} if same else {}
+        return []
+    expected = json.loads(json.dumps({**code(), "settings": dict(settings)}))
+    return made["rows"] if all(made[key] == value for key, value in expected.items()) else []
+
+
+def finished(path: Path, settings: Mapping[str, Any]) -> dict[str, Row]:
+    """The same by rule."""
+    return {row["rule"]: row for row in begun(path, settings)}
 
 
 @cache  # the code that runs is the code as it was at the start
@@ -138,7 +143,7 @@ def code() -> dict[str, str]:
 
     try:
         commit = git("rev-parse", "HEAD")
-        if git("status", "--porcelain", "--", ".", ":!experiments/results"):
+        if git("status", "--porcelain", "--", ".", ":!experiments/results", ":!docs/pictures"):
             commit += " + uncommitted changes"
     except (FileNotFoundError, subprocess.CalledProcessError):  # no git, or no repository
         commit = "unknown"

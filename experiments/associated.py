@@ -1,0 +1,143 @@
+"""Associated Learning's networks with the paper's settings, and backpropagation's with as many weights that predict."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import optax
+
+import jaxlocal as jl
+from experiments.study import Steps
+from jaxlocal.layers import Activation, InitMaker, dense
+from jaxlocal.rules.associated import Coder, code
+
+PAPERS_EPOCHS = 200
+SEEDS = 3  # the paper does not say how many runs its spread is of
+SCHEDULE = "times 0.1 after 40, 60 and 80 % of the steps, times 0.5 after 90 %"
+
+
+class Net(NamedTuple):
+    """A network of the paper: the blocks that either rule trains, and how."""
+
+    make: Callable[[Activation, bool], jl.Network]  # of an activation, and of whether there is batch norm
+    components: Sequence[int]  # blocks of each
+    width: int  # of the targets' codes
+    told: str
+    rate: float = 1e-4
+    decay: tuple[float, float] = (0.0, 0.0)  # L2, of BP and of AL
+    norm: tuple[bool, bool] = (False, False)  # where the blocks leave it open: of BP and of AL
+
+
+def mlp(width: int, components: int = 2) -> Net:
+    """So many layers of `width` units, each a component."""
+    told = f"{components} layers of {width} units"
+    return Net(
+        lambda activation, _: jl.models.mlp((width,) * components, activation=activation),
+        (1,) * components,
+        width,
+        told,
+    )
+
+
+def cnn(classes: int = 10) -> Net:
+    """The vanilla CNN, two convolutions a component, as in the authors' code."""
+    told = "vanilla_cnn, 4 components, width 256"
+    return Net(lambda activation, _: jl.models.vanilla_cnn(classes, activation=activation), (2, 2, 2, 2), 256, told)
+
+
+def resnet(depth: int, classes: int = 10) -> Net:
+    """The stem, then a component a stage."""
+    blocks = depth // 6
+    told = f"resnet({depth}), components (1, {blocks}, {blocks}, {blocks}), width 300"
+    components = (1, blocks, blocks, blocks)
+    return Net(lambda *_: jl.models.resnet(depth, classes), components, 300, told, rate=1e-3, decay=(1e-4, 1e-4))
+
+
+def vgg(classes: int = 10) -> Net:
+    """The authors' VGG: batch norm for backpropagation only."""
+    told = "vgg, 4 components, width 300"
+
+    def make(activation: Activation, norm: bool) -> jl.Network:
+        return jl.models.vgg(classes, activation=activation, norm=norm)
+
+    return Net(make, (2, 2, 2, 2), 300, told, decay=(5e-4, 1e-5), norm=(True, False))
+
+
+def adam(rate: optax.ScalarOrSchedule, decay: float = 0.0) -> optax.GradientTransformation:
+    """With the gradient of decay/2 · ‖W‖² where there is decay."""
+    return optax.chain(optax.add_decayed_weights(decay), optax.adam(rate)) if decay else optax.adam(rate)
+
+
+def bp(net: Net, steps: Steps) -> jl.Rule:
+    """The baseline: ReLU, cross entropy, the paper's schedule."""
+    blocks = net.make(nn.relu, net.norm[0])
+    tx = adam(jl.training.al_schedule(net.rate, steps.total), net.decay[0])
+    return jl.rules.bp(jl.models.matched(blocks, len(net.components), net.width), tx)
+
+
+def al(net: Net, steps: Steps) -> jl.Rule:
+    """ELU, the paper's schedule, and twice the rate for encoders and decoders."""
+    blocks = net.make(nn.elu, net.norm[1])
+
+    def tx(rate: float) -> optax.GradientTransformation:
+        return adam(jl.training.al_schedule(rate, steps.total), net.decay[1])
+
+    return jl.rules.al(
+        blocks, tx(net.rate), autoencoder_tx=tx(2 * net.rate), components=net.components, width=net.width
+    )
+
+
+def dtp(width: int, steps: Steps) -> jl.Rule:
+    """Difference target propagation on the baseline's layers, with tanh; Bartunov et al.'s settings for MNIST."""
+    net = jl.models.mlp(
+        (width, width, 5 * width, width, width), activation=nn.tanh, init=nn.initializers.glorot_uniform
+    )
+    forward = optax.adam(0.000308, b1=0.99, b2=0.99, eps=1e-4)
+    inverse = optax.adam(0.004593, b1=0.99, b2=0.99, eps=1e-4)
+    return jl.rules.dtp(net, forward, inverse_tx=inverse, alpha=0.231758, noise=0.220444, alternate=steps.epoch)
+
+
+class Setting(NamedTuple):
+    """What the authors left open; None where a rule has no such thing."""
+
+    rate: float
+    activation: str = "elu"
+    init: str = "he_normal"
+    ratio: float | None = None  # of the rate of encoders and decoders to that of the rest
+    bridge: int | None = None  # units of the bridges' hidden layer for each unit of the code; 0 is none
+    width: int | None = None  # of the codes
+    dropout: float | None = None
+
+
+ACTIVATIONS: Mapping[str, Activation] = {"elu": nn.elu, "relu": nn.relu, "tanh": nn.tanh}
+INITS: Mapping[str, InitMaker] = {
+    "he_normal": nn.initializers.he_normal,
+    "glorot_uniform": nn.initializers.glorot_uniform,
+    "lecun_normal": nn.initializers.lecun_normal,
+}
+
+
+def bridge(times: int) -> Coder:
+    """A bridge with a hidden layer of so many times the code's width; a single layer if 0."""
+    return (lambda width: nn.Sequential([dense(times * width, nn.sigmoid), code(width)])) if times else code
+
+
+def tuned(rule: str, net: Net, setting: Setting, steps: Steps) -> jl.Rule:
+    """The rule with a setting of `beyond_tuning`: dense layers, Adam whose rate falls to zero by a cosine."""
+    hidden, times = (net.width,) * len(net.components), setting.bridge or 0
+    activation, init = ACTIVATIONS[setting.activation], INITS[setting.init]
+
+    def tx(rate: float) -> optax.GradientTransformation:
+        return optax.adam(optax.cosine_decay_schedule(rate, steps.total))
+
+    if rule == "bp":
+        wide = (*hidden, 5 * net.width, *hidden)  # as `jl.models.matched`, all of one kind
+        blocks = jl.models.mlp(wide, activation=activation, init=init, dropout=setting.dropout or 0.0)
+        return jl.rules.bp(blocks, tx(setting.rate))
+    return jl.rules.al(
+        jl.models.mlp(hidden, activation=activation, init=init),
+        tx(setting.rate),
+        autoencoder_tx=tx((setting.ratio or 1.0) * setting.rate),
+        bridge=bridge(times),
+        width=setting.width,
+    )

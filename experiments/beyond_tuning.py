@@ -1,0 +1,118 @@
+"""The settings that Associated Learning's authors left open, searched for it and for backpropagation alike.
+
+Random settings, as many for either rule, each trained as long, judged on the validation set alone: rate, activation and
+initial weights for both; ratio of the rates, hidden layer of the bridges and width of the targets' codes for AL; and
+dropout for BP, so that it has something more to choose, too. The best of each is `TUNED` in `experiments.associated`.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+
+import jaxlocal as jl
+from experiments import associated, results, study
+from experiments.associated import ACTIVATIONS, INITS, Setting
+from jaxlocal import flags
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAME = "beyond_tuning"
+WIDTH, COMPONENTS, BATCH = 256, 2, 64
+SHARED = {"activation": tuple(ACTIVATIONS), "init": tuple(INITS)}
+CHOICES: Mapping[str, Mapping[str, Sequence[Any]]] = {
+    "bp": {**SHARED, "dropout": (0.0, 0.1, 0.3)},
+    "al": {**SHARED, "ratio": (1, 2, 4), "bridge": (0, 1, 5), "width": (64, 256, 1024)},
+}
+RATES = 2e-4, 1e-2
+NOTE = (
+    f"MNIST, {COMPONENTS} layers of {WIDTH} units, batch {BATCH}, Adam whose rate falls to zero by a cosine. "
+    "Accuracies are on the validation set."
+)
+
+
+def drawn(rule: str, trial: int) -> Setting:
+    """The setting of a trial: it depends on the rule and the trial's number alone."""
+    rng = np.random.default_rng([0, trial])
+    rate = float(f"{np.exp(rng.uniform(*np.log(RATES))):.3g}")
+    return Setting(rate, **{name: values[int(rng.integers(len(values)))] for name, values in CHOICES[rule].items()})
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Search for both rules, record every trial, and draw them."""
+    parser = flags.Parser(f"python -m experiments.{NAME}", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="16 trials of 3 epochs, not 60 of 20")
+    parser.add_argument("--trials", type=flags.whole, metavar="N", help="settings of either rule")
+    parser.add_argument("--epochs", type=flags.whole, metavar="N", help="of each trial")
+    parser.add_argument("--out", type=flags.folder, metavar="FOLDER", help="record here, not in experiments/results")
+    args = parser.parse_args(argv)
+    results.code()  # of now: the code may be edited while it runs
+    trials, epochs = args.trials or (16 if args.quick else 60), args.epochs or (3 if args.quick else 20)
+    splits = study.images("mnist")
+    for rule in CHOICES:
+        path = (args.out or results.RESULTS) / NAME / f"{rule}.json"
+        settings = {"seeds": [0], "data": "mnist", "batch_size": BATCH, "epochs": epochs, "chosen from": CHOICES[rule]}
+        settings |= {"rate": list(RATES)}
+        made = results.begun(path, settings)
+        for trial in range(len(made), trials):
+            made.append(train(rule, trial, epochs, splits))
+            print(results.table(made[-1:]), flush=True)
+            command = f"{parser.prog} --trials {trials} --epochs {epochs}"
+            results.record(f"{NAME}/{rule}", made, command, settings, note=NOTE, out=path)
+    searched = {rule: results.load((args.out or results.RESULTS) / NAME / f"{rule}.json")["rows"] for rule in CHOICES}
+    for rule, rows in searched.items():
+        print(f"\n{rule}: the best of {len(rows)}\n{results.table([best(rows)])}")
+    results.draw(picture(searched), NAME, args.out)
+
+
+def train(rule: str, trial: int, epochs: int, splits: jl.data.Splits) -> results.Row:
+    """One trial."""
+    setting = drawn(rule, trial)
+    steps = study.Steps(len(splits.train[0]) // BATCH, epochs * (len(splits.train[0]) // BATCH))
+    net = associated.mlp(WIDTH, COMPONENTS)
+    made = associated.tuned(rule, net, setting, steps)
+    began = time.perf_counter()
+    told = {name: value for name, value in setting._asdict().items() if value is not None}
+    try:
+        history = jl.training.fit(made, splits, epochs=epochs, batch_size=BATCH).state.history
+        accuracy = 100 * float(jnp.asarray(history[-1]["validation"]["accuracy"]))
+    except jl.training.DivergedError:
+        accuracy = 0.0
+    seconds = round(time.perf_counter() - began, 1)
+    return {"trial": trial, **told, "validation %": round(accuracy, 3), "seconds": seconds}
+
+
+def best(rows: Sequence[results.Row]) -> results.Row:
+    """The trial of the highest validation accuracy."""
+    return max(rows, key=lambda row: row["validation %"])
+
+
+def picture(searched: Mapping[str, Sequence[results.Row]]) -> "Figure":
+    """Validation error against the rate, a dot a trial; what AL's other settings do to it."""
+    from matplotlib.figure import Figure
+
+    alone = "activation", "init", "ratio", "bridge", "width"
+    panels = {"rate": searched, **{name: {"al": searched["al"]} for name in alone}}
+    colours = {"bp": "#ffa90e", "al": "#3f90da"}
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    for (name, shown), axes in zip(panels.items(), figure.subplots(2, 3, sharey=True).flat, strict=True):
+        for rule, rows in shown.items():
+            ordered = sorted(rows, key=itemgetter(name))
+            values = [row[name] if name == "rate" else str(row[name]) for row in ordered]
+            axes.scatter(values, [100 - row["validation %"] for row in ordered], color=colours[rule], label=rule)
+        axes.set(title=name, yscale="log")
+        axes.grid(color="0.92")
+        axes.set_axisbelow(True)
+    figure.axes[0].set_xscale("log")
+    figure.axes[0].legend(frameon=False)
+    figure.supylabel("validation error, %")
+    figure.suptitle("Random settings on MNIST: backpropagation and Associated Learning under the same budget")
+    return figure
+
+
+if __name__ == "__main__":
+    main()
