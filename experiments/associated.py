@@ -1,19 +1,31 @@
 """Associated Learning's networks with the paper's settings, and backpropagation's with as many weights that predict."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 import jaxlocal as jl
-from experiments.study import Steps
+from experiments import figures, results
+from experiments.study import Budget, Case, Draw, Steps, Trained
+from jaxlocal.data import floats
 from jaxlocal.layers import Activation, InitMaker, dense
 from jaxlocal.rules.associated import Coder, code
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PAPERS_EPOCHS = 200
 SEEDS = 3  # the paper does not say how many runs its spread is of
 SCHEDULE = "times 0.1 after 40, 60 and 80 % of the steps, times 0.5 after 90 %"
+
+EXAMPLES = 1000  # of the test set, for distances between classes and t-SNE
 
 
 class Net(NamedTuple):
@@ -28,21 +40,24 @@ class Net(NamedTuple):
     norm: tuple[bool, bool] = (False, False)  # where the blocks leave it open: of BP and of AL
 
 
-def mlp(width: int, components: int = 2) -> Net:
+def mlp(width: int, components: int = 2, classes: int = 10) -> Net:
     """So many layers of `width` units, each a component."""
     told = f"{components} layers of {width} units"
-    return Net(
-        lambda activation, _: jl.models.mlp((width,) * components, activation=activation),
-        (1,) * components,
-        width,
-        told,
-    )
+
+    def make(activation: Activation, norm: bool) -> jl.Network:
+        return jl.models.mlp((width,) * components, classes, activation=activation, norm=norm)
+
+    return Net(make, (1,) * components, width, told)
 
 
 def cnn(classes: int = 10) -> Net:
     """The vanilla CNN, two convolutions a component, as in the authors' code."""
     told = "vanilla_cnn, 4 components, width 256"
-    return Net(lambda activation, _: jl.models.vanilla_cnn(classes, activation=activation), (2, 2, 2, 2), 256, told)
+
+    def make(activation: Activation, norm: bool) -> jl.Network:
+        return jl.models.vanilla_cnn(classes, activation=activation, norm=norm)
+
+    return Net(make, (2, 2, 2, 2), 256, told)
 
 
 def resnet(depth: int, classes: int = 10) -> Net:
@@ -141,3 +156,99 @@ def tuned(rule: str, net: Net, setting: Setting, steps: Steps) -> jl.Rule:
         bridge=bridge(times),
         width=setting.width,
     )
+
+
+# The best trials of `beyond_tuning`, by the validation set.
+TUNED = {"bp": Setting(1e-3), "al": Setting(1e-3, ratio=2, bridge=5)}
+TUNED_BATCH = 64
+
+
+def told(rule: str, net: Net) -> dict[str, str]:
+    """The paper's settings of a rule, in words."""
+    decay = net.decay[rule == "al"]
+    activations = {
+        "bp": "relu, cross entropy; as many weights as predict in al",
+        "al": "elu, sigmoid codes and bridges",
+    }
+    return {
+        "net": net.told,
+        "activation": activations[rule],
+        "optimizer": f"adam({net.rate}){', twice that for encoders and decoders' if rule == 'al' else ''}; {SCHEDULE}",
+        "L2": f"{decay:g}",
+    }
+
+
+def pair(
+    name: str,
+    net: Net,
+    data: str,
+    papers: tuple[tuple[float, float], tuple[float, float]],
+    prepare: Callable[[jl.data.Splits], jl.augmentation.Augmentation],
+    quick: Budget | None = None,
+) -> dict[str, Case]:
+    """Two rows with the paper's settings, by backpropagation and by Associated Learning."""
+    full = Budget(PAPERS_EPOCHS, SEEDS)
+    return {
+        f"{name}_{rule}": Case(data, partial(make, net), told(rule, net), full, quick, paper, prepare=prepare)
+        for (rule, make), paper in zip({"bp": bp, "al": al}.items(), papers, strict=True)
+    }
+
+
+def tuned_pair(
+    name: str,
+    width: int,
+    data: str,
+    budget: Budget,
+    papers: tuple[tuple[float, float] | None, tuple[float, float] | None] = (None, None),
+) -> dict[str, Case]:
+    """Two rows with the settings that the search found, as long for either."""
+    net = mlp(width)
+    return {
+        f"{name}_{rule}": Case(
+            data,
+            partial(tuned, rule, net, setting),
+            {"net": net.told, "optimizer": "adam, its rate falling to zero by a cosine", "setting": str(setting)},
+            budget,
+            budget,
+            paper,
+            TUNED_BATCH,
+        )
+        for (rule, setting), paper in zip(TUNED.items(), papers, strict=True)
+    }
+
+
+def centred(splits: jl.data.Splits) -> jl.augmentation.Augmentation:
+    """The paper's preparation: less the training set's mean image."""
+    return jl.augmentation.subtract(jl.augmentation.mean_image(np.asarray(splits.train[0])))
+
+
+def jittered(splits: jl.data.Splits) -> jl.augmentation.Augmentation:
+    """The paper's preparation of CIFAR."""
+    return jl.augmentation.chain(jl.augmentation.jitter(2), centred(splits))
+
+
+def curves(name: str, title: str) -> Draw:
+    """The learning curves of a table as its picture."""
+
+    def draw(rows: Mapping[str, results.Row], folder: Path) -> dict[str, "Figure"]:
+        return {name: figures.learning({row: made["history"] for row, made in rows.items()}, title)}
+
+    return draw
+
+
+def distances(trained: Trained) -> dict[str, Any]:
+    """Inter- and intra-class distance, and their ratio, in every layer; the first seed's layers are kept for t-SNE."""
+    x, y = (leaf[:EXAMPLES] for leaf in trained.splits.test)
+    x, y = floats((x, y))
+    shown = trained.augmentation.test(x) if trained.augmentation else x
+    outputs = jl.diagnostics.layer_outputs(trained.rule, trained.params, shown)
+    if trained.seed == 0:
+        trained.folder.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(trained.folder / "layers.npz", labels=jnp.argmax(y, -1), **outputs)  # type: ignore[arg-type]
+    measured = {name: jax.jit(jl.diagnostics.class_distances)(output, y) for name, output in outputs.items()}
+    return {
+        "distances": {
+            name: {field: float(f"{value:.4g}") for field, value in layer._asdict().items()}
+            for name, layer in measured.items()
+        }
+    }

@@ -60,6 +60,9 @@ class Trained(NamedTuple):
     folder: Path  # for what is too large for a record
 
 
+Draw = Callable[[Mapping[str, results.Row], Path], Mapping[str, "Figure"]]  # of the recorded rows and the work folder
+
+
 class Case(NamedTuple):
     """A row of a table: what is trained on which data, for how long, and what the paper reports of it."""
 
@@ -71,6 +74,8 @@ class Case(NamedTuple):
     paper: tuple[float, float | None] | None = None  # test accuracy in percent, and its spread
     batch_size: int = 32
     prepare: Callable[[Splits], jl.augmentation.Augmentation | None] = lambda splits: None
+    size: int | None = None  # the images are made this small
+    examples: int | None = None  # so many of the training set; all by default
 
 
 class Study(NamedTuple):
@@ -82,7 +87,7 @@ class Study(NamedTuple):
     cases: Mapping[str, Case]
     note: str  # what a reader must know before comparing
     measure: Callable[[Trained], Mapping[str, Any]] | None = None  # numbers beside the accuracies
-    draw: Callable[[Mapping[str, results.Row], Path], Mapping[str, "Figure"]] | None = None  # of the recorded rows
+    draw: Draw | None = None
 
 
 def main(study: Study, argv: Sequence[str] | None = None) -> None:
@@ -165,7 +170,8 @@ class _Row:
         self._study, self._row, self._budget, self._out, self._until = study, row, budget, out, until
         self._case = study.cases[row]
         self._folder = work / study.name / row
-        self._splits = images(self._case.data)
+        splits = images(self._case.data, self._case.size)
+        self._splits = splits._replace(train=tuple(leaf[: self._case.examples] for leaf in splits.train))
         self._augmentation = self._case.prepare(self._splits)
         steps = len(self._splits.train[0]) // self._case.batch_size
         self._rule = self._case.rule(Steps(steps, steps * budget.epochs))
@@ -189,6 +195,7 @@ class _Row:
         return {
             "seeds": list(seeds),
             "data": self._case.data,
+            **{name: value for name in ("size", "examples") if (value := getattr(self._case, name))},
             **self._case.told,
             "batch_size": self._case.batch_size,
             "epochs": self._budget.epochs,
@@ -316,10 +323,9 @@ def _parser(study: Study) -> flags.Parser:
 
 
 @cache
-def images(name: str) -> Splits:
+def images(name: str, size: int | None = None) -> Splits:
     """An image set in bytes, on the device once."""
-    splits = jl.data.load(name)
-    return jax.tree.map(jnp.asarray, splits)
+    return jax.tree.map(jnp.asarray, jl.data.load(name, size=size))
 
 
 def _load(path: Path) -> Any:

@@ -33,7 +33,7 @@ TOY = Study(
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     splits = jl.data.digits()
-    monkeypatch.setattr(study, "images", lambda name: splits)
+    monkeypatch.setattr(study, "images", lambda name, size: splits)
 
     def run(*flags):
         study.main(TOY, [*flags, "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")])
@@ -95,7 +95,7 @@ def test_what_the_minutes_cut_off_goes_on(run, monkeypatch, capsys):
 
 
 def test_a_row_without_its_data_is_one_line(run, monkeypatch, capsys):
-    def missing(name):
+    def missing(name, size):
         raise FileNotFoundError(f"name={name!r}: prepare it")
 
     monkeypatch.setattr(study, "images", missing)

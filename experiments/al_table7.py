@@ -1,0 +1,103 @@
+"""Associated Learning, Table 7 and Figures 5 and 6: what the classes look like in the hidden layers on CIFAR-10.
+
+From the rows of Table 3: train these first, by `python -m experiments.al_table3`. The paper does not say in which layer
+its distances are; here it is the last hidden one. The figures need the layers that the training leaves in its work
+folder.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+import jaxlocal as jl
+from experiments import al_table3, al_table4, results, study
+from jaxlocal import flags
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAME = "al_table7"
+TITLE = "Associated Learning, Table 7 and Figures 5, 6: distances between classes"
+# Inter- and intra-class distance, and their ratio.
+PAPERS = {
+    ("CIFAR-10", "mlp_bp"): (39.36, 67.97, 0.58),
+    ("CIFAR-10", "mlp_al"): (0.73, 0.66, 1.11),
+    ("CIFAR-10", "cnn_bp"): (41.82, 26.87, 1.56),
+    ("CIFAR-10", "cnn_al"): (1.17, 0.36, 3.25),
+    ("CIFAR-100", "mlp_bp"): (114.42, 342.65, 0.33),
+    ("CIFAR-100", "mlp_al"): (0.23, 0.28, 0.82),
+    ("CIFAR-100", "cnn_bp"): (114.71, 163.43, 0.70),
+    ("CIFAR-100", "cnn_al"): (0.55, 0.51, 1.08),
+    ("CIFAR-10", "mlp_512_tuned_bp"): None,
+    ("CIFAR-10", "mlp_512_tuned_al"): None,
+}
+STUDIES = {"CIFAR-10": al_table3.STUDY, "CIFAR-100": al_table4.STUDY}
+
+
+class Shown(NamedTuple):
+    """A figure: the rows of Table 3 in it, and the layers by their names in either rule."""
+
+    rows: str
+    layers: Sequence[tuple[str, str, str]]  # title, of bp, of al
+
+
+RAW, OUTPUT = ("raw data",) * 3, ("output",) * 3
+MLP = Shown("mlp", (RAW, ("layer 2", "block 2", "block 2"), ("layer 4", "block 4", "bridge"), OUTPUT))
+NARROW = MLP._replace(rows="mlp_512_tuned")
+CONVS = ("layer 4", "block 4", "block 4"), ("layer 8", "block 8", "block 8")
+CNN = Shown("cnn", (RAW, *CONVS, ("layer 12", "block 12", "decoder 3")))
+FIGURES = {"al_figure5": MLP, "al_figure5_narrow": NARROW, "al_figure6": CNN}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the table and draw the figures from what Tables 3 and 4 have left."""
+    parser = flags.Parser(f"python -m experiments.{NAME}", description=__doc__)
+    parser.add_argument("--out", type=flags.folder, metavar="FOLDER", help="where the records are, and pictures go")
+    parser.add_argument("--work", type=flags.folder, default=study.WORK, metavar="FOLDER", help="of the training")
+    args = parser.parse_args(argv)
+    print(results.table(list(rows(args.out))))
+    for name, shown in FIGURES.items():
+        files = {
+            rule: args.work / al_table3.STUDY.name / f"{shown.rows}_{rule}" / "layers.npz" for rule in ("bp", "al")
+        }
+        if all(file.exists() for file in files.values()):
+            results.draw(_picture(shown, files), name, args.out)
+
+
+def rows(out: Path | None = None) -> Iterator[results.Row]:
+    """The table, with the ratio's mean and spread over the seeds."""
+    for (data, name), paper in PAPERS.items():
+        record = study.read(STUDIES[data], name, out)
+        theirs = paper or ("",) * 3
+        ours = ["not run"] * 3
+        if record:
+            layers = [tuple(one["distances"].values())[-2] for one in record["rows"][0]["measured"]]
+            ours = [_spread([layer[field] for layer in layers]) for field in ("inter", "intra", "ratio")]
+        columns = ("inter", "intra", "ratio")
+        yield {
+            "data": data,
+            "network": name,
+            **{f"paper's {column}": value for column, value in zip(columns, theirs, strict=True)},
+            **dict(zip(columns, ours, strict=True)),
+            "epochs": study.spent(record).epochs if record else None,
+        }
+
+
+def _spread(values: Sequence[float]) -> str:
+    deviation = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{deviation}"
+
+
+def _picture(shown: Shown, files: Mapping[str, Path]) -> "Figure":
+    layers = {rule: np.load(file) for rule, file in files.items()}
+    panels = {
+        rule.upper(): {title: layers[rule][names[place]] for title, *names in shown.layers}
+        for place, rule in enumerate(files)
+    }
+    return jl.plots.tsne(panels, layers["bp"]["labels"])
+
+
+if __name__ == "__main__":
+    main()
