@@ -109,7 +109,7 @@ PARTS = {
             "dfa": 2.75,
             "bp": 1.48,
         },
-        Budget(6, 3),
+        Budget(4, 3),
     ),
     "mnist_lc": Part(
         "mnist",

@@ -2,8 +2,8 @@
 
 Two things change at once when a ResNet is trained by AL in the paper's way: each component has an objective of its own,
 and the network's readout of the spatial mean gives way to bridges on the flattened image. Here they are taken apart, on
-ResNet-8 and images of 16 by 16 pixels, which two cores can train: one to four components; bridges on the flattened image and on
-its spatial mean; and backpropagation through the same layers, with either readout.
+ResNet-8 and images of 16 by 16 pixels, which two cores can train: one to four components; bridges on the flattened
+image and on its spatial mean; and backpropagation through the same layers, with either readout.
 """
 
 from collections.abc import Mapping, Sequence
@@ -70,7 +70,7 @@ def case(way: Way) -> Case:
     """A row."""
     optimizer = f"adam({RATE}), twice that for encoders and decoders, falling to zero by a cosine; L2 {DECAY}"
     told = {"net": f"resnet({DEPTH})", "way": way.told, "optimizer": optimizer}
-    quick = Budget(15, 2)
+    quick = Budget(10, 2)
     return Case(
         "cifar10",
         partial(make, way),

@@ -48,18 +48,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="16 trials of 3 epochs, not 60 of 20")
     parser.add_argument("--trials", type=flags.whole, metavar="N", help="settings of either rule")
     parser.add_argument("--epochs", type=flags.whole, metavar="N", help="of each trial")
+    parser.add_argument("--again", action="store_true", help="search anew, even if it is recorded")
     parser.add_argument("--out", type=flags.folder, metavar="FOLDER", help="record here, not in experiments/results")
     args = parser.parse_args(argv)
     results.code()  # of now: the code may be edited while it runs
     trials, epochs = args.trials or (16 if args.quick else 60), args.epochs or (3 if args.quick else 20)
-    splits = study.images("mnist")
     for rule in CHOICES:
         path = (args.out or results.RESULTS) / NAME / f"{rule}.json"
         settings = {"seeds": [0], "data": "mnist", "batch_size": BATCH, "epochs": epochs, "chosen from": CHOICES[rule]}
         settings |= {"rate": list(RATES)}
+        if not args.again and path.exists() and _spent(results.load(path)) >= (epochs, trials):
+            print(f"{rule}: recorded before; --again searches anew")
+            continue
         made = results.begun(path, settings)
         for trial in range(len(made), trials):
-            made.append(train(rule, trial, epochs, splits))
+            made.append(train(rule, trial, epochs, study.images("mnist")))
             print(results.table(made[-1:]), flush=True)
             command = f"{parser.prog} --trials {trials} --epochs {epochs}"
             results.record(f"{NAME}/{rule}", made, command, settings, note=NOTE, out=path)
@@ -67,6 +70,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for rule, rows in searched.items():
         print(f"\n{rule}: the best of {len(rows)}\n{results.table([best(rows)])}")
     results.draw(picture(searched), NAME, args.out)
+
+
+def _spent(record: Mapping[str, Any]) -> tuple[int, int]:
+    return record["settings"]["epochs"], len(record["rows"])
 
 
 def train(rule: str, trial: int, epochs: int, splits: jl.data.Splits) -> results.Row:
@@ -94,6 +101,7 @@ def best(rows: Sequence[results.Row]) -> results.Row:
 def picture(searched: Mapping[str, Sequence[results.Row]]) -> "Figure":
     """Validation error against the rate, a dot a trial; what AL's other settings do to it."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     alone = "activation", "init", "ratio", "bridge", "width"
     panels = {"rate": searched, **{name: {"al": searched["al"]} for name in alone}}
@@ -108,6 +116,7 @@ def picture(searched: Mapping[str, Sequence[results.Row]]) -> "Figure":
         axes.grid(color="0.92")
         axes.set_axisbelow(True)
     figure.axes[0].set_xscale("log")
+    figure.axes[0].xaxis.set_minor_formatter(NullFormatter())
     figure.axes[0].legend(frameon=False)
     figure.supylabel("validation error, %")
     figure.suptitle("Random settings on MNIST: backpropagation and Associated Learning under the same budget")

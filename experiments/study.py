@@ -112,6 +112,8 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
         if not finished:
             print(f"{row}: the {args.minutes} minutes are over; the same command goes on from here")
             break
+    if not wanted:
+        print("no row has a budget for two cores; --rows, --epochs and --seeds choose one")
     rows = recorded(study, args.out)
     if rows:
         print(f"\n{results.table(list(rows.values()))}\n\n{study.note}")
@@ -171,7 +173,8 @@ class _Row:
         self._case = study.cases[row]
         self._folder = work / study.name / row
         splits = images(self._case.data, self._case.size)
-        self._splits = splits._replace(train=tuple(leaf[: self._case.examples] for leaf in splits.train))
+        x, y = splits.train
+        self._splits = splits._replace(train=(x[: self._case.examples], y[: self._case.examples]))
         self._augmentation = self._case.prepare(self._splits)
         steps = len(self._splits.train[0]) // self._case.batch_size
         self._rule = self._case.rule(Steps(steps, steps * budget.epochs))

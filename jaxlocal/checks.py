@@ -88,12 +88,12 @@ def optimizer(name: str, tx: Any) -> None:
     try:
         with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
             weight, up = {"kernel": jnp.zeros((1, 1))}, {"kernel": jnp.full((1, 1), 1e3)}
-            move = tx.update(up, tx.init(weight), weight)[0]["kernel"]
-    except Exception:  # an optimizer made for one tree of weights only: no rate to be read off this one
+            move = float(tx.update(up, tx.init(weight), weight)[0]["kernel"][0, 0])
+    except Exception:  # its rate is traced, or it is made for one tree of weights only: no rate to be read off this one
         return
-    if not isinstance(move, jax.core.Tracer) and not float(move[0, 0]) <= 0:
+    if not move <= 0:
         raise ValueError(
-            f"{name} moves a weight by {float(move[0, 0]):+.3g} along a positive gradient, up the loss: its learning "
+            f"{name} moves a weight by {move:+.3g} along a positive gradient, up the loss: its learning "
             "rate is negative, missing or no number; give it a positive one"
         )
 
