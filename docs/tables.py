@@ -1,7 +1,7 @@
 """Write the recorded tables into the README and the pages: python docs/tables.py.
 
 A table's place is between the lines <!-- NAME --> and <!-- end -->; its record is experiments/results/NAME.json, and
-that of <!-- bench --> are all benchmarks together.
+that of <!-- bench --> are all benchmarks together, that of <!-- papers --> some rows of the papers' tables.
 """
 
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the experiments are no part of the package
 
-from experiments import results  # noqa: E402
+from experiments import report, results  # noqa: E402
 from experiments.bench import overview  # noqa: E402
 
 PLACE = re.compile(r"^<!-- ([a-z][a-z0-9_/]*) -->\n(?:.*\n)*?<!-- end -->$", re.MULTILINE)
@@ -31,6 +31,8 @@ def filled(text: str) -> str:
 def _table(name: str) -> str:
     if name == "bench":
         return results.as_markdown(overview.rows(results.RESULTS / "bench"))
+    if name == "papers":
+        return results.as_markdown(report.overview())
     return results.markdown(results.RESULTS / f"{name}.json")
 
 

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 NAME = "al_table7"
 TITLE = "Associated Learning, Table 7 and Figures 5, 6: distances between classes"
+NOTE = (
+    "From the rows of Tables 3 and 4, on the first 1,000 test images. The paper does not say which layer its distances "
+    "are of: here the last hidden one, which in Associated Learning is a decoder. Distances depend on a layer's scale, "
+    "their ratio does not."
+)
 # Inter- and intra-class distance, and their ratio.
 PAPERS = {
     ("CIFAR-10", "mlp_bp"): (39.36, 67.97, 0.58),

@@ -1,14 +1,16 @@
 """Associated Learning, Tables 5 and 6: associated losses and accuracy by the number of components, on MNIST."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import jaxlocal as jl
-from experiments import associated, study
+from experiments import associated, results, study
 from experiments.associated import Setting
 from experiments.study import Budget, Case, Study, Trained
 from jaxlocal.data import floats
@@ -78,6 +80,25 @@ STUDY = Study(
     measure=measure,
 )
 main = partial(study.main, STUDY)
+
+
+def rows(out: Path | None = None) -> Iterator[results.Row]:
+    """Table 5: the associated loss of each component, the paper's and ours, the mean over the seeds."""
+    for row in STUDY.cases:
+        record = study.read(STUDY, row, out)
+        theirs = PAPERS_LOSS.get(row, ())
+        measured = record["rows"][0]["measured"] if record else []
+        ours = np.mean([one["associated"] for one in measured], axis=0) if measured else []
+        columns = {}
+        for component in range(len(PAPERS_LOSS)):
+            columns[f"paper's loss {component + 1}"] = _written(theirs, component)
+            columns[f"loss {component + 1}"] = _written(ours, component) if record else "not run"
+        yield {"row": row, **columns}
+
+
+def _written(losses: Sequence[float], component: int) -> str:
+    return f"{losses[component]:.3g}" if component < len(losses) else ""
+
 
 if __name__ == "__main__":
     main()

@@ -211,7 +211,7 @@ def tuned_pair(
             data,
             partial(tuned, rule, net, setting),
             {"net": net.told, "optimizer": "adam, its rate falling to zero by a cosine", "setting": str(setting)},
-            budget,
+            Budget(PAPERS_EPOCHS, SEEDS) if paper else budget,
             budget,
             paper,
             TUNED_BATCH,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -35,6 +36,12 @@ NOTE = (
     "are those of `fit`, evaluation and, for the first seed of a process, compilation included; four devices on fewer "
     "cores tell nothing about speed: `experiments.pipeline_speed` does."
 )
+
+
+def rows(out: Path | None = None) -> list[results.Row]:
+    """The table: a row a seed."""
+    path = _path(out)
+    return results.load(path)["rows"] if path.exists() else [{"seed": "not run"}]
 
 
 def comparisons(data: str, epochs: int, seeds: Sequence[int]) -> Callable[[], results.Row]:
@@ -95,6 +102,10 @@ def _at_turns(own_process: bool, *arguments: Any) -> Iterator[Callable[[], resul
         yield turn
 
 
+def _path(out: Path | None) -> Path:
+    return (out or results.RESULTS) / NAME / "al.json"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare the seeds that are not recorded yet, record each, and draw the AL paper's Table 1."""
     parser = flags.Parser(f"python -m experiments.{NAME}", description=f"{__doc__} {NOTE}")
@@ -108,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results.code()  # of now: the code may be edited while it runs
     budget = QUICK if args.quick else FULL
     budget = Budget(args.epochs or budget.epochs, args.seeds or budget.seeds)
-    path = (args.out or results.RESULTS) / NAME / "al.json"
+    path = _path(args.out)
     there = results.load(path) if path.exists() and not args.again else None
     if study.covers(there, budget):
         print("recorded before; --again trains anew")
@@ -129,15 +140,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             "devices": f"{DEVICES}, " + ("of the CPU's cores" if forced else jax.devices()[0].device_kind),
         }
         # What this very code has done of it is not done again.
-        rows = results.begun(path, settings | {"seeds": there["settings"]["seeds"]}) if there else []
-        with _at_turns(forced, DATA, budget.epochs, range(len(rows), budget.seeds)) as turn:
-            while len(rows) < budget.seeds:
-                rows.append(turn())
-                print(results.table(rows[-1:]), flush=True)
-                command = f"{parser.prog} --epochs {budget.epochs} --seeds {len(rows)}"
-                done = settings | {"seeds": list(range(len(rows)))}
-                results.record(f"{NAME}/al", rows, command, done, note=NOTE, out=path)
-    print(f"\n{results.table(results.load(path)['rows'])}\n\n{NOTE}")
+        made = results.begun(path, settings | {"seeds": there["settings"]["seeds"]}) if there else []
+        with _at_turns(forced, DATA, budget.epochs, range(len(made), budget.seeds)) as turn:
+            while len(made) < budget.seeds:
+                made.append(turn())
+                print(results.table(made[-1:]), flush=True)
+                command = f"{parser.prog} --epochs {budget.epochs} --seeds {len(made)}"
+                done = settings | {"seeds": list(range(len(made)))}
+                results.record(f"{NAME}/al", made, command, done, note=NOTE, out=path)
+    print(f"\n{results.table(rows(args.out))}\n\n{NOTE}")
     timetable = jl.pipeline.Schedule(batches=5, stages=3)
     title = "The AL paper's Table 1: batches by number"
     results.draw(jl.plots.schedule(timetable, title), "al_table1", args.out)

@@ -6,8 +6,10 @@ dropout for BP, so that it has something more to choose, too. The best of each i
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
+from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME = "beyond_tuning"
+TITLE = "Associated Learning: the settings that its authors left open"
 WIDTH, COMPONENTS, BATCH = 256, 2, 64
 SHARED = {"activation": tuple(ACTIVATIONS), "init": tuple(INITS)}
 CHOICES: Mapping[str, Mapping[str, Sequence[Any]]] = {
@@ -29,6 +32,8 @@ CHOICES: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "al": {**SHARED, "ratio": (1, 2, 4), "bridge": (0, 1, 5), "width": (64, 256, 1024)},
 }
 RATES = 2e-4, 1e-2
+FULL, QUICK = (60, 20), (16, 3)  # trials of either rule, and epochs of each
+SHOWN = 3  # trials of either rule in the table
 NOTE = (
     f"MNIST, {COMPONENTS} layers of {WIDTH} units, batch {BATCH}, Adam whose rate falls to zero by a cosine. "
     "Accuracies are on the validation set."
@@ -45,16 +50,17 @@ def drawn(rule: str, trial: int) -> Setting:
 def main(argv: Sequence[str] | None = None) -> None:
     """Search for both rules, record every trial, and draw them."""
     parser = flags.Parser(f"python -m experiments.{NAME}", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="16 trials of 3 epochs, not 60 of 20")
-    parser.add_argument("--trials", type=flags.whole, metavar="N", help="settings of either rule")
-    parser.add_argument("--epochs", type=flags.whole, metavar="N", help="of each trial")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK[0]} trials of {QUICK[1]} epochs, for two cores")
+    parser.add_argument("--trials", type=flags.whole, metavar="N", help=f"settings of either rule (default: {FULL[0]})")
+    parser.add_argument("--epochs", type=flags.whole, metavar="N", help=f"of each trial (default: {FULL[1]})")
     parser.add_argument("--again", action="store_true", help="search anew, even if it is recorded")
     parser.add_argument("--out", type=flags.folder, metavar="FOLDER", help="record here, not in experiments/results")
     args = parser.parse_args(argv)
     results.code()  # of now: the code may be edited while it runs
-    trials, epochs = args.trials or (16 if args.quick else 60), args.epochs or (3 if args.quick else 20)
+    trials, epochs = QUICK if args.quick else FULL
+    trials, epochs = args.trials or trials, args.epochs or epochs
     for rule in CHOICES:
-        path = (args.out or results.RESULTS) / NAME / f"{rule}.json"
+        path = _path(rule, args.out)
         settings = {"seeds": [0], "data": "mnist", "batch_size": BATCH, "epochs": epochs, "chosen from": CHOICES[rule]}
         settings |= {"rate": list(RATES)}
         if not args.again and path.exists() and _spent(results.load(path)) >= (epochs, trials):
@@ -66,10 +72,29 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(results.table(made[-1:]), flush=True)
             command = f"{parser.prog} --trials {trials} --epochs {epochs}"
             results.record(f"{NAME}/{rule}", made, command, settings, note=NOTE, out=path)
-    searched = {rule: results.load((args.out or results.RESULTS) / NAME / f"{rule}.json")["rows"] for rule in CHOICES}
-    for rule, rows in searched.items():
-        print(f"\n{rule}: the best of {len(rows)}\n{results.table([best(rows)])}")
+    print(f"\n{results.table(list(rows(args.out)))}\n\n{NOTE}")
+    searched = {rule: results.load(_path(rule, args.out))["rows"] for rule in CHOICES}
     results.draw(picture(searched), NAME, args.out)
+
+
+def rows(out: Path | None = None) -> Iterator[results.Row]:
+    """The table: of either rule the best trials, and what all of them came to."""
+    for rule in CHOICES:
+        if not _path(rule, out).exists():
+            yield {"rule, trial": rule, **dict.fromkeys([*Setting._fields, "validation %"]), "seconds": "not run"}
+            continue
+        made = results.load(_path(rule, out))["rows"]
+        for row in sorted(made, key=itemgetter("validation %"), reverse=True)[:SHOWN]:
+            told = {name: row.get(name) for name in Setting._fields}
+            reached = {"validation %": f"{row['validation %']:.2f}", "seconds": row["seconds"]}
+            yield {"rule, trial": f"{rule}, {row['trial']}", **told, **reached}
+        middle = f"{median(row['validation %'] for row in made):.2f}"
+        empty = dict.fromkeys(Setting._fields)
+        yield {"rule, trial": f"{rule}, median of {len(made)}", **empty, "validation %": middle, "seconds": None}
+
+
+def _path(rule: str, out: Path | None) -> Path:
+    return (out or results.RESULTS) / NAME / f"{rule}.json"
 
 
 def _spent(record: Mapping[str, Any]) -> tuple[int, int]:
@@ -90,7 +115,7 @@ def train(rule: str, trial: int, epochs: int, splits: jl.data.Splits) -> results
     except jl.training.DivergedError:
         accuracy = 0.0
     seconds = round(time.perf_counter() - began, 1)
-    return {"trial": trial, **told, "validation %": round(accuracy, 3), "seconds": seconds}
+    return {"trial": trial, **told, "validation %": round(accuracy, 2), "seconds": seconds}
 
 
 def best(rows: Sequence[results.Row]) -> results.Row:

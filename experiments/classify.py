@@ -33,12 +33,13 @@ class Parser(flags.Parser):
         epochs: int,
         batch_size: int,
         rate: float,
-        rules: Sequence[str] = tuple(jl.rules.ALL),
     ):
         super().__init__(f"python -m experiments.{name}", description=description)
-        self.name, self.rules = name, rules
+        self.name, self.rules = name, tuple(jl.rules.ALL)
         show = "(default: %(default)s)"
-        self.add_argument("--rules", nargs="+", type=self._rule, default=rules, metavar="RULE", help=" ".join(rules))
+        self.add_argument(
+            "--rules", nargs="+", type=self._rule, default=self.rules, metavar="RULE", help=" ".join(self.rules)
+        )
         self.add_argument("--seeds", type=flags.whole, default=seeds, metavar="N", help=f"run seeds 0 to N-1 {show}")
         self.add_argument(
             "--epochs", type=flags.whole, default=epochs, metavar="N", help=f"passes over the data {show}"
@@ -102,16 +103,13 @@ def train(
     splits: jl.data.Splits,
     args: argparse.Namespace,
     paper: Mapping[str, Any] | None = None,
-    augmentation: jl.augmentation.Augmentation | None = None,
 ) -> results.Row:
     """Train one rule from every seed, and say how it went in one line."""
     start = time.perf_counter()
     accuracies = []
     for seed in range(args.seeds):  # one after the other: on a CPU, an ensemble gains nothing
-        params = jl.training.fit(
-            rule, splits, epochs=args.epochs, batch_size=args.batch_size, seed=seed, augmentation=augmentation
-        ).params
-        measured: list[Any] = [jl.training.evaluate(rule, params, split, augmentation)["accuracy"] for split in splits]
+        params = jl.training.fit(rule, splits, epochs=args.epochs, batch_size=args.batch_size, seed=seed).params
+        measured: list[Any] = [jl.training.evaluate(rule, params, split)["accuracy"] for split in splits]
         accuracies.append(dict(zip(results.SPLITS, (round(value, 6) for value in measured), strict=True)))
     row = results.row(name, accuracies, time.perf_counter() - start, paper)
     print(f"{name:8} test {results.percent(row['test'])} %  ({row['seconds']:.1f} s)", flush=True)
@@ -135,7 +133,6 @@ def compare(
     *,
     papers: Mapping[str, Mapping[str, Any]],
     note: str,
-    augmentation: jl.augmentation.Augmentation | None = None,
 ) -> None:
     """Train the rules that are not done yet, record each as soon as it is done, and print their table."""
     out = parser.destination(args)
@@ -145,7 +142,7 @@ def compare(
         if name in rows and not args.again:
             print(f"{name:8} done before: --again trains it once more")
             continue
-        rows[name] = train(name, make(name, args), splits, args, papers.get(name), augmentation)
+        rows[name] = train(name, make(name, args), splits, args, papers.get(name))
         if out:
             done = [rule for rule in parser.rules if rule in rows]
             ordered = [rows[rule] for rule in done]

@@ -102,9 +102,9 @@ STUDY = Study(
     source="Learning the Connections in Direct Feedback Alignment, Table 1",
     cases={f"{data}_{name}": case(data, name) for data, rows in PAPER.items() for name in [*rows, "dkp_fast"]},
     note=(
-        "The paper's net, optimizers, rates and decay, which is not multiplied by the rate; the batch size (128) and the "
-        "preparation of the images are ours, for it names none. `bp_fc` leaves the convolutions at their random start. "
-        "`dkp_fast` is ours: the feedback learns at the rate of the forward weights."
+        "The paper's net, optimizers, rates and decay, which is not multiplied by the rate; the batch size, 128, and "
+        "the preparation of the images are ours, for it names none. `bp_fc` leaves the convolutions at their random "
+        "start. `dkp_fast` is ours: the feedback learns at the rate of the forward weights."
     ),
     draw=draw,
 )

@@ -1,0 +1,83 @@
+"""The report: written from the records alone, and nothing that is recorded is left out."""
+
+import importlib
+import re
+
+import pytest
+from helpers import ROOT
+
+from experiments import associated, beyond_tuning, report, results, study
+from experiments.findings import FINDINGS
+
+MODULES = [path.stem for path in sorted((ROOT / "experiments").glob("*.py"))]
+STUDIES = [name for name in MODULES if hasattr(importlib.import_module(f"experiments.{name}"), "STUDY")]
+OTHERWISE_SHOWN = {"bench", "pipeline", "speed"}  # on pages of their own
+
+
+def test_the_page_is_what_the_records_say():
+    assert report.PAGE.read_text() == report.build(), "python -m experiments.report brings it up to date"
+
+
+def test_every_study_and_every_record_is_on_the_page():
+    shown = {section.name for section in report.SECTIONS}
+    assert shown >= set(STUDIES)
+    assert {path.name for path in results.RESULTS.iterdir() if path.is_dir()} - OTHERWISE_SHOWN <= shown
+    page = report.PAGE.read_text()
+    for picture in results.PICTURES.glob("*.png"):
+        assert f"(pictures/papers/{picture.name})" in page, picture.name
+
+
+def test_no_number_of_the_findings_is_typed():
+    assert FINDINGS.keys() <= {section.name for section in report.SECTIONS}
+    for name, text in FINDINGS.items():
+        assert not re.search(r"\d[.,]\d|\d\s*%", text), name
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_studys_records_are_its_own(name):
+    made = importlib.import_module(f"experiments.{name}").STUDY
+    assert made.name == name
+    paths = list((results.RESULTS / name).glob("*.json"))
+    assert {path.stem for path in paths} <= made.cases.keys()
+    for path in paths:
+        record, case = results.load(path), made.cases[path.stem]
+        (row,) = record["rows"]
+        assert "uncommitted" not in record["commit"] and record["commit"] != "unknown"
+        assert record["command"].startswith(f"python -m experiments.{name} --rows {path.stem} ")
+        assert record["settings"].items() >= dict(case.told).items()
+        assert len(row["history"]) == record["settings"]["epochs"]
+        seeds = record["settings"]["seeds"]
+        for split in results.SPLITS:
+            assert row[split]["mean"] == pytest.approx(sum(row[split]["per_seed"]) / len(seeds), abs=1e-12)
+        if case.paper:
+            assert row["paper"]["test"] == pytest.approx(case.paper[0] / 100)
+
+
+def test_unrun_rows_are_listed_as_such(tmp_path):
+    page = report.build(tmp_path)
+    for name in STUDIES:
+        for row in importlib.import_module(f"experiments.{name}").STUDY.cases:
+            assert re.search(rf"^\| {row} \| [^|]*\| not run \|", page, re.MULTILINE), row
+
+
+def test_the_tuned_settings_are_the_searchs_best():
+    for rule, setting in associated.TUNED.items():
+        rows = results.load(results.RESULTS / beyond_tuning.NAME / f"{rule}.json")["rows"]
+        best = beyond_tuning.best(rows)
+        assert setting == beyond_tuning.drawn(rule, best["trial"])
+        assert {**best, **setting._asdict()} == {**setting._asdict(), **best}
+
+
+def test_both_rules_are_searched_with_the_same_budget():
+    searches = [results.load(results.RESULTS / beyond_tuning.NAME / f"{rule}.json") for rule in ("bp", "al")]
+    assert len({len(search["rows"]) for search in searches}) == 1
+    assert len({search["settings"]["epochs"] for search in searches}) == 1
+
+
+def test_associated_learning_keeps_up_with_backpropagation_on_mnist():
+    """The MLP of the paper, both rules with settings of a search of equal budget, equally long: within 0.3 points."""
+    rows = study.recorded(importlib.import_module("experiments.al_table2").STUDY)
+    bp, al = (rows[f"mlp_tuned_{rule}"] for rule in ("bp", "al"))
+    assert len(bp["test"]["per_seed"]) == len(al["test"]["per_seed"]) >= 3
+    assert len(bp["history"]) == len(al["history"])
+    assert al["test"]["mean"] > bp["test"]["mean"] - 0.003
