@@ -64,10 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     print(results.table(list(rows(args.out))))
     for name, shown in FIGURES.items():
-        files = {
-            rule: args.work / al_table3.STUDY.name / f"{shown.rows}_{rule}" / "layers.npz" for rule in ("bp", "al")
-        }
-        if all(file.exists() for file in files.values()):
+        files = {rule: _layers(f"{shown.rows}_{rule}", args.out, args.work) for rule in ("bp", "al")}
+        if all(file and file.exists() for file in files.values()):
             results.draw(_picture(shown, files), name, args.out)
 
 
@@ -90,13 +88,21 @@ def rows(out: Path | None = None) -> Iterator[results.Row]:
         }
 
 
+def _layers(row: str, out: Path | None, work: Path) -> Path | None:
+    """Where the training that is recorded has left its layers."""
+    record = study.read(al_table3.STUDY, row, out)
+    if record is None:
+        return None
+    return study.work_folder(al_table3.STUDY, row, work, study.spent(record).epochs, record["source"]) / "layers.npz"
+
+
 def _spread(values: Sequence[float]) -> str:
     deviation = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
     return f"{np.mean(values):.2f}{deviation}"
 
 
-def _picture(shown: Shown, files: Mapping[str, Path]) -> "Figure":
-    layers = {rule: np.load(file) for rule, file in files.items()}
+def _picture(shown: Shown, files: Mapping[str, Path | None]) -> "Figure":
+    layers = {rule: np.load(file) for rule, file in files.items() if file}
     panels = {
         rule.upper(): {title: layers[rule][names[place]] for title, *names in shown.layers}
         for place, rule in enumerate(files)

@@ -13,9 +13,11 @@ import optax
 
 import jaxlocal as jl
 from experiments import figures, results
+from experiments.bartunov_table1 import Best
 from experiments.study import Budget, Case, Draw, Steps, Trained
 from jaxlocal.data import floats
 from jaxlocal.layers import Activation, InitMaker, dense
+from jaxlocal.rule import kernels
 from jaxlocal.rules.associated import Coder, code
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ SEEDS = 3  # the paper does not say how many runs its spread is of
 SCHEDULE = "times 0.1 after 40, 60 and 80 % of the steps, times 0.5 after 90 %"
 
 EXAMPLES = 1000  # of the test set, for distances between classes and t-SNE
+DRAWN = {"raw data", "block 2", "block 4", "block 8", "block 12", "bridge", "decoder 3", "output"}  # by t-SNE
 
 
 class Net(NamedTuple):
@@ -65,7 +68,11 @@ def resnet(depth: int, classes: int = 10) -> Net:
     blocks = depth // 6
     told = f"resnet({depth}), components (1, {blocks}, {blocks}, {blocks}), width 300"
     components = (1, blocks, blocks, blocks)
-    return Net(lambda *_: jl.models.resnet(depth, classes), components, 300, told, rate=1e-3, decay=(1e-4, 1e-4))
+
+    def make(activation: Activation, norm: bool) -> jl.Network:
+        return jl.models.resnet(depth, classes, activation=activation)  # has batch norm in any case
+
+    return Net(make, components, 300, told, rate=1e-3, decay=(1e-4, 1e-4))
 
 
 def vgg(classes: int = 10) -> Net:
@@ -78,38 +85,46 @@ def vgg(classes: int = 10) -> Net:
     return Net(make, (2, 2, 2, 2), 300, told, decay=(5e-4, 1e-5), norm=(True, False))
 
 
-def adam(rate: optax.ScalarOrSchedule, decay: float = 0.0) -> optax.GradientTransformation:
-    """With the gradient of decay/2 · ‖W‖² where there is decay."""
-    return optax.chain(optax.add_decayed_weights(decay), optax.adam(rate)) if decay else optax.adam(rate)
+def decayed_adam(rate: optax.ScalarOrSchedule, decay: float) -> optax.GradientTransformation:
+    """For f and b: with the gradient of decay/2 · ‖W‖² on the kernels of f, as in the authors' code.
+
+    Encoders and decoders have tiny gradients, beside which such a decay would be all that Adam sees.
+    """
+
+    def of_layers(tree: Any) -> Any:  # the forward weights are a tuple over the layers, the bridge is none
+        return kernels(tree) if isinstance(tree, tuple) else jax.tree.map(lambda leaf: False, tree)
+
+    return optax.chain(optax.add_decayed_weights(decay, mask=of_layers), optax.adam(rate))
 
 
 def bp(net: Net, steps: Steps) -> jl.Rule:
     """The baseline: ReLU, cross entropy, the paper's schedule."""
     blocks = net.make(nn.relu, net.norm[0])
-    tx = adam(jl.training.al_schedule(net.rate, steps.total), net.decay[0])
+    tx = decayed_adam(jl.training.al_schedule(net.rate, steps.total), net.decay[0])
     return jl.rules.bp(jl.models.matched(blocks, len(net.components), net.width), tx)
 
 
 def al(net: Net, steps: Steps) -> jl.Rule:
     """ELU, the paper's schedule, and twice the rate for encoders and decoders."""
     blocks = net.make(nn.elu, net.norm[1])
-
-    def tx(rate: float) -> optax.GradientTransformation:
-        return adam(jl.training.al_schedule(rate, steps.total), net.decay[1])
-
+    slow, fast = (jl.training.al_schedule(times * net.rate, steps.total) for times in (1, 2))
     return jl.rules.al(
-        blocks, tx(net.rate), autoencoder_tx=tx(2 * net.rate), components=net.components, width=net.width
+        blocks,
+        decayed_adam(slow, net.decay[1]),
+        autoencoder_tx=optax.adam(fast),
+        components=net.components,
+        width=net.width,
     )
 
 
-def dtp(width: int, steps: Steps) -> jl.Rule:
-    """Difference target propagation on the baseline's layers, with tanh; Bartunov et al.'s settings for MNIST."""
+def dtp(width: int, best: Best, steps: Steps) -> jl.Rule:
+    """Difference target propagation, alternating, on the baseline's layers with tanh, by Bartunov et al.'s settings."""
+    assert best.inverse and best.alpha and best.noise
     net = jl.models.mlp(
         (width, width, 5 * width, width, width), activation=nn.tanh, init=nn.initializers.glorot_uniform
     )
-    forward = optax.adam(0.000308, b1=0.99, b2=0.99, eps=1e-4)
-    inverse = optax.adam(0.004593, b1=0.99, b2=0.99, eps=1e-4)
-    return jl.rules.dtp(net, forward, inverse_tx=inverse, alpha=0.231758, noise=0.220444, alternate=steps.epoch)
+    forward, inverse = best.forward.tx(), best.inverse.tx()
+    return jl.rules.dtp(net, forward, inverse_tx=inverse, alpha=best.alpha, noise=best.noise, alternate=steps.epoch)
 
 
 class Setting(NamedTuple):
@@ -170,14 +185,14 @@ def told(rule: str, net: Net) -> dict[str, str]:
     """The paper's settings of a rule, in words."""
     decay = net.decay[rule == "al"]
     activations = {
-        "bp": "relu, cross entropy; as many weights as predict in al",
+        "bp": "relu, cross entropy; the blocks, flattened, and dense layers as in al",
         "al": "elu, sigmoid codes and bridges",
     }
     return {
         "net": net.told,
         "activation": activations[rule],
         "optimizer": f"adam({net.rate}){', twice that for encoders and decoders' if rule == 'al' else ''}; {SCHEDULE}",
-        "L2": f"{decay:g}",
+        "L2": f"{decay:g}, on the kernels of the blocks" if decay else "none",
     }
 
 
@@ -234,21 +249,23 @@ def curves(name: str, title: str) -> Draw:
     """The learning curves of a table as its picture."""
 
     def draw(rows: Mapping[str, results.Row], folder: Path) -> dict[str, "Figure"]:
-        return {name: figures.learning({row: made["history"] for row, made in rows.items()}, title)}
+        # The loss of scores that are no logits cannot be set beside that of logits.
+        return {name: figures.learning({row: made["history"] for row, made in rows.items()}, title, loss=False)}
 
     return draw
 
 
 def distances(trained: Trained) -> dict[str, Any]:
     """Inter- and intra-class distance, and their ratio, in every layer; the first seed's layers are kept for t-SNE."""
-    x, y = (leaf[:EXAMPLES] for leaf in trained.splits.test)
-    x, y = floats((x, y))
-    shown = trained.augmentation.test(x) if trained.augmentation else x
-    outputs = jl.diagnostics.layer_outputs(trained.rule, trained.params, shown)
+    images, labels = trained.splits.test
+    x, y = map(jnp.asarray, floats((images[:EXAMPLES], labels[:EXAMPLES])))
+    x = trained.augmentation.test(x) if trained.augmentation else x
+    outputs = jl.diagnostics.layer_outputs(trained.rule, trained.params, x)
     if trained.seed == 0:
         trained.folder.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(trained.folder / "layers.npz", labels=jnp.argmax(y, -1), **outputs)  # type: ignore[arg-type]
-    measured = {name: jax.jit(jl.diagnostics.class_distances)(output, y) for name, output in outputs.items()}
+        shown = {name: np.asarray(output) for name, output in outputs.items() if name in DRAWN}
+        np.savez_compressed(trained.folder / "layers.npz", labels=jnp.argmax(y, -1), **shown)  # type: ignore[arg-type]
+    measured = {name: jl.diagnostics.class_distances(output, y) for name, output in outputs.items()}
     return {
         "distances": {
             name: {field: float(f"{value:.4g}") for field, value in layer._asdict().items()}

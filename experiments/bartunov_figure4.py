@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import jaxlocal as jl
 from experiments import results, study
-from experiments.bartunov_table1 import BATCH, CIFAR_FC
+from experiments.bartunov_table1 import BATCH, CIFAR_FC, prepared
 from experiments.study import Budget, Case, Steps, Study
 
 if TYPE_CHECKING:
@@ -69,11 +69,11 @@ def case(size: int | None) -> Case:
     return Case(
         "cifar10",
         partial(make, size),
-        told | {"preparation": "each image by its own mean and deviation"},
+        told | {"preparation": "crop, flip, each image by its own mean and deviation"},
         full=Budget(500, 3),
         quick=Budget(2, 1) if size in QUICK_SIZES else None,
         batch_size=BATCH,
-        prepare=lambda splits: jl.augmentation.standardise(),
+        prepare=prepared,
     )
 
 
@@ -84,8 +84,8 @@ STUDY = Study(
     cases={name(size): case(size) for size in (*SIZES, None)},
     note=(
         "The paper prints no numbers of this figure and no settings of AO-SDTP: optimizers and noise are those of "
-        f"SDTP, parallel, in its Table 5. The sizes, the batch size ({BATCH}), the three seeds and the preparation of "
-        "the images are ours, for it names none. `sdtp` has no auxiliary output."
+        f"SDTP, parallel, in its Table 5. The sizes, the batch size ({BATCH}) and the three seeds are ours, for it "
+        "names none. `sdtp` has no auxiliary output."
     ),
     draw=draw,
 )

@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not args.again and path.exists() and _spent(results.load(path)) >= (epochs, trials):
             print(f"{rule}: recorded before; --again searches anew")
             continue
-        made = results.begun(path, settings)
+        made = [] if args.again else results.begun(path, settings)
         for trial in range(len(made), trials):
             made.append(train(rule, trial, epochs, study.images("mnist")))
             print(results.table(made[-1:]), flush=True)

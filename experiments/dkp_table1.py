@@ -104,7 +104,9 @@ STUDY = Study(
     note=(
         "The paper's net, optimizers, rates and decay, which is not multiplied by the rate; the batch size, 128, and "
         "the preparation of the images are ours, for it names none. `bp_fc` leaves the convolutions at their random "
-        "start. `dkp_fast` is ours: the feedback learns at the rate of the forward weights."
+        "start. `dkp` lowers its feedback's rate every epoch, for the paper does not say when, and `kp`'s feedback "
+        "takes the moves of the forward weights. `dkp_fast` is ours: the feedback learns at the rate of the forward "
+        "weights."
     ),
     draw=draw,
 )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Curves = Mapping[str, Sequence[jl.training.Row]]  # each row's history by name, as records keep it
 
 
-def learning(runs: Curves, title: str) -> "Figure":
+def learning(runs: Curves, title: str, loss: bool = True) -> "Figure":
     """Loss and accuracy on the training set's first examples, and accuracy on the validation set, against epochs.
 
     The mean over the seeds, and a band of a standard deviation to either side.
@@ -23,13 +23,14 @@ def learning(runs: Curves, title: str) -> "Figure":
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
-    panels = ("train", "loss"), ("train", "accuracy"), ("validation", "accuracy")
+    panels = [*[("train", "loss")] * loss, ("train", "accuracy"), ("validation", "accuracy")]
     colours = colormaps["tab10" if len(runs) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
-    for axes, (split, measure) in zip(figure.subplots(1, 3, sharex=True), panels, strict=True):
+    for axes, (split, measure) in zip(figure.subplots(1, len(panels), sharex=True), panels, strict=True):
         for (name, rows), colour in zip(runs.items(), colours, strict=False):
             epochs = [row["epoch"] for row in rows]
             values = np.array([row[split][measure] for row in rows])
-            mean, deviation = values.mean(1), values.std(1)
+            mean = values.mean(1)
+            deviation = values.std(1, ddof=1) if values.shape[1] > 1 else np.zeros_like(mean)
             axes.plot(epochs, mean, label=name, color=colour, marker="o" if len(rows) == 1 else None)
             axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel="epoch", title=f"{split} {measure}")

@@ -1,8 +1,9 @@
 """Tables of papers: each row a rule on a data set, trained seed by seed, recorded by itself, resumed where it stopped.
 
 A study is a table; `python -m experiments.NAME` trains its rows with the paper's budget, `--quick` those that two cores
-can train with a budget that they can afford. Every row has a record of its own, `results/STUDY/ROW.json`, and a record
-is never replaced by that of a smaller budget. On an accelerator all seeds are one program, on a CPU they take turns.
+can train with a budget that they can afford. Every row has a record of its own, `results/STUDY/ROW.json`; only one of
+as many epochs and seeds takes its place, or one made by `--again`. On an accelerator all seeds are one program, on a
+CPU they take turns.
 """
 
 import argparse
@@ -95,8 +96,12 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
     parser = _parser(study)
     args = parser.parse_args(argv)
     results.code()  # of now: the code may be edited while it runs
-    wanted = args.rows or [row for row, case in study.cases.items() if case.quick or not args.quick]
+    short = [row for row, case in study.cases.items() if case.quick]
+    wanted = args.rows or (short if args.quick else list(study.cases))
+    if args.quick and not (args.epochs and args.seeds) and (long := [row for row in wanted if row not in short]):
+        parser.error(f"argument --quick: {', '.join(long)} has no budget for two cores; give --epochs and --seeds")
     until = time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
+    failed = []
     for row in [row for row in study.cases if row in wanted]:
         case = study.cases[row]
         budget = (case.quick if args.quick else None) or case.full
@@ -105,9 +110,10 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
             print(f"{row}: recorded before; --again trains it anew", flush=True)
             continue
         try:
-            finished = _Row(study, row, budget, args.out, args.work, until).train()
-        except FileNotFoundError as error:
+            finished = _Row(study, row, budget, args, until).train()
+        except (FileNotFoundError, jl.training.DivergedError) as error:
             print(f"{parser.prog}: {row}: {error}", file=sys.stderr, flush=True)
+            failed.append(row)
             continue
         if not finished:
             print(f"{row}: the {args.minutes} minutes are over; the same command goes on from here")
@@ -118,6 +124,8 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
     if rows:
         print(f"\n{results.table(list(rows.values()))}\n\n{study.note}")
         picture(study, rows, args.out, args.work)
+    if failed:
+        parser.exit(1, f"{parser.prog}: not trained: {', '.join(failed)}\n")
 
 
 def recorded(study: Study, out: Path | None = None) -> dict[str, results.Row]:
@@ -135,8 +143,12 @@ def read(study: Study, row: str, out: Path | None = None) -> dict[str, Any] | No
 
 
 def covers(record: Mapping[str, Any] | None, budget: Budget) -> bool:
-    """Whether a record is of as many epochs and seeds, or more."""
-    return record is not None and spent(record) >= budget
+    """Whether a record is of as many epochs and as many seeds, or more."""
+    return record is not None and _reaches(spent(record), budget)
+
+
+def _reaches(budget: Budget, other: Budget) -> bool:
+    return budget.epochs >= other.epochs and budget.seeds >= other.seeds
 
 
 def spent(record: Mapping[str, Any]) -> Budget:
@@ -154,6 +166,11 @@ def merged(histories: Sequence[Sequence[jl.training.Row]]) -> list[jl.training.R
     return [{**row, "epoch": row["epoch"][0]} for row in rows]
 
 
+def work_folder(study: Study, row: str, work: Path, epochs: int, source: str) -> Path:
+    """Where a row's training leaves what is too large for a record."""
+    return work / study.name / row / f"{epochs}-{source}"
+
+
 def picture(study: Study, rows: Mapping[str, results.Row], out: Path | None, work: Path) -> None:
     """Draw the study's figures from what is there."""
     figures = study.draw(rows, work / study.name) if study.draw else {}
@@ -168,10 +185,12 @@ def _path(study: Study, row: str, out: Path | None) -> Path:
 class _Row:
     """The training of one row: what is done of it, and what is to do."""
 
-    def __init__(self, study: Study, row: str, budget: Budget, out: Path | None, work: Path, until: float):
-        self._study, self._row, self._budget, self._out, self._until = study, row, budget, out, until
+    def __init__(self, study: Study, row: str, budget: Budget, args: argparse.Namespace, until: float):
+        self._study, self._row, self._budget, self._until = study, row, budget, until
+        self._out, self._again = args.out, args.again
         self._case = study.cases[row]
-        self._folder = work / study.name / row
+        # Other code, or another budget, has a folder of its own.
+        self._folder = work_folder(study, row, args.work, budget.epochs, results.code()["source"])
         splits = images(self._case.data, self._case.size)
         x, y = splits.train
         self._splits = splits._replace(train=(x[: self._case.examples], y[: self._case.examples]))
@@ -208,7 +227,7 @@ class _Row:
     def _outcome(self, seeds: range) -> list[dict[str, Any]] | None:
         """What comes of these seeds, each by itself; from the work folder, if this very code left it there."""
         folder = self._folder / f"seeds-{seeds.start}-{seeds.stop}"
-        made = {**results.code(), "settings": self._settings(seeds)}
+        made = {"source": results.code()["source"], "settings": self._settings(seeds)}
         if (kept := _load(folder / "outcome.json")) and kept["made"] == made:
             return kept["seeds"]
         if _load(folder / "made.json") != made:
@@ -256,8 +275,8 @@ class _Row:
                 start=runs.last_state(checkpoints, like),
                 watch=watch,
             )
+            keep(result.state)
             if result.stopped:
-                keep(result.state)
                 return None
         seconds = before + time.monotonic() - began
         measured = [jl.training.evaluate(rule, result.params, split, self._augmentation) for split in self._splits]
@@ -280,7 +299,11 @@ class _Row:
     def _record(self, done: Sequence[Mapping[str, Any]]) -> None:
         """Write what is done so far, unless what is recorded took more epochs or seeds."""
         case = self._case
-        paper = case.paper and {"test": case.paper[0] / 100, "std": case.paper[1], "source": self._study.source}
+        paper = case.paper and {
+            "test": case.paper[0] / 100,
+            "std": case.paper[1] and case.paper[1] / 100,
+            "source": self._study.source,
+        }
         seconds = sum(one["seconds"] for one in done)
         row = results.row(self._row, [one["accuracies"] for one in done], seconds, paper)
         row |= {
@@ -291,7 +314,10 @@ class _Row:
         seeds = [one["seed"] for one in done]
         there = read(self._study, self._row, self._out)
         finished = len(seeds) == self._budget.seeds
-        if not finished and covers(there, Budget(self._budget.epochs, len(seeds))):
+        replaces = finished and self._again
+        if there and not replaces and not _reaches(Budget(self._budget.epochs, len(seeds)), spent(there)):
+            if finished:
+                print(f"{self._row}: has a record of {spent(there)}; --again puts this one in its place")
             return
         command = (
             f"python -m experiments.{self._study.name} --rows {self._row} --epochs {self._budget.epochs} "

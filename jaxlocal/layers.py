@@ -96,13 +96,14 @@ class Head(nn.Module):
 
 
 class Residual(nn.Module):
-    """A basic block of a ResNet: two 3×3 convolutions with batch norm, and the input added before the last ReLU.
+    """A basic block of a ResNet: two 3×3 convolutions with batch norm, and the input added before the last activation.
 
     Where the shape changes, the shortcut is a strided 1×1 convolution with batch norm.
     """
 
     features: int
     stride: int = 1
+    activation: Activation = nn.relu
     kernel_init: InitMaker = he_normal
 
     @nn.compact
@@ -121,10 +122,10 @@ class Residual(nn.Module):
             )
             return nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{name}")(conv(x))
 
-        a = nn.relu(conv_norm(x, 3, self.stride, "1"))
+        a = self.activation(conv_norm(x, 3, self.stride, "1"))
         a = conv_norm(a, 3, 1, "2")
         shortcut = x if x.shape == a.shape else conv_norm(x, 1, self.stride, "shortcut")
-        return nn.relu(a + shortcut)
+        return self.activation(a + shortcut)
 
 
 class Transposed(nn.Module):

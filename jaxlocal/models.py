@@ -108,7 +108,7 @@ def vgg(
     return Network((*convs, *denses), _head(classes, init))
 
 
-def resnet(depth: int = 20, classes: int = 10) -> Network:
+def resnet(depth: int = 20, classes: int = 10, *, activation: Activation = nn.relu) -> Network:
     """A ResNet for small images: a stem, three stages of residual blocks, and a readout of the spatial mean.
 
     The stem has 16 filters, the stages 16, 32 and 64 with strides 1, 2 and 2, and (depth - 2) / 6 residual
@@ -127,10 +127,11 @@ def resnet(depth: int = 20, classes: int = 10) -> Network:
         raise ValueError(
             f"depth={depth}: must be 6n + 2, with n residual blocks a stage; pass depth=20, 32, 44, 56 or 110"
         )
-    stem = conv(16, norm=True)
+    checks.callables(activation=activation)
+    stem = conv(16, activation=activation, norm=True)
     strides_after_first = (1,) * (depth // 6 - 1)
     residuals = [
-        Residual(features, stride)
+        Residual(features, stride, activation)
         for features, first_stride in ((16, 1), (32, 2), (64, 2))
         for stride in (first_stride, *strides_after_first)
     ]
