@@ -35,8 +35,8 @@ PAPERS = {
     ("CIFAR-100", "mlp_al"): (0.23, 0.28, 0.82),
     ("CIFAR-100", "cnn_bp"): (114.71, 163.43, 0.70),
     ("CIFAR-100", "cnn_al"): (0.55, 0.51, 1.08),
-    ("CIFAR-10", "mlp_512_tuned_bp"): None,
-    ("CIFAR-10", "mlp_512_tuned_al"): None,
+    ("CIFAR-10", "mlp_512_slow_bp"): None,
+    ("CIFAR-10", "mlp_512_slow_al"): None,
 }
 STUDIES = {"CIFAR-10": al_table3.STUDY, "CIFAR-100": al_table4.STUDY}
 
@@ -50,7 +50,7 @@ class Shown(NamedTuple):
 
 RAW, OUTPUT = ("raw data",) * 3, ("output",) * 3
 MLP = Shown("mlp", (RAW, ("layer 2", "block 2", "block 2"), ("layer 4", "block 4", "bridge"), OUTPUT))
-NARROW = MLP._replace(rows="mlp_512_tuned")
+NARROW = MLP._replace(rows="mlp_512_slow")
 CONVS = ("layer 4", "block 4", "block 4"), ("layer 8", "block 8", "block 8")
 CNN = Shown("cnn", (RAW, *CONVS, ("layer 12", "block 12", "decoder 3")))
 FIGURES = {"al_figure5": MLP, "al_figure5_narrow": NARROW, "al_figure6": CNN}

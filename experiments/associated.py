@@ -218,9 +218,11 @@ def tuned_pair(
     data: str,
     budget: Budget,
     papers: tuple[tuple[float, float] | None, tuple[float, float] | None] = (None, None),
+    slower: float = 1.0,
 ) -> dict[str, Case]:
-    """Two rows with the settings that the search found, as long for either."""
+    """Two rows with the settings that the search found, their rates divided by `slower`, as long for either."""
     net = mlp(width)
+    settings = {rule: setting._replace(rate=setting.rate / slower) for rule, setting in TUNED.items()}
     return {
         f"{name}_{rule}": Case(
             data,
@@ -231,7 +233,7 @@ def tuned_pair(
             paper,
             TUNED_BATCH,
         )
-        for (rule, setting), paper in zip(TUNED.items(), papers, strict=True)
+        for (rule, setting), paper in zip(settings.items(), papers, strict=True)
     }
 
 
