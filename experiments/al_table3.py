@@ -40,9 +40,9 @@ STUDY = Study(
     note=(
         "The paper's settings and schedule, two-pixel jitter. `mlp_512_tuned` is an MLP of 512 units a layer in place "
         "of 3000, with the settings that a search on MNIST found for either rule (`beyond_tuning`), without jitter: "
-        "what two cores can train; `slow` has a quarter of its rates. With codes of 256 units, AL predicts by half of BP's weights. BP's baselines are "
-        "the blocks, flattened, and dense layers as AL predicts by (the authors' VGG leaves the two layers of 1024 "
-        "out). The paper names no settings of its DTP."
+        "what two cores can train; `slow` has a quarter of its rates. With codes of 256 units, AL predicts by "
+        "half of BP's weights. BP's baselines are the blocks, flattened, and dense layers as AL predicts by (the "
+        "authors' VGG leaves the two layers of 1024 out). The paper names no settings of its DTP."
     ),
     measure=associated.distances,
     draw=associated.curves("al_table3", "CIFAR-10 (JPEG copies)"),

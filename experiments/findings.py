@@ -9,7 +9,8 @@ With settings of a search of equal budget, and as many epochs, Associated Learni
 MNIST: {al_table2/mlp_256_tuned_al} beside {al_table2/mlp_256_tuned_bp} on layers of 256 units, where both predict by as
 many weights. On layers of 1024 units it is {al_table2/mlp_tuned_al} beside {al_table2/mlp_tuned_bp}. The paper's own
 settings, a small rate that is cut after two fifths of the run, are made for its 200 epochs: in a run of few, Associated
-Learning has hardly begun when its rate is taken away, and the rows with them say more of the budget than of the rules.""",
+Learning has hardly begun when its rate is taken away, and the rows with them say more of the budget than of the
+rules.""",
     "al_table3": """\
 On the narrow MLP Associated Learning stands at {al_table3/mlp_512_tuned_al - al_table3/mlp_512_tuned_bp} to
 backpropagation. Backpropagation fits the training set further than it can use; the codes of Associated Learning hold it
