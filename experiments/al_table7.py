@@ -73,7 +73,7 @@ def rows(out: Path | None = None) -> Iterator[results.Row]:
     """The table, with the ratio's mean and spread over the seeds."""
     for (data, name), paper in PAPERS.items():
         record = study.read(STUDIES[data], name, out)
-        theirs = paper or ("",) * 3
+        theirs = [f"{value:.2f}" for value in paper] if paper else [""] * 3
         ours = ["not run"] * 3
         if record:
             layers = [tuple(one["distances"].values())[-2] for one in record["rows"][0]["measured"]]
