@@ -147,14 +147,18 @@ def table(made: Study, out: Path | None = None) -> str:
 def filled(text: str, out: Path | None = None) -> str:
     """The text with the test accuracies that it names: {study/row}, or {study/row - study/row} for points between."""
 
-    def accuracy(name: str) -> dict[str, Any]:
-        return results.load((out or results.RESULTS) / f"{name}.json")["rows"][0]["test"]
+    def accuracies(names: Sequence[str]) -> list[dict[str, Any]]:
+        paths = [(out or results.RESULTS) / f"{name}.json" for name in names]
+        return [results.load(path)["rows"][0]["test"] for path in paths if path.exists()]
 
     def number(place: re.Match[str]) -> str:
-        first, second = place.groups()
-        if second is None:
-            return f"{results.percent(accuracy(first))} %"
-        return f"{100 * (accuracy(first)['mean'] - accuracy(second)['mean']):+.2f} points"
+        names = [name for name in place.groups() if name]
+        found = accuracies(names)
+        if len(found) < len(names):
+            return "(not run)"
+        if len(found) == 1:
+            return f"{results.percent(found[0])} %"
+        return f"{100 * (found[0]['mean'] - found[1]['mean']):+.2f} points"
 
     return NUMBER.sub(number, text)
 
@@ -208,3 +212,6 @@ long as they can; `--rows`, `--epochs` and `--seeds` choose; `--minutes` stops i
 Where a row has fewer epochs than its paper's, the difference in the table is one of budgets, too. Settings were chosen
 by validation sets, never by test sets. Accuracies are those after the last epoch, mean ± sample standard deviation over
 the seeds. CIFAR-10 here comes from JPEG copies of its images, so none of its numbers is exactly comparable."""
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,7 @@ def test_the_page_is_what_the_records_say():
 
 
 def test_every_study_and_every_record_is_on_the_page():
-    shown = {section.name for section in report.SECTIONS}
+    shown = {report.name(module) for module in report.SECTIONS}
     assert shown >= set(STUDIES)
     assert {path.name for path in results.RESULTS.iterdir() if path.is_dir()} - OTHERWISE_SHOWN <= shown
     page = report.PAGE.read_text()
@@ -28,7 +28,7 @@ def test_every_study_and_every_record_is_on_the_page():
 
 
 def test_no_number_of_the_findings_is_typed():
-    assert FINDINGS.keys() <= {section.name for section in report.SECTIONS}
+    assert FINDINGS.keys() <= {report.name(module) for module in report.SECTIONS}
     for name, text in FINDINGS.items():
         assert not re.search(r"\d[.,]\d|\d\s*%", text), name
 
@@ -74,10 +74,26 @@ def test_both_rules_are_searched_with_the_same_budget():
     assert len({search["settings"]["epochs"] for search in searches}) == 1
 
 
-def test_associated_learning_keeps_up_with_backpropagation_on_mnist():
+@pytest.mark.parametrize("pair", ["mlp_tuned", "mlp_256_tuned"])
+def test_associated_learning_keeps_up_with_backpropagation_on_mnist(pair):
     """The MLP of the paper, both rules with settings of a search of equal budget, equally long: within 0.3 points."""
     rows = study.recorded(importlib.import_module("experiments.al_table2").STUDY)
-    bp, al = (rows[f"mlp_tuned_{rule}"] for rule in ("bp", "al"))
+    bp, al = (rows[f"{pair}_{rule}"] for rule in ("bp", "al"))
     assert len(bp["test"]["per_seed"]) == len(al["test"]["per_seed"]) >= 3
     assert len(bp["history"]) == len(al["history"])
     assert al["test"]["mean"] > bp["test"]["mean"] - 0.003
+
+
+def test_findings_name_accuracies_and_the_points_between_them(tmp_path):
+    for name, accuracy in (("one", 0.5), ("other", 0.4925)):
+        row = results.row(name, [dict.fromkeys(results.SPLITS, accuracy)], 1.0)
+        results.record("a", [row], "command", {}, out=tmp_path / "a" / f"{name}.json")
+    text = "{a/one}, {a/one - a/other}, {a/other - a/one}, {a/none}, {a/one - a/none}"
+    assert report.filled(text, tmp_path) == "50.00 %, +0.75 points, -0.75 points, (not run), (not run)"
+
+
+def test_findings_name_rows_that_there_are():
+    for text in FINDINGS.values():
+        for name in re.findall(r"[a-z0-9_]+/[a-z0-9_]+", " ".join(re.findall(r"\{[^}]*\}", text))):
+            module, row = name.split("/")
+            assert row in importlib.import_module(f"experiments.{module}").STUDY.cases, name
