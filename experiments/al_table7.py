@@ -44,15 +44,24 @@ STUDIES = {"CIFAR-10": al_table3.STUDY, "CIFAR-100": al_table4.STUDY}
 class Shown(NamedTuple):
     """A figure: the rows of Table 3 in it, and the layers by their names in either rule."""
 
+    title: str
     rows: str
     layers: Sequence[tuple[str, str, str]]  # title, of bp, of al
 
 
 RAW, OUTPUT = ("raw data",) * 3, ("output",) * 3
-MLP = Shown("mlp", (RAW, ("layer 2", "block 2", "block 2"), ("layer 4", "block 4", "bridge"), OUTPUT))
+MLP = Shown(
+    "The MLP on CIFAR-10 (JPEG copies), as the AL paper's Figure 5",
+    "mlp",
+    (RAW, ("layer 2", "block 2", "block 2"), ("layer 4", "block 4", "bridge"), OUTPUT),
+)
 NARROW = MLP._replace(rows="mlp_512_slow")
 CONVS = ("layer 4", "block 4", "block 4"), ("layer 8", "block 8", "block 8")
-CNN = Shown("cnn", (RAW, *CONVS, ("layer 12", "block 12", "decoder 3")))
+CNN = Shown(
+    "The vanilla CNN on CIFAR-10 (JPEG copies), as the AL paper's Figure 6",
+    "cnn",
+    (RAW, *CONVS, ("layer 12", "block 12", "decoder 3")),
+)
 FIGURES = {"al_figure5": MLP, "al_figure5_narrow": NARROW, "al_figure6": CNN}
 
 
@@ -107,7 +116,7 @@ def _picture(shown: Shown, files: Mapping[str, Path | None]) -> "Figure":
         rule.upper(): {title: layers[rule][names[place]] for title, *names in shown.layers}
         for place, rule in enumerate(files)
     }
-    return jl.plots.tsne(panels, layers["bp"]["labels"])
+    return jl.plots.tsne(panels, layers["bp"]["labels"], title=shown.title)
 
 
 if __name__ == "__main__":
