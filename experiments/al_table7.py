@@ -55,7 +55,7 @@ MLP = Shown(
     "mlp",
     (RAW, ("layer 2", "block 2", "block 2"), ("layer 4", "block 4", "bridge"), OUTPUT),
 )
-NARROW = MLP._replace(rows="mlp_512_slow")
+NARROW = MLP._replace(title=MLP.title.replace("The MLP", "A narrower MLP"), rows="mlp_512_slow")
 CONVS = ("layer 4", "block 4", "block 4"), ("layer 8", "block 8", "block 8")
 CNN = Shown(
     "The vanilla CNN on CIFAR-10 (JPEG copies), as the AL paper's Figure 6",
