@@ -69,11 +69,10 @@ def make(way: Way, steps: Steps) -> jl.Rule:
     )
 
 
-def case(way: Way) -> Case:
+def case(way: Way, quick: Budget) -> Case:
     """A row."""
     optimizer = f"adam({RATE}), twice that for encoders and decoders in AL, falling to zero by a cosine; L2 {DECAY}"
     told = {"net": f"resnet({DEPTH})", "way": way.told, "optimizer": optimizer}
-    quick = Budget(10, 2)
     return Case(
         "cifar10",
         partial(make, way),
@@ -91,12 +90,15 @@ STUDY = Study(
     name="beyond_resnet",
     title="Why Associated Learning loses to backpropagation on ResNets",
     source="ours",
-    cases={name: case(way) for name, way in WAYS.items()},
+    cases={
+        **{name: case(way, quick=Budget(10, 2)) for name, way in WAYS.items()},
+        **{f"{name}_long": case(WAYS[name], quick=Budget(30, 1)) for name in ("bp", "al_4")},
+    },
     note=(
         "ResNet-8 on 10,000 images of CIFAR-10, 16 by 16 pixels, with two-pixel jitter. `bp` has the readout of the "
         "spatial mean, `bp_matched` the layers that AL predicts by; `al_4`, `al_2`, `al_1` have so many components, "
         "`pooled` has bridges on the spatial mean in place of the flattened image, and `l2` has the decay, which the "
-        "others have on the kernels of the blocks, on all kernels."
+        "others have on the kernels of the blocks, on all kernels. `long` has thrice the epochs."
     ),
     draw=associated.curves("beyond_resnet", "ResNet-8 on 10,000 small images (CIFAR-10 from JPEG copies)"),
 )
