@@ -40,7 +40,7 @@ STUDY = Study(
         "units: on layers of 1024, AL predicts by about a quarter of BP's weights. The paper names no settings of its "
         "DTP, which here trains its forward weights in every second epoch."
     ),
-    draw=associated.curves("al_table2", "MNIST, layers of 1024 units"),
+    draw=associated.curves("al_table2", "MNIST"),
 )
 main = partial(study.main, STUDY)
 

@@ -85,13 +85,14 @@ def overview(out: Path | None = None) -> list[results.Row]:
         for row in names:
             record, case = study.read(module.STUDY, row, out), module.STUDY.cases[row]
             if record:
+                epochs = f"{study.spent(record).epochs}" + (f" of {case.full.epochs}" if case.paper else "")
                 rows.append(
                     {
                         "table": module.STUDY.source,
                         "row": row,
                         "paper's test %": _of_paper(case.paper),
                         "test %": results.percent(record["rows"][0]["test"]),
-                        "epochs, of the paper's": f"{study.spent(record).epochs} of {case.full.epochs}",
+                        "epochs, of the paper's": epochs,
                         "seeds": study.spent(record).seeds,
                     }
                 )
