@@ -92,7 +92,7 @@ STUDY = Study(
     source="ours",
     cases={
         **{name: case(way, quick=Budget(10, 2)) for name, way in WAYS.items()},
-        **{f"{name}_long": case(WAYS[name], quick=Budget(30, 1)) for name in ("bp", "al_4")},
+        **{f"{name}_long": case(WAYS[name], quick=Budget(30, 1)) for name in ("bp", "bp_matched", "al_4")},
     },
     note=(
         "ResNet-8 on 10,000 images of CIFAR-10, 16 by 16 pixels, with two-pixel jitter. `bp` has the readout of the "
