@@ -101,9 +101,12 @@ def test_no_row_of_table_2_is_for_two_cores(small):
 def test_a_missing_tiny_imagenet_is_one_line(monkeypatch, small, capsys):
     monkeypatch.setattr(study, "images", lambda name, size=None: jl.data.load(name, size=size))
     monkeypatch.setenv("HOME", str(small))
-    dkp_table2.main(["--rows", "tiny_imagenet_bp", "--work", str(small / "work")])
-    error = capsys.readouterr().err
-    assert "tiny_imagenet_bp: name='~/tiny-imagenet-200'" in error and error.count("\n") == 1
+    with pytest.raises(SystemExit) as stop:
+        dkp_table2.main(["--rows", "tiny_imagenet_bp", "--work", str(small / "work")])
+    assert stop.value.code == 1
+    error, summary = capsys.readouterr().err.splitlines()
+    assert "tiny_imagenet_bp: name='~/tiny-imagenet-200'" in error
+    assert summary == "python -m experiments.dkp_table2: not trained: tiny_imagenet_bp"
 
 
 def test_figure_2_is_drawn_from_records(small, capsys):
