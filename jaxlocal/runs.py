@@ -326,7 +326,6 @@ class _Record:
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - began
 
-
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """What goes wrong with a disk, Orbax wraps in errors of many kinds."""
