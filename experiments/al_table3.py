@@ -3,18 +3,13 @@
 from functools import partial
 
 from experiments import associated, study
-from experiments.associated import jittered
+from experiments.associated import dtp_row, jittered
 from experiments.bartunov_table1 import CIFAR_FC
-from experiments.study import Budget, Case, Study
+from experiments.study import Budget, Study
 
 WIDTH = 3000
 NARROW = 512  # for two cores
 SHORT = Budget(6, 2)
-FULL = Budget(associated.PAPERS_EPOCHS, associated.SEEDS)
-DTP = {
-    "net": "layers of 3000, 3000, 15000, 3000, 3000 tanh units",
-    "optimizer": "Bartunov et al.'s best settings of DTP, alternating, CIFAR, fully connected",
-}
 
 STUDY = Study(
     name="al_table3",
@@ -24,14 +19,7 @@ STUDY = Study(
         **associated.tuned_pair("mlp_512_tuned", NARROW, "cifar10", SHORT),
         **associated.tuned_pair("mlp_512_slow", NARROW, "cifar10", SHORT, slower=4),
         **associated.pair("mlp", associated.mlp(WIDTH), "cifar10", ((60.6, 0.3), (62.8, 0.2)), jittered),
-        "mlp_dtp": Case(
-            "cifar10",
-            partial(associated.dtp, WIDTH, CIFAR_FC["dtp_alternating"]),
-            DTP,
-            FULL,
-            paper=(58.2, 0.2),
-            prepare=associated.jittered,
-        ),
+        "mlp_dtp": dtp_row("cifar10", WIDTH, CIFAR_FC["dtp_alternating"], (58.2, 0.2), jittered),
         **associated.pair("cnn", associated.cnn(), "cifar10", ((85.2, 0.4), (85.8, 0.1)), jittered),
         **associated.pair("resnet20", associated.resnet(20), "cifar10", ((91.2, 0.4), (89.1, 0.5)), jittered),
         **associated.pair("resnet32", associated.resnet(32), "cifar10", ((92.0, 0.2), (88.7, 0.4)), jittered),

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
@@ -27,6 +26,7 @@ PAPERS_EPOCHS = 200
 SEEDS = 3  # the paper does not say how many runs its spread is of
 SCHEDULE = "times 0.1 after 40, 60 and 80 % of the steps, times 0.5 after 90 %"
 
+Prepare = Callable[[jl.data.Splits], jl.augmentation.Augmentation]
 EXAMPLES = 1000  # of the test set, for distances between classes and t-SNE
 DRAWN = {"raw data", "block 2", "block 4", "block 8", "block 12", "bridge", "decoder 3", "output"}  # by t-SNE
 
@@ -127,6 +127,21 @@ def dtp(width: int, best: Best, steps: Steps) -> jl.Rule:
     return jl.rules.dtp(net, forward, inverse_tx=inverse, alpha=best.alpha, noise=best.noise, alternate=steps.epoch)
 
 
+def dtp_row(data: str, width: int, best: Best, paper: tuple[float, float], prepare: Prepare) -> Case:
+    """The row of difference target propagation: the paper names no settings of it."""
+    return Case(
+        data,
+        partial(dtp, width, best),
+        {
+            "net": f"layers of {width}, {width}, {5 * width}, {width}, {width} tanh units",
+            "Bartunov's Table 5": str(best),
+        },
+        Budget(PAPERS_EPOCHS, SEEDS),
+        paper=paper,
+        prepare=prepare,
+    )
+
+
 class Setting(NamedTuple):
     """What the authors left open; None where a rule has no such thing."""
 
@@ -201,7 +216,7 @@ def pair(
     net: Net,
     data: str,
     papers: tuple[tuple[float, float], tuple[float, float]],
-    prepare: Callable[[jl.data.Splits], jl.augmentation.Augmentation],
+    prepare: Prepare,
     quick: Budget | None = None,
 ) -> dict[str, Case]:
     """Two rows with the paper's settings, by backpropagation and by Associated Learning."""
@@ -250,7 +265,7 @@ def jittered(splits: jl.data.Splits) -> jl.augmentation.Augmentation:
 def curves(name: str, title: str) -> Draw:
     """The learning curves of a table as its picture."""
 
-    def draw(rows: Mapping[str, results.Row], folder: Path) -> dict[str, "Figure"]:
+    def draw(rows: Mapping[str, results.Row]) -> dict[str, "Figure"]:
         # The loss of scores that are no logits cannot be set beside that of logits.
         return {name: figures.learning({row: made["history"] for row, made in rows.items()}, title, loss=False)}
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jaxlocal as jl
@@ -32,7 +31,7 @@ def name(size: int | None) -> str:
     return f"aux_{size}" if size else "sdtp"
 
 
-def draw(rows: Mapping[str, results.Row], folder: Path) -> dict[str, "Figure"]:
+def draw(rows: Mapping[str, results.Row]) -> dict[str, "Figure"]:
     """Errors against the size, those of SDTP as a level; a standard deviation over the seeds to either side."""
     from matplotlib.figure import Figure
 

@@ -101,8 +101,7 @@ def find(method: str, splits: Splits, budget: Budget, group: int, folder: Path) 
 
 def read(method: str, out: Path | None = None) -> dict[str, Any] | None:
     """A method's record."""
-    path = _path(method, out)
-    return results.load(path) if path.exists() else None
+    return results.found(f"{NAME}/{method}", out)
 
 
 def rows(out: Path | None = None) -> Iterator[results.Row]:
@@ -137,16 +136,13 @@ def _record(method: str, trials: Sequence[Trial], epochs: int, seconds: float | 
     }
     command = f"python -m experiments.{NAME} --methods {method} --settings {len(trials)} --epochs {epochs}"
     settings = {"seeds": [0], "data": DATA, "net": "mnist_fc", "batch_size": BATCH, "epochs": epochs}
-    results.record(f"{NAME}/{method}", [row], command, settings, note=NOTE, out=_path(method, out))
+    name = f"{NAME}/{method}"
+    results.record(name, [row], command, settings, note=NOTE, out=results.place(name, out))
 
 
 def _covers(record: Mapping[str, Any] | None, budget: Budget) -> bool:
     """Whether a record is of as many epochs and settings, or more."""
     return record is not None and (record["settings"]["epochs"], len(record["rows"][0]["trials"])) >= budget
-
-
-def _path(method: str, out: Path | None) -> Path:
-    return (out or results.RESULTS) / NAME / f"{method}.json"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -94,7 +93,7 @@ def record(method: str, splits: Splits, shown: Sequence[int], budget: Budget, ou
     pixels = np.asarray(rule.predict(runs[0].params, splits.test[0][np.asarray(shown)]))
     row = {
         "method": method,
-        **{split: _over_seeds([run.errors[split] for run in runs]) for split in results.SPLITS},
+        **{split: results.over_seeds([run.errors[split] for run in runs]) for split in results.SPLITS},
         "seconds": round(time.perf_counter() - began, 1),
         "history": study.merged([run.history for run in runs]),
         "shown": list(shown),
@@ -109,11 +108,8 @@ def record(method: str, splits: Splits, shown: Sequence[int], budget: Budget, ou
         "epochs": budget.epochs,
     }
     command = f"python -m experiments.{NAME} --methods {method} --epochs {budget.epochs} --seeds {budget.seeds}"
-    results.record(f"{NAME}/{method}", [row], command, settings, note=NOTE, out=_path(method, out))
-
-
-def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
-    return {"per_seed": values, "mean": fmean(values), "std": stdev(values) if len(values) > 1 else None}
+    name = f"{NAME}/{method}"
+    results.record(name, [row], command, settings, note=NOTE, out=results.place(name, out))
 
 
 def rows(out: Path | None = None) -> Iterator[results.Row]:
@@ -136,8 +132,7 @@ def _told(errors: Mapping[str, Any]) -> str:
 
 def read(method: str, out: Path | None = None) -> dict[str, Any] | None:
     """A method's record."""
-    path = _path(method, out)
-    return results.load(path) if path.exists() else None
+    return results.found(f"{NAME}/{method}", out)
 
 
 def curves(recorded: Mapping[str, results.Row]) -> "Figure":
@@ -185,17 +180,12 @@ def reconstructions(recorded: Mapping[str, results.Row], images: np.ndarray) -> 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train the methods that are not recorded yet, record each, print the table, and draw the figures."""
     parser = flags.Parser(f"python -m experiments.{NAME}", description=f"{__doc__} {NOTE}")
-    add = parser.add_argument
-    add("--methods", nargs="+", choices=METHODS, metavar="METHOD", help=f"train these only: {' '.join(METHODS)}")
-    add("--quick", action="store_true", help=f"{QUICK.epochs} epochs, what two cores can do")
-    add("--epochs", type=flags.whole, metavar="N", help=f"passes over the data (default: {FULL.epochs})")
-    add("--seeds", type=flags.whole, metavar="N", help=f"run seeds 0 to N-1 (default: {FULL.seeds})")
-    add("--again", action="store_true", help="train what is recorded already, too")
-    add("--out", type=flags.folder, metavar="FOLDER", help="record here, not in experiments/results")
+    only = f"train these only: {' '.join(METHODS)}"
+    parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="METHOD", help=only)
+    study.add_budget(parser, quick=f"{QUICK.epochs} epochs, what two cores can do")
     args = parser.parse_args(argv)
     results.code()  # of now: the code may be edited while it runs
-    budget = QUICK if args.quick else FULL
-    budget = Budget(args.epochs or budget.epochs, args.seeds or budget.seeds)
+    budget = study.asked(args, FULL, QUICK)
     try:
         splits = study.images(DATA)
     except FileNotFoundError as error:
@@ -212,10 +202,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     recorded = {method: made["rows"][0] for method in METHODS if (made := read(method, args.out))}
     results.draw(curves(recorded), "bartunov_figure6", args.out)
     results.draw(reconstructions(recorded, images[shown, ..., 0]), "bartunov_figure7", args.out)
-
-
-def _path(method: str, out: Path | None) -> Path:
-    return (out or results.RESULTS) / NAME / f"{method}.json"
 
 
 if __name__ == "__main__":

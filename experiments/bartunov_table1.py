@@ -5,7 +5,6 @@ The settings are the best of the paper's search, its Table 5.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import optax
@@ -208,7 +207,7 @@ def case(part: Part, method: str) -> Case:
     )
 
 
-def draw(rows: Mapping[str, results.Row], folder: Path) -> dict[str, "Figure"]:
+def draw(rows: Mapping[str, results.Row]) -> dict[str, "Figure"]:
     """Figures 2 and 8."""
     shown = {
         "bartunov_figure8_fc": ("mnist_fc", "MNIST, fully connected: Bartunov et al., Figure 8"),

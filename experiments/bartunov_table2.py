@@ -150,8 +150,8 @@ TABLES = rows, loading
 
 
 def _recorded(out: Path | None, name: str, column: str) -> list[results.Row]:
-    path = (out or results.RESULTS) / NAME / f"{name}.json"
-    return results.load(path)["rows"] if path.exists() else [{column: "not run"}]
+    record = results.found(f"{NAME}/{name}", out)
+    return record["rows"] if record else [{column: "not run"}]
 
 
 def steps(batch_size: int, gigabytes: float, again: bool, path: Path) -> None:

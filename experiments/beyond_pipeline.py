@@ -24,6 +24,7 @@ from experiments.study import Budget
 from jaxlocal import flags
 
 NAME = "beyond_pipeline"
+RECORD = f"{NAME}/al"
 TITLE = "Associated Learning: the pipeline trains the same network as the sequence"
 FULL, QUICK = Budget(20, 10), Budget(2, 3)
 DATA = "mnist"
@@ -40,8 +41,8 @@ NOTE = (
 
 def rows(out: Path | None = None) -> list[results.Row]:
     """The table: a row a seed."""
-    path = _path(out)
-    return results.load(path)["rows"] if path.exists() else [{"seed": "not run"}]
+    record = results.found(RECORD, out)
+    return record["rows"] if record else [{"seed": "not run"}]
 
 
 def comparisons(data: str, epochs: int, seeds: Sequence[int]) -> Callable[[], results.Row]:
@@ -102,25 +103,15 @@ def _at_turns(own_process: bool, *arguments: Any) -> Iterator[Callable[[], resul
         yield turn
 
 
-def _path(out: Path | None) -> Path:
-    return (out or results.RESULTS) / NAME / "al.json"
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare the seeds that are not recorded yet, record each, and draw the AL paper's Table 1."""
     parser = flags.Parser(f"python -m experiments.{NAME}", description=f"{__doc__} {NOTE}")
-    add = parser.add_argument
-    add("--quick", action="store_true", help=f"{QUICK.epochs} epochs and {QUICK.seeds} seeds, what two cores can do")
-    add("--epochs", type=flags.whole, metavar="N", help=f"passes over the data (default: {FULL.epochs})")
-    add("--seeds", type=flags.whole, metavar="N", help=f"run seeds 0 to N-1 (default: {FULL.seeds})")
-    add("--again", action="store_true", help="train what is recorded already, too")
-    add("--out", type=flags.folder, metavar="FOLDER", help="record here, not in experiments/results")
+    study.add_budget(parser, quick=f"{QUICK.epochs} epochs and {QUICK.seeds} seeds, what two cores can do")
     args = parser.parse_args(argv)
     results.code()  # of now: the code may be edited while it runs
-    budget = QUICK if args.quick else FULL
-    budget = Budget(args.epochs or budget.epochs, args.seeds or budget.seeds)
-    path = _path(args.out)
-    there = results.load(path) if path.exists() and not args.again else None
+    budget = study.asked(args, FULL, QUICK)
+    path = results.place(RECORD, args.out)
+    there = None if args.again else results.found(RECORD, args.out)
     if study.covers(there, budget):
         print("recorded before; --again trains anew")
     else:
@@ -147,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(results.table(made[-1:]), flush=True)
                 command = f"{parser.prog} --epochs {budget.epochs} --seeds {len(made)}"
                 done = settings | {"seeds": list(range(len(made)))}
-                results.record(f"{NAME}/al", made, command, done, note=NOTE, out=path)
+                results.record(RECORD, made, command, done, note=NOTE, out=path)
     print(f"\n{results.table(rows(args.out))}\n\n{NOTE}")
     timetable = jl.pipeline.Schedule(batches=5, stages=3)
     title = "The AL paper's Table 1: batches by number"

@@ -60,10 +60,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     trials, epochs = QUICK if args.quick else FULL
     trials, epochs = args.trials or trials, args.epochs or epochs
     for rule in CHOICES:
-        path = _path(rule, args.out)
+        name = f"{NAME}/{rule}"
+        path, there = results.place(name, args.out), results.found(name, args.out)
         settings = {"seeds": [0], "data": "mnist", "batch_size": BATCH, "epochs": epochs, "chosen from": CHOICES[rule]}
         settings |= {"rate": list(RATES)}
-        if not args.again and path.exists() and _spent(results.load(path)) >= (epochs, trials):
+        if not args.again and there and _spent(there) >= (epochs, trials):
             print(f"{rule}: recorded before; --again searches anew")
             continue
         made = [] if args.again else results.begun(path, settings)
@@ -71,19 +72,20 @@ def main(argv: Sequence[str] | None = None) -> None:
             made.append(train(rule, trial, epochs, study.images("mnist")))
             print(results.table(made[-1:]), flush=True)
             command = f"{parser.prog} --trials {trials} --epochs {epochs}"
-            results.record(f"{NAME}/{rule}", made, command, settings, note=NOTE, out=path)
+            results.record(name, made, command, settings, note=NOTE, out=path)
     print(f"\n{results.table(list(rows(args.out)))}\n\n{NOTE}")
-    searched = {rule: results.load(_path(rule, args.out))["rows"] for rule in CHOICES}
+    searched = {rule: results.load(results.place(f"{NAME}/{rule}", args.out))["rows"] for rule in CHOICES}
     results.draw(picture(searched), NAME, args.out)
 
 
 def rows(out: Path | None = None) -> Iterator[results.Row]:
     """The table: of either rule the best trials, and what all of them came to."""
     for rule in CHOICES:
-        if not _path(rule, out).exists():
+        record = results.found(f"{NAME}/{rule}", out)
+        if record is None:
             yield {"rule, trial": rule, **dict.fromkeys([*Setting._fields, "validation %"]), "seconds": "not run"}
             continue
-        made = results.load(_path(rule, out))["rows"]
+        made = record["rows"]
         for row in sorted(made, key=itemgetter("validation %"), reverse=True)[:SHOWN]:
             told = {name: row.get(name) for name in Setting._fields}
             reached = {"validation %": f"{row['validation %']:.2f}", "seconds": row["seconds"]}
@@ -91,10 +93,6 @@ def rows(out: Path | None = None) -> Iterator[results.Row]:
         middle = f"{median(row['validation %'] for row in made):.2f}"
         empty = dict.fromkeys(Setting._fields)
         yield {"rule, trial": f"{rule}, median of {len(made)}", **empty, "validation %": middle, "seconds": None}
-
-
-def _path(rule: str, out: Path | None) -> Path:
-    return (out or results.RESULTS) / NAME / f"{rule}.json"
 
 
 def _spent(record: Mapping[str, Any]) -> tuple[int, int]:

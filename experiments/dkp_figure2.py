@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
@@ -119,14 +118,9 @@ def record(name: str, splits: Splits, budget: Budget, command: str, path: Path) 
     began = time.perf_counter()
     rule, seeds = make(name), list(range(budget.seeds))
     runs = [train(rule, splits, budget.epochs, seed) for seed in seeds]
-    accuracies = [run.accuracy for run in runs]
     row = {
         "method": name,
-        "test": {
-            "per_seed": accuracies,
-            "mean": fmean(accuracies),
-            "std": stdev(accuracies) if len(accuracies) > 1 else None,
-        },
+        "test": results.over_seeds([run.accuracy for run in runs]),
         "seconds": round(time.perf_counter() - began, 1),
         "steps": runs[0].steps,
         "angles": [run.angles for run in runs],
@@ -138,7 +132,7 @@ def record(name: str, splits: Splits, budget: Budget, command: str, path: Path) 
 def rows(out: Path | None = None) -> Iterator[results.Row]:
     """The table: of each layer the first angle and the last, the mean over the seeds."""
     for name in RULES:
-        made = _read(name, out)
+        made = results.found(f"{NAME}/{name}", out)
         if made is None:
             yield {"method": name, **dict.fromkeys(LAYERS, "not run"), "test %": "", "epochs": None, "seeds": None}
             continue
@@ -179,38 +173,27 @@ def picture(recorded: Mapping[str, results.Row]) -> "Figure":
 def main(argv: Sequence[str] | None = None) -> None:
     """Train the rules that are not recorded yet, record each, draw the figure, and print the table."""
     parser = flags.Parser(f"python -m experiments.{NAME}", description=f"{__doc__} {NOTE}")
-    add = parser.add_argument
-    add("--quick", action="store_true", help=f"{QUICK.seeds} seed, not {FULL.seeds}")
-    add("--epochs", type=flags.whole, metavar="N", help=f"passes over the data (default: {FULL.epochs})")
-    add("--seeds", type=flags.whole, metavar="N", help="run seeds 0 to N-1 (default: as many as there)")
-    add("--again", action="store_true", help="train what is recorded already, too")
-    add("--out", type=flags.folder, metavar="FOLDER", help="record here, not in experiments/results")
+    study.add_budget(parser, quick=f"{QUICK.seeds} seed, not {FULL.seeds}")
     args = parser.parse_args(argv)
     results.code()  # of now: the code may be edited while it runs
-    budget = QUICK if args.quick else FULL
-    budget = Budget(args.epochs or budget.epochs, args.seeds or budget.seeds)
+    budget = study.asked(args, FULL, QUICK)
     command = f"{parser.prog} --epochs {budget.epochs} --seeds {budget.seeds}"
     for name in RULES:
-        if not args.again and study.covers(_read(name, args.out), budget):
+        if not args.again and study.covers(results.found(f"{NAME}/{name}", args.out), budget):
             print(f"{name}: recorded before; --again trains it anew", flush=True)
             continue
         try:
             splits = study.images("mnist")
         except FileNotFoundError as error:
             parser.error(str(error))
-        record(name, splits, budget, command, _path(name, args.out))
+        record(name, splits, budget, command, results.place(f"{NAME}/{name}", args.out))
         print(f"{name}: recorded", flush=True)
     print(f"\n{results.table(list(rows(args.out)))}\n\n{NOTE}")
-    results.draw(picture({name: results.load(_path(name, args.out))["rows"][0] for name in PANELS}), NAME, args.out)
-
-
-def _path(name: str, out: Path | None) -> Path:
-    return (out or results.RESULTS) / NAME / f"{name}.json"
-
-
-def _read(name: str, out: Path | None) -> dict[str, Any] | None:
-    path = _path(name, out)
-    return results.load(path) if path.exists() else None
+    results.draw(
+        picture({name: results.load(results.place(f"{NAME}/{name}", args.out))["rows"][0] for name in PANELS}),
+        NAME,
+        args.out,
+    )
 
 
 def _taken(pair: Any, rows: Any) -> Batch:

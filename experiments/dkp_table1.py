@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optax
@@ -75,7 +74,7 @@ def told(name: str) -> dict[str, str]:
     return settings | ({"feedback": feedback[name]} if name in feedback else {})
 
 
-def draw(rows: Mapping[str, results.Row], folder: Path) -> dict[str, "Figure"]:
+def draw(rows: Mapping[str, results.Row]) -> dict[str, "Figure"]:
     """Figure 3."""
     runs = {name.removeprefix("cifar10_"): row["history"] for name, row in rows.items() if name.startswith("cifar10_")}
     title = "The 2-conv net on CIFAR-10 (JPEG copies), as the direct Kolen-Pollack paper's Figure 3"

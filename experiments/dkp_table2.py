@@ -6,7 +6,6 @@ where it may also be a link.
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import optax
@@ -106,7 +105,7 @@ def told(images: Images, name: str) -> dict[str, str]:
     return settings | ({"feedback": feedback[name]} if name in feedback else {})
 
 
-def draw(rows: Mapping[str, results.Row], folder: Path) -> dict[str, "Figure"]:
+def draw(rows: Mapping[str, results.Row]) -> dict[str, "Figure"]:
     """Figure 4."""
     of_cifar = {name: row for name, row in rows.items() if name.startswith("cifar100_")}
     runs = {name.removeprefix("cifar100_"): row["history"] for name, row in of_cifar.items()}

@@ -149,8 +149,8 @@ def filled(text: str, out: Path | None = None) -> str:
     """The text with the test accuracies that it names: {study/row}, or {study/row - study/row} for points between."""
 
     def accuracies(names: Sequence[str]) -> list[dict[str, Any]]:
-        paths = [(out or results.RESULTS) / f"{name}.json" for name in names]
-        return [results.load(path)["rows"][0]["test"] for path in paths if path.exists()]
+        records = (results.found(name, out) for name in names)
+        return [record["rows"][0]["test"] for record in records if record]
 
     def number(place: re.Match[str]) -> str:
         names = [name for name in place.groups() if name]

@@ -47,12 +47,14 @@ def row(
       A dict of these, with mean and sample standard deviation over the seeds: None where there is one seed only.
     """
     accuracies = list(accuracies)
-    summary: Row = {"rule": rule}
-    for split in SPLITS:
-        values = [accuracy[split] for accuracy in accuracies]
-        std = statistics.stdev(values) if len(values) > 1 else None
-        summary[split] = {"per_seed": values, "mean": statistics.fmean(values), "std": std}
-    return {**summary, "seconds": round(seconds, 1), "paper": paper and dict(paper)}
+    summary = {split: over_seeds([accuracy[split] for accuracy in accuracies]) for split in SPLITS}
+    return {"rule": rule, **summary, "seconds": round(seconds, 1), "paper": paper and dict(paper)}
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """One number of each seed, their mean, and their sample standard deviation: None where there is one seed only."""
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return {"per_seed": values, "mean": statistics.fmean(values), "std": std}
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -83,7 +85,7 @@ def record(
     Returns:
       The path of the file.
     """
-    path = out or RESULTS / f"{name}.json"
+    path = out or place(name)
     content = {
         "experiment": name,
         "command": command,
@@ -109,6 +111,17 @@ def draw(figure: "Figure", name: str, out: Path | None = None) -> Path:
     figure.savefig(path, dpi=100)
     print(f"drawn: {path}", flush=True)
     return path
+
+
+def place(name: str, folder: Path | None = None) -> Path:
+    """Where the record of this name is, in experiments/results or in another folder."""
+    return (folder or RESULTS) / f"{name}.json"
+
+
+def found(name: str, folder: Path | None = None) -> dict[str, Any] | None:
+    """The record of this name, if there is one."""
+    path = place(name, folder)
+    return load(path) if path.exists() else None
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Trained(NamedTuple):
     folder: Path  # for what is too large for a record
 
 
-Draw = Callable[[Mapping[str, results.Row], Path], Mapping[str, "Figure"]]  # of the recorded rows and the work folder
+Draw = Callable[[Mapping[str, results.Row]], Mapping[str, "Figure"]]  # of the recorded rows
 
 
 class Case(NamedTuple):
@@ -104,8 +104,7 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
     failed = []
     for row in [row for row in study.cases if row in wanted]:
         case = study.cases[row]
-        budget = (case.quick if args.quick else None) or case.full
-        budget = Budget(args.epochs or budget.epochs, args.seeds or budget.seeds)
+        budget = asked(args, case.full, case.quick or case.full)
         if not args.again and covers(read(study, row, args.out), budget):
             print(f"{row}: recorded before; --again trains it anew", flush=True)
             continue
@@ -123,9 +122,26 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
     rows = recorded(study, args.out)
     if rows:
         print(f"\n{results.table(list(rows.values()))}\n\n{study.note}")
-        picture(study, rows, args.out, args.work)
+        for name, figure in (study.draw(rows) if study.draw else {}).items():
+            results.draw(figure, name, args.out)
     if failed:
         parser.exit(1, f"{parser.prog}: not trained: {', '.join(failed)}\n")
+
+
+def add_budget(parser: flags.Parser, quick: str) -> None:
+    """The flags that say how long, and where to."""
+    add = parser.add_argument
+    add("--quick", action="store_true", help=quick)
+    add("--epochs", type=flags.whole, metavar="N", help="passes over the data (default: the paper's)")
+    add("--seeds", type=flags.whole, metavar="N", help="run seeds 0 to N-1 (default: as many as there)")
+    add("--again", action="store_true", help="train what is recorded already, too")
+    add("--out", type=flags.folder, metavar="FOLDER", help="record here, not in experiments/results")
+
+
+def asked(args: argparse.Namespace, full: Budget, quick: Budget) -> Budget:
+    """The budget that the flags say."""
+    budget = quick if args.quick else full
+    return Budget(args.epochs or budget.epochs, args.seeds or budget.seeds)
 
 
 def recorded(study: Study, out: Path | None = None) -> dict[str, results.Row]:
@@ -136,10 +152,7 @@ def recorded(study: Study, out: Path | None = None) -> dict[str, results.Row]:
 
 def read(study: Study, row: str, out: Path | None = None) -> dict[str, Any] | None:
     """A row's record."""
-    try:
-        return results.load(_path(study, row, out))
-    except FileNotFoundError:
-        return None
+    return results.found(f"{study.name}/{row}", out)
 
 
 def covers(record: Mapping[str, Any] | None, budget: Budget) -> bool:
@@ -169,17 +182,6 @@ def merged(histories: Sequence[Sequence[jl.training.Row]]) -> list[jl.training.R
 def work_folder(study: Study, row: str, work: Path, epochs: int, source: str) -> Path:
     """Where a row's training leaves what is too large for a record."""
     return work / study.name / row / f"{epochs}-{source}"
-
-
-def picture(study: Study, rows: Mapping[str, results.Row], out: Path | None, work: Path) -> None:
-    """Draw the study's figures from what is there."""
-    figures = study.draw(rows, work / study.name) if study.draw else {}
-    for name, figure in figures.items():
-        results.draw(figure, name, out)
-
-
-def _path(study: Study, row: str, out: Path | None) -> Path:
-    return (out or results.RESULTS) / study.name / f"{row}.json"
 
 
 class _Row:
@@ -324,8 +326,9 @@ class _Row:
             f"--seeds {len(seeds)}"
         )
         note = " ".join(filter(None, (self._study.note, NOTES.get(case.data))))
-        out = _path(self._study, self._row, self._out)
-        results.record(f"{self._study.name}/{self._row}", [row], command, self._settings(seeds), note=note, out=out)
+        name = f"{self._study.name}/{self._row}"
+        out = results.place(name, self._out)
+        results.record(name, [row], command, self._settings(seeds), note=note, out=out)
         print(f"{self._row}: test {results.percent(row['test'])} % of {len(seeds)} ({seconds:.0f} s)", flush=True)
 
 
@@ -339,12 +342,8 @@ def _parser(study: Study) -> flags.Parser:
 
     parser = flags.Parser(f"python -m experiments.{study.name}", description=f"{study.title}. {study.note}")
     parser.add_argument("--rows", nargs="+", type=row, metavar="ROW", help=f"train these only: {' '.join(study.cases)}")
-    parser.add_argument("--quick", action="store_true", help="what two cores can train, and as long as they can")
-    parser.add_argument("--epochs", type=flags.whole, metavar="N", help="passes over the data (default: the paper's)")
-    parser.add_argument("--seeds", type=flags.whole, metavar="N", help="run seeds 0 to N-1 (default: as many as there)")
+    add_budget(parser, quick="what two cores can train, and as long as they can")
     parser.add_argument("--minutes", type=flags.positive, metavar="M", help="stop then; the same command goes on")
-    parser.add_argument("--again", action="store_true", help="train what is recorded already, too")
-    parser.add_argument("--out", type=flags.folder, metavar="FOLDER", help="record here, not in experiments/results")
     parser.add_argument(
         "--work", type=flags.folder, default=WORK, metavar="FOLDER", help="for checkpoints (default: runs/experiments)"
     )

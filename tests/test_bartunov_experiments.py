@@ -77,7 +77,7 @@ def test_figure4_draws_errors_against_sizes(tmp_path):
         return {"train": {"mean": train, "std": None}, "test": {"mean": test, "std": 0.01}}
 
     rows = {"aux_16": row(0.5, 0.4), "aux_64": row(0.7, 0.45), "sdtp": row(0.5, 0.375)}
-    (axes,) = figure4.draw(rows, tmp_path)["bartunov_figure4"].axes
+    (axes,) = figure4.draw(rows)["bartunov_figure4"].axes
     train, test = (container.lines[0] for container in axes.containers)
     np.testing.assert_allclose(train.get_xydata(), [[16, 50], [64, 30]])
     np.testing.assert_allclose(test.get_xydata(), [[16, 60], [64, 55]])

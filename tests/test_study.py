@@ -26,7 +26,7 @@ TOY = Study(
     CASES,
     "No table.",
     measure=lambda trained: {"norm": float(optax.tree.norm(jl.rule.forward_weights(trained.params)))},
-    draw=lambda rows, folder: {"toy": figures.learning({name: row["history"] for name, row in rows.items()}, "toys")},
+    draw=lambda rows: {"toy": figures.learning({name: row["history"] for name, row in rows.items()}, "toys")},
 )
 
 
