@@ -72,7 +72,7 @@ def test_figure4(run, tmp_path):
     assert (tmp_path / "out" / "bartunov_figure4.png").stat().st_size > 0
 
 
-def test_figure4_draws_errors_against_sizes(tmp_path):
+def test_figure4_draws_errors_against_sizes():
     def row(train, test):
         return {"train": {"mean": train, "std": None}, "test": {"mean": test, "std": 0.01}}
 
@@ -82,7 +82,7 @@ def test_figure4_draws_errors_against_sizes(tmp_path):
     np.testing.assert_allclose(train.get_xydata(), [[16, 50], [64, 30]])
     np.testing.assert_allclose(test.get_xydata(), [[16, 60], [64, 55]])
     assert axes.lines[-1].get_ydata() == [62.5, 62.5]
-    assert figure4.draw({"sdtp": rows["sdtp"]}, tmp_path) == {}
+    assert figure4.draw({"sdtp": rows["sdtp"]}) == {}
 
 
 def test_figure4_changes_the_size_of_the_auxiliary_output_alone():
