@@ -142,7 +142,9 @@ def _record(method: str, trials: Sequence[Trial], epochs: int, seconds: float | 
 
 def _covers(record: Mapping[str, Any] | None, budget: Budget) -> bool:
     """Whether a record is of as many epochs and settings, or more."""
-    return record is not None and (record["settings"]["epochs"], len(record["rows"][0]["trials"])) >= budget
+    if record is None:
+        return False
+    return study.reaches((record["settings"]["epochs"], len(record["rows"][0]["trials"])), budget)
 
 
 if __name__ == "__main__":

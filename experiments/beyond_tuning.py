@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         path, there = results.place(name, args.out), results.found(name, args.out)
         settings = {"seeds": [0], "data": "mnist", "batch_size": BATCH, "epochs": epochs, "chosen from": CHOICES[rule]}
         settings |= {"rate": list(RATES)}
-        if not args.again and there and _spent(there) >= (epochs, trials):
+        if not args.again and there and study.reaches(_spent(there), (epochs, trials)):
             print(f"{rule}: recorded before; --again searches anew")
             continue
         made = [] if args.again else results.begun(path, settings)

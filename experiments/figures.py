@@ -10,18 +10,21 @@ import jaxlocal as jl
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FAR = 20  # times as many epochs
 Curves = Mapping[str, Sequence[jl.training.Row]]  # each row's history by name, as records keep it
 
 
 def learning(runs: Curves, title: str, loss: bool = True) -> "Figure":
     """Loss and accuracy on the training set's first examples, and accuracy on the validation set, against epochs.
 
-    The mean over the seeds, and a band of a standard deviation to either side.
+    The mean over the seeds, and a band of a standard deviation to either side. Where some runs are far longer than
+    others, each doubling of the epochs takes as much room.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
+    lengths = [len(rows) for rows in runs.values()]
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     panels = [*[("train", "loss")] * loss, ("train", "accuracy"), ("validation", "accuracy")]
     colours = colormaps["tab10" if len(runs) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
@@ -34,7 +37,11 @@ def learning(runs: Curves, title: str, loss: bool = True) -> "Figure":
             axes.plot(epochs, mean, label=name, color=colour, marker="o" if len(rows) == 1 else None)
             axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel="epoch", title=f"{split} {measure}")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if max(lengths) > FAR * min(lengths):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:.0f}")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.92")
         if measure == "loss":

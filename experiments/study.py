@@ -157,11 +157,12 @@ def read(study: Study, row: str, out: Path | None = None) -> dict[str, Any] | No
 
 def covers(record: Mapping[str, Any] | None, budget: Budget) -> bool:
     """Whether a record is of as many epochs and as many seeds, or more."""
-    return record is not None and _reaches(spent(record), budget)
+    return record is not None and reaches(spent(record), budget)
 
 
-def _reaches(budget: Budget, other: Budget) -> bool:
-    return budget.epochs >= other.epochs and budget.seeds >= other.seeds
+def reaches(budget: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether a budget is as large as another in all that it counts."""
+    return all(one >= least for one, least in zip(budget, other, strict=True))
 
 
 def spent(record: Mapping[str, Any]) -> Budget:
@@ -317,7 +318,7 @@ class _Row:
         there = read(self._study, self._row, self._out)
         finished = len(seeds) == self._budget.seeds
         replaces = finished and self._again
-        if there and not replaces and not _reaches(Budget(self._budget.epochs, len(seeds)), spent(there)):
+        if there and not replaces and not reaches(Budget(self._budget.epochs, len(seeds)), spent(there)):
             if finished:
                 print(f"{self._row}: has a record of {spent(there)}; --again puts this one in its place")
             return

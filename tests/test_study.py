@@ -166,3 +166,17 @@ def test_bad_flags_are_one_line(run, flags, complaint, capsys):
 def test_records_are_plain(run):
     run("--rows", "second")
     assert json.dumps(run("--rows", "second")["second"])
+
+
+def test_a_budget_reaches_another_in_all_that_it_counts():
+    assert study.reaches((3, 2), (3, 2)) and not study.reaches((4, 1), (3, 2)) and not study.reaches((2, 9), (3, 2))
+
+
+@pytest.mark.parametrize(("epochs", "scale"), [(20, "linear"), (21, "log")])
+def test_short_runs_are_seen_beside_far_longer_ones(epochs, scale):
+    def history(length):
+        numbers = {"loss": [0.5], "accuracy": [0.5]}
+        return [{"epoch": epoch + 1, "train": numbers, "validation": numbers} for epoch in range(length)]
+
+    figure = figures.learning({"short": history(1), "long": history(epochs)}, "toys")
+    assert [axes.get_xscale() for axes in figure.axes] == [scale] * 3
