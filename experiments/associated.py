@@ -26,7 +26,7 @@ PAPERS_EPOCHS = 200
 SEEDS = 3  # the paper does not say how many runs its spread is of
 SCHEDULE = "times 0.1 after 40, 60 and 80 % of the steps, times 0.5 after 90 %"
 
-Prepare = Callable[[jl.data.Splits], jl.augmentation.Augmentation]
+Prepare = Callable[[jl.data.Splits], jl.augmentation.Augmentation | None]
 EXAMPLES = 1000  # of the test set, for distances between classes and t-SNE
 DRAWN = {"raw data", "block 2", "block 4", "block 8", "block 12", "bridge", "decoder 3", "output"}  # by t-SNE
 
@@ -127,7 +127,7 @@ def dtp(width: int, best: Best, steps: Steps) -> jl.Rule:
     return jl.rules.dtp(net, forward, inverse_tx=inverse, alpha=best.alpha, noise=best.noise, alternate=steps.epoch)
 
 
-def dtp_row(data: str, width: int, best: Best, paper: tuple[float, float], prepare: Prepare) -> Case:
+def dtp_row(data: str, width: int, best: Best, paper: tuple[float, float] | None, prepare: Prepare) -> Case:
     """The row of difference target propagation: the paper names no settings of it."""
     return Case(
         data,
