@@ -37,6 +37,8 @@ PAPERS = {
     ("CIFAR-100", "cnn_al"): (0.55, 0.51, 1.08),
     ("CIFAR-10", "mlp_512_slow_bp"): None,
     ("CIFAR-10", "mlp_512_slow_al"): None,
+    ("CIFAR-10", "cnn_small_bp"): None,
+    ("CIFAR-10", "cnn_small_al"): None,
 }
 STUDIES = {"CIFAR-10": al_table3.STUDY, "CIFAR-100": al_table4.STUDY}
 
@@ -62,7 +64,8 @@ CNN = Shown(
     "cnn",
     (RAW, *CONVS, ("layer 12", "block 12", "decoder 3")),
 )
-FIGURES = {"al_figure5": MLP, "al_figure5_narrow": NARROW, "al_figure6": CNN}
+SMALL = CNN._replace(title=CNN.title.replace("CIFAR-10", "small CIFAR-10"), rows="cnn_small")
+FIGURES = {"al_figure5": MLP, "al_figure5_narrow": NARROW, "al_figure6": CNN, "al_figure6_small": SMALL}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -24,11 +24,23 @@ if TYPE_CHECKING:
 
 PAPERS_EPOCHS = 200
 SEEDS = 3  # the paper does not say how many runs its spread is of
-SCHEDULE = "times 0.1 after 40, 60 and 80 % of the steps, times 0.5 after 90 %"
 
 Prepare = Callable[[jl.data.Splits], jl.augmentation.Augmentation | None]
 EXAMPLES = 1000  # of the test set, for distances between classes and t-SNE
 DRAWN = {"raw data", "block 2", "block 4", "block 8", "block 12", "bridge", "decoder 3", "output"}  # by t-SNE
+
+
+class Schedule(NamedTuple):
+    """How a rate changes in a run of so many steps."""
+
+    make: Callable[[float, int], optax.Schedule]
+    told: str
+
+
+PAPERS_SCHEDULE = Schedule(
+    jl.training.al_schedule, "times 0.1 after 40, 60 and 80 % of the steps, times 0.5 after 90 %"
+)
+COSINE = Schedule(optax.cosine_decay_schedule, "falling to zero by a cosine")
 
 
 class Net(NamedTuple):
@@ -39,6 +51,7 @@ class Net(NamedTuple):
     width: int  # of the targets' codes
     told: str
     rate: float = 1e-4
+    schedule: Schedule = PAPERS_SCHEDULE
     decay: tuple[float, float] = (0.0, 0.0)  # L2, of BP and of AL
     norm: tuple[bool, bool] = (False, False)  # where the blocks leave it open: of BP and of AL
 
@@ -98,16 +111,16 @@ def decayed_adam(rate: optax.ScalarOrSchedule, decay: float) -> optax.GradientTr
 
 
 def bp(net: Net, steps: Steps) -> jl.Rule:
-    """The baseline: ReLU, cross entropy, the paper's schedule."""
+    """The baseline: ReLU, cross entropy."""
     blocks = net.make(nn.relu, net.norm[0])
-    tx = decayed_adam(jl.training.al_schedule(net.rate, steps.total), net.decay[0])
+    tx = decayed_adam(net.schedule.make(net.rate, steps.total), net.decay[0])
     return jl.rules.bp(jl.models.matched(blocks, len(net.components), net.width), tx)
 
 
 def al(net: Net, steps: Steps) -> jl.Rule:
-    """ELU, the paper's schedule, and twice the rate for encoders and decoders."""
+    """ELU, and twice the rate for encoders and decoders."""
     blocks = net.make(nn.elu, net.norm[1])
-    slow, fast = (jl.training.al_schedule(times * net.rate, steps.total) for times in (1, 2))
+    slow, fast = (net.schedule.make(times * net.rate, steps.total) for times in (1, 2))
     return jl.rules.al(
         blocks,
         decayed_adam(slow, net.decay[1]),
@@ -173,7 +186,7 @@ def tuned(rule: str, net: Net, setting: Setting, steps: Steps) -> jl.Rule:
     activation, init = ACTIVATIONS[setting.activation], INITS[setting.init]
 
     def tx(rate: float) -> optax.GradientTransformation:
-        return optax.adam(optax.cosine_decay_schedule(rate, steps.total))
+        return optax.adam(COSINE.make(rate, steps.total))
 
     if rule == "bp":
         wide = (*hidden, 5 * net.width, *hidden)  # as `jl.models.matched`, all of one kind
@@ -197,8 +210,9 @@ TUNED_BATCH = 64
 
 
 def told(rule: str, net: Net) -> dict[str, str]:
-    """The paper's settings of a rule, in words."""
+    """The settings of a rule, in words."""
     decay = net.decay[rule == "al"]
+    twice = ", twice that for encoders and decoders" if rule == "al" else ""
     activations = {
         "bp": "relu, cross entropy; the blocks, flattened, and dense layers as in al",
         "al": "elu, sigmoid codes and bridges",
@@ -206,7 +220,7 @@ def told(rule: str, net: Net) -> dict[str, str]:
     return {
         "net": net.told,
         "activation": activations[rule],
-        "optimizer": f"adam({net.rate}){', twice that for encoders and decoders' if rule == 'al' else ''}; {SCHEDULE}",
+        "optimizer": f"adam({net.rate}){twice}; {net.schedule.told}",
         "L2": f"{decay:g}, on the kernels of the blocks" if decay else "none",
     }
 
@@ -215,11 +229,11 @@ def pair(
     name: str,
     net: Net,
     data: str,
-    papers: tuple[tuple[float, float], tuple[float, float]],
+    papers: tuple[tuple[float, float] | None, tuple[float, float] | None],
     prepare: Prepare,
     quick: Budget | None = None,
 ) -> dict[str, Case]:
-    """Two rows with the paper's settings, by backpropagation and by Associated Learning."""
+    """Two rows with the settings of the network, by backpropagation and by Associated Learning."""
     full = Budget(PAPERS_EPOCHS, SEEDS)
     return {
         f"{name}_{rule}": Case(data, partial(make, net), told(rule, net), full, quick, paper, prepare=prepare)
@@ -242,7 +256,7 @@ def tuned_pair(
         f"{name}_{rule}": Case(
             data,
             partial(tuned, rule, net, setting),
-            {"net": net.told, "optimizer": "adam, its rate falling to zero by a cosine", "setting": str(setting)},
+            {"net": net.told, "optimizer": f"adam, its rate {COSINE.told}", "setting": str(setting)},
             Budget(PAPERS_EPOCHS, SEEDS) if paper else budget,
             budget,
             paper,

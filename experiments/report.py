@@ -47,6 +47,7 @@ SECTIONS: Mapping[ModuleType, Mapping[str, str]] = {
         "al_figure5": "t-SNE of the layers of the MLP",
         "al_figure5_narrow": "t-SNE of the layers of a narrower MLP",
         "al_figure6": "t-SNE of the layers of the vanilla CNN",
+        "al_figure6_small": "t-SNE of the layers of the vanilla CNN on smaller images",
     },
     beyond_pipeline: {"al_table1": "Which component works on which batch at which time"},
     beyond_tuning: {"beyond_tuning": "Validation error against each setting"},
