@@ -11,7 +11,7 @@ WIDTH = 3000
 NARROW = 512  # for two cores
 SHORT = Budget(6, 2)
 # The vanilla CNN for two cores: on small images, at a rate by which it has begun after an epoch.
-SMALL = Budget(3, 1)
+SMALL = Budget(3, 3)
 SMALL_CNN = associated.pair(
     "cnn_small", associated.cnn()._replace(rate=1e-3, schedule=COSINE), "cifar10", (None, None), jittered, SMALL
 )
