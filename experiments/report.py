@@ -73,7 +73,8 @@ SECTIONS: Mapping[ModuleType, Mapping[str, str]] = {
 
 # The rows of the overview in the README.
 OVERVIEW = {
-    al_table2: ("mlp_tuned_bp", "mlp_tuned_al", "mlp_256_tuned_bp", "mlp_256_tuned_al"),
+    al_table2: ("mlp_tuned_bp", "mlp_tuned_al", "mlp_256_tuned_bp", "mlp_256_tuned_al", "mlp_256_dtp"),
+    al_table3: ("cnn_small_bp", "cnn_small_al"),
     bartunov_table1: tuple(f"mnist_fc_{method}" for method in bartunov_table1.MNIST_FC),
     dkp_table1: tuple(f"cifar10_{rule}" for rule in dkp_table1.PAPER["cifar10"]),
 }
