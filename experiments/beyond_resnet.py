@@ -4,7 +4,8 @@ Much changes at once when a ResNet is trained by AL in the paper's way: each com
 network's readout of the spatial mean gives way to bridges on the flattened image, and squared errors between sigmoid
 codes take the place of the cross entropy. Here they are taken apart as far as can be, on ResNet-8 and images of 16 by
 16 pixels, which two cores can train: one to four components; bridges on the flattened image and on its spatial mean;
-backpropagation with either readout; and L2 on all weights, as a careless reading of the paper would have it.
+backpropagation with either readout and either activation; and L2 on all weights, as a careless reading of the paper
+would have it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,12 +37,14 @@ class Way(NamedTuple):
     told: str
     components: Sequence[int] = ()
     bridge: Coder = bridge_code
+    elu: bool = False  # in backpropagation, too, in the place of ReLU
     matched: bool = False  # with the layers that `al_4` predicts by in the place of the readout
     decay_all: bool = False  # L2 on bridges, encoders and decoders, too
 
 
 WAYS: Mapping[str, Way] = {
     "bp": Way("the network as it is, with its readout of the spatial mean"),
+    "bp_elu": Way("the network as it is, with the ELU of AL", elu=True),
     "bp_matched": Way(
         "the layers that AL predicts by: the flattened image, dense 500, 100, 100, 100, 100", matched=True
     ),
@@ -53,7 +56,7 @@ WAYS: Mapping[str, Way] = {
     "al_2_pooled": Way("two components, bridges on the spatial mean", (2, 2), pooled),
     "al_1_pooled": Way("one component, its bridge on the spatial mean", (4,), pooled),
 }
-LONG = "bp", "bp_matched", "al_4"  # trained for thrice the epochs, too
+LONG = "bp", "bp_elu", "bp_matched", "al_4"  # trained for thrice the epochs, too
 
 
 def make(way: Way, steps: Steps) -> jl.Rule:
@@ -62,7 +65,7 @@ def make(way: Way, steps: Steps) -> jl.Rule:
     tx, autoencoder_tx = associated.decayed_adam(slow, DECAY), optax.adam(fast)
     if way.decay_all:
         tx, autoencoder_tx = (optax.chain(jl.l2(DECAY), optax.adam(rate)) for rate in (slow, fast))
-    net = jl.models.resnet(DEPTH, activation=nn.elu if way.components else nn.relu)
+    net = jl.models.resnet(DEPTH, activation=nn.elu if way.components or way.elu else nn.relu)
     if not way.components:
         return jl.rules.bp(jl.models.matched(net, 4, WIDTH) if way.matched else net, tx)
     return jl.rules.al(
@@ -97,9 +100,10 @@ STUDY = Study(
     },
     note=(
         "ResNet-8 on 10,000 images of CIFAR-10, 16 by 16 pixels, with two-pixel jitter. `bp` has the readout of the "
-        "spatial mean, `bp_matched` the layers that AL predicts by; `al_4`, `al_2`, `al_1` have so many components, "
-        "`pooled` has bridges on the spatial mean in place of the flattened image, and `l2` has the decay, which the "
-        "others have on the kernels of the blocks, on all kernels. `long` has thrice the epochs."
+        "spatial mean, `bp_elu` has AL's ELU in the place of ReLU, `bp_matched` the layers that AL predicts by; "
+        "`al_4`, `al_2`, `al_1` have so many components, `pooled` has bridges on the spatial mean in place of the "
+        "flattened image, and `l2` has the decay, which the others have on the kernels of the blocks, on all kernels. "
+        "`long` has thrice the epochs."
     ),
     draw=associated.curves("beyond_resnet", "ResNet-8 on 10,000 small images (CIFAR-10 from JPEG copies)"),
 )
