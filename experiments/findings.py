@@ -87,12 +87,13 @@ components as well, {beyond_resnet/al_2}; so neither its squared errors between 
 way. In the paper's four components it is behind, {beyond_resnet/al_4}, and differs from seed to seed, for it stays at
 chance for four of the ten epochs before it takes off. Thrice as long, the four components are ahead, too:
 {beyond_resnet/al_4_long} beside {beyond_resnet/bp_long}, and {beyond_resnet/bp_matched_long} for backpropagation
-through the very layers that they predict by, in each of the three seeds; neither rule was tuned on it, and Associated
-Learning has the paper's ELU where backpropagation has ReLU. Bridges on the spatial mean, as the network's own readout
-has it, make it worse: {beyond_resnet/al_4_pooled}. And L2 on all weights keeps it at chance, {beyond_resnet/al_4_l2}:
-the gradients of encoders and decoders are so small that beside such a decay it is all that Adam sees. The paper says
-only that ResNets have the decay; who applies it to all weights will find that Associated Learning fails. Whether the
-same holds for ResNet-20 at 200 epochs, an accelerator will have to tell.""",
+through the very layers that they predict by, in each of the three seeds; neither rule was tuned on it. That is not
+for the paper's ELU, which Associated Learning has where backpropagation has ReLU: with it, backpropagation reaches
+{beyond_resnet/bp_elu_long}. Bridges on the spatial mean, as the network's own readout has it, make it worse:
+{beyond_resnet/al_4_pooled}. And L2 on all weights keeps it at chance, {beyond_resnet/al_4_l2}: the gradients of
+encoders and decoders are so small that beside such a decay it is all that Adam sees. The paper says only that ResNets
+have the decay; who applies it to all weights will find that Associated Learning fails. Whether the same holds for
+ResNet-20 at 200 epochs, an accelerator will have to tell.""",
     "beyond_tuning": """\
 The width of the targets' codes matters most: codes four times as wide as the layers hardly learn in so few epochs,
 and those no wider do, unless a high rate is four times as high again for encoders and decoders. After that it is the
