@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     budget = Budget(args.epochs or budget.epochs, args.settings or budget.settings)
     group = args.group or (1 if jax.default_backend() == "cpu" else 10)  # two cores gain nothing by more
     for method in args.methods or (QUICK_METHODS if args.quick else METHODS):
-        if not args.again and _covers(read(method, args.out), budget):
+        there = read(method, args.out)
+        if not args.again and there and study.reaches(_spent(there), budget):
             print(f"{method}: recorded before; --again searches anew", flush=True)
             continue
         try:
@@ -113,8 +114,9 @@ def rows(out: Path | None = None) -> Iterator[results.Row]:
             yield {"method": method, **dict.fromkeys(columns), "best validation %": "not run"}
             continue
         row = dict(record["rows"][0])
-        trials, seconds = row.pop("trials"), row.pop("seconds")
-        yield {**row, **Budget(record["settings"]["epochs"], len(trials))._asdict(), "seconds": seconds}
+        del row["trials"]
+        seconds = row.pop("seconds")
+        yield {**row, **_spent(record)._asdict(), "seconds": seconds}
 
 
 def picture(out: Path | None = None) -> "Figure":
@@ -140,11 +142,8 @@ def _record(method: str, trials: Sequence[Trial], epochs: int, seconds: float | 
     results.record(name, [row], command, settings, note=NOTE, out=results.place(name, out))
 
 
-def _covers(record: Mapping[str, Any] | None, budget: Budget) -> bool:
-    """Whether a record is of as many epochs and settings, or more."""
-    if record is None:
-        return False
-    return study.reaches((record["settings"]["epochs"], len(record["rows"][0]["trials"])), budget)
+def _spent(record: Mapping[str, Any]) -> Budget:
+    return Budget(record["settings"]["epochs"], len(record["rows"][0]["trials"]))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import optax
 
 import jaxlocal as jl
 from experiments import associated, study
+from experiments.associated import COSINE
 from experiments.study import Budget, Case, Steps, Study
 from jaxlocal.layers import dense
 from jaxlocal.rules.associated import Coder, bridge_code, code
@@ -61,7 +62,7 @@ LONG = "bp", "bp_elu", "bp_matched", "al_4"  # trained for thrice the epochs, to
 
 def make(way: Way, steps: Steps) -> jl.Rule:
     """The rule of a row."""
-    slow, fast = (optax.cosine_decay_schedule(times * RATE, steps.total) for times in (1, 2))
+    slow, fast = (COSINE.make(times * RATE, steps.total) for times in (1, 2))
     tx, autoencoder_tx = associated.decayed_adam(slow, DECAY), optax.adam(fast)
     if way.decay_all:
         tx, autoencoder_tx = (optax.chain(jl.l2(DECAY), optax.adam(rate)) for rate in (slow, fast))
@@ -75,7 +76,7 @@ def make(way: Way, steps: Steps) -> jl.Rule:
 
 def case(way: Way, quick: Budget, full: Budget) -> Case:
     """A row."""
-    optimizer = f"adam({RATE}), twice that for encoders and decoders in AL, falling to zero by a cosine; L2 {DECAY}"
+    optimizer = f"adam({RATE}), twice that for encoders and decoders in AL, {COSINE.told}; L2 {DECAY}"
     told = {"net": f"resnet({DEPTH})", "way": way.told, "optimizer": optimizer}
     return Case(
         "cifar10",
