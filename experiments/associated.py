@@ -15,8 +15,8 @@ from experiments import figures, results
 from experiments.bartunov_table1 import Best
 from experiments.study import Budget, Case, Draw, Steps, Trained
 from jaxlocal.data import floats
+from jaxlocal.decay import kernels
 from jaxlocal.layers import Activation, InitMaker, dense
-from jaxlocal.rule import kernels
 from jaxlocal.rules.associated import Coder, code
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from experiments.bartunov_table1 import Adam, Best, Part
 from experiments.study import Steps
 from jaxlocal import flags
 from jaxlocal.data import Splits
-from jaxlocal.streaming import stream
+from jaxlocal.data.streaming import stream
+from jaxlocal.training import loop
 
 NAME = "bartunov_table2"
 TITLE = "Bartunov et al., Table 2: ImageNet"
@@ -209,7 +210,7 @@ def streamed(splits: Splits) -> list[float]:
     """Images a second of an epoch that nobody learns from."""
     count = len(splits.train[0]) // BATCH * BATCH
     batches = np.random.default_rng(0).permutation(len(splits.train[0]))[:count].reshape(-1, BATCH)
-    orders = [batches[at : at + jl.training.LEAST] for at in range(0, len(batches), jl.training.LEAST)]
+    orders = [batches[at : at + loop.LEAST] for at in range(0, len(batches), loop.LEAST)]
     rates = []
     for _ in range(1 + REPEATS):
         began = time.perf_counter()

@@ -21,7 +21,8 @@ from experiments.dkp_table1 import DECAY, FEEDBACK_RATE, RATE, sgd
 from experiments.study import Budget
 from jaxlocal import flags
 from jaxlocal.data import Splits, floats
-from jaxlocal.rule import Batch, Params, Rule, decayed
+from jaxlocal.decay import decayed
+from jaxlocal.rule import Batch, Params, Rule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

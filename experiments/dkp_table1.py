@@ -9,7 +9,7 @@ import optax
 import jaxlocal as jl
 from experiments import figures, results, study
 from experiments.study import Budget, Case, Steps, Study
-from jaxlocal.rule import decayed
+from jaxlocal.decay import decayed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

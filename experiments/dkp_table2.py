@@ -14,8 +14,8 @@ import jaxlocal as jl
 from experiments import figures, results, study
 from experiments.dkp_table1 import sgd
 from experiments.study import Budget, Case, Steps, Study
-from jaxlocal.augmentation import chain, crop, flip, standardise
-from jaxlocal.rule import decayed
+from jaxlocal.data.augmentation import chain, crop, flip, standardise
+from jaxlocal.decay import decayed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

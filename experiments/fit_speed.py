@@ -16,7 +16,8 @@ import optax
 
 import jaxlocal as jl
 from experiments import results
-from jaxlocal import flags, training
+from jaxlocal import flags
+from jaxlocal.training import loop
 
 MOST = 1.03  # of the bare scan
 CASES: dict[str, tuple[Callable[[], jl.Network], tuple[int, ...], int]] = {
@@ -50,7 +51,7 @@ def measure(name: str, args: Any) -> dict[str, Any]:
     count = args.steps * batch_size
     x = rng.integers(0, 256, (count, *shape), np.uint8)
     y = np.eye(10, dtype=np.uint8)[rng.integers(10, size=count)]
-    learner = training._Learner(rule, None, batch_size, 0, (x, y), False)
+    learner = loop._Learner(rule, None, batch_size, 0, (x, y), False)
     batches = tuple(jnp.asarray(leaf).reshape(-1, batch_size, *leaf.shape[1:]) for leaf in jl.data.floats((x, y)))
 
     @partial(jax.jit, donate_argnums=0)

@@ -15,7 +15,7 @@ import optax
 
 import jaxlocal as jl
 from jaxlocal import distributed, flags
-from jaxlocal.checkpoints import Checkpoints, MismatchError
+from jaxlocal.training.checkpoints import Checkpoints, MismatchError
 
 PROGRAM = "python -m experiments.multihost"
 

@@ -22,10 +22,12 @@ import jax.numpy as jnp
 
 import jaxlocal as jl
 from experiments import results
-from jaxlocal import flags, runs
-from jaxlocal.checkpoints import Checkpoints, write_whole
+from jaxlocal import flags
+from jaxlocal.app import runs
 from jaxlocal.data import Splits, floats
+from jaxlocal.files import write_whole
 from jaxlocal.rule import Params, Rule
+from jaxlocal.training.checkpoints import Checkpoints
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

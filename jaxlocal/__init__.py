@@ -8,24 +8,17 @@ params = rule.init(jax.random.key(0), batch)
 params = rule.update(params, batch)
 """
 
-from jaxlocal import (
-    augmentation,
-    compiler,
-    data,
-    diagnostics,
-    layers,
-    models,
-    pipeline,
-    plots,
-    rules,
-    search,
-    streaming,
-    training,
-)
-from jaxlocal.network import Loss, Network, cross_entropy, squared_error
+from jaxlocal import data, diagnostics, layers, models, pipeline, plots, rules, search, training
+from jaxlocal.data import augmentation, streaming
+from jaxlocal.decay import l2
+from jaxlocal.fast import compiler
+from jaxlocal.locality import downward, everywhere, own, upward
+from jaxlocal.make import make_rule
+from jaxlocal.network import Loss, Network, apply_layer, apply_layers, cross_entropy, init_layer, squared_error
 from jaxlocal.parallel import data_parallel, ensemble, mixed_precision
+from jaxlocal.parts import head_lesson, head_part, init_forward
 from jaxlocal.pipeline import pipelined
-from jaxlocal.rule import Component, Info, Lesson, Params, Part, Rule, head_part, l2, make_rule, own, upward
+from jaxlocal.rule import Component, Info, Lesson, Params, Part, Rule
 from jaxlocal.version import __version__
 
 __all__ = [
@@ -38,14 +31,21 @@ __all__ = [
     "Part",
     "Rule",
     "__version__",
+    "apply_layer",
+    "apply_layers",
     "augmentation",
     "compiler",
     "cross_entropy",
     "data",
     "data_parallel",
     "diagnostics",
+    "downward",
     "ensemble",
+    "everywhere",
+    "head_lesson",
     "head_part",
+    "init_forward",
+    "init_layer",
     "l2",
     "layers",
     "make_rule",

@@ -7,10 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlocal.convolution import convolve
+from jaxlocal.fast.convolution import convolve
+from jaxlocal.fast.pooling import max_pool
+from jaxlocal.fast.product import product
 from jaxlocal.network import units
-from jaxlocal.pooling import max_pool
-from jaxlocal.product import product
 
 Activation = Callable[[jax.Array], jax.Array]
 Shape = tuple[int, ...]

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxlocal import checks
 from jaxlocal.diagnostics import ClassDistances, class_distances
-from jaxlocal.schedule import Schedule
+from jaxlocal.pipeline.schedule import Schedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,8 +21,8 @@ import numpy as np
 import optax
 
 from jaxlocal import checks, rules, training
-from jaxlocal.checkpoints import write_whole
 from jaxlocal.data import Splits, floats
+from jaxlocal.files import write_whole
 from jaxlocal.network import Network
 from jaxlocal.rule import Batch, Params, Rule
 

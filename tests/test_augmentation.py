@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlocal import augmentation, data
+from jaxlocal import data
+from jaxlocal.data import augmentation
 
 X = np.random.default_rng(0).uniform(0.1, 1, (64, 6, 5, 3)).astype(np.float32)
 KEY = jax.random.key(3)

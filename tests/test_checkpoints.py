@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import same
 
-from jaxlocal.checkpoints import Checkpoints, MismatchError
+from jaxlocal.training.checkpoints import Checkpoints, MismatchError
 
 FACTS = {"history": [{"epoch": 1, "loss": 0.1}], "sums": []}
 

@@ -14,8 +14,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from jaxlocal import cli, config, data, rules, runs, search
-from jaxlocal.config import Config
+from jaxlocal import data, rules, search
+from jaxlocal.app import cli, runs
+from jaxlocal.app import settings as config
+from jaxlocal.app.settings import Config
 
 TINY = "--rule bp --epochs 2 --model-args hidden=[8]"
 

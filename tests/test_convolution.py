@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxlocal import convolution
+from jaxlocal.fast import convolution
 from jaxlocal.layers import convolve
 
 # kernel, stride, padding, image dilation, kernel dilation; XLA does not name a padding for dilated images

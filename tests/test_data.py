@@ -18,6 +18,7 @@ from helpers import ROOT
 from PIL import Image
 
 import jaxlocal as jl
+from jaxlocal.data import sets
 
 PREPARED = os.environ.get("TFDS_DATA_DIR") or str(ROOT.parent / "shared" / "tensorflow_datasets")
 
@@ -244,7 +245,7 @@ def small(pictures, tmp_path):
 
 def test_the_second_load_does_not_decode(small, cache, monkeypatch):
     first = jl.data.load(small)
-    monkeypatch.setattr(jl.data, "_decode", None)
+    monkeypatch.setattr(sets, "_decode", None)
     again = jl.data.load(small, validation=5)
     np.testing.assert_array_equal(again.train[0], first.train[0][: len(again.train[0])])
     assert len(list(cache.iterdir())) == 1
@@ -252,7 +253,7 @@ def test_the_second_load_does_not_decode(small, cache, monkeypatch):
 
 @pytest.mark.parametrize("hashed", [jl.data.HASHED, 0])
 def test_another_content_or_size_is_decoded_anew(small, cache, monkeypatch, hashed):
-    monkeypatch.setattr(jl.data, "HASHED", hashed)  # zero: by names, sizes and dates
+    monkeypatch.setattr(sets, "HASHED", hashed)  # zero: by names, sizes and dates
     jl.data.load(small)
     Image.new("RGB", (6, 4), (77, 77, 77)).save(small / "a/3.png")
     assert 77 in np.concatenate([x for x, _ in jl.data.load(small)])
@@ -273,7 +274,7 @@ def test_a_crash_leaves_nothing(small, cache, monkeypatch):
         return pixels(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(jl.data, "_pixels", crash)
+        patch.setattr(sets, "_pixels", crash)
         with pytest.raises(KeyboardInterrupt):
             jl.data.load(small)
     assert list(cache.iterdir()) == []
@@ -295,11 +296,11 @@ def test_another_process_may_be_first(small, cache, monkeypatch):
     write = jl.data._write
 
     def slow(*args):
-        monkeypatch.setattr(jl.data, "_write", write)
+        monkeypatch.setattr(sets, "_write", write)
         jl.data.load(small)
         write(*args)
 
-    monkeypatch.setattr(jl.data, "_write", slow)
+    monkeypatch.setattr(sets, "_write", slow)
     assert len(jl.data.load(small).train[0]) == 33
     assert len(list(cache.iterdir())) == 1
 

@@ -23,7 +23,9 @@ from helpers import ROOT, code_blocks, layer_local
 
 import jaxlocal as jl
 from experiments import results
-from jaxlocal import cli, config, flags
+from jaxlocal import flags
+from jaxlocal.app import cli
+from jaxlocal.app import settings as config
 
 MODULES = [module.name for module in pkgutil.walk_packages(jl.__path__, "jaxlocal.")]
 INTERNAL = {

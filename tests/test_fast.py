@@ -12,7 +12,7 @@ import optax
 import pytest
 from jax import lax
 
-from jaxlocal import compiler
+from jaxlocal.fast import compiler
 from jaxlocal.layers import max_pool, product
 
 DENSE = (((1,), (0,)), ((), ()))

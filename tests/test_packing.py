@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import plain, same
 
-from jaxlocal.packing import empty, pack, packing, unpack
+from jaxlocal.pipeline.packing import empty, pack, packing, unpack
 
 TREES = (
     {"w": jnp.arange(12.0).reshape(3, 4), "b": jnp.ones(4), "n": jnp.int32(7), "key": jax.random.key(3)},

@@ -14,7 +14,7 @@ from helpers import RULES, plain, same
 
 import jaxlocal as jl
 from jaxlocal.layers import Residual, dense, local
-from jaxlocal.packing import unpack
+from jaxlocal.pipeline.packing import unpack
 
 BATCHES = 6
 adam = optax.adam(1e-2)

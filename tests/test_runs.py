@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from helpers import same
 
-from jaxlocal import config, runs
-from jaxlocal.config import Config, ConfigError
+from jaxlocal.app import runs
+from jaxlocal.app import settings as config
+from jaxlocal.app.settings import Config, ConfigError
 from jaxlocal.training import best_epoch, goodness
 
 # 137 steps an epoch, in shares of 25.

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlocal import data, streaming
+from jaxlocal import data
+from jaxlocal.data import streaming
 
 ORDERS = [np.random.default_rng(i).permutation(500)[:96].reshape(3, 32) for i in range(7)]
 

@@ -10,8 +10,8 @@ import pytest
 from helpers import NETS, make_batch, same
 
 import jaxlocal as jl
-from jaxlocal import training
 from jaxlocal.training import DivergedError, evaluate, fit
+from jaxlocal.training import loop as training
 
 NET = jl.models.mlp((8, 6))
 AL = jl.rules.al(NET, optax.adam(1e-2))

@@ -13,21 +13,11 @@ from jax.lax import stop_gradient
 from jaxlocal import checks
 from jaxlocal.checks import learning_rule
 from jaxlocal.layers import dense, identity
+from jaxlocal.locality import own, upward
+from jaxlocal.make import make_rule
 from jaxlocal.network import Network, Tree, apply_layer, apply_layers, cross_entropy, evenly, neighbours, units
-from jaxlocal.rule import (
-    Lesson,
-    Message,
-    Params,
-    Part,
-    Rule,
-    Weights,
-    forward_weights,
-    init_forward,
-    init_helper,
-    make_rule,
-    own,
-    upward,
-)
+from jaxlocal.parts import init_forward, init_helper
+from jaxlocal.rule import Lesson, Message, Params, Part, Rule, Weights, forward_weights
 
 Coder = Callable[[int], nn.Module]  # makes a module with the given number of output units
 

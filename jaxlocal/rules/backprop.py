@@ -6,8 +6,11 @@ import jax
 import optax
 
 from jaxlocal.checks import learning_rule
+from jaxlocal.locality import everywhere
+from jaxlocal.make import make_rule
 from jaxlocal.network import Network, Tree, apply_layers
-from jaxlocal.rule import Batch, Component, Lesson, Part, Rule, everywhere, init_forward, make_rule
+from jaxlocal.parts import init_forward
+from jaxlocal.rule import Batch, Component, Lesson, Part, Rule
 
 
 @learning_rule

@@ -15,25 +15,13 @@ from jax.lax import stop_gradient
 
 from jaxlocal import checks
 from jaxlocal.checks import learning_rule
+from jaxlocal.decay import decayed
 from jaxlocal.layers import flat, he_normal
+from jaxlocal.locality import everywhere, own, upward
+from jaxlocal.make import make_rule
 from jaxlocal.network import Network, Tree, apply_layer, units
-from jaxlocal.rule import (
-    Batch,
-    Component,
-    Lesson,
-    Message,
-    Part,
-    Rule,
-    Weights,
-    decayed,
-    everywhere,
-    head_lesson,
-    head_part,
-    init_forward,
-    make_rule,
-    own,
-    upward,
-)
+from jaxlocal.parts import head_lesson, head_part, init_forward
+from jaxlocal.rule import Batch, Component, Lesson, Message, Part, Rule, Weights
 
 Taught = tuple[Lesson, Message]
 

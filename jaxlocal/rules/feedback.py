@@ -13,23 +13,12 @@ from jax.lax import stop_gradient
 
 from jaxlocal import checks
 from jaxlocal.checks import learning_rule
+from jaxlocal.decay import decayed, kernels, shrunk
+from jaxlocal.locality import everywhere
+from jaxlocal.make import Settle, make_rule
 from jaxlocal.network import Network, Tree, apply_layer
-from jaxlocal.rule import (
-    Batch,
-    Component,
-    Lesson,
-    Message,
-    Part,
-    Rule,
-    Settle,
-    Weights,
-    decayed,
-    everywhere,
-    init_forward,
-    kernels,
-    make_rule,
-    shrunk,
-)
+from jaxlocal.parts import init_forward
+from jaxlocal.rule import Batch, Component, Lesson, Message, Part, Rule, Weights
 
 Feedback = dict[str, jax.Array]  # of one layer: the path of a linear module inside it -> its B, laid out as its W
 

@@ -14,22 +14,11 @@ from jax.lax import stop_gradient
 from jaxlocal import checks
 from jaxlocal.checks import learning_rule
 from jaxlocal.layers import Transposed, flat, identity
+from jaxlocal.locality import downward, everywhere, upward
+from jaxlocal.make import make_rule
 from jaxlocal.network import Network, Tree, apply_layer, init_layer, units
-from jaxlocal.rule import (
-    Batch,
-    Component,
-    Lesson,
-    Message,
-    Part,
-    Rule,
-    Weights,
-    downward,
-    everywhere,
-    init_forward,
-    init_helper,
-    make_rule,
-    upward,
-)
+from jaxlocal.parts import init_forward, init_helper
+from jaxlocal.rule import Batch, Component, Lesson, Message, Part, Rule, Weights
 
 Inverse = Callable[[jax.Array], jax.Array]
 # (g, h_l, h_{l+1}, target_{l+1}) -> target_l

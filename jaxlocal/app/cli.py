@@ -20,10 +20,12 @@ import jax
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
-from jaxlocal import config, data, plots, rules, runs
-from jaxlocal.checkpoints import MismatchError
-from jaxlocal.config import Config, ConfigError
+from jaxlocal import data, plots, rules
+from jaxlocal.app import runs
+from jaxlocal.app import settings as config
+from jaxlocal.app.settings import Config, ConfigError
 from jaxlocal.training import DivergedError
+from jaxlocal.training.checkpoints import MismatchError
 
 Flags = TypeVar("Flags")
 DEFAULTS = Config()

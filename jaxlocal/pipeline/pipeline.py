@@ -25,9 +25,9 @@ from jax.sharding import PartitionSpec as P
 
 from jaxlocal import checks
 from jaxlocal.network import Tree, evenly, neighbours
-from jaxlocal.packing import Packing, Slots, empty, pack, packing, unpack
+from jaxlocal.pipeline.packing import Packing, Slots, empty, pack, packing, unpack
+from jaxlocal.pipeline.schedule import Schedule
 from jaxlocal.rule import Batch, Component, Info, Lesson, Message, Params, Rule, forward_stats, report
-from jaxlocal.schedule import Schedule
 
 __all__ = ["Costs", "Pipeline", "PipelineParams", "Schedule", "balance", "measure", "mesh", "pipelined"]
 

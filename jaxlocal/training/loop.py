@@ -13,12 +13,12 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxlocal import checks
-from jaxlocal.augmentation import Augmentation
 from jaxlocal.data import Pairs, Splits, floats
+from jaxlocal.data.augmentation import Augmentation
+from jaxlocal.data.streaming import resident, stream
 from jaxlocal.network import squared_error
 from jaxlocal.pipeline import Pipeline
 from jaxlocal.rule import Batch, Info, Params, Rule
-from jaxlocal.streaming import resident, stream
 
 Row = dict[str, Any]  # of one epoch, as in metrics.jsonl; with an ensemble each number is a list over the members
 Terms = tuple[dict[str, Any], ...]

@@ -214,13 +214,6 @@ def _broadcast(facts: dict[str, Any] | None) -> dict[str, Any]:
     return json.loads(broadcast_one_to_all(sent).tobytes())
 
 
-def write_whole(path: Path, text: str) -> None:
-    """A text in one stroke: a reader, or a crash, never meets half a file."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
-
-
 def shapes(arrays: Tree) -> list[str]:
     """Of a tree of arrays the places, shapes and types."""
     return [

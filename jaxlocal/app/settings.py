@@ -18,12 +18,13 @@ import optax
 import yaml
 from tyro.conf import arg
 
-from jaxlocal import augmentation, checks, models, parallel, rules
-from jaxlocal.checkpoints import write_whole
-from jaxlocal.data import Splits, floats, load
+from jaxlocal import checks, models, parallel, rules
+from jaxlocal.data import Splits, augmentation, floats, load
+from jaxlocal.decay import l2
+from jaxlocal.files import write_whole
 from jaxlocal.network import Network, cross_entropy, init_layer, squared_error
 from jaxlocal.pipeline import Pipeline, mesh, pipelined
-from jaxlocal.rule import Rule, l2
+from jaxlocal.rule import Rule
 from jaxlocal.training import al_schedule
 
 MODELS = {

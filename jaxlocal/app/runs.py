@@ -21,16 +21,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlocal import config as settings
 from jaxlocal import plots
 from jaxlocal import search as random_search
-from jaxlocal.checkpoints import Checkpoints, Saved, write_whole
-from jaxlocal.config import WHERE, Built, Config, ConfigError, build, flag
+from jaxlocal.app import settings
+from jaxlocal.app.settings import WHERE, Built, Config, ConfigError, build, flag
 from jaxlocal.data import PARTS, floats
 from jaxlocal.diagnostics import alignment, layer_outputs, parameter_counts
+from jaxlocal.files import write_whole
 from jaxlocal.network import squared_error
 from jaxlocal.rule import Params
 from jaxlocal.training import Progress, Result, Row, State, best_epoch, evaluate, fit, goodness
+from jaxlocal.training.checkpoints import Checkpoints, Saved
 from jaxlocal.version import __version__
 
 Say = Callable[[str], None]

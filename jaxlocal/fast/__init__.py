@@ -1,0 +1,1 @@
+"""What XLA's CPU compiler needs to be fast; on other devices JAX's own is used."""

@@ -1,0 +1,62 @@
+"""What the parts of many rules are made of: forward weights, the head, modules that only help in training."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxlocal import checks
+from jaxlocal.network import Network, Tree, apply_layers, init_layer
+from jaxlocal.rule import Lesson, Message, Part, Weights
+
+
+def init_forward(layers: tuple[nn.Module, ...]) -> Callable[[jax.Array, Message], Any]:
+    """The `init` of a part that has forward weights and nothing else."""
+
+    def init(key: jax.Array, message: Message) -> tuple[Weights, tuple[Tree, ...], Message]:
+        x, y = message
+        weights, stats = [], []
+        for layer, layer_key in zip(layers, jax.random.split(key, len(layers)), strict=True):
+            w, s, x = init_layer(layer, layer_key, x)
+            weights.append(w)
+            stats.append(s)
+        return {"forward": tuple(weights)}, tuple(stats), (x, y)
+
+    return init
+
+
+def head_lesson(net: Network, weights: Weights, stats: tuple[Tree, ...], message: Message, key: jax.Array) -> Lesson:
+    """What the head learns, given what comes to it: the network's loss."""
+    a, y = message
+
+    def objective(weights: Weights) -> tuple[jax.Array, tuple[Tree, ...]]:
+        scores, new_stats = apply_layers((net.head,), weights["forward"], stats, a, key)
+        return net.loss.mean(scores, y), new_stats
+
+    (loss, stats), grads = jax.value_and_grad(objective, has_aux=True)(weights)
+    return Lesson(grads, stats, {"task": loss})
+
+
+def head_part(net: Network) -> Part:
+    """The head as the last component of a rule: it learns the network's loss from the message (a, y)."""
+
+    def teach(weights: Weights, stats: tuple[Tree, ...], message: Message, key: jax.Array) -> tuple[Lesson, Message]:
+        return head_lesson(net, weights, stats, message, key), message
+
+    return Part((len(net.blocks),), init_forward((net.head,)), teach)
+
+
+def init_helper(name: str, module: Any, key: jax.Array, x: jax.Array, shape: tuple[int, ...]) -> Tree:
+    """The weights of a module that only helps in training, and maps x to examples of the given shape."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{name}={checks.show(module)}: must be an instance of a Flax module")
+    weights, stats, y = init_layer(module, key, x)
+    if stats:
+        raise ValueError(
+            f"{name}={checks.show(module)}: keeps {', '.join(stats)}, but a helper in training has weights only; take "
+            "a module without batch statistics"
+        )
+    if y.shape[1:] != shape:
+        raise ValueError(f"{name}={checks.show(module)}: its output has shape {y.shape[1:]}, but must have {shape}")
+    return weights
