@@ -251,7 +251,7 @@ def test_the_second_load_does_not_decode(small, cache, monkeypatch):
     assert len(list(cache.iterdir())) == 1
 
 
-@pytest.mark.parametrize("hashed", [jl.data.HASHED, 0])
+@pytest.mark.parametrize("hashed", [sets.HASHED, 0])
 def test_another_content_or_size_is_decoded_anew(small, cache, monkeypatch, hashed):
     monkeypatch.setattr(sets, "HASHED", hashed)  # zero: by names, sizes and dates
     jl.data.load(small)
@@ -265,7 +265,7 @@ def test_another_content_or_size_is_decoded_anew(small, cache, monkeypatch, hash
 
 
 def test_a_crash_leaves_nothing(small, cache, monkeypatch):
-    pixels, done = jl.data._pixels, []
+    pixels, done = sets._pixels, []
 
     def crash(*args):
         done.append(args)
@@ -293,7 +293,7 @@ def test_what_killed_processes_left_is_removed_in_time(small, cache):
 
 
 def test_another_process_may_be_first(small, cache, monkeypatch):
-    write = jl.data._write
+    write = sets._write
 
     def slow(*args):
         monkeypatch.setattr(sets, "_write", write)
