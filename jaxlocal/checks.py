@@ -3,7 +3,7 @@
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar
 
@@ -19,8 +19,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def learning_rule(make: Callable[P, R]) -> Callable[P, R]:
-    """Decorates `NAME(net, tx, **settings)`: checks net, optimizers and the names of the settings first."""
+def learning_rule(make: Callable[P, R], *, needs_blocks: bool = True) -> Callable[P, R]:
+    """Decorates `NAME(net, tx, **settings)`: checks the network, the optimizers and the settings' names first.
+
+    A rule that also trains a network without blocks, a head alone, is decorated with `needs_blocks=False`.
+    """
     signature = inspect.signature(make)
     settings = [name for name, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY]
 
@@ -28,20 +31,34 @@ def learning_rule(make: Callable[P, R]) -> Callable[P, R]:
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         for name, value in kwargs.items():
             if name not in signature.parameters:
-                near = difflib.get_close_matches(name, settings, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(settings)}."
+                hint = nearest(name, settings)
                 raise TypeError(f"{make.__name__}: unknown setting {name}={show(value)}; {hint}")
         try:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise TypeError(f"{make.__name__}: {error}; call it as {make.__name__}(net, tx, setting=…)") from None
-        network(given["net"], make.__name__)
+        network(given["net"], make.__name__, needs_blocks)
         for name, value in given.items():
             if name == "tx" or (name.endswith("_tx") and value is not None):
                 optimizer(name, value)
         return make(*args, **kwargs)
 
     return checked
+
+
+def nearest(value: str, options: Iterable[str]) -> str:
+    """A hint for a name that is not among the options: the most similar option, or the list of all of them.
+
+    Example:
+      >>> from jaxlocal.checks import nearest
+      >>> nearest("drpt", ["dfa", "drtp"])
+      'did you mean drtp?'
+      >>> nearest("xyz", ["dfa", "drtp"])
+      'choose from dfa, drtp'
+    """
+    names = list(options)
+    similar = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.5)
+    return f"did you mean {similar[0]}?" if similar else f"choose from {', '.join(names)}"
 
 
 def show(value: Any) -> str:
@@ -52,8 +69,8 @@ def show(value: Any) -> str:
     return text if len(text) < 80 else text[:77] + "…"
 
 
-def network(net: Any, rule: str) -> None:
-    """A Network of Flax modules, with at least one block for the rules that work between layers."""
+def network(net: Any, rule: str, needs_blocks: bool) -> None:
+    """The value is a Network of Flax modules, with at least one block where the rule needs blocks."""
     if not isinstance(net, Network):
         raise TypeError(
             f"net={show(net)}: {rule} needs a jl.Network; take one from jl.models, such as jl.models.mlp((256, 256)), "
@@ -64,7 +81,7 @@ def network(net: Any, rule: str) -> None:
     for i, layer in enumerate(net.layers):
         if not isinstance(layer, nn.Module):
             raise TypeError(f"net.layers[{i}]={show(layer)}: must be an instance of a Flax module (flax.linen.Module)")
-    if rule != "bp" and not net.blocks:
+    if needs_blocks and not net.blocks:
         raise ValueError(
             f"net has one layer, {show(net.head)}: {rule} teaches hidden layers and needs at least one block below the "
             "head; add one, such as jl.models.mlp(hidden=(256,)), or use jl.rules.bp"

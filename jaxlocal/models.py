@@ -344,6 +344,29 @@ def matched(net: Network, components: int, width: int, *, activation: Activation
     return Network((*net.blocks, *bridge, *decoders), head, net.loss)
 
 
+# The networks by name. `matched` is not among them: it changes a network that is there already.
+ALL: dict[str, Callable[..., Network]] = {
+    make.__name__: make
+    for make in (
+        mlp,
+        vanilla_cnn,
+        vgg,
+        resnet,
+        conv2,
+        alexnet,
+        mnist_fc,
+        cifar_fc,
+        mnist_lc,
+        cifar_lc,
+        imagenet_lc,
+        mnist_conv,
+        cifar_conv,
+        imagenet_conv,
+        autoencoder,
+    )
+}
+
+
 def _tanh_network(
     layer: Callable[..., Block], shapes: Iterable[tuple[int, int, int]], widths: Iterable[int], classes: int
 ) -> Network:

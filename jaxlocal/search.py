@@ -25,6 +25,7 @@ from jaxlocal.data import Splits, floats
 from jaxlocal.files import write_whole
 from jaxlocal.network import Network
 from jaxlocal.rule import Batch, Params, Rule
+from jaxlocal.text import aligned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -301,9 +302,7 @@ def table(trials: Sequence[Trial], top: int = 10) -> str:
         loss = "diverged" if trials[i].loss is None else f"{trials[i].loss:.4g}"
         numbers = (f"{value:.3g}" for value in trials[i].setting.values())
         lines.append([str(i), f"{100 * trials[i].accuracy:.2f}", loss, *numbers])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
+    return aligned(lines)
 
 
 def histograms(results: Mapping[str, Sequence[Trial]]) -> "Figure":

@@ -128,7 +128,7 @@ def test_unknown_setting(name):
     says(error, name, "frosen={0}", "did you mean frozen?")
     with pytest.raises(TypeError) as error:
         jl.rules.ALL[name](NET, ADAM, qqq=1)
-    says(error, "qqq=1", "the settings are", "frozen")
+    says(error, "qqq=1", "choose from", "frozen")
 
 
 BAD_SETTINGS = [

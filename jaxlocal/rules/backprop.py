@@ -1,6 +1,7 @@
 """Backpropagation: the yardstick."""
 
 from collections.abc import Collection
+from functools import partial
 
 import jax
 import optax
@@ -13,7 +14,7 @@ from jaxlocal.parts import init_forward
 from jaxlocal.rule import Batch, Component, Lesson, Part, Rule
 
 
-@learning_rule
+@partial(learning_rule, needs_blocks=False)
 def bp(net: Network, tx: optax.GradientTransformation, *, frozen: Collection[int] = ()) -> Rule:
     r"""Backpropagation: one component, the network; one objective, its loss.
 

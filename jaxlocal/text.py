@@ -1,0 +1,30 @@
+"""Tables as plain text."""
+
+from collections.abc import Callable, Sequence
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int = 0, rule: bool = True) -> str:
+    """The rows as text with aligned columns.
+
+    Args:
+      rows: the cells of each row, the header first; all rows have the same number of cells.
+      left: the number of leading columns that are aligned to the left; the others are aligned to the right.
+      rule: whether a line of dashes separates the header from the other rows.
+
+    Returns:
+      The lines, joined by newlines, without spaces at their ends.
+
+    Example:
+      >>> from jaxlocal.text import aligned
+      >>> print(aligned([["rule", "accuracy"], ["dfa", "97.5"]], left=1))
+      rule  accuracy
+      ----  --------
+      dfa       97.5
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [list(row) for row in rows]
+    if rule:
+        lines.insert(1, ["-" * width for width in widths])
+    justify: list[Callable[[str, int], str]] = [str.ljust if i < left else str.rjust for i in range(len(widths))]
+    padded = ((place(cell, width) for place, cell, width in zip(justify, line, widths, strict=True)) for line in lines)
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
