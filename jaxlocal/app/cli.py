@@ -24,6 +24,7 @@ from jaxlocal import data, plots, rules
 from jaxlocal.app import runs
 from jaxlocal.app import settings as config
 from jaxlocal.app.settings import Config, ConfigError
+from jaxlocal.files import cache_folder
 from jaxlocal.training import DivergedError
 from jaxlocal.training.checkpoints import MismatchError
 
@@ -332,7 +333,7 @@ def _keep_compiled_programs() -> None:
     """What was compiled once is loaded from a file by the next process."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         with contextlib.suppress(OSError, RuntimeError):  # no place to write to, or no home
-            folder = Path(os.environ.get("JAXLOCAL_CACHE") or "~/.cache/jaxlocal").expanduser() / "compiled"
+            folder = cache_folder("compiled")
             folder.mkdir(parents=True, exist_ok=True)
             if os.access(folder, os.W_OK):
                 jax.config.update("jax_compilation_cache_dir", str(folder))
