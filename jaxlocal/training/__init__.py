@@ -14,12 +14,16 @@ from jaxlocal.training.loop import (
     fit,
     goodness,
 )
+from jaxlocal.training.session import Interrupted, NotSavedError, Session, load_state
 
 __all__ = [
     "DivergedError",
+    "Interrupted",
+    "NotSavedError",
     "Progress",
     "Result",
     "Row",
+    "Session",
     "State",
     "accuracy",
     "al_schedule",
@@ -28,4 +32,5 @@ __all__ = [
     "evaluate",
     "fit",
     "goodness",
+    "load_state",
 ]

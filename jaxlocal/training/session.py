@@ -1,0 +1,311 @@
+"""A session: one training run that lives in a folder, saves itself as it goes, and resumes where it stopped."""
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.multihost_utils import process_allgather
+
+from jaxlocal.data import Pairs, Splits, floats
+from jaxlocal.data.augmentation import Augmentation
+from jaxlocal.files import write_whole
+from jaxlocal.pipeline import Pipeline
+from jaxlocal.rule import Params, Rule
+from jaxlocal.training.checkpoints import Checkpoints, MismatchError, Saved
+from jaxlocal.training.loop import Progress, Result, Row, State, best_epoch, fit, goodness
+from jaxlocal.training.signals import Received, received_signals
+
+SAVING = 0.05  # the largest part of the time that may go into saving
+
+
+class Interrupted(Exception):  # noqa: N818 - it is not an error
+    """A signal stopped the training; everything up to `step` is saved."""
+
+    def __init__(self, signal: int, step: int):
+        super().__init__(f"stopped after step {step}; everything is saved")
+        self.signal, self.step = signal, step
+
+
+class NotSavedError(RuntimeError):
+    """The run cannot be saved, for a `reason` such as a full disk."""
+
+    def __init__(self, folder: Path, reason: str):
+        super().__init__(f"the run in {folder} cannot be saved ({reason}); make room, and train it again to resume")
+        self.reason = reason
+
+
+class Session:
+    """A training run in a folder: `fit` that writes down what it does, and resumes where it stopped.
+
+    The folder holds `metrics.jsonl`, with one row for each epoch, and `checkpoints/`. A checkpoint is saved after an
+    epoch unless saving would take more than 5 % of the time, and always at the end. A run that was killed at any
+    moment, or stopped by Ctrl-C, SIGTERM, `until` or `watch`, resumes from its last checkpoint, and ends with the same
+    parameters and metrics, bit for bit, as one that was never stopped.
+
+    Several processes that have joined by `jaxlocal.distributed` train one run together: each of them opens the
+    session, and process 0 alone reads and writes the folder.
+
+    Args:
+      folder: where the run lives; it is made if it does not exist. A run that is there already is resumed.
+      rule: a rule, an ensemble of rules or a pipeline. A run may resume on other devices than it started on.
+      data: the examples to train and validate on.
+      settings: facts by which the run is recognised, such as its learning rate: a folder that holds a run with other
+        settings is refused. They must be storable as JSON.
+      keep: how many of the last checkpoints are kept, besides the best one on the validation set.
+      annotate: returns further entries for a row of `metrics.jsonl`, such as the learning rate.
+
+    Attributes:
+      state: before `train` the checkpoint from which training resumes, or None if there is none; afterwards the state
+        after the last step.
+      seconds: the time spent in `train`, including what earlier processes spent up to their last checkpoint.
+
+    Raises:
+      MismatchError: the folder holds a run of another rule, network or other settings.
+      OSError: the folder cannot be written to.
+
+    Example:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> rule = jl.rules.dfa(jl.models.mlp(hidden=(16,), classes=10), optax.adam(1e-2))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with jl.training.Session(Path(folder), rule, jl.data.digits()) as session:
+      ...         result = session.train(epochs=1)
+      ...     with jl.training.Session(Path(folder), rule, jl.data.digits()) as session:  # resumes
+      ...         resumed_from = session.state.step
+      ...         result = session.train(epochs=2)
+      >>> resumed_from, result.state.step, len(result.state.history)
+      (34, 68, 2)
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        rule: Rule | Pipeline,
+        data: Splits,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        keep: int = 2,
+        annotate: Callable[[Row], Mapping[str, Any]] | None = None,
+    ):
+        self.folder = folder
+        self.state: State | None = None
+        self.seconds = 0.0
+        self._rule, self._data, self._annotate = rule, data, annotate
+        self._settings = None if settings is None else json.loads(json.dumps(settings))
+        self._like = template(rule, data.train)
+        self._unsaved_best: State | None = None
+        self._saved_step, self._saved_at, self._cost = 0, time.monotonic(), 0.0
+        self._checkpoints = Checkpoints(folder / "checkpoints", keep)
+        try:
+            self._resume(self._checkpoints.latest(self._like))
+        except BaseException:
+            self._checkpoints.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._checkpoints.__exit__(kind, error, trace)
+
+    def train(
+        self,
+        *,
+        epochs: int,
+        batch_size: int = 32,
+        seed: int = 0,
+        augmentation: Augmentation | None = None,
+        patience: int | None = None,
+        streamed: bool | None = None,
+        watch: Callable[[Progress], bool | None] | None = None,
+        until: float = math.inf,
+    ) -> Result:
+        """Train from `state` on, and save: `jl.training.fit` with the same arguments.
+
+        Args:
+          epochs: the number of epochs in all, those before the run was resumed included.
+          batch_size: the number of examples in a step.
+          seed: the seed of the weights, the order of the examples and the augmentation.
+          augmentation: how images are changed, from `jl.augmentation`.
+          patience: stop when this number of epochs has brought no improvement on the validation set.
+          streamed: whether the examples are read bit by bit rather than put on the device at the start.
+          watch: called often with the progress, after an epoch's row is written; if it returns True, training stops.
+          until: training stops as soon as `time.monotonic()` is beyond this.
+
+        Returns:
+          What `fit` returns. `stopped` says whether training ended before the last epoch.
+
+        Raises:
+          Interrupted: SIGINT (Ctrl-C) or SIGTERM; everything up to the last step is saved.
+          NotSavedError: the disk is full, for example.
+          DivergedError: a loss is NaN, infinite or beyond 1e8.
+        """
+        began, before = time.monotonic(), self.seconds
+        self._begin_metrics()
+        with received_signals() as received:
+
+            def follow(progress: Progress) -> bool:
+                self.seconds = before + time.monotonic() - began
+                if progress.state:
+                    self._write_row(progress.state)
+                asked = bool(watch and watch(progress)) or time.monotonic() > until
+                return self._after_steps(progress.state, received, asked)
+
+            result = fit(
+                self._rule,
+                self._data,
+                epochs=epochs,
+                batch_size=batch_size,
+                seed=seed,
+                augmentation=augmentation,
+                patience=patience,
+                streamed=streamed,
+                start=self.state,
+                watch=follow,
+            )
+            self.seconds = before + time.monotonic() - began
+            self.state = result.state
+            if result.state.step > self._saved_step:
+                self._save(result.state)
+            with self._writing():
+                self._checkpoints.wait()
+        if received.number:
+            raise Interrupted(received.number, result.state.step)
+        return result
+
+    def best(self) -> State | None:
+        """The state after the best epoch on the validation set, or None if its checkpoint is damaged or missing."""
+        return _as_state(self._checkpoints.best(self._like))
+
+    def _resume(self, saved: Saved | None) -> None:
+        if saved is None:
+            return
+        if self._settings is not None and saved.facts.get("settings") != self._settings:
+            raise MismatchError(f"the run in {self.folder} has other settings")
+        self.state, self.seconds = _as_state(saved), saved.facts.get("seconds", 0.0)
+        self._saved_step = saved.step
+
+    def _after_steps(self, state: State | None, received: Received, asked: bool) -> bool:
+        """Save if it is time to; whether to stop. All processes must decide alike, for they compute together."""
+        due = state is not None and time.monotonic() - self._saved_at > self._cost / SAVING
+        received.number, stop, save = _largest(received.number, asked, due)
+        if state:
+            if best_epoch(state.history) == state.history[-1]["epoch"]:
+                self._unsaved_best = state._replace(params=jax.tree.map(jnp.copy, state.params))
+            if save:
+                self._save(state)
+        return bool(stop or received.number)
+
+    def _save(self, state: State) -> None:
+        began = time.monotonic()
+        best = self._unsaved_best
+        with self._writing():
+            if best and best.step < state.step:
+                self._write_checkpoint(best, goodness(best.history[-1]))
+            is_best = best is not None and best.step == state.step
+            self._write_checkpoint(state, goodness(state.history[-1]) if is_best else None)
+            if jax.process_count() > 1:  # if another process dies, this one ends at once, without writing any further
+                self._checkpoints.wait()
+        self._saved_step, self._unsaved_best = state.step, None
+        self._saved_at = time.monotonic()
+        self._cost = self._saved_at - began
+
+    def _write_checkpoint(self, state: State, score: float | None) -> None:
+        facts: dict[str, Any] = {
+            "step": state.step,
+            "sums": jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), list(state.sums)),
+            "history": list(state.history),
+            "seconds": round(self.seconds, 2),
+        }
+        if self._settings is not None:
+            facts["settings"] = self._settings
+        self._checkpoints.save(state.step, state.params, facts, score)
+
+    def _begin_metrics(self) -> None:
+        """The rows up to `state`: those after the checkpoint will be computed again."""
+        rows = self.state.history if self.state else ()
+        if jax.process_index() == 0:
+            with self._writing():
+                write_whole(self.folder / "metrics.jsonl", "".join(map(self._line, rows)))
+
+    def _write_row(self, state: State) -> None:
+        if jax.process_index() == 0:
+            with self._writing(), (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(self._line(state.history[-1]))
+                file.flush()
+                os.fsync(file.fileno())
+
+    def _line(self, row: Row) -> str:
+        return json.dumps({**row, **(self._annotate(row) if self._annotate else {})}) + "\n"
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Whatever goes wrong in here becomes a `NotSavedError`: Orbax raises errors of many kinds for a bad disk."""
+        try:
+            yield
+        except Exception as error:
+            raise NotSavedError(self.folder, reason(error)) from error
+
+
+def load_state(folder: Path, rule: Rule | Pipeline, train: Pairs, *, best: bool = False) -> State | None:
+    """The last state, or the best one on the validation set, of a run in a folder, which is not changed.
+
+    Args:
+      folder: the folder of a session. Another process may be training there.
+      rule: the rule of the run, or a pipeline of it.
+      train: the training set of the run, or one whose examples have the same shapes.
+      best: read the checkpoint of the best epoch, not the last checkpoint.
+
+    Returns:
+      The state, or None if the folder has no such checkpoint that is sound.
+    """
+    like = template(rule, train)
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        return _as_state(checkpoints.best(like) if best else checkpoints.latest(like))
+
+
+def template(rule: Rule | Pipeline, train: Pairs) -> Params:
+    """The shapes of a rule's parameters for examples like these."""
+    plain = rule.rule if isinstance(rule, Pipeline) else rule
+    x, y = train
+    key = jax.random.key(0)
+    keys = jax.random.split(key, plain.members) if plain.members else key
+    return jax.eval_shape(plain.init, keys, floats((np.asarray(x[:2]), np.asarray(y[:2]))))
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in the operating system's words if they can be found in an error or its causes."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        if number := re.search(r"os_error_code='(\d+)'", str(cause)):
+            return os.strerror(int(number[1]))
+        cause = cause.__cause__ or cause.__context__
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _as_state(saved: Saved | None) -> State | None:
+    if saved is None:
+        return None
+    sums = tuple({name: np.asarray(value, np.float64) for name, value in term.items()} for term in saved.facts["sums"])
+    return State(saved.params, saved.facts["step"], sums, tuple(saved.facts["history"]))
+
+
+def _largest(*values: int) -> tuple[int, ...]:
+    """Of each value the largest that any process has."""
+    if jax.process_count() == 1:
+        return values
+    return tuple(process_allgather(np.asarray(values, np.int32)).max(0).tolist())
