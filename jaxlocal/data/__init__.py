@@ -1,5 +1,8 @@
-"""Data sets: the embedded digits, and sets from TFDS, from folders of images and from .npz files."""
+"""Data sets for training: the digits, TensorFlow Datasets, folders of images, and .npz files."""
 
-from jaxlocal.data.sets import NAMES, PARTS, Pairs, Splits, digits, floats, images, load
+from jaxlocal.data.sets import NAMES, digits, images, load
+from jaxlocal.data.splits import SPLITS, Pairs, Splits, floats
 
-__all__ = ["NAMES", "PARTS", "Pairs", "Splits", "digits", "floats", "images", "load"]
+PARTS = SPLITS
+
+__all__ = ["NAMES", "SPLITS", "Pairs", "Splits", "digits", "floats", "images", "load"]

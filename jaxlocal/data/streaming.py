@@ -1,29 +1,28 @@
-"""Streaming: sets that do not fit on the device, read from disk in the background."""
+"""Streaming of data sets that do not fit on the device: threads read ahead from disk."""
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
 from jaxlocal.checks import positive_int, show
-from jaxlocal.data import Pairs, Splits
+from jaxlocal.data.splits import Pairs, Splits
 
 
 def stream(pairs: Pairs, orders: Sequence[np.ndarray], *, workers: int = 2, ahead: int = 2) -> Iterator[Pairs]:
-    """The chunks `(x[rows], y[rows])` for the rows of each order, read ahead by threads of grain.
+    """The chunks `(x[rows], y[rows])` for the rows in each of the orders, read ahead by threads of grain.
 
-    They come in the order asked for, however many threads there are: a stream is the same as indexing.
+    The chunks arrive in the given order for any number of threads, so a stream equals plain indexing.
 
     Args:
-      pairs: x and y, as `jl.data.load` maps them into memory.
-      orders: for each chunk the numbers of its examples (K, B): K batches of B examples.
-      workers: the threads that read.
-      ahead: how many chunks are read before they are asked for; so many are held in memory.
+      pairs: x and y, memory-mapped as `jl.data.load` returns them.
+      orders: for each chunk the numbers of its examples (K, B), for K batches of B examples.
+      workers: the number of threads that read.
+      ahead: the number of chunks that are read in advance and held in memory.
 
     Returns:
-      An iterator of chunks (K, B, …), in NumPy. The threads end with it.
+      An iterator of chunks (K, B, …) of NumPy arrays. The threads end when the iterator ends or is closed.
 
     Example:
       >>> pairs = jl.data.digits().train
@@ -37,14 +36,12 @@ def stream(pairs: Pairs, orders: Sequence[np.ndarray], *, workers: int = 2, ahea
     if len(x) != len(y):
         raise ValueError(f"pairs: x has shape {x.shape} and y {y.shape}; their first axes must be the same examples")
     if not isinstance(orders, Sequence | np.ndarray):
-        raise TypeError(
-            f"orders={show(orders)}: must be a sequence of index arrays, such as a list; make it list(orders)"
-        )
+        raise TypeError(f"orders={show(orders)}: must be a sequence of index arrays, such as a list; pass list(orders)")
     return _chunks(pairs, orders, min(workers, ahead), ahead)
 
 
 def _chunks(pairs: Pairs, orders: Sequence[np.ndarray], workers: int, ahead: int) -> Iterator[Pairs]:
-    import grain  # slow to import, and needed for large sets only
+    import grain  # imported here because it is slow and only large data sets need it
 
     x, y = pairs
     chunks = iter(
@@ -59,19 +56,20 @@ def _chunks(pairs: Pairs, orders: Sequence[np.ndarray], workers: int, ahead: int
 
 
 def resident(splits: Splits, device: jax.Device | None = None) -> bool:
-    """Whether the sets may live on the device: in half its memory, or on a CPU in a quarter of what is available.
+    """Whether the splits fit on the device: into half of its memory, or for a CPU into a quarter of what is available.
 
-    Sets in uint8 are counted, and best kept, as such: `jl.data.floats` turns each batch inside the compiled program.
+    A data set in uint8 counts, and should stay on the device, as uint8: `jl.data.floats` converts each batch inside the
+    compiled program.
     """
     device = device or jax.local_devices()[0]
     stats = device.memory_stats()
-    room = stats["bytes_limit"] / 2 if stats and "bytes_limit" in stats else _available() / 4
-    arrays: list[Any] = jax.tree.leaves(tuple(splits))
-    return sum(array.nbytes for array in arrays) < room
+    limit = stats["bytes_limit"] / 2 if stats and "bytes_limit" in stats else _available() / 4
+    arrays: list[np.ndarray] = jax.tree.leaves(tuple(splits))
+    return sum(array.nbytes for array in arrays) < limit
 
 
 def _available() -> int:
-    """Bytes of main memory that may be had; Linux's file cache is no hindrance, so free pages would be too few."""
+    """The bytes of main memory that a program can get. On Linux that includes the memory of the file cache."""
     try:
         with open("/proc/meminfo") as file:
             return next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable"))

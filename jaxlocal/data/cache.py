@@ -1,0 +1,107 @@
+"""The cache of decoded data sets: for each content a folder of .npy files, which is either complete or absent."""
+
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from jaxlocal.data.sources import Source
+from jaxlocal.data.splits import SPLITS, Pairs
+from jaxlocal.files import cache_folder
+
+FORMAT = 1  # increase it when the files' format changes, and the folders of the old format are ignored
+HASHED = 2 * 2**30  # a data set of at most this many bytes is identified by a hash of its content
+ABANDONED = 24 * 3600  # an unfinished folder that has not changed for this many seconds has no process that writes it
+
+
+def cached(source: Source, size: int | None) -> dict[str, Pairs]:
+    """The splits of a data set as memory-mapped arrays, decoded first if the cache does not hold them."""
+    cache = cache_folder("data")
+    folder = cache / f"{re.sub(r'[^A-Za-z0-9]+', '_', source.name)}-{_digest(source, size)}"
+    if not folder.is_dir():
+        try:
+            _fill(folder, source)
+        except OSError as error:
+            raise OSError(
+                f"{cache}: the decoded {source.name} cannot be written there ({error.strerror or error}); set "
+                "JAXLOCAL_CACHE to a folder with enough space"
+            ) from error
+    found = [split for split in SPLITS if (folder / f"{split}_x.npy").exists()]
+    x, y = ([np.load(folder / f"{split}_{side}.npy", mmap_mode="r") for split in found] for side in "xy")
+    return dict(zip(found, zip(x, y, strict=True), strict=True))
+
+
+def _digest(source: Source, size: int | None) -> str:
+    """Identifies the content: by the files' bytes, or for large data sets by their names, sizes and dates."""
+    files = sorted(source.files)
+    stats = [path.stat() for path in files]
+    small = sum(stat.st_size for stat in stats) <= HASHED
+    digest = blake2b(repr((FORMAT, source.name, size)).encode(), digest_size=8)
+    for path, stat in zip(files, stats, strict=True):
+        digest.update(repr((path.relative_to(source.root).as_posix(), stat.st_size)).encode())
+        if small:
+            with path.open("rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+        else:
+            digest.update(repr(stat.st_mtime_ns).encode())
+    return digest.hexdigest()
+
+
+def _fill(folder: Path, source: Source) -> None:
+    """Decode into a draft folder of this process, then rename it, so that no process ever sees half a data set."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(folder.parent)
+    draft = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
+    draft.mkdir()
+    try:
+        _decode(source, draft)
+        try:
+            draft.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # if it is there, another process was faster and wrote the same
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _remove_abandoned(cache: Path) -> None:
+    for draft in cache.glob("*.part"):
+        with suppress(FileNotFoundError):  # another process may finish and rename it in this moment
+            if time.time() - max(path.stat().st_mtime for path in (draft, *draft.iterdir())) > ABANDONED:
+                shutil.rmtree(draft, ignore_errors=True)
+
+
+def _decode(source: Source, folder: Path) -> None:
+    from tqdm import tqdm
+
+    splits = source.decode()
+    total = sum(split.examples for split in splits.values())
+    with tqdm(total=total, desc=f"decoding {source.name}", unit=" examples", disable=None) as bar:
+        for name, (count, pieces) in splits.items():
+            _write(folder / f"{name}_x.npy", folder / f"{name}_y.npy", count, pieces, bar.update)
+
+
+def _write(x_path: Path, y_path: Path, count: int, pieces: Iterator[Pairs], progress: Callable[[int], object]) -> None:
+    """Write the pieces as two .npy files.
+
+    Plain writes raise an error when the disk is full; a write to mapped memory would kill the process instead.
+    """
+    with x_path.open("wb") as x_file, y_path.open("wb") as y_file:
+        for i, pair in enumerate(pieces):
+            for file, array in zip((x_file, y_file), pair, strict=True):
+                if i == 0:
+                    header = np.lib.format.header_data_from_array_1_0(array[:0])
+                    np.lib.format.write_array_header_1_0(file, {**header, "shape": (count, *array.shape[1:])})
+                file.write(np.ascontiguousarray(array).data)
+            progress(len(pair[0]))
+        for file in (x_file, y_file):
+            file.flush()
+            os.fsync(file.fileno())

@@ -1,0 +1,201 @@
+"""Sources of data sets: TensorFlow Datasets (TFDS), folders of images, and .npz files.
+
+A source lists the files that determine a data set's content, and decodes them when it is asked to.
+"""
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxlocal.checks import nearest
+from jaxlocal.data.decode import Decoded, Decoder, Image, Reader, is_grey, readable
+from jaxlocal.data.splits import SPLITS, one_hot
+
+ANNOTATIONS = "val_annotations.txt"  # TinyImageNet's validation labels, one a line: file name, class, bounding box
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+class Source(NamedTuple):
+    """A data set on disk that has not been decoded yet."""
+
+    name: str
+    root: Path  # the folder that all of its files lie in
+    files: Sequence[Path]
+    decode: Callable[[], dict[str, Decoded]]  # the splits by name
+
+
+def from_tfds(name: str, known: Sequence[str], size: int | None, data_dir: str | None) -> Source:
+    """An image set that TFDS has prepared as array_record files, which are read without TensorFlow.
+
+    Args:
+      name: its name in TFDS.
+      known: names that an error message may suggest.
+      size: the height and width that images get.
+      data_dir: the folder of the prepared data sets; by default the environment variable TFDS_DATA_DIR.
+
+    Returns:
+      The source.
+    """
+    import tensorflow_datasets as tfds  # imported here because it is slow and only these data sets need it
+
+    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
+    builder: Any = None
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+        features = dict(builder.info.features.items())
+        image, label = builder.info.supervised_keys or ("image", "label")
+        as_bytes = {image: tfds.decode.SkipDecoding()} if image in features else None
+        splits = [split for split in SPLITS if split in builder.info.splits] or ["train"]
+        found = {split: builder.as_data_source(split, decoders=as_bytes) for split in splits}
+    except (AssertionError, FileNotFoundError, NotImplementedError, ValueError) as error:
+        raise FileNotFoundError(_not_prepared(name, known, builder, data_dir)) from error
+    feature: Any = features.get(image)
+    classes = getattr(features.get(label), "num_classes", None)
+    mode = {1: "L", 3: "RGB"}.get(feature.shape[-1]) if getattr(feature, "np_dtype", None) == np.uint8 else None
+    if "train" not in found or mode is None or classes is None:
+        raise ValueError(f"name={name!r}: has no training set of 8-bit images with class labels; take another data set")
+    if "test" in found and found["test"][0][label] < 0:  # TFDS writes -1 for labels that are kept secret
+        del found["test"]
+
+    def reader(split: str) -> Reader:
+        def read(start: int, stop: int) -> list[Image]:
+            examples = found[split].__getitems__(range(start, stop))
+            return [
+                Image(f"example {i} of {name}'s {split} set", io.BytesIO(example[image]), int(example[label]))
+                for i, example in enumerate(examples, start)
+            ]
+
+        return read
+
+    def decode() -> dict[str, Decoded]:
+        decoder = Decoder(name, mode, size, classes)
+        return {split: decoder.split(len(examples), reader(split)) for split, examples in found.items()}
+
+    root = Path(builder.data_path)
+    return Source(name, root, [path for path in root.iterdir() if path.is_file()], decode)
+
+
+def _not_prepared(name: str, known: Sequence[str], builder: Any, data_dir: str | None) -> str:
+    """The error message for a data set that is not on disk. TFDS has no builder for an unknown name."""
+    by_hand = getattr(builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None)
+    archives = " after putting its owners' archives into downloads/manual there," if by_hand else ""
+    suggestion = f"; {nearest(name, known)}" if builder is None and name not in known else ""
+    return (
+        f"name={name!r}: there is no folder of this name, and no prepared data set of this name in "
+        f"{data_dir or '~/tensorflow_datasets'}; prepare it with 'tfds build {name} --file_format=array_record'"
+        f"{archives} on a machine with internet access, and set TFDS_DATA_DIR to its folder{suggestion}"
+    )
+
+
+def from_folder(root: Path, size: int | None) -> Source:
+    """A folder with one folder of images for each class, or with such folders in train, val (validation) and test."""
+    train = root / "train" if (root / "train").is_dir() else root
+    labels = {folder.name: label for label, folder in enumerate(_folders(train))}
+    found = {"train": _images(train, labels)}
+    for split, folder in (("validation", "validation"), ("validation", "val"), ("test", "test")):
+        if train != root and _has_labels(root / folder, labels) and (images := _images(root / folder, labels)):
+            found[split] = images
+    missing = set(labels.values()) - {image.label for image in found["train"]}
+    if len(labels) < 2 or missing:
+        held = f"{list(labels)[min(missing)]} has none" if missing else f"it holds {len(labels)}"
+        raise ValueError(
+            f"name={str(root)!r}: {train} must hold two or more folders, one for each class, with images in each, but "
+            f"{held}; sort the images into such folders"
+        )
+    order = np.random.default_rng(0).permutation(len(found["train"]))
+    found["train"] = [found["train"][i] for i in order]
+    files = [Path(image.name) for images in found.values() for image in images]
+
+    def decode() -> dict[str, Decoded]:
+        decoder = Decoder(str(root), "L" if all(map(is_grey, files)) else "RGB", size, len(labels))
+        return {split: decoder.split(len(images), _reader(images)) for split, images in found.items()}
+
+    return Source(root.resolve().name, root, [*files, *root.glob(f"*/{ANNOTATIONS}")], decode)
+
+
+def _reader(images: Sequence[Image]) -> Reader:
+    return lambda start, stop: images[start:stop]
+
+
+def _folders(folder: Path) -> list[Path]:
+    inside = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in inside if path.is_dir() and not path.name.startswith("."))
+
+
+def _has_labels(folder: Path, labels: dict[str, int]) -> bool:
+    return (folder / ANNOTATIONS).is_file() or any(inside.name in labels for inside in _folders(folder))
+
+
+def _images(folder: Path, labels: dict[str, int]) -> list[Image]:
+    """The images of one split, from its folders of classes or from TinyImageNet's annotations."""
+    if (folder / ANNOTATIONS).is_file():
+        rows = [line.split("\t") for line in (folder / ANNOTATIONS).read_text().splitlines()]
+        pairs = [(folder / "images" / row[0], row[1]) for row in rows]
+    else:
+        pairs = [
+            (path, inside.name)
+            for inside in _folders(folder)
+            for path in sorted(inside.rglob("*"))
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        ]
+    if unknown := {name for _, name in pairs} - set(labels):
+        raise ValueError(f"{folder} has a class {min(unknown)!r} that the training set lacks; rename or remove it")
+    return [Image(str(path), path, labels[name]) for path, name in pairs]
+
+
+def from_npz(path: Path) -> Source:
+    """A .npz file with x_train, y_train, x_test, y_test and optionally a validation set, or with x and y alone."""
+    if not path.is_file():
+        raise FileNotFoundError(f"name={str(path)!r}: there is no such file; check the path")
+    return Source(path.stem, path.parent, [path], lambda: _arrays(path))
+
+
+def _arrays(path: Path) -> dict[str, Decoded]:
+    with readable(str(path)), np.load(path, allow_pickle=False) as file:
+        arrays = {{"x": "x_train", "y": "y_train"}.get(name, name): file[name] for name in file.files}
+    found = [split for split in SPLITS if f"x_{split}" in arrays]
+    if "train" not in found or not all(f"y_{split}" in arrays for split in found):
+        raise ValueError(
+            f"{path} holds {', '.join(arrays) or 'nothing'}; name its arrays x_train, y_train, x_test and y_test, or "
+            "x and y"
+        )
+    for split in found:
+        x_shape, y_shape = arrays[f"x_{split}"].shape, arrays[f"y_{split}"].shape
+        if 0 in x_shape or x_shape[:1] != y_shape[:1]:
+            raise ValueError(
+                f"{path}: x_{split} has shape {x_shape} and y_{split} {y_shape}; make them equally many examples, at "
+                "least one"
+            )
+    inputs = [_inputs(f"{path}: x_{split}", arrays[f"x_{split}"]) for split in found]
+    targets = _targets(str(path), [arrays[f"y_{split}"] for split in found])
+    for split, x, y in zip(found, inputs, targets, strict=True):
+        if x.shape[1:] != inputs[0].shape[1:] or x.dtype != inputs[0].dtype or y.shape[1:] != targets[0].shape[1:]:
+            raise ValueError(f"{path}: x_{split} and y_{split} differ from those of train in shape; make them alike")
+    order = np.random.default_rng(0).permutation(len(inputs[0]))
+    inputs[0], targets[0] = inputs[0][order], targets[0][order]
+    return {split: Decoded(len(x), iter([(x, y)])) for split, x, y in zip(found, inputs, targets, strict=True)}
+
+
+def _inputs(name: str, x: np.ndarray) -> np.ndarray:
+    if x.ndim < 2 or (x.dtype != np.uint8 and x.dtype.kind != "f"):
+        raise ValueError(f"{name} is {x.dtype} of shape {x.shape}; make it (N, …) of uint8 pixels or of floats")
+    x = x[..., None] if x.ndim == 3 else x  # grey images without an axis for their channel
+    return x if x.dtype == np.uint8 else x.astype(np.float32)
+
+
+def _targets(name: str, ys: list[np.ndarray]) -> list[np.ndarray]:
+    """The targets of all splits: floats as they are, and class labels as one-hot rows."""
+    ys = [y.reshape(len(y), -1) for y in ys]  # labels may have shape (N,) or (N, 1)
+    if any(y.dtype.kind == "f" for y in ys):
+        return [y.astype(np.float32) for y in ys]
+    if any(y.dtype.kind not in "iub" or y.min(initial=0) < 0 for y in ys):
+        raise ValueError(f"{name}: y must hold class labels 0, 1, … as whole numbers, or real targets as floats")
+    if any(y.shape[1] > 1 for y in ys):
+        if any(y.max() > 1 for y in ys):
+            raise ValueError(f"{name}: y has rows of whole numbers that are not one-hot; store real targets as floats")
+        return [y.astype(np.uint8) for y in ys]
+    return [one_hot(y[:, 0], 1 + max(int(y.max()) for y in ys)) for y in ys]
