@@ -1,6 +1,6 @@
 """Write the recorded tables into the README and the pages: python docs/tables.py.
 
-A table's place is between the lines <!-- NAME --> and <!-- end -->; its record is experiments/results/NAME.json, and
+A table's place is between the lines <!-- NAME --> and <!-- end -->; its record is experiments/records/NAME.json, and
 that of <!-- bench --> are all benchmarks together, that of <!-- papers --> some rows of the papers' tables.
 """
 
@@ -11,8 +11,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the experiments are no part of the package
 
-from experiments import report, results  # noqa: E402
-from experiments.bench import overview  # noqa: E402
+from experiments.lab import records as results  # noqa: E402
+from experiments.lab import report  # noqa: E402
+from experiments.speed.bench import overview  # noqa: E402
 
 PLACE = re.compile(r"^<!-- ([a-z][a-z0-9_/]*) -->\n(?:.*\n)*?<!-- end -->$", re.MULTILINE)
 PAGES = ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))

@@ -1,7 +1,9 @@
-"""The experiments: one file per table or figure, with its settings, the papers' numbers and ours.
+"""The experiments: the papers' tables and figures, our own experiments, timings and demonstrations.
 
-`python -m experiments.digits` trains every rule on the embedded digits in minutes. `python -m experiments.al_table2`
-and its like are the papers' tables, `--quick` what two cores can train of them, and `python -m experiments.report` is
-the page of them all. What was recorded is in `results/`: numbers seed by seed, with the command, the commit, the
-versions and the machine that they come from.
+- `demos`: every rule on one image set, and one run in many processes (`python -m experiments.demos.digits`).
+- `papers`: one file for each table or figure (`python -m experiments.papers.al.table2 --quick`).
+- `beyond`: experiments that the papers do not have.
+- `speed`: timings of the rules, of `fit` and of the pipeline.
+- `lab`: what all of them share, and the report (`python -m experiments.lab.report`).
+- `records`: what was measured: numbers for each seed, with the command, commit, versions and machine.
 """

@@ -9,11 +9,9 @@ import optax
 import pytest
 
 import jaxlocal as jl
-from experiments import bartunov_figure4 as figure4
-from experiments import bartunov_figure5 as figure5
-from experiments import bartunov_figures6_7 as figures6_7
-from experiments import bartunov_table2 as table2
-from experiments import results, study
+from experiments.lab import records as results
+from experiments.lab import study
+from experiments.papers.bartunov import figure4, figure5, figures6_7, table2
 
 ALL = [figure4, figure5, figures6_7, table2]
 
@@ -49,7 +47,7 @@ def test_bad_flags_are_one_line(module, capsys):
             module.main(flags)
         error = capsys.readouterr().err
         assert stop.value.code == 2
-        assert error.startswith("python -m experiments.bartunov_") and error.count("\n") == 1
+        assert error.startswith("python -m experiments.papers.bartunov.") and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("module", [figure5, figures6_7])
@@ -61,7 +59,7 @@ def test_missing_images_are_one_line(module, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         module.main([])
     assert stop.value.code == 2
-    assert capsys.readouterr().err == f"python -m experiments.{module.NAME}: name='mnist': prepare it\n"
+    assert capsys.readouterr().err == f"python -m experiments.{results.module(module.NAME)}: name='mnist': prepare it\n"
 
 
 def test_figure4(run, tmp_path):
@@ -133,7 +131,7 @@ def test_figure5_records_every_method(run, tmp_path, monkeypatch):
     assert run(figure5, "--settings", "4", "--epochs", "1").count("recorded before") == len(figure5.QUICK_METHODS)
     record = figure5.read("sdtp_alternating", tmp_path / "out")
     assert record["command"] == (
-        "python -m experiments.bartunov_figure5 --methods sdtp_alternating --settings 4 --epochs 1"
+        "python -m experiments.papers.bartunov.figure5 --methods sdtp_alternating --settings 4 --epochs 1"
     )
     table = list(figure5.rows(tmp_path / "out"))
     assert [row["method"] for row in table] == list(figure5.METHODS)
@@ -242,7 +240,8 @@ def test_table2_wants_a_batch_of_images(capsys):
         table2.main(["--images", "63"])
     assert stop.value.code == 2
     assert capsys.readouterr().err == (
-        "python -m experiments.bartunov_table2: argument --images: 63 are too few for a batch of 32; take 64 or more\n"
+        "python -m experiments.papers.bartunov.table2: argument --images: 63 are too few for a batch of 32; "
+        "take 64 or more\n"
     )
 
 

@@ -7,11 +7,11 @@ import optax
 import pytest
 
 import jaxlocal as jl
-from experiments import results
-from experiments.bench import __main__ as bench
-from experiments.bench import handwritten, limits, programs
-from experiments.bench.__main__ import Program
-from experiments.bench.nets import CLASSES, NETS, RULES, TARGET_PROP, Net
+from experiments.lab import records as results
+from experiments.speed.bench import __main__ as bench
+from experiments.speed.bench import handwritten, limits, programs
+from experiments.speed.bench.__main__ import Program
+from experiments.speed.bench.nets import CLASSES, NETS, RULES, TARGET_PROP, Net
 
 MLP = Net(batch=8, inputs=(12,), hidden=(7, 6), steps=2)
 CONV = Net(batch=8, inputs=(4, 4, 2), steps=2)
@@ -166,7 +166,7 @@ def test_bad_flags_are_one_line_and_status_2(words, complaint, capsys):
         bench.main(words)
     error = capsys.readouterr().err
     assert stop.value.code == 2
-    assert error.startswith("python -m experiments.bench: ") and complaint in error and error.count("\n") == 1
+    assert error.startswith("python -m experiments.speed.bench: ") and complaint in error and error.count("\n") == 1
 
 
 def test_end_to_end(tmp_path, capsys):

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 from helpers import ROOT
 
-from experiments import multihost
+from experiments.demos import multihost
 from jaxlocal import distributed
 
 pytestmark = pytest.mark.xdist_group("distributed")
@@ -57,7 +57,7 @@ DYING = """
 import os, signal
 import jax
 import jaxlocal as jl
-from experiments import multihost
+from experiments.demos import multihost
 
 drain, calls = jl.pipeline.Pipeline.drain, []
 
@@ -135,10 +135,10 @@ def test_a_process_that_dies_stops_the_others(killed):
 
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one(killed, flags):
-    resumed = launch("--processes", "2", "-m", "experiments.multihost", *flags("interrupted"))
+    resumed = launch("--processes", "2", "-m", "experiments.demos.multihost", *flags("interrupted"))
     assert resumed.returncode == 0, resumed.stderr
     assert "going on after epoch 1" in resumed.stdout and "epoch 1 of 3" not in resumed.stdout
-    whole = launch("--processes", "1", "--devices", "2", "-m", "experiments.multihost", *flags("whole"))
+    whole = launch("--processes", "1", "--devices", "2", "-m", "experiments.demos.multihost", *flags("whole"))
     assert whole.returncode == 0, whole.stderr
     ends = [re.findall(r"^epoch 3.* loss [\d.]+|^test .*", run.stdout, re.MULTILINE) for run in (whole, resumed)]
     assert ends[0] == ends[1] and len(ends[0]) == 2
@@ -278,7 +278,7 @@ def test_bad_flags_of_the_experiment(arguments, complaint, tmp_path, capsys):
         multihost.main(["--out", str(tmp_path / "run"), *arguments])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and not list(tmp_path.iterdir())
-    assert error.startswith("python -m experiments.multihost: ") and complaint in error and error.count("\n") == 1
+    assert error.startswith("python -m experiments.demos.multihost: ") and complaint in error and error.count("\n") == 1
 
 
 GOOD = {"COORDINATOR": "host0:12345", "PROCESSES": "4", "PROCESS": "2"}

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 
 import jaxlocal as jl
-from experiments import beyond_pipeline, dkp_figure2, dkp_table2, results, study
-from experiments.study import Steps
+from experiments.beyond import pipeline as beyond_pipeline
+from experiments.lab import records as results
+from experiments.lab import study
+from experiments.lab.study import Steps
+from experiments.papers.dkp import figure2 as dkp_figure2
+from experiments.papers.dkp import table2 as dkp_table2
 from jaxlocal.rule import Component
 
 EXPERIMENTS = {"dkp_table2": dkp_table2, "dkp_figure2": dkp_figure2, "beyond_pipeline": beyond_pipeline}
@@ -106,7 +110,7 @@ def test_a_missing_tiny_imagenet_is_one_line(monkeypatch, small, capsys):
     assert stop.value.code == 1
     error, summary = capsys.readouterr().err.splitlines()
     assert "tiny_imagenet_bp: name='~/tiny-imagenet-200'" in error
-    assert summary == "python -m experiments.dkp_table2: not trained: tiny_imagenet_bp"
+    assert summary == "python -m experiments.papers.dkp.table2: not trained: tiny_imagenet_bp"
 
 
 def test_figure_2_is_drawn_from_records(small, capsys):
@@ -153,7 +157,7 @@ def one_device(monkeypatch):
 def test_the_pipeline_trains_the_same_network(one_device, small):
     beyond_pipeline.main(["--epochs", "1", "--seeds", "2"])
     record = results.load(small / "results" / "beyond_pipeline" / "al.json")
-    assert record["command"] == "python -m experiments.beyond_pipeline --epochs 1 --seeds 2"
+    assert record["command"] == "python -m experiments.beyond.pipeline --epochs 1 --seeds 2"
     assert record["settings"]["devices"] == "4, of the CPU's cores"
     assert [row["seed"] for row in record["rows"]] == record["settings"]["seeds"] == [0, 1]
     for row in record["rows"]:
@@ -207,7 +211,11 @@ def test_bad_flags_are_one_line_and_status_2(experiment, flags, complaint, capsy
         EXPERIMENTS[experiment].main(flags)
     error = capsys.readouterr().err
     assert stop.value.code == 2
-    assert error.startswith(f"python -m experiments.{experiment}: ") and complaint in error and error.count("\n") == 1
+    assert (
+        error.startswith(f"python -m experiments.{results.module(experiment)}: ")
+        and complaint in error
+        and error.count("\n") == 1
+    )
 
 
 @pytest.mark.parametrize("experiment", ["dkp_figure2", "beyond_pipeline"])

@@ -22,7 +22,7 @@ import pytest
 from helpers import ROOT, code_blocks, layer_local
 
 import jaxlocal as jl
-from experiments import results
+from experiments.lab import records as results
 from jaxlocal import flags
 from jaxlocal.app import cli
 from jaxlocal.app import settings as config

@@ -7,7 +7,8 @@ import pytest
 from helpers import ROOT
 
 import jaxlocal as jl
-from experiments import digits, mnist, results
+from experiments.demos import digits, mnist
+from experiments.lab import records as results
 
 FIELDS = {"experiment", "command", "commit", "source", "date", "versions", "device", "settings", "note", "rows"}
 RECORDS = sorted(results.RESULTS.glob("*.json"))
@@ -37,7 +38,7 @@ def test_a_short_run_is_recorded_where_it_is_told_to(elsewhere, capsys):
     record = results.load(out)
     assert record.keys() == FIELDS
     assert record["command"] == (
-        "python -m experiments.digits --rules dfa --seeds 1 --epochs 1 --batch-size 32 --rate 0.001"
+        "python -m experiments.demos.digits --rules dfa --seeds 1 --epochs 1 --batch-size 32 --rate 0.001"
     )
     assert record["settings"]["seeds"] == [0]
     assert record["versions"].keys() == {"python", "jax", "jaxlib", "flax", "optax", "numpy"}
@@ -88,7 +89,7 @@ def test_missing_images_are_one_line(monkeypatch):
         raise FileNotFoundError(f"name={name!r}: prepare it")
 
     monkeypatch.setattr(jl.data, "images", missing)
-    with pytest.raises(SystemExit, match=r"^python -m experiments.mnist: name='mnist': prepare it$"):
+    with pytest.raises(SystemExit, match=r"^python -m experiments.demos.mnist: name='mnist': prepare it$"):
         mnist.main(SHORT)
 
 
@@ -112,7 +113,7 @@ def test_bad_flags_are_one_line_and_status_2(flags, complaint, capsys):
         digits.main(flags)
     error = capsys.readouterr().err
     assert stop.value.code == 2
-    assert error.startswith("python -m experiments.digits: ") and complaint in error and error.count("\n") == 1
+    assert error.startswith("python -m experiments.demos.digits: ") and complaint in error and error.count("\n") == 1
 
 
 def test_tables(tmp_path):
@@ -155,12 +156,12 @@ def test_records_are_whole_and_add_up(path):
 
 @pytest.mark.parametrize("experiment", ["digits", "mnist"])
 def test_every_rule_is_recorded(experiment):
-    rows = results.load(ROOT / "experiments" / "results" / f"{experiment}.json")["rows"]
+    rows = results.load(ROOT / "experiments" / "records" / f"{experiment}.json")["rows"]
     assert [row["rule"] for row in rows] == list(jl.rules.ALL)
 
 
 def test_the_recorded_digits_are_good_enough():
-    record = results.load(ROOT / "experiments" / "results" / "digits.json")
+    record = results.load(ROOT / "experiments" / "records" / "digits.json")
     assert AT_LEAST.keys() == jl.rules.ALL.keys()
     assert len(record["settings"]["seeds"]) == 3
     for row in record["rows"]:

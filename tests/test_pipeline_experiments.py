@@ -10,8 +10,9 @@ import optax
 import pytest
 
 import jaxlocal as jl
-from experiments import pipeline_scaling, pipeline_speed, results
-from experiments.pipeline_scaling import Link, gpipe_epoch, pipelined_epoch, tick
+from experiments.lab import records as results
+from experiments.speed import pipeline_scaling, pipeline_speed
+from experiments.speed.pipeline_scaling import Link, gpipe_epoch, pipelined_epoch, tick
 
 CEILING = "two sequential at once (ceiling)"
 
@@ -74,7 +75,7 @@ def test_speed(tmp_path, capsys):
     pipeline_speed.main(["--cases", "gpipe-512", "--width", "8", "--quick", "--out", str(out)])
     record = results.load(out)
     assert record["command"] == (
-        "python -m experiments.pipeline_speed --cases gpipe-512 --repeats 2 --ticks 4 --width 8 --image 32"
+        "python -m experiments.speed.pipeline_speed --cases gpipe-512 --repeats 2 --ticks 4 --width 8 --image 32"
     )
     assert [row["program"] for row in record["rows"]] == ["sequential", "GPipe, 8 micro-batches", CEILING]
     assert [row["bubble"] for row in record["rows"]] == [None, pytest.approx(1 / 9), None]
@@ -143,7 +144,11 @@ def test_bad_flags_are_one_line_and_status_2(experiment, flags, complaint, capsy
         main(flags)
     error = capsys.readouterr().err
     assert stop.value.code == 2
-    assert error.startswith(f"python -m experiments.{experiment}: ") and complaint in error and error.count("\n") == 1
+    assert (
+        error.startswith(f"python -m experiments.speed.{experiment}: ")
+        and complaint in error
+        and error.count("\n") == 1
+    )
 
 
 def test_one_core_is_too_few(monkeypatch, capsys):
@@ -152,7 +157,7 @@ def test_one_core_is_too_few(monkeypatch, capsys):
         pipeline_speed.main(["--quick"])
     assert (
         capsys.readouterr().err
-        == "python -m experiments.pipeline_speed: needs Linux and two cores, to pin one device to each\n"
+        == "python -m experiments.speed.pipeline_speed: needs Linux and two cores, to pin one device to each\n"
     )
 
 

@@ -6,16 +6,20 @@ import re
 import pytest
 from helpers import ROOT
 
-from experiments import associated, beyond_tuning, report, results, study
-from experiments.findings import FINDINGS
+from experiments.beyond import tuning as beyond_tuning
+from experiments.lab import records as results
+from experiments.lab import report, study
+from experiments.lab.findings import FINDINGS
+from experiments.papers.al import shared as associated
 
-MODULES = [path.stem for path in sorted((ROOT / "experiments").glob("*.py"))]
-STUDIES = [name for name in MODULES if hasattr(importlib.import_module(f"experiments.{name}"), "STUDY")]
+FILES = sorted([*(ROOT / "experiments" / "papers").glob("*/*.py"), *(ROOT / "experiments" / "beyond").glob("*.py")])
+MODULES = [importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts)) for path in FILES]
+STUDIES = {module.STUDY.name: module.STUDY for module in MODULES if hasattr(module, "STUDY")}
 OTHERWISE_SHOWN = {"bench", "pipeline", "speed"}  # on pages of their own
 
 
 def test_the_page_is_what_the_records_say():
-    assert report.PAGE.read_text() == report.build(), "python -m experiments.report brings it up to date"
+    assert report.PAGE.read_text() == report.build(), "python -m experiments.lab.report brings it up to date"
 
 
 def test_every_study_and_every_record_is_on_the_page():
@@ -35,15 +39,14 @@ def test_no_number_of_the_findings_is_typed():
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_studys_records_are_its_own(name):
-    made = importlib.import_module(f"experiments.{name}").STUDY
-    assert made.name == name
+    made = STUDIES[name]
     paths = list((results.RESULTS / name).glob("*.json"))
     assert {path.stem for path in paths} <= made.cases.keys()
     for path in paths:
         record, case = results.load(path), made.cases[path.stem]
         (row,) = record["rows"]
         assert "uncommitted" not in record["commit"] and record["commit"] != "unknown"
-        assert record["command"].startswith(f"python -m experiments.{name} --rows {path.stem} ")
+        assert re.match(rf"python -m experiments\.[a-z0-9_.]+ --rows {path.stem} ", record["command"])
         assert record["settings"].items() >= dict(case.told).items()
         assert len(row["history"]) == record["settings"]["epochs"]
         seeds = record["settings"]["seeds"]
@@ -56,7 +59,7 @@ def test_a_studys_records_are_its_own(name):
 def test_unrun_rows_are_listed_as_such(tmp_path):
     page = report.build(tmp_path)
     for name in STUDIES:
-        for row in importlib.import_module(f"experiments.{name}").STUDY.cases:
+        for row in STUDIES[name].cases:
             assert re.search(rf"^\| {row} \| [^|]*\| not run \|", page, re.MULTILINE), row
 
 
@@ -77,7 +80,7 @@ def test_both_rules_are_searched_with_the_same_budget():
 @pytest.mark.parametrize("pair", ["mlp_tuned", "mlp_256_tuned"])
 def test_associated_learning_keeps_up_with_backpropagation_on_mnist(pair):
     """The MLP of the paper, both rules with settings of a search of equal budget, equally long: within 0.3 points."""
-    rows = study.recorded(importlib.import_module("experiments.al_table2").STUDY)
+    rows = study.recorded(STUDIES["al_table2"])
     bp, al = (rows[f"{pair}_{rule}"] for rule in ("bp", "al"))
     assert len(bp["test"]["per_seed"]) == len(al["test"]["per_seed"]) >= 3
     assert len(bp["history"]) == len(al["history"])
@@ -96,4 +99,4 @@ def test_findings_name_rows_that_there_are():
     for text in FINDINGS.values():
         for name in re.findall(r"[a-z0-9_]+/[a-z0-9_]+", " ".join(re.findall(r"\{[^}]*\}", text))):
             module, row = name.split("/")
-            assert row in importlib.import_module(f"experiments.{module}").STUDY.cases, name
+            assert row in STUDIES[module].cases, name

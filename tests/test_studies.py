@@ -9,14 +9,21 @@ import numpy as np
 import pytest
 
 import jaxlocal as jl
-from experiments import al_table3, al_table7, al_tables5_6, associated, beyond_resnet, beyond_tuning, results, study
-from experiments.study import Budget, Case, Steps
+from experiments.beyond import resnet as beyond_resnet
+from experiments.beyond import tuning as beyond_tuning
+from experiments.lab import records as results
+from experiments.lab import study
+from experiments.lab.study import Budget, Case, Steps
+from experiments.papers.al import shared as associated
+from experiments.papers.al import table3 as al_table3
+from experiments.papers.al import table7 as al_table7
+from experiments.papers.al import tables5_6 as al_tables5_6
 
 TABLES = ("al_table2", "al_table3", "al_table4", "al_tables5_6", "bartunov_table1", "beyond_resnet", "dkp_table1")
 CASES = {
     f"{name}-{row}": case
     for name in TABLES
-    for row, case in importlib.import_module(f"experiments.{name}").STUDY.cases.items()
+    for row, case in importlib.import_module(f"experiments.{results.module(name)}").STUDY.cases.items()
 }
 SHAPES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3), "cifar100": (32, 32, 3)}
 STEPS = Steps(10, 100)

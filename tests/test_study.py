@@ -7,8 +7,8 @@ import optax
 import pytest
 
 import jaxlocal as jl
-from experiments import figures, study
-from experiments.study import Budget, Case, Study
+from experiments.lab import figures, study
+from experiments.lab.study import Budget, Case, Study
 
 
 def toy(steps):
@@ -47,7 +47,7 @@ def test_a_quick_run_records_the_rows_that_have_a_quick_budget(run, tmp_path):
     assert records["second"] is None
     record = records["first"]
     (row,) = record["rows"]
-    assert record["command"] == "python -m experiments.toy --rows first --epochs 1 --seeds 2"
+    assert record["command"] == "python -m experiments.demos.toy --rows first --epochs 1 --seeds 2"
     assert record["settings"]["seeds"] == [0, 1] and study.spent(record) == (1, 2)
     assert row["paper"] == {"test": 0.985, "std": 0.001, "source": "nowhere"}
     assert row["full"] == {"epochs": 3, "seeds": 2}
@@ -86,8 +86,8 @@ def test_a_seed_that_diverges_does_not_stop_the_other_rows(run, monkeypatch, cap
     assert stop.value.code == 1
     printed = capsys.readouterr()
     assert printed.err.splitlines() == [
-        "python -m experiments.toy: first: component 0: its loss is nan",
-        "python -m experiments.toy: not trained: first",
+        "python -m experiments.demos.toy: first: component 0: its loss is nan",
+        "python -m experiments.demos.toy: not trained: first",
     ]
     assert "second: test" in printed.out
 
@@ -142,7 +142,7 @@ def test_a_row_without_its_data_is_one_line(run, monkeypatch, capsys):
     monkeypatch.setattr(study, "images", missing)
     with pytest.raises(SystemExit):
         run("--rows", "second")
-    assert capsys.readouterr().err.startswith("python -m experiments.toy: second: name='digits': prepare it\n")
+    assert capsys.readouterr().err.startswith("python -m experiments.demos.toy: second: name='digits': prepare it\n")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_bad_flags_are_one_line(run, flags, complaint, capsys):
     with pytest.raises(SystemExit) as stop:
         run(*flags)
     assert stop.value.code == 2
-    assert capsys.readouterr().err == f"python -m experiments.toy: {complaint}\n"
+    assert capsys.readouterr().err == f"python -m experiments.demos.toy: {complaint}\n"
 
 
 def test_records_are_plain(run):

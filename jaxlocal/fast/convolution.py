@@ -20,7 +20,7 @@ from jax import lax
 
 Pads = tuple[tuple[int, int], ...]
 
-# Found by measurement, see experiments/bench/notes.md; each may be twice or half as large.
+# Found by measurement, see experiments/speed/bench/notes.md; each may be twice or half as large.
 FEW = 32  # numbers under a kernel, up to which one matrix product is faster than the routine for convolutions
 CHANNELS = range(32, 128)  # with so many, products of the channels alone, shifted and added, are faster
 PLACES = 8192  # that the gradient of a kernel is summed over at a time

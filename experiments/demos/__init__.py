@@ -1,0 +1,1 @@
+"""Short programs to begin with: every rule on one image set, and one run in many processes."""

@@ -1,0 +1,1 @@
+"""What every experiment shares: one main, records, tables, figures, the report, and processes for timings."""

@@ -1,0 +1,1 @@
+"""Kao and Chen 2021, Associated Learning: its tables and figures."""

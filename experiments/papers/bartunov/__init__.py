@@ -1,0 +1,1 @@
+"""Bartunov et al. 2018, target propagation, feedback alignment and backpropagation: its tables and figures."""

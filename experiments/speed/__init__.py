@@ -1,0 +1,1 @@
+"""How fast the rules, `fit` and the pipeline are on this machine."""
