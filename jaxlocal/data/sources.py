@@ -52,7 +52,7 @@ def from_tfds(name: str, known: Sequence[str], size: int | None, data_dir: str |
         splits = [split for split in SPLITS if split in builder.info.splits] or ["train"]
         found = {split: builder.as_data_source(split, decoders=as_bytes) for split in splits}
     except (AssertionError, FileNotFoundError, NotImplementedError, ValueError) as error:
-        raise FileNotFoundError(_not_prepared(name, known, builder, data_dir)) from error
+        raise FileNotFoundError(_not_found(name, known, builder, data_dir)) from error
     feature: Any = features.get(image)
     classes = getattr(features.get(label), "num_classes", None)
     mode = {1: "L", 3: "RGB"}.get(feature.shape[-1]) if getattr(feature, "np_dtype", None) == np.uint8 else None
@@ -79,15 +79,18 @@ def from_tfds(name: str, known: Sequence[str], size: int | None, data_dir: str |
     return Source(name, root, [path for path in root.iterdir() if path.is_file()], decode)
 
 
-def _not_prepared(name: str, known: Sequence[str], builder: Any, data_dir: str | None) -> str:
-    """The error message for a data set that is not on disk. TFDS has no builder for an unknown name."""
+def _not_found(name: str, known: Sequence[str], builder: Any, data_dir: str | None) -> str:
+    """The error message for a data set that is not on disk. TFDS has no builder for a name that it does not know."""
+    folder = data_dir or "~/tensorflow_datasets"
+    if builder is None and name not in known:
+        hint = nearest(name, known)
+        return f"name={name!r}: there is no folder of this name, and no such data set in TFDS or in {folder}; {hint}"
     by_hand = getattr(builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None)
     archives = " after putting its owners' archives into downloads/manual there," if by_hand else ""
-    suggestion = f"; {nearest(name, known)}" if builder is None and name not in known else ""
     return (
-        f"name={name!r}: there is no folder of this name, and no prepared data set of this name in "
-        f"{data_dir or '~/tensorflow_datasets'}; prepare it with 'tfds build {name} --file_format=array_record'"
-        f"{archives} on a machine with internet access, and set TFDS_DATA_DIR to its folder{suggestion}"
+        f"name={name!r}: {folder} has no prepared data set of this name; prepare it with "
+        f"'tfds build {name} --file_format=array_record'{archives} on a machine with internet access, and set "
+        "TFDS_DATA_DIR to its folder"
     )
 
 
