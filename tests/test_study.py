@@ -9,6 +9,7 @@ import pytest
 import jaxlocal as jl
 from experiments.lab import figures, study
 from experiments.lab.study import Budget, Case, Study
+from jaxlocal.training import session
 
 
 def toy(steps):
@@ -73,14 +74,14 @@ def test_more_epochs_of_fewer_seeds_take_no_place(run, capsys):
 
 
 def test_a_seed_that_diverges_does_not_stop_the_other_rows(run, monkeypatch, capsys):
-    fit = jl.training.fit
+    fit = session.fit
 
     def diverge(rule, *args, seed, **kwargs):
         if kwargs["epochs"] == 3:
             raise jl.training.DivergedError("component 0: its loss is nan")
         return fit(rule, *args, seed=seed, **kwargs)
 
-    monkeypatch.setattr(jl.training, "fit", diverge)
+    monkeypatch.setattr(session, "fit", diverge)
     with pytest.raises(SystemExit) as stop:
         run()
     assert stop.value.code == 1

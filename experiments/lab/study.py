@@ -23,17 +23,14 @@ import jax.numpy as jnp
 import jaxlocal as jl
 from experiments.lab import records as results
 from jaxlocal import flags
-from jaxlocal.app import runs
-from jaxlocal.data import Splits, floats
+from jaxlocal.data import Splits
 from jaxlocal.files import write_whole
 from jaxlocal.rule import Params, Rule
-from jaxlocal.training.checkpoints import Checkpoints
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WORK = results.ROOT / "runs" / "experiments"
-SAVE_EVERY = 120  # seconds
 COPIES = "CIFAR-10 from JPEG copies of its images: no number is exactly comparable."
 NOTES = {"cifar10": COPIES}
 
@@ -247,43 +244,26 @@ class _Row:
     def _fit(self, seeds: range, folder: Path) -> list[dict[str, Any]] | None:
         many = len(seeds) > 1
         rule = jl.ensemble(self._rule, len(seeds)) if many else self._rule
-        x, y = floats(tuple(leaf[:2] for leaf in self._splits.train))  # type: ignore[arg-type]
-        key = jax.random.key(0)
-        like = jax.eval_shape(rule.init, jax.random.split(key, len(seeds)) if many else key, (x, y))
-        before = (_load(folder / "seconds.json") or {"seconds": 0.0})["seconds"]
-        began = saved = time.monotonic()
 
-        def keep(state: jl.training.State) -> None:
-            nonlocal saved
-            runs.save_state(checkpoints, state)
-            saved = time.monotonic()
-            write_whole(folder / "seconds.json", json.dumps({"seconds": before + saved - began}))
-
-        def watch(progress: jl.training.Progress) -> bool:
+        def watch(progress: jl.training.Progress) -> None:
             if progress.state:
                 accuracy = jnp.mean(jnp.asarray(progress.state.history[-1]["validation"]["accuracy"]))
                 epoch = progress.state.history[-1]["epoch"]
                 whose = ", ".join(map(str, seeds))
                 print(f"  {self._row} seed {whose} epoch {epoch}: validation {100 * accuracy:.2f} %", flush=True)
-                if time.monotonic() - saved > SAVE_EVERY and progress.state.step < progress.steps * self._budget.epochs:
-                    keep(progress.state)
-            return time.monotonic() > self._until
 
-        with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
-            result = jl.training.fit(
-                rule,
-                self._splits,
+        with jl.training.Session(folder, rule, self._splits, keep=1) as session:
+            result = session.train(
                 epochs=self._budget.epochs,
                 batch_size=self._case.batch_size,
                 seed=seeds.start,
                 augmentation=self._augmentation,
-                start=runs.last_state(checkpoints, like),
                 watch=watch,
+                until=self._until,
             )
-            keep(result.state)
-            if result.stopped:
-                return None
-        seconds = before + time.monotonic() - began
+        if result.stopped:
+            return None
+        seconds = session.seconds
         measured = [jl.training.evaluate(rule, result.params, split, self._augmentation) for split in self._splits]
         outcomes = []
         for place, seed in enumerate(seeds):
