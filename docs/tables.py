@@ -1,7 +1,7 @@
-"""Write the recorded tables into the README and the pages: python docs/tables.py.
+"""Write the recorded tables into the pages: python docs/tables.py.
 
-A table's place is between the lines <!-- NAME --> and <!-- end -->; its record is experiments/records/NAME.json, and
-that of <!-- bench --> are all benchmarks together, that of <!-- papers --> some rows of the papers' tables.
+A table's place is between the lines <!-- NAME --> and <!-- end -->. Its record is experiments/records/NAME.json. Three
+tables summarise several records or columns: <!-- bench -->, <!-- papers --> and <!-- pipeline/depth -->.
 """
 
 import re
@@ -25,7 +25,7 @@ def names(text: str) -> list[str]:
 
 
 def filled(text: str) -> str:
-    """The page with each table as its record has it."""
+    """The page with each table brought up to date with its record."""
     return PLACE.sub(lambda place: f"<!-- {place[1]} -->\n{_table(place[1])}\n<!-- end -->", text)
 
 
@@ -34,11 +34,25 @@ def _table(name: str) -> str:
         return results.as_markdown(overview.rows(results.RESULTS / "bench"))
     if name == "papers":
         return results.as_markdown(report.overview())
+    if name == "pipeline/depth":
+        return results.as_markdown(
+            [_depth(row) for row in results.load(results.RESULTS / "pipeline/scaling.json")["rows"]]
+        )
     return results.markdown(results.RESULTS / f"{name}.json")
+
+
+def _depth(row: results.Row) -> results.Row:
+    """One depth of the pipeline: milliseconds per batch, beside those of backpropagation."""
+    return {
+        "components": row["depth"],
+        "backpropagation, one core": row["bp ms"],
+        "al, one core": row["one device: measured ms"],
+        "al pipeline, two cores": row["two devices: measured ms"],
+    }
 
 
 if __name__ == "__main__":
     for page in PAGES:
         if (new := filled(old := page.read_text(encoding="utf-8"))) != old:
             page.write_text(new, encoding="utf-8")
-            print(f"{page.relative_to(ROOT)} is brought up to date")
+            print(f"{page.relative_to(ROOT)} updated")
