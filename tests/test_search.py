@@ -1,15 +1,21 @@
 """Random search: what it draws, that a group is trained as each alone, and that it goes on where it was cut off."""
 
 import json
+import os
+import subprocess
+import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import ROOT
 
 import jaxlocal as jl
 from jaxlocal import search
 from jaxlocal.search import Trial
+from jaxlocal.search.fingerprint import fingerprint
 
 NET = jl.models.mlp((6, 5))
 DATA = jl.data.Splits(*((x[:n], y[:n]) for n, (x, y) in zip((64, 50, 50), jl.data.digits(), strict=True)))
@@ -181,15 +187,62 @@ def test_a_folder_holds_one_search(tmp_path, name, change):
         search.search(**{**arguments, **change})
 
 
-def test_the_same_program_is_told_from_another_rules():
+def mark(name):
+    """The fingerprint of an update of a rule with traced settings."""
+
+    def update(setting, params):
+        return search.maker(name, NET)(setting).update(params, DATA.train)
+
+    setting = {"lr": 1e-3}
+    params = jax.eval_shape(search.maker(name, NET)(setting).init, jax.random.key(0), DATA.train)
+    return fingerprint(jax.make_jaxpr(update)(setting, params))
+
+
+def test_the_fingerprint_tells_rules_apart():
     """DFA and DRTP have the same search space and the same weights."""
-    marks = set()
-    for make in (search.maker(name, NET) for name in ("bp", "fa", "dfa", "drtp")):
-        for _ in range(2):
-            rule = make({"lr": 1e-3})
-            params = jax.eval_shape(rule.init, jax.random.key(0), DATA.train)
-            marks.add(search._fingerprint(jax.make_jaxpr(rule.update)(params, DATA.train)))
-    assert len(marks) == 4
+    names = "bp", "fa", "dfa", "drtp"
+    marks = [mark(name) for name in names]
+    assert len(set(marks)) == 4
+    assert marks == [mark(name) for name in names]
+
+
+def test_the_fingerprint_is_that_of_what_is_computed():
+    """The order of operations and results that nothing reads change nothing; shapes, constants and parameters do."""
+    x, key = np.ones((2, 3), np.float32), jax.random.key(0)
+
+    def program(y_first, scale=2.0, axis=0, table=(1.0, 2.0), unread=False):
+        def function(x, key):
+            if y_first:
+                y, z = jnp.sin(x), jnp.cos(x) * scale
+            else:
+                z, y = jnp.cos(x) * scale, jnp.sin(x)
+            if unread:
+                jnp.tan(x)
+            looped = jax.lax.fori_loop(0, 3, lambda i, a: a * scale, y)
+            noise = jax.random.normal(jax.random.fold_in(key, 1), x.shape)
+            return y.sum(axis), z + noise, looped, jnp.asarray(table, np.float32)
+
+        return fingerprint(jax.make_jaxpr(function)(x, key))
+
+    same = program(True)
+    assert same == program(False) == program(True, unread=True)
+    others = [program(True, scale=3.0), program(True, axis=1), program(True, table=(1.0, 3.0))]
+    assert len({same, *others}) == 4
+    assert fingerprint(jax.make_jaxpr(jnp.sin)(x)) != fingerprint(jax.make_jaxpr(jnp.sin)(x[:1]))
+
+
+def test_the_fingerprint_does_not_depend_on_the_process():
+    """Python's sets are ordered differently under another hash seed."""
+    code = "import test_search; print(*map(test_search.mark, ('al', 'dtp', 'dkp')))"
+
+    def start(hash_seed):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        command = [sys.executable, "-c", code]
+        return subprocess.Popen(command, env=environment, cwd=ROOT / "tests", stdout=subprocess.PIPE, text=True)
+
+    first, second = [process.communicate()[0].split() for process in [start("1"), start("2")]]
+    assert len(set(first)) == 3
+    assert first == second
 
 
 def branching(setting):
@@ -220,8 +273,8 @@ def sized(setting):
         (lambda: search.search(linear, [{"lr": -1}], DATA, **SHORT), ValueError, ["tx", "negative"]),
         (lambda: search.search(linear, FOUR, DATA, epochs=0, batch_size=1), ValueError, ["epochs=0"]),
         (lambda: search.search(linear, FOUR, DATA, epochs=1, batch_size=65), ValueError, ["batch_size=65", "1 to 64"]),
-        (lambda: search.search(branching, FOUR, DATA, **SHORT), TypeError, ["make", "branches", "apart"]),
-        (lambda: search.search(sized, [{"lr": 3}], DATA, **SHORT), TypeError, ["make", "size", "apart"]),
+        (lambda: search.search(branching, FOUR, DATA, **SHORT), TypeError, ["make", "branches", "separately"]),
+        (lambda: search.search(sized, [{"lr": 3}], DATA, **SHORT), TypeError, ["make", "size", "separately"]),
         (lambda: search.search(dict, FOUR, DATA, **SHORT), TypeError, ["make", "{'lr': 0.0001}", "return a rule"]),
         (lambda: search.best([Trial({"lr": 1.0}, (0.0,), None)]), ValueError, ["all 1", "diverged", "lower"]),
         (lambda: search.histograms({}), ValueError, ["results={}"]),

@@ -1,0 +1,41 @@
+"""The folder of a search: search.json says which search it is, and trials.jsonl holds its finished trials."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxlocal.files import write_whole
+from jaxlocal.search.trials import Trial
+
+
+class Plan(NamedTuple):
+    """What a search's results depend on besides its settings."""
+
+    epochs: int
+    batch_size: int
+    seed: int
+    data: str  # a hash of the training and validation examples
+    make: str  # a fingerprint of the program that trains and measures one setting
+
+
+def resume(folder: Path, plan: Plan, settings: Sequence[dict[str, float]]) -> list[Trial]:
+    """The finished trials in the folder. A new folder gets the plan; the folder of another search is refused."""
+    plan_file, finished = folder / "search.json", folder / "trials.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not plan_file.exists():
+        write_whole(plan_file, json.dumps(plan._asdict(), indent=2) + "\n")
+    started = json.loads(plan_file.read_text())
+    lines = finished.read_text().splitlines() if finished.exists() else []
+    trials = [Trial(line["setting"], tuple(line["accuracies"]), line["loss"]) for line in map(json.loads, lines)]
+    different = [name for name, value in plan._asdict().items() if started[name] != value]
+    if any(trial.setting != setting for trial, setting in zip(trials, settings, strict=False)):
+        different.append("settings")
+    if different:  # only the first is named, because a different batch size also changes the program
+        raise ValueError(f"folder={str(folder)!r}: holds a search with other {different[0]}; take another folder")
+    return trials[: len(settings)]
+
+
+def save(folder: Path, trials: Sequence[Trial]) -> None:
+    """Replace the finished trials in the folder."""
+    write_whole(folder / "trials.jsonl", "".join(json.dumps(trial._asdict()) + "\n" for trial in trials))

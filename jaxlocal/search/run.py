@@ -1,0 +1,220 @@
+"""The search itself: groups of settings are trained and measured by one compiled program."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlocal import checks, training
+from jaxlocal.data import Splits, floats
+from jaxlocal.rule import Batch, Params, Rule
+from jaxlocal.search.fingerprint import digest, fingerprint
+from jaxlocal.search.folder import Plan, resume, save
+from jaxlocal.search.rule_settings import Make, Setting
+from jaxlocal.search.space import is_number
+from jaxlocal.search.trials import Trial
+
+Report = Callable[[int, int, float], None]  # finished trials, epoch of the current group, best validation accuracy
+
+
+def search(
+    make: Make,
+    settings: Sequence[Setting],
+    data: Splits,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int = 0,
+    group: int = 10,
+    folder: Path | str | None = None,
+    report: Report | None = None,
+) -> list[Trial]:
+    """Train with each of the settings and measure its accuracy on the validation set. The test set is not used.
+
+    All settings start from the same weights and see the same examples in the same order, with the same noise.
+
+    Args:
+      make: makes the rule of a setting. The setting's numbers are traced, so `make` can compute with them, but not
+        branch on them.
+      settings: dicts of numbers with the same names, as `draw` returns them.
+      data: the examples to train on and to validate on.
+      epochs: the number of epochs of each trial.
+      batch_size: the number of examples in a step.
+      seed: determines the weights, the order of the examples and the noise.
+      group: the number of settings that one program trains at once. It changes results by rounding errors at most.
+      folder: where the finished groups are saved; the same call resumes an interrupted search from there.
+      report: called after each epoch of a group as report(finished trials, epoch, best validation accuracy so far).
+
+    Returns:
+      One trial for each setting, in order.
+
+    Example:
+      >>> make = jl.search.maker("bp", jl.models.mlp(hidden=(16,)))
+      >>> settings = [{"lr": 1e-6}, {"lr": 1e-2}]
+      >>> trials = jl.search.search(make, settings, jl.data.digits(), epochs=1, batch_size=32)
+      >>> jl.search.best(trials).setting
+      {'lr': 0.01}
+
+    Reference:
+      Bartunov et al. 2018, section 5.3.
+    """
+    for name, value in {"epochs": epochs, "batch_size": batch_size, "group": group}.items():
+        checks.positive_int(name, value)
+    checks.callables(make=make, report=report)
+    numbers = _numbers(settings)
+    train, validation = (jax.tree.map(jnp.asarray, floats(pair)) for pair in (data.train, data.validation))
+    for pair in (train, validation):
+        checks.batch(pair)
+    trainer = _Trainer(make, batch_size, train, validation, *jax.random.split(jax.random.key(seed)))
+
+    trials = []
+    if folder is not None:
+        plan = Plan(epochs, batch_size, seed, digest(*train, *validation)[:16], trainer.fingerprint(numbers[0]))
+        trials = resume(Path(folder), plan, numbers)
+    for setting in numbers[len(trials) :]:
+        _rule(make, setting)  # raises an error for a bad number; inside the program numbers are traced and not checked
+    size = min(group, len(numbers))
+    train_group = trainer.compiled(size, epochs)
+    for first in range(len(trials), len(numbers), size):
+        trials += train_group(numbers[first : first + size], partial(_report, report, tuple(trials)))
+        if folder is not None:
+            save(Path(folder), trials)
+    return trials
+
+
+def on_test(make: Make, setting: Setting, data: Splits, *, epochs: int, batch_size: int, seed: int = 0) -> float:
+    """The test accuracy of one setting, trained again as `search` trains it. Use it once, for the best setting.
+
+    Example:
+      >>> make = jl.search.maker("bp", jl.models.mlp(hidden=(16,)))
+      >>> jl.search.on_test(make, {"lr": 1e-2}, jl.data.digits(), epochs=3, batch_size=32) > 0.9
+      True
+    """
+    rule, train = _rule(make, setting), jax.tree.map(jnp.asarray, floats(data.train))
+    init_key, order_key = jax.random.split(jax.random.key(seed))
+    params = jax.jit(rule.init)(init_key, train)
+    for epoch in range(epochs):
+        params, _ = training.epoch(rule, params, train, jax.random.fold_in(order_key, epoch), batch_size)
+    return float(training.accuracy(rule, params, floats(data.test)))
+
+
+class _Trainer(NamedTuple):
+    """Trains settings on one data set. `start` and `learn` are pure functions of one setting."""
+
+    make: Make
+    batch_size: int
+    train: Batch
+    validation: Batch
+    init_key: jax.Array
+    order_key: jax.Array
+
+    def start(self, setting: Setting, train: Batch) -> Params:
+        """The first parameters."""
+        return _rule(self.make, setting).init(self.init_key, train)
+
+    def learn(
+        self, setting: Setting, params: Params, key: jax.Array, train: Batch, validation: Batch
+    ) -> tuple[Params, jax.Array, jax.Array]:
+        """One epoch: the new parameters, the mean loss, and the number of correct predictions on validation."""
+        rule = _rule(self.make, setting)
+        # The function under the jit: this rule holds tracers, and the cache of the jit would keep them.
+        params, info = inspect.unwrap(training.epoch)(rule, params, train, key, self.batch_size)
+        return params, jnp.mean(jnp.sum(info.losses, 1)), _hits(rule, params, validation, self.batch_size)
+
+    def fingerprint(self, setting: dict[str, float]) -> str:
+        """Identifies the program that trains and measures one setting."""
+        numbers = _stacked([setting], ())
+        params = jax.eval_shape(self.start, numbers, self.train)
+        return fingerprint(jax.make_jaxpr(self.learn)(numbers, params, self.order_key, self.train, self.validation))
+
+    def compiled(
+        self, size: int, epochs: int
+    ) -> Callable[[list[dict[str, float]], Callable[[int, float], None]], list[Trial]]:
+        """A function that trains at most `size` settings at once: train_group(settings, report) -> trials."""
+        start_all = jax.jit(jax.vmap(self.start, in_axes=(0, None)))
+        learn_all = jax.jit(jax.vmap(self.learn, in_axes=(0, 0, None, None, None)), donate_argnums=1)
+
+        def train_group(settings: list[dict[str, float]], report: Callable[[int, float], None]) -> list[Trial]:
+            padding = [settings[-1]] * (size - len(settings))  # keeps the shapes, so nothing is compiled again
+            numbers = _stacked([*settings, *padding], (size,))
+            params = start_all(numbers, self.train)
+            losses, finite, curves = np.zeros(size), np.ones(size, bool), []
+            for epoch in range(epochs):
+                key = jax.random.fold_in(self.order_key, epoch)
+                params, losses, hits = learn_all(numbers, params, key, self.train, self.validation)
+                finite &= np.isfinite(losses)
+                curves.append(np.where(finite, hits, 0) / len(self.validation[0]))
+                report(epoch + 1, float(curves[-1].max()))
+            measured = zip(settings, losses, finite, zip(*curves, strict=True), strict=False)
+            return [
+                Trial(setting, tuple(map(float, curve)), float(loss) if sound else None)
+                for setting, loss, sound, curve in measured
+            ]
+
+        return train_group
+
+
+def _report(report: Report | None, finished: Sequence[Trial], epoch: int, best_of_group: float) -> None:
+    if report:
+        report(len(finished), epoch, max([*(trial.accuracy for trial in finished), best_of_group]))
+
+
+def _numbers(settings: Sequence[Setting]) -> list[dict[str, float]]:
+    """The settings with Python floats as values, once they are known to be dicts of numbers with equal names."""
+    if not isinstance(settings, Sequence) or not settings:
+        raise TypeError(f"settings={checks.show(settings)}: must be a list of dicts, as draw(space, trials) returns it")
+    for i, setting in enumerate(settings):
+        if not isinstance(setting, Mapping) or not all(map(is_number, setting.values())):
+            raise TypeError(
+                f"settings[{i}]={checks.show(setting)}: must be a dict of finite numbers; give anything else to make"
+            )
+        if setting.keys() != settings[0].keys():
+            raise ValueError(
+                f"settings[{i}]={checks.show(setting)}: must have the names of settings[0], "
+                f"{', '.join(settings[0])}; search settings with other names separately"
+            )
+    return [{name: float(value) for name, value in setting.items()} for setting in settings]
+
+
+def _rule(make: Make, setting: Setting) -> Rule:
+    try:
+        rule = make(setting)
+    except (
+        jax.errors.ConcretizationTypeError,
+        jax.errors.TracerArrayConversionError,
+        jax.errors.TracerIntegerConversionError,
+    ) as error:
+        raise TypeError(
+            "make: branches on a number of its setting or uses it as a size, but the numbers are traced, because many "
+            "settings are trained at once; search each such value separately"
+        ) from error
+    if not isinstance(rule, Rule):
+        raise TypeError(f"make: returned {checks.show(rule)}; it must return a rule, such as jl.rules.bp(net, tx)")
+    return rule
+
+
+def _hits(rule: Rule, params: Params, data: Batch, piece: int) -> jax.Array:
+    """The number of correct predictions, computed piece by piece because many settings share the memory."""
+
+    def right(pair: Batch) -> jax.Array:
+        x, y = pair
+        return jnp.sum(jnp.argmax(rule.predict(params, x), -1) == jnp.argmax(y, -1))
+
+    count = len(data[0])
+    whole = count - count % piece
+    pieces = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, piece, *leaf.shape[1:]), data)
+    hits = jnp.sum(jax.lax.map(right, pieces))
+    if whole < count:
+        hits += right(jax.tree.map(lambda leaf: leaf[whole:], data))
+    return hits
+
+
+def _stacked(settings: Sequence[dict[str, float]], shape: tuple[int, ...]) -> dict[str, jax.Array]:
+    """The settings' numbers by name, as arrays of this shape."""
+    columns = {name: [setting[name] for setting in settings] for name in settings[0]}
+    return {name: jnp.asarray(column).reshape(shape) for name, column in columns.items()}

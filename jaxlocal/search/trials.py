@@ -1,0 +1,50 @@
+"""Trials: what was measured for each setting, the best of them, and a table."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jaxlocal.text import aligned
+
+
+class Trial(NamedTuple):
+    """The measurements of one setting."""
+
+    setting: dict[str, float]
+    accuracies: tuple[float, ...]  # on the validation set after each epoch; 0 once the loss is NaN or infinite
+    loss: float | None  # mean over the last epoch of the sum of the local losses; None once it is NaN or infinite
+
+    @property
+    def accuracy(self) -> float:
+        """The accuracy after the last epoch, by which settings are compared."""
+        return self.accuracies[-1]
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss became NaN or infinite."""
+        return self.loss is None
+
+
+def best(trials: Sequence[Trial]) -> Trial:
+    """The trial with the highest validation accuracy; the first one if several are equal."""
+    sound = [trial for trial in trials if not trial.diverged]
+    if not sound:
+        raise ValueError(f"trials: all {len(trials)} of them diverged; search lower learning rates")
+    return max(sound, key=lambda trial: trial.accuracy)
+
+
+def table(trials: Sequence[Trial], top: int = 10) -> str:
+    """The best trials as aligned text, the best one first.
+
+    Example:
+      >>> print(jl.search.table([jl.search.Trial({"lr": 0.1}, (0.5, 0.75), 0.25)]))
+      trial  validation %  loss   lr
+      -----  ------------  ----  ---
+          0         75.00  0.25  0.1
+    """
+    order = sorted(range(len(trials)), key=lambda i: (trials[i].diverged, -trials[i].accuracy))[:top]
+    rows = [["trial", "validation %", "loss", *(trials[0].setting if trials else ())]]
+    for i in order:
+        trial = trials[i]
+        loss = "diverged" if trial.loss is None else f"{trial.loss:.4g}"
+        rows.append([str(i), f"{100 * trial.accuracy:.2f}", loss, *(f"{n:.3g}" for n in trial.setting.values())])
+    return aligned(rows)
