@@ -28,16 +28,7 @@ from jaxlocal.app import cli
 from jaxlocal.app import settings as config
 
 MODULES = [module.name for module in pkgutil.walk_packages(jl.__path__, "jaxlocal.")]
-INTERNAL = {
-    "checks",
-    "convolution",
-    "flags",
-    "packing",
-    "pooling",
-    "product",
-    "schedule",
-    "version",
-}  # without a page of their own
+INTERNAL = {"checks", "files", "flags", "text", "version"}  # These have no page of their own.
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 COMMANDS = {  # how the arguments of each are read
     "train": cli.Train,
