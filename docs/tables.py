@@ -16,6 +16,7 @@ from experiments.lab import report  # noqa: E402
 from experiments.speed.bench import overview  # noqa: E402
 
 PLACE = re.compile(r"^<!-- ([a-z][a-z0-9_/]*) -->\n(?:.*\n)*?<!-- end -->$", re.MULTILINE)
+PRIVATE = {"target", "outcome"}  # Columns of a record for the authors; a reader needs the numbers alone.
 PAGES = ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))
 
 
@@ -38,7 +39,8 @@ def _table(name: str) -> str:
         return results.as_markdown(
             [_depth(row) for row in results.load(results.RESULTS / "pipeline/scaling.json")["rows"]]
         )
-    return results.markdown(results.RESULTS / f"{name}.json")
+    rows = results.load(results.RESULTS / f"{name}.json")["rows"]
+    return results.as_markdown([{key: value for key, value in row.items() if key not in PRIVATE} for row in rows])
 
 
 def _depth(row: results.Row) -> results.Row:
