@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
     Process 0 prints as ever; of the others, errors alone are shown, each line with the number of its process.
     """
-    parser = flags.Parser("python -m jaxlocal.distributed", description=main.__doc__, allow_abbrev=False)
+    parser = flags.Parser("python -m jaxlocal.distributed", description=main.__doc__)
     show = "(default: %(default)s)"
     parser.add_argument("--processes", type=flags.whole, default=2, metavar="N", help=f"how many to start {show}")
     parser.add_argument(

@@ -1,15 +1,50 @@
-"""Flags of commands: what is wrong with them is said in one line, and the exit code is 2."""
+"""Flags of commands: a mistake is answered by one line on stderr and the exit code 2."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, Protocol
+
+from jaxlocal.checks import nearest
 
 
 class Parser(argparse.ArgumentParser):
-    """Python's own parser, without the usage in front of an error."""
+    """Python's own parser with errors of one line, without abbreviated flags, and with a hint for an unknown flag."""
+
+    def __init__(self, prog: str, **options: Any):
+        super().__init__(prog, allow_abbrev=False, **options)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """The arguments, in the order that the program asks for."""
+        return self._without_unknown(*self.parse_known_args(args, namespace))
+
+    def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """The arguments, with flags before, between or after the others."""
+        return self._without_unknown(*self.parse_known_intermixed_args(args, namespace))
 
     def error(self, message: str) -> NoReturn:
+        """End the program with one line, without the usage that Python prints first."""
         self.exit(2, f"{self.prog}: {message}\n")
+
+    def _without_unknown(self, found: Any, unknown: Sequence[str]) -> Any:
+        if unknown:
+            is_flag = unknown[0].startswith("--") and len(unknown[0]) > 2
+            hint = nearest(unknown[0].partition("=")[0], self._option_string_actions) if is_flag else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}; {hint or f'see {self.prog} --help'}")
+        return found
+
+
+class _Group(Protocol):
+    """A parser or one of its groups."""
+
+    def add_argument(self, *names: str, **options: Any) -> Any: ...
+
+
+def add_switch(parser: _Group, flag: str, help: str, default: Any = False) -> None:
+    """Add a flag that is given without a value; its opposite, --no-FLAG, is not shown in the help."""
+    dest = flag.removeprefix("--")
+    parser.add_argument(flag, dest=dest, action="store_true", default=default, help=help)
+    parser.add_argument(f"--no-{dest}", dest=dest, action="store_false", default=default, help=argparse.SUPPRESS)
 
 
 def whole(text: str) -> int:
@@ -31,14 +66,14 @@ def positive(text: str) -> float:
 
 
 def file(text: str) -> Path:
-    """A path that is no folder."""
+    """The path of a file, which need not exist."""
     if (path := Path(text)).is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file in it")
     return path
 
 
 def folder(text: str) -> Path:
-    """A path that is no file."""
+    """The path of a folder, which need not exist."""
     if (path := Path(text)).is_file():
         raise argparse.ArgumentTypeError(f"{text!r} is a file; name a folder")
     return path

@@ -24,19 +24,11 @@ from helpers import ROOT, code_blocks, layer_local
 import jaxlocal as jl
 from experiments.lab import records as results
 from jaxlocal import flags
-from jaxlocal.app import cli
-from jaxlocal.app import settings as config
+from jaxlocal.app import Config, build, cli, settings
 
 MODULES = [module.name for module in pkgutil.walk_packages(jl.__path__, "jaxlocal.")]
 INTERNAL = {"checks", "files", "flags", "text", "version"}  # These have no page of their own.
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
-COMMANDS = {  # how the arguments of each are read
-    "train": cli.Train,
-    "eval": cli.Evaluate,
-    "compare": cli.Compare,
-    "search": cli.Search,
-    "plot": cli.Plot,
-}
 
 
 def with_blocks(language):
@@ -82,7 +74,7 @@ def test_commands_are_understood(page, monkeypatch):
         while re.match(r"[A-Z_]+=", words[0]):
             words = words[1:]
         if words[0] == "jaxlocal":
-            check_command(*words[1:])
+            check_command(words[1], words[2:], monkeypatch)
         elif words[:2] == ["python", "-m"]:
             check_module(words[2], words[3:], monkeypatch)
         else:
@@ -91,42 +83,47 @@ def test_commands_are_understood(page, monkeypatch):
     assert checked
 
 
-def check_command(name, *argv):
+def check_command(name, argv, monkeypatch):
     assert name in cli.COMMANDS
     if name == "list":
         assert not argv
         return
-    read = cli._parse(COMMANDS[name], name, argv)
-    settings = getattr(read, "settings", read)
-    for rule in getattr(read, "rules", [getattr(settings, "rule", "al")]):
-        assert rule in jl.rules.ALL
-        given = config.arguments("rule-args", getattr(settings, "rule_args", ()))
+    read = understood(lambda: cli.COMMANDS[name](argv), monkeypatch)
+    if name in ("eval", "plot"):
+        assert read.run
+        return
+    config = settings.from_flags(read, Config())
+    for rule in getattr(read, "rules", [config.rule]):
+        given = build.arguments("--rule-args", config.rule_args)
         assert given.keys() <= inspect.signature(jl.rules.ALL[rule]).parameters.keys()
-    if hasattr(settings, "model"):
-        given = config.arguments("model-args", settings.model_args)
-        assert given.keys() <= inspect.signature(config.MODELS[settings.model]).parameters.keys()
-    if isinstance(settings, config.Config):
-        assert set(settings.augment) <= config.AUGMENTATIONS.keys()
-        if settings.data == "digits" and settings.devices == 1:  # else there may be no such data or devices here
-            config.build(settings)
+    given = build.arguments("--model-args", config.model_args)
+    assert given.keys() <= inspect.signature(jl.models.ALL[config.model]).parameters.keys()
+    assert set(config.augment) <= build.AUGMENTATIONS.keys()
+    if config.data == "digits" and config.devices == 1:  # else there may be no such data or devices here
+        build.build(config)
 
 
 class Understood(Exception):  # noqa: N818 - it is no error
-    """A module has read its arguments."""
+    """A command has read its arguments."""
+
+
+def understood(command, monkeypatch):
+    """The arguments that a command reads; it is stopped before it does anything with them."""
+    found = flags.Parser._without_unknown
+
+    def stop(parser, read, unknown):
+        raise Understood(found(parser, read, unknown))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(flags.Parser, "_without_unknown", stop)
+        with pytest.raises(Understood) as stopped:
+            command()
+    return stopped.value.args[0]
 
 
 def check_module(name, argv, monkeypatch):
-    parse = flags.Parser.parse_args
-
-    def parse_only(parser, argv=None, namespace=None):
-        raise Understood(parse(parser, argv, namespace))
-
     main = importlib.import_module(name).main
-    with monkeypatch.context() as patch:
-        patch.setattr(flags.Parser, "parse_args", parse_only)
-        with pytest.raises(Understood) as stopped:
-            main(argv)
-    (read,) = stopped.value.args
+    read = understood(lambda: main(argv), monkeypatch)
     if name == "jaxlocal.distributed" and read.module:
         check_module(read.program, read.arguments, monkeypatch)
 
@@ -135,7 +132,7 @@ def check_module(name, argv, monkeypatch):
 def test_settings_are_understood(page, tmp_path):
     for block in code_blocks(page, "yaml"):
         (tmp_path / "settings.yaml").write_text(block)
-        config.build(config.read(tmp_path / "settings.yaml"))
+        build.build(settings.read(tmp_path / "settings.yaml"))
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from helpers import same
 
-from jaxlocal.app import runs
-from jaxlocal.app import settings as config
-from jaxlocal.app.settings import Config, ConfigError
-from jaxlocal.training import best_epoch, goodness
+from jaxlocal import app
+from jaxlocal.app import Config, ConfigError, build, runs, settings, text
+from jaxlocal.app import folder as folders
+from jaxlocal.training import NotSavedError, best_epoch, goodness, session
 
 # 137 steps an epoch, in shares of 25.
 TINY = Config(rule="bp", epochs=3, batch_size=8, model_args=("hidden=[8]",))
@@ -31,7 +31,7 @@ STOP = 137 + 50  # in the middle of an epoch
 def compiled_once():
     """The same settings are the same rule, whose programs JAX keeps; other processes compile their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "build", cache(config.build))
+        patch.setattr(runs, "build", cache(build.build))
         yield
 
 
@@ -41,23 +41,23 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # in other processes: nothing is kept
 
 
-def train(settings, folder, **flags):
+def train(config, folder, **flags):
     said = []
-    summary = runs.train(settings, Path(folder), say=said.append, **flags)
+    summary = app.train(config, Path(folder), say=said.append, **flags)
     return summary, "\n".join(said)
 
 
 def parameters(folder, best=False):
-    return runs._opened_to_read(Path(folder), best)[2].params
+    return runs._load(Path(folder), best)[2].params
 
 
 def metrics(folder):
     return (Path(folder) / "metrics.jsonl").read_text()
 
 
-def interrupted(settings, folder, at=STOP, number=signal.SIGINT):
+def interrupted(config, folder, at=STOP, number=signal.SIGINT):
     """A run to which the signal comes when so many steps are done."""
-    fit, sent = runs.fit, []
+    fit, sent = session.fit, []
 
     def stopping(*args, watch, **kwargs):
         def watching(progress):
@@ -69,10 +69,10 @@ def interrupted(settings, folder, at=STOP, number=signal.SIGINT):
         return fit(*args, watch=watching, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "fit", stopping)
-        with pytest.raises(runs.Interrupted, match="goes on from there") as stop:
-            train(settings, folder)
-    assert stop.value.number == number
+        patch.setattr(session, "fit", stopping)
+        with pytest.raises(app.Stopped, match="resume with: jaxlocal train --out") as stop:
+            train(config, folder)
+    assert stop.value.signal == number
     return str(stop.value)
 
 
@@ -91,53 +91,53 @@ def test_a_run_leaves_its_settings_metrics_checkpoints_and_a_picture(finished):
     folder, summary, said = finished
     there = {path.name for path in folder.iterdir()}
     assert there == {".lock", "config.yaml", "metrics.jsonl", "checkpoints", "curves.png", "summary.json"}
-    assert config.read(folder / "config.yaml") == TINY
-    rows = runs.history(folder)
+    assert settings.read(folder / "config.yaml") == TINY
+    rows = folders.history(folder)
     assert [row.pop("lr") for row in rows] == [1e-3] * 3 and tuple(rows) == summary.history
     assert [row["step"] for row in rows] == [137, 274, 411]
     assert json.loads((folder / "summary.json").read_text())["measured"] == [m._asdict() for m in summary.measured]
-    assert said.startswith("bp on digits: mlp, 1 component, 610 weights (100% predict) → ")
-    assert said.endswith(runs.table({"": summary})) and "3 epochs in " in said
+    assert said.startswith("bp on digits: mlp, 1 component, 610 weights (100% used in prediction) → ")
+    assert said.endswith(text.table({"": summary})) and "3 epochs in " in said
 
 
 def test_the_accuracies_of_a_checkpoint_are_those_that_training_told(finished):
     folder, summary, _ = finished
     last = summary.measured[0]
-    assert runs.restored(folder).measured == (last,)
+    assert app.evaluate(folder).measured == (last,)
     assert last.parts["validation"] == summary.history[-1]["validation"]
 
 
 def test_the_best_is_the_first_of_equals(tmp_path):
-    settings = replace(TINY, epochs=8, validation=10)  # so few that many epochs are alike
-    interrupted(settings, "best", at=5 * 137 - 20)
-    summary, _ = train(settings, "best", resume=True)
+    config = replace(TINY, epochs=8, validation=10)  # so few that many epochs are alike
+    interrupted(config, "best", at=5 * 137 - 20)
+    summary, _ = train(config, "best", resume=True)
     scores = [goodness(row) for row in summary.history]
     assert len(set(scores)) < len(scores)
     first = 1 + scores.index(max(scores))
-    (best,) = runs.restored(Path("best"), best=True).measured
+    (best,) = app.evaluate(Path("best"), best=True).measured
     assert best.epoch == best_epoch(summary.history) == first
     assert best.parts["validation"] == summary.history[first - 1]["validation"]
     assert first == 8 or summary.measured[1] == best
 
 
 @pytest.mark.parametrize(
-    ("settings", "then"),
+    ("changed", "then"),
     [
         ({"rule": "al", "seeds": 2, "augment": ("jitter", "flip"), "schedule": "al"}, {}),
         ({"rule": "dfa", "precision": "bfloat16", "optimizer": "nesterov", "l2": 1e-4, "schedule": "cosine"}, {}),
         ({"rule": "al", "model_args": ("hidden=[8,8]",)}, {"pipeline": True, "devices": 2}),
     ],
 )
-def test_a_run_that_was_interrupted_ends_like_one_that_was_not(settings, then):
-    settings = replace(TINY, **settings)
-    train(settings, "whole")
-    assert "stopped after step " in interrupted(settings, "cut")
-    assert len(runs.history(Path("cut"))) == 1
-    _, said = train(replace(settings, **then), "cut", resume=True)
-    assert "going on after epoch 1 and " in said
+def test_a_run_that_was_interrupted_ends_like_one_that_was_not(changed, then):
+    config = replace(TINY, **changed)
+    train(config, "whole")
+    assert "stopped after step " in interrupted(config, "cut")
+    assert len(folders.history(Path("cut"))) == 1
+    _, said = train(replace(config, **then), "cut", resume=True)
+    assert "resuming after epoch 1 and " in said
     assert same(parameters("whole"), parameters("cut"))
     if then:  # only the order in which the losses are added up is another
-        for one, other in zip(runs.history(Path("whole")), runs.history(Path("cut")), strict=True):
+        for one, other in zip(folders.history(Path("whole")), folders.history(Path("cut")), strict=True):
             assert one["validation"] == other["validation"]
             np.testing.assert_allclose(one["losses"], other["losses"], rtol=1e-12)
     else:
@@ -148,7 +148,7 @@ def test_a_run_goes_on_with_other_devices(finished):
     """Up to rounding: more devices add up a batch in another order."""
     interrupted(TINY, "cut")
     train(replace(TINY, devices=4), "cut", resume=True)
-    assert config.read(Path("cut/config.yaml")).devices == 4
+    assert settings.read(Path("cut/config.yaml")).devices == 4
     pairs = zip(
         *(jax.tree.leaves(parameters(folder).components[0].weights) for folder in (finished[0], "cut")), strict=True
     )
@@ -167,17 +167,17 @@ def test_a_finished_run_is_left_as_it_is(finished):
     before = metrics(folder)
     again, said = train(TINY, folder, resume=True)
     assert again.measured == summary.measured and metrics(folder) == before
-    assert "going on after epoch 3" in said and "s to the first step" not in said
+    assert "resuming after epoch 3" in said and "s compiling" not in said
 
 
 def test_patience_counts_on():
-    settings = replace(TINY, epochs=30, patience=2, lr=0.03)
-    whole, said = train(settings, "whole")
+    config = replace(TINY, epochs=30, patience=2, lr=0.03)
+    whole, said = train(config, "whole")
     assert len(whole.history) < 30 and "(stopped early)" in said
-    interrupted(settings, "cut", at=137 * (len(whole.history) - 1) - 20)
-    train(settings, "cut", resume=True)
+    interrupted(config, "cut", at=137 * (len(whole.history) - 1) - 20)
+    train(config, "cut", resume=True)
     assert identical("whole", "cut")
-    train(settings, "cut", resume=True)
+    train(config, "cut", resume=True)
     assert identical("whole", "cut")
 
 
@@ -187,21 +187,21 @@ def test_patience_counts_on():
         ({"lr": 0.1}, "--lr=0.1: the run in run has 0.001"),
         ({"model_args": ("hidden=[9]",)}, r"--model-args=hidden=\[9\]: the run in run has hidden=\[8\]"),
         ({"augment": ("flip",)}, "--augment=flip: the run in run has none"),
-        ({"epochs": 2}, "--epochs=2: the run in run has 3 behind it; leave the flag out, or take more"),
+        ({"epochs": 2}, "--epochs=2: the run in run has 3 already; leave out the flag, or take more"),
     ],
 )
 def test_a_run_goes_on_with_its_own_settings_only(change, complaint, finished):
     shutil.copytree(finished[0], "run")
     with pytest.raises(ConfigError, match=complaint):
         train(replace(TINY, **change), "run", resume=True)
-    assert config.read(Path("run/config.yaml")) == TINY
+    assert settings.read(Path("run/config.yaml")) == TINY
 
 
 def test_with_a_schedule_the_epochs_are_settled():
-    settings = replace(TINY, epochs=1, schedule="cosine")
-    train(settings, "run")
+    config = replace(TINY, epochs=1, schedule="cosine")
+    train(config, "run")
     with pytest.raises(ConfigError, match="--epochs=2: the run in run has 1"):
-        train(replace(settings, epochs=2), "run", resume=True)
+        train(replace(config, epochs=2), "run", resume=True)
 
 
 @pytest.mark.parametrize("metrics_are", ["torn", "gone"])
@@ -209,12 +209,12 @@ def test_damaged_metrics_are_written_anew(metrics_are, finished):
     shutil.copytree(finished[0], "run")
     if metrics_are == "torn":
         Path("run/metrics.jsonl").write_text(metrics("run")[:-30])
-        assert len(runs.history(Path("run"))) == 2
+        assert len(folders.history(Path("run"))) == 2
     else:
         Path("run/metrics.jsonl").unlink()
-        with pytest.raises(ConfigError, match=r"has no epoch in metrics\.jsonl"):
-            next(runs.draw(Path("run")))
-    assert runs.restored(Path("run")).measured == finished[1].measured[:1]
+        with pytest.raises(ConfigError, match=r"metrics\.jsonl holds no epoch"):
+            next(app.draw(Path("run")))
+    assert app.evaluate(Path("run")).measured == finished[1].measured[:1]
     train(TINY, "run", resume=True)
     assert metrics("run") == metrics(finished[0])
 
@@ -231,10 +231,10 @@ def test_from_a_damaged_checkpoint_the_run_goes_back_to_the_one_before(finished)
 def test_without_a_sound_checkpoint_the_run_begins_anew(finished):
     shutil.copytree(finished[0], "run")
     shutil.rmtree("run/checkpoints")
-    with pytest.raises(ConfigError, match="'run' has no sound checkpoint; train it by --resume"):
-        runs.restored(Path("run"))
+    with pytest.raises(ConfigError, match="'run' has no checkpoint that can be read; train the run with --resume"):
+        app.evaluate(Path("run"))
     _, said = train(TINY, "run", resume=True)
-    assert "there is no checkpoint to go on from: it begins anew" in said
+    assert "no checkpoint to resume from; starting from the beginning" in said
     assert identical("run", finished[0])
 
 
@@ -260,7 +260,7 @@ def long(tmp_path_factory):
 def test_a_process_may_be_stopped_at_any_moment(number, when, code, long):
     flags = ["--rule", "bp", "--epochs", "60", "--batch-size", "8", "--model-args", "hidden=[8]", "--out", "long"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "jaxlocal.cli", "train", *flags],
+        [sys.executable, "-m", "jaxlocal.app.cli", "train", *flags],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -273,9 +273,9 @@ def test_a_process_may_be_stopped_at_any_moment(number, when, code, long):
     _, told = process.communicate(timeout=60)
     assert process.returncode == code
     if number == signal.SIGINT:
-        assert told.splitlines()[0] == "stopping after these steps; once more ends at once"
-        assert told.splitlines()[1].endswith("jaxlocal train --out long --resume goes on from there")
-    assert len(runs.history(Path("long"))) < 60
+        assert told.splitlines()[0] == "stopping after the current steps; a second signal stops at once"
+        assert told.splitlines()[1].endswith("resume with: jaxlocal train --out long --resume")
+    assert len(folders.history(Path("long"))) < 60
     train(LONG, "long", resume=True)
     assert metrics("long") == metrics(long) and same(parameters("long"), parameters(long))
 
@@ -291,9 +291,9 @@ def test_what_a_killed_process_has_left_is_no_hindrance():
 def test_a_folder_is_for_one_process(finished):
     with (finished[0] / ".lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ConfigError, match="another process is training into it; name another folder"):
+        with pytest.raises(ConfigError, match="another process is training there; name another folder"):
             train(TINY, finished[0], resume=True)
-        assert runs.restored(finished[0]).measured  # reading is free
+        assert app.evaluate(finished[0]).measured  # reading is free
 
 
 def test_a_folder_must_be_free(finished):
@@ -303,15 +303,15 @@ def test_a_folder_must_be_free(finished):
     for folder, complaint in {
         "file": r"--out=file: cannot be written to \(File exists\)",
         "file/run": r"--out=file/run: cannot be written to \(Not a directory\)",
-        "full": r"--out=full: holds other things \(thing …\)",
-        finished[0]: "holds a run; go on with it by --resume",
+        "full": r"--out=full: holds other files \(thing …\)",
+        finished[0]: "holds a run; resume it with --resume",
     }.items():
         with pytest.raises(ConfigError, match=complaint):
             train(TINY, folder)
 
 
 def test_the_next_free_folder():
-    assert [runs.next_free("a"), runs.next_free("a"), runs.next_free("b")] == [
+    assert [folders.next_free("a"), folders.next_free("a"), folders.next_free("b")] == [
         Path("runs/a-1"),
         Path("runs/a-2"),
         Path("runs/b-1"),
@@ -320,47 +320,48 @@ def test_the_next_free_folder():
 
 def test_a_full_disk_is_one_sentence(monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
-    with pytest.raises(runs.RunError) as stop:
+    with pytest.raises(NotSavedError) as stop:
         train(TINY, "run")
     assert str(stop.value) == (
-        "--out=run: the run cannot be saved any more (No space left on device); make room, and go on by jaxlocal train "
-        "--out run --resume"
+        "the run in run cannot be saved (No space left on device); make room, and train it again to resume"
     )
     monkeypatch.undo()
 
 
 def test_what_orbax_says_of_a_disk_is_put_in_words():
     error = ValueError("RESOURCE_EXHAUSTED: Error writing … [os_error_code='28']")
-    assert runs._reason(error) == "No space left on device"
-    assert runs._reason(ValueError()) == "ValueError"
+    assert session.reason(error) == "No space left on device"
+    assert session.reason(ValueError()) == "ValueError"
 
 
 def test_tensorboard(monkeypatch):
     train(replace(TINY, epochs=1), "run", tensorboard=True)
     assert list(Path("run/tensorboard").glob("events*"))
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(ConfigError, match="--tensorboard: needs tensorboardX; bring it by pip install tensorboardX"):
+    with pytest.raises(
+        ConfigError, match="--tensorboard: needs tensorboardX; install it with pip install tensorboardX"
+    ):
         train(TINY, "other", tensorboard=True)
     assert not Path("other").exists()
 
 
 def test_pictures_of_several_seeds():
-    settings = replace(TINY, epochs=1, seeds=2)
-    summary, said = train(settings, "run")
+    config = replace(TINY, epochs=1, seeds=2)
+    summary, said = train(config, "run")
     assert "2 seeds" in said and "±" in said
-    assert runs.restored(Path("run")).measured == summary.measured
-    assert [path.name for path in runs.draw(Path("run"), examples=200)] == [
+    assert app.evaluate(Path("run")).measured == summary.measured
+    assert [path.name for path in app.draw(Path("run"), examples=200)] == [
         "curves.png",
         "alignment.png",
         "distances.png",
         "tsne.png",
     ]
     with pytest.raises(ConfigError, match=r"--examples=2: y: has .* distances need two classes"):
-        list(runs.draw(Path("run"), examples=2))
+        list(app.draw(Path("run"), examples=2))
 
 
 def test_an_autoencoder_is_judged_by_its_loss():
-    settings = replace(TINY, model="autoencoder", model_args=("sizes=[8]",), epochs=1)
-    summary, said = train(settings, "run")
+    config = replace(TINY, model="autoencoder", model_args=("sizes=[8]",), epochs=1)
+    summary, said = train(config, "run")
     assert summary.measured[0].parts["test"].keys() == {"loss"} and "%" not in said.splitlines()[-1]
-    assert [path.name for path in runs.draw(Path("run"), examples=20)] == ["curves.png", "alignment.png"]
+    assert [path.name for path in app.draw(Path("run"), examples=20)] == ["curves.png", "alignment.png"]

@@ -1,0 +1,127 @@
+"""The folder of a run: who may write there, and what it holds.
+
+`config.yaml` has the settings, `metrics.jsonl` a row for each epoch, `checkpoints/` the parameters, `curves.png` the
+learning curves, and `summary.json` the final measurements.
+"""
+
+import fcntl
+import itertools
+import json
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import jax
+
+from jaxlocal.app import settings
+from jaxlocal.app.settings import PLACEMENT, Config, ConfigError, flag
+from jaxlocal.files import write_whole
+from jaxlocal.training import Row
+from jaxlocal.version import __version__
+
+
+class Measured(NamedTuple):
+    """Loss and accuracy after one epoch, on each part of the data; each number is a list if there are several seeds."""
+
+    name: str  # "last" or "best"
+    epoch: int
+    parts: dict[str, dict[str, Any]]
+
+
+class Summary(NamedTuple):
+    """The outcome of a run."""
+
+    folder: Path
+    measured: tuple[Measured, ...]
+    history: tuple[Row, ...]
+    seconds: float
+
+
+@contextmanager
+def opened(folder: Path, config: Config, resume: bool) -> Iterator[bool]:
+    """Hold the folder for this process alone; the value says whether it holds a run to resume.
+
+    Raises:
+      ConfigError: the folder is in use, cannot be written to, or holds anything but a run with these settings.
+    """
+    with _lock_file(folder) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"--out={folder}: another process is training there; name another folder") from None
+        exists = (folder / "config.yaml").exists()
+        if exists and not resume:
+            raise ConfigError(f"--out={folder}: holds a run; resume it with --resume, or name another folder")
+        if exists:
+            _check_same(settings.read(folder / "config.yaml"), config, folder)
+        elif other := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
+            raise ConfigError(f"--out={folder}: holds other files ({other[0]} …); name an empty or a new folder")
+        else:
+            settings.write(config, folder / "config.yaml")
+        yield exists
+
+
+def make(folder: Path) -> None:
+    """Make the folder, and refuse it if it cannot be written to."""
+    _lock_file(folder).close()
+
+
+def next_free(name: str) -> Path:
+    """Make the folder runs/NAME-N with the first N that is free, so that no other process gets the same one."""
+    for number in itertools.count(1):
+        folder = Path("runs") / f"{name}-{number}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ConfigError(f"runs: cannot be written to ({error.strerror}); name a folder with --out") from None
+        return folder
+    raise AssertionError("itertools.count does not end")
+
+
+def history(folder: Path) -> list[Row]:
+    """The rows of a run's metrics.jsonl up to the first one that is incomplete."""
+    rows = []
+    with suppress(FileNotFoundError, json.JSONDecodeError):
+        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            rows.append(json.loads(line))
+    return rows
+
+
+def write_summary(summary: Summary, config: Config) -> None:
+    """Write summary.json: the measurements, and the settings, versions and device that they come from."""
+    content = {
+        "measured": [measured._asdict() for measured in summary.measured],
+        "seconds": round(summary.seconds, 2),
+        "settings": asdict(config),
+        "versions": {"jaxlocal": __version__, "jax": jax.__version__, "python": platform.python_version()},
+        "device": jax.devices()[0].device_kind,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_whole(summary.folder / "summary.json", json.dumps(content, indent=2) + "\n")
+
+
+def _lock_file(folder: Path) -> IO[str]:
+    """The file whose lock says that a process is writing into the folder, which is made if it does not exist."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"--out={folder}: cannot be written to ({error.strerror}); name another folder") from None
+
+
+def _check_same(saved: Config, config: Config, folder: Path) -> None:
+    """A run resumes with the settings it began with, apart from where it runs, and how long if its rate is constant."""
+    free = (*PLACEMENT, "epochs", "patience") if saved.schedule == "constant" else PLACEMENT
+    for name, value in asdict(saved).items():
+        if name not in free and getattr(config, name) != value:
+            asked, has = (" ".join(one) if isinstance(one, tuple) else one for one in (getattr(config, name), value))
+            raise ConfigError(
+                f"{flag(name)}={asked}: the run in {folder} has {has or 'none'}; leave out the flag, or name another "
+                "folder"
+            )

@@ -1,0 +1,77 @@
+"""What the command line prints about runs: a heading, where training resumes, timings and tables."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxlocal.app.folder import Summary
+from jaxlocal.app.settings import Config
+from jaxlocal.data import PARTS
+from jaxlocal.diagnostics import ParameterCounts
+from jaxlocal.text import aligned
+from jaxlocal.training import Result, State
+
+
+def heading(config: Config, counts: ParameterCounts, components: int, folder: Path) -> str:
+    """The rule, the data, the size of the network and the folder of a run."""
+    weights = counts.effective + counts.affiliated
+    return (
+        f"{config.rule} on {config.data}: {config.model}, {plural(components, 'component')}, "
+        f"{weights // config.seeds:,} weights ({counts.effective / weights:.0%} used in prediction)"
+        f"{f', {config.seeds} seeds' if config.seeds > 1 else ''}"
+        f"{f', {config.devices} devices' if config.devices > 1 else ''} → {folder}"
+    )
+
+
+def resuming(step: int | None, steps: int) -> str:
+    """Where a run resumes, with so many steps in an epoch; None if it has no checkpoint."""
+    if step is None:
+        return "no checkpoint to resume from; starting from the beginning"
+    epoch, batch = divmod(step, steps)
+    return f"resuming after epoch {epoch}" + (f" and {plural(batch, 'batch', 'batches')}" if batch else "")
+
+
+def timing(result: Result, start: State | None, seconds: float) -> str:
+    """How long the training from `start` on took, and how much of that passed before its first step."""
+    epochs = len(result.state.history) - (len(start.history) if start else 0)
+    steps = result.state.step - (start.step if start else 0)
+    compiling = result.seconds_to_first_step
+    ended = " (stopped early)" if result.stopped else ""
+    rate = steps / max(seconds - compiling, 1e-9)
+    return (
+        f"{plural(epochs, 'epoch')}{ended} in {seconds:.1f} s: {compiling:.1f} s compiling, then {rate:,.0f} steps/s "
+        "with evaluation"
+    )
+
+
+def table(summaries: Mapping[str, Summary]) -> str:
+    """The accuracies of runs in per cent, or the losses if there are no classes, with mean ± std over the seeds."""
+    rows = [["", *PARTS]]
+    for name, summary in summaries.items():
+        for measured in summary.measured:
+            label = f"{name} {measured.name} (epoch {measured.epoch})".strip()
+            rows.append([label, *(number(measured.parts[part]) for part in PARTS)])
+    return aligned(rows, left=1, rule=False)
+
+
+def number(measured: Mapping[str, Any]) -> str:
+    """The accuracy in per cent, or else the loss; the mean ± std if there are several seeds."""
+    if "accuracy" in measured:
+        values, form, unit = 100 * np.atleast_1d(measured["accuracy"]), ".2f", " %"
+    else:
+        values, form, unit = np.atleast_1d(measured["loss"]), ".4g", ""
+    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):{form}}{spread}{unit}"
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """A count and its noun.
+
+    Example:
+      >>> from jaxlocal.app.text import plural
+      >>> plural(1, "batch", "batches"), plural(2, "batch", "batches"), plural(2, "epoch")
+      ('1 batch', '2 batches', '2 epochs')
+    """
+    return f"{count} {one if count == 1 else many or one + 's'}"
