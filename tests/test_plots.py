@@ -71,16 +71,17 @@ def test_curves(seeds, tmp_path):
     means = [np.mean(row["validation"]["accuracy"]) for row in rows]
     np.testing.assert_allclose(validation.get_ydata(), means)
     np.testing.assert_allclose(local.get_lines()[2].get_ydata(), [np.mean(row["losses"][2]) for row in rows])
-    assert f"accuracy {means[-1]:.1%}" in figure.get_suptitle()
-    assert ("±" in figure.get_suptitle()) == (seeds == 4)
+    deviation = f" ± {np.std(rows[-1]['validation']['accuracy'], ddof=1):.1%}" if seeds == 4 else ""
+    assert figure.get_suptitle() == f"Validation accuracy {means[-1]:.1%}{deviation} at epoch 5"
     assert jl.plots.curves(rows, "mine").get_suptitle() == "mine"
 
 
-def test_the_band_is_a_standard_deviation_to_either_side():
+def test_the_band_is_a_sample_standard_deviation_to_either_side():
+    """As in the tables of results: with one less than the number of seeds in the denominator."""
     rows = make_rows(seeds=3)
     (band, _) = jl.plots.curves(rows).axes[0].collections
     values = np.array([row["train"]["accuracy"] for row in rows])
-    low, high = values.mean(1) - values.std(1), values.mean(1) + values.std(1)
+    low, high = values.mean(1) - values.std(1, ddof=1), values.mean(1) + values.std(1, ddof=1)
     edge = band.get_paths()[0].vertices
     for epoch in range(1, 6):
         at = edge[edge[:, 0] == epoch, 1]
@@ -331,7 +332,7 @@ def test_alignment_of_rules_with_other_numbers_of_layers(tmp_path):
 
 @pytest.mark.parametrize("angles", [[], {}, 3.0, [[1.0, 2.0]], {"dfa": []}])
 def test_alignment_of_what_are_no_angles(angles):
-    with pytest.raises(ValueError, match=r"^angles=.*one a layer"):
+    with pytest.raises(ValueError, match=r"^angles=.*one for each layer"):
         jl.plots.alignment(angles)
 
 
