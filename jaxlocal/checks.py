@@ -90,11 +90,12 @@ def network(net: Any, rule: str, needs_blocks: bool) -> None:
 
 def single_rule(transform: str, rule: Any) -> None:
     """A Rule that is no ensemble: what the transforms take."""
-    if not hasattr(rule, "members"):
+    if not hasattr(rule, "placement"):
         raise TypeError(f"rule={show(rule)}: {transform} needs a rule, such as jl.rules.dfa(net, tx)")
-    if rule.members:
+    if rule.placement.members:
         raise ValueError(
-            f"rule: is an ensemble of {rule.members} already; make the ensemble last, of what {transform} returns"
+            f"rule: is already an ensemble of {rule.placement.members}; make the ensemble last, of what {transform} "
+            "returns"
         )
 
 

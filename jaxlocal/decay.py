@@ -1,4 +1,4 @@
-"""Weight decay and the L2 penalty; neither touches biases and scales."""
+"""Weight decay and the L2 penalty. Neither touches biases and scales."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from jaxlocal.network import Tree
 
 
 def decayed(tx: optax.GradientTransformation, rate: float) -> optax.GradientTransformation:
-    """W ← W + update - rate·W on every weight but biases and scales: not multiplied by the learning rate."""
+    """W ← W + move - rate·W on every weight but biases and scales. The rate is not multiplied by the learning rate."""
     return optax.chain(tx, optax.add_decayed_weights(-rate, mask=kernels))
 
 
 def shrunk(moves: Tree, weights: Tree, rate: float) -> Tree:
-    """What `decayed` makes of these moves of its optimizer."""
+    """These moves with the decay of `decayed` in them."""
     tx = decayed(optax.identity(), rate)
     return tx.update(moves, tx.init(weights), weights)[0]
 

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxlocal import checks
 from jaxlocal.network import computing_in
-from jaxlocal.rule import Batch, Params, Rule
+from jaxlocal.rule import Batch, Params, Placement, Rule
 
 Args = ParamSpec("Args")
 Out = TypeVar("Out")
@@ -68,7 +68,7 @@ def ensemble(rule: Rule, n: int) -> Rule:
         lessons=of_each(rule.lessons),
         predict=predict,
         learn=None,
-        members=n,
+        placement=rule.placement._replace(members=n),
     )
 
 
@@ -130,7 +130,12 @@ def data_parallel(rule: Rule, mesh: Mesh, axis: str = "data") -> Rule:
 
         return over_devices
 
-    return rule._replace(update=spread(rule.update), step=spread(rule.step), lessons=spread(rule.lessons), mesh=mesh)
+    return rule._replace(
+        update=spread(rule.update),
+        step=spread(rule.step),
+        lessons=spread(rule.lessons),
+        placement=Placement(mesh=mesh),
+    )
 
 
 def mixed_precision(rule: Rule, dtype: Any = jnp.bfloat16) -> Rule:

@@ -8,13 +8,13 @@ import jax
 
 from jaxlocal import checks
 from jaxlocal.network import Network, Tree, apply_layers, init_layer
-from jaxlocal.rule import Lesson, Message, Part, Weights
+from jaxlocal.rule import Lesson, Message, Part, Stats, Weights
 
 
-def init_forward(layers: tuple[nn.Module, ...]) -> Callable[[jax.Array, Message], Any]:
-    """The `init` of a part that has forward weights and nothing else."""
+def init_forward(layers: tuple[nn.Module, ...]) -> Callable[[jax.Array, Message], tuple[Weights, Stats, Message]]:
+    """The `init` of a part with forward weights and nothing else."""
 
-    def init(key: jax.Array, message: Message) -> tuple[Weights, tuple[Tree, ...], Message]:
+    def init(key: jax.Array, message: Message) -> tuple[Weights, Stats, Message]:
         x, y = message
         weights, stats = [], []
         for layer, layer_key in zip(layers, jax.random.split(key, len(layers)), strict=True):
@@ -26,11 +26,11 @@ def init_forward(layers: tuple[nn.Module, ...]) -> Callable[[jax.Array, Message]
     return init
 
 
-def head_lesson(net: Network, weights: Weights, stats: tuple[Tree, ...], message: Message, key: jax.Array) -> Lesson:
-    """What the head learns, given what comes to it: the network's loss."""
+def head_lesson(net: Network, weights: Weights, stats: Stats, message: Message, key: jax.Array) -> Lesson:
+    """The lesson of the head: the gradient of the network's loss, the head's input held constant."""
     a, y = message
 
-    def objective(weights: Weights) -> tuple[jax.Array, tuple[Tree, ...]]:
+    def objective(weights: Weights) -> tuple[jax.Array, Stats]:
         scores, new_stats = apply_layers((net.head,), weights["forward"], stats, a, key)
         return net.loss.mean(scores, y), new_stats
 
@@ -41,21 +41,24 @@ def head_lesson(net: Network, weights: Weights, stats: tuple[Tree, ...], message
 def head_part(net: Network) -> Part:
     """The head as the last component of a rule: it learns the network's loss from the message (a, y)."""
 
-    def teach(weights: Weights, stats: tuple[Tree, ...], message: Message, key: jax.Array) -> tuple[Lesson, Message]:
+    def teach(weights: Weights, stats: Stats, message: Message, key: jax.Array) -> tuple[Lesson, Message]:
         return head_lesson(net, weights, stats, message, key), message
 
     return Part((len(net.blocks),), init_forward((net.head,)), teach)
 
 
 def init_helper(name: str, module: Any, key: jax.Array, x: jax.Array, shape: tuple[int, ...]) -> Tree:
-    """The weights of a module that only helps in training, and maps x to examples of the given shape."""
+    """The weights of a module that only helps in training, and maps x to examples of the given shape.
+
+    `name` is what an error calls the module.
+    """
     if not isinstance(module, nn.Module):
         raise TypeError(f"{name}={checks.show(module)}: must be an instance of a Flax module")
     weights, stats, y = init_layer(module, key, x)
     if stats:
         raise ValueError(
-            f"{name}={checks.show(module)}: keeps {', '.join(stats)}, but a helper in training has weights only; take "
-            "a module without batch statistics"
+            f"{name}={checks.show(module)}: keeps {', '.join(stats)}, but a module that only helps in training may "
+            "have weights only; use a module without batch statistics"
         )
     if y.shape[1:] != shape:
         raise ValueError(f"{name}={checks.show(module)}: its output has shape {y.shape[1:]}, but must have {shape}")

@@ -1,8 +1,8 @@
 """The contract: what a learning rule is, and what its components carry, learn and report.
 
-A rule cuts a network into *components*. For every batch each component is taught a `Lesson`: the gradient of its own
-local objective, by role ("forward" weights, "feedback" weights, "inverse" …). `jaxlocal.make` turns lessons into
-updates.
+A rule cuts a network into *components*. A component carries weights by role ("forward", "feedback", "inverse" …). On
+every batch it receives a `Lesson`: the gradient of its own local objective, by role. This file has the types alone;
+`jaxlocal.make` builds a rule from its parts.
 """
 
 import operator
@@ -19,31 +19,30 @@ from jax.sharding import Mesh
 from jaxlocal.network import Network, Tree
 
 Batch = tuple[jax.Array, jax.Array]  # x (B, …) and y (B, …), both floating point
-
 Message = tuple[jax.Array, jax.Array]  # what one component hands to the next: (s, t) in AL, (a, y) elsewhere
-
 Weights = dict[str, Tree]  # by role
+Stats = tuple[Tree, ...]  # batch statistics, layer by layer
 
 
 @struct.dataclass
 class Component:
     """All that one component carries: the unit of locality, of checkpoints and of the pipeline.
 
-    `weights` and `opt` are dicts by role. "forward" is always a tuple with the weights of each of the component's
-    layers; so is any other role that is a tuple. A role without an optimizer state does not learn. `stats` holds, layer
-    by layer, the Flax collections other than the weights: batch statistics.
+    `weights` and `opt` are dicts by role. The role "forward" is always a tuple with the weights of each layer of the
+    component. A role without an optimizer state does not learn. `stats` holds, layer by layer, the Flax collections
+    other than the weights: the batch statistics.
     """
 
     weights: Weights
     opt: dict[str, Tree]
-    stats: tuple[Tree, ...]
+    stats: Stats
     key: jax.Array
-    count: jax.Array  # batches seen so far, int32
+    count: jax.Array  # the number of batches seen so far, int32
 
 
 @struct.dataclass
 class Params:
-    """The whole state of a run, component by component: a checkpoint of it is the run."""
+    """The whole state of a run, component by component. A checkpoint of it is the whole run."""
 
     components: tuple[Component, ...]
     shapes: tuple[tuple[int, ...], ...] = struct.field(pytree_node=False)  # of one example's x and y
@@ -52,41 +51,51 @@ class Params:
 class Lesson(NamedTuple):
     """What one batch teaches one component."""
 
-    grads: dict[str, Tree]  # by role, shaped as the component's weights
-    stats: tuple[Tree, ...]  # the new batch statistics
+    grads: Weights  # by role, shaped as the component's weights
+    stats: Stats  # the new batch statistics
     losses: dict[str, jax.Array]  # the terms of the local objective, scalars
 
 
 class Info(NamedTuple):
-    """What a step reports: one local loss per component, and the terms that it is the sum of."""
+    """What a step reports: one local loss per component, and the terms that add up to it."""
 
     losses: jax.Array  # (number of components,)
     terms: tuple[dict[str, jax.Array], ...]
 
 
 def report(terms: tuple[dict[str, jax.Array], ...]) -> Info:
-    """The info of these terms: a component's loss is their sum."""
+    """The info of these terms: the loss of a component is their sum."""
     return Info(jnp.stack([reduce(operator.add, term.values()) for term in terms]), terms)
 
 
 class Part(NamedTuple):
-    """The static description of one component.
+    """The description of one component, from which `make_rule` builds it.
 
-    `init(key, message) -> (weights by role, stats, message)` makes its weights and hands on a message of the right
+    `init(key, message) -> (weights by role, stats, message)` draws its weights, and hands on a message of the right
     shape. `teach(weights, stats, message, key) -> (lesson, message)` is its lesson, where a component learns from the
     message alone.
     """
 
-    layers: tuple[int, ...]  # which of the network's layers its "forward" weights are
-    init: Callable[[jax.Array, Message], tuple[Weights, tuple[Tree, ...], Message]]
-    teach: Callable[[Weights, tuple[Tree, ...], Message, jax.Array], tuple[Lesson, Message]] | None = None
+    layers: tuple[int, ...]  # the numbers of the network's layers that its "forward" weights belong to
+    init: Callable[[jax.Array, Message], tuple[Weights, Stats, Message]]
+    teach: Callable[[Weights, Stats, Message, jax.Array], tuple[Lesson, Message]] | None = None
+
+
+Learn = Callable[[Component, Message], tuple[Component, Message, Lesson]]  # one component's own step
+
+
+class Placement(NamedTuple):
+    """How a transform has laid a rule out. A training loop must know it; the rule's own functions need not."""
+
+    members: int = 0  # the number of runs in an ensemble; 0 for a single run
+    mesh: Mesh | None = None  # the devices that share each batch, every one of them with all the parameters
 
 
 class Rule(NamedTuple):
-    """A learning rule: four pure functions, and what is known about them.
+    """A learning rule: four pure functions, and some facts about them.
 
     `init(key, batch) -> params`, `update(params, batch) -> params`, `step(params, batch) -> (params, info)` and
-    `predict(params, x) -> scores`. Nothing is jitted for the caller: jit, scan, vmap and shard them at will.
+    `predict(params, x) -> scores`. The library never jits for you: jit, scan, vmap and shard them as you like.
     """
 
     init: Callable[[jax.Array, Batch], Params]
@@ -94,15 +103,14 @@ class Rule(NamedTuple):
     step: Callable[[Params, Batch], tuple[Params, Info]]
     predict: Callable[..., jax.Array]  # predict(params, x, key=None); with a key as in training: batch norm, dropout
     net: Network
-    lessons: Callable[[Params, Batch], tuple[Lesson, ...]]  # the teaching signals, before any optimizer
+    lessons: Callable[[Params, Batch], tuple[Lesson, ...]]  # what a batch teaches, before any optimizer
     effective: Callable[[Params], Tree]  # the weights that predict reads
     locality: Callable[[str], np.ndarray]  # of a role, (n, n): does component i's update depend on j's weights?
-    learn: tuple[Callable[[Component, Message], tuple[Component, Message, Lesson]], ...] | None
+    learn: tuple[Learn, ...] | None
     """For a rule without a backward pass: each component's own step, which `update` folds over the components."""
-    members: int = 0  # of an ensemble: how many runs this rule is; 0 for a single one
-    mesh: Mesh | None = None  # the devices that share its batches, each with all its parameters
+    placement: Placement = Placement()
 
-    # A rule is known by its step, so that it can be a static argument of jit even if its modules hold lists.
+    # A rule is known by its step, so it can be a static argument of jit even if its modules hold lists.
     def __hash__(self) -> int:
         return hash(self.step)
 
@@ -115,6 +123,6 @@ def forward_weights(params: Params) -> tuple[Tree, ...]:
     return tuple(weights for component in params.components for weights in component.weights["forward"])
 
 
-def forward_stats(params: Params) -> tuple[Tree, ...]:
+def forward_stats(params: Params) -> Stats:
     """The batch statistics of the network's layers, in order."""
     return tuple(stats for component in params.components for stats in component.stats)

@@ -301,7 +301,7 @@ DEFECTS = (
     ),
     Defect(
         "dfa: layers are counted within their component, so that to freeze 0 is to freeze all",
-        "make.py",
+        "descent.py",
         "for i, leaf in zip(part.layers, tree, strict=True))",
         "for i, leaf in enumerate(tree))",
         frozen("dfa"),
@@ -323,8 +323,8 @@ DEFECTS = (
     Defect(
         "drtp: the gradient of a component goes on into those below",
         "make.py",
-        "stop_gradient(message), draw(component)",
-        "message, draw(component)",
+        "stop_gradient(message), key)",
+        "message, key)",
         contract("no_gradient_enters_a_component_from_outside", "drtp"),
     ),
     Defect(
@@ -352,25 +352,21 @@ DEFECTS = (
     Defect(
         "rule: a component hands on what it makes of its weights after the update",
         "make.py",
-        """
-        lesson, message = part.teach(component.weights, component.stats, stop_gradient(message), draw(component))
-        return descend(part, component, lesson, txs.keys()), message, lesson""",
-        """
-        lesson, _ = part.teach(component.weights, component.stats, stop_gradient(message), draw(component))
-        new = descend(part, component, lesson, txs.keys())
-        return new, part.teach(new.weights, component.stats, message, draw(component))[1], lesson""",
+        "return descent.step(part, component, lesson, descent.txs.keys()), onward, lesson",
+        "new = descent.step(part, component, lesson, descent.txs.keys()); "
+        "return new, part.teach(new.weights, component.stats, message, key)[1], lesson",
         equations("al-dense tanh"),
     ),
     Defect(
         "rule: frozen layers are those that learn",
-        "make.py",
+        "descent.py",
         "None if i in frozen else leaf",
         "leaf if i in frozen else None",
         frozen("tp"),
     ),
     Defect(
         "rule: new batch statistics are dropped",
-        "make.py",
+        "descent.py",
         "stats=lesson.stats,",
         "stats=component.stats,",
         frozen("kp"),
@@ -421,9 +417,9 @@ DEFECTS = (
     # Slips that no equation shows.
     Defect(
         "rule: optimizer states are not kept",
-        "make.py",
-        "moves[role], opt[role] = txs[role].update(",
-        "moves[role], _ = txs[role].update(",
+        "descent.py",
+        "moves[role], states[role] = self.txs[role].update(",
+        "moves[role], _ = self.txs[role].update(",
         details("optimizers_keep_their_states"),
     ),
     Defect(

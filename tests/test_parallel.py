@@ -48,7 +48,7 @@ def test_the_parts_of_an_ensemble():
     assert same(params, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone))
     np.testing.assert_allclose(many.predict(params, batch[0])[1], BP.predict(alone[1], batch[0]), rtol=1e-5)
     assert many.lessons(params, batch)[0].losses["task"].shape == (3,)
-    assert many.members == 3 and many.learn is None
+    assert many.placement.members == 3 and many.learn is None
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ BATCH = make_batch(NETS["dense"])
     [
         (lambda: jl.ensemble(BP, 0), ValueError, "n=0: must be at least 1"),
         (lambda: jl.ensemble("bp", 2), TypeError, "rule='bp': ensemble needs a rule"),
-        (lambda: jl.ensemble(jl.ensemble(BP, 2), 2), ValueError, "rule: is an ensemble of 2 already"),
+        (lambda: jl.ensemble(jl.ensemble(BP, 2), 2), ValueError, "rule: is already an ensemble of 2"),
         (lambda: jl.data_parallel(jl.ensemble(BP, 2), MESH), ValueError, "make the ensemble last"),
         (lambda: jl.data_parallel(BP, 4), TypeError, "mesh=4: must be a jax.sharding.Mesh"),
         (lambda: jl.data_parallel(BP, MESH, "model"), ValueError, "axis='model': the mesh has the axes data"),

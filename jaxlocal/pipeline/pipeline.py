@@ -588,8 +588,8 @@ def _steps(rule: Rule) -> tuple[Step, ...]:
     """Each component's own step, of a rule that has them."""
     if not isinstance(rule, Rule):
         raise TypeError(f"rule={checks.show(rule)}: must be a rule, such as jl.rules.al(net, tx)")
-    if rule.members:
-        raise ValueError(f"rule: is an ensemble of {rule.members}; a pipeline takes a single rule")
+    if rule.placement.members:
+        raise ValueError(f"rule: is an ensemble of {rule.placement.members}; a pipeline takes a single rule")
     if rule.learn is None:
         raise ValueError(
             "rule: its components learn only after a pass through the whole network (they wait for an error or for "

@@ -266,9 +266,9 @@ def _sums(rule: Rule, augmentation: Augmentation | None, params: Params, data: B
             right = right.reshape(size, -1).all(1).astype(jnp.float32)
             return jnp.stack([jnp.vdot(rule.net.loss.value(scores, targets), counted), jnp.vdot(right, counted)])
 
-        return sums + (jax.vmap(of_one, out_axes=1)(scores) if rule.members else of_one(scores))
+        return sums + (jax.vmap(of_one, out_axes=1)(scores) if rule.placement.members else of_one(scores))
 
-    start = jnp.zeros((2, rule.members) if rule.members else 2)
+    start = jnp.zeros((2, rule.placement.members) if rule.placement.members else 2)
     return jax.lax.fori_loop(0, -(-len(data[0]) // size), add, start)
 
 
@@ -286,10 +286,10 @@ class _Learner:
     ):
         self.pipe = rule if isinstance(rule, Pipeline) else None
         self.rule = rule.rule if isinstance(rule, Pipeline) else rule
-        self.members = self.rule.members
+        self.members = self.rule.placement.members
         self.steps = len(train[0]) // batch_size
         self._augmentation, self._batch_size, self._train, self._streamed = augmentation, batch_size, train, streamed
-        self._count, self._data, self._mesh = len(train[0]), cast(Any, None), rule.mesh
+        self._count, self._data, self._mesh = len(train[0]), cast(Any, None), _mesh(rule)
         seeds = seed + jnp.arange(self.members) if self.members else jnp.asarray(seed)
         keys = _per_member(jax.random.split, self.members)(_per_member(jax.random.key, self.members)(seeds))
         self._init_key, self._order_key = keys[..., 0], keys[..., 1]
@@ -360,6 +360,10 @@ class _Learner:
         return _learn(self.rule, self._augmentation, self._share, params, *args, count)
 
 
+def _mesh(rule: Rule | Pipeline) -> Any:
+    return rule.mesh if isinstance(rule, Pipeline) else rule.placement.mesh
+
+
 class _Share(NamedTuple):
     """Some steps of an epoch."""
 
@@ -387,7 +391,7 @@ def _learn(
     """`count` steps, at most `size`: a `_Share`."""
 
     def examples(i: jax.Array) -> Batch:
-        return _examples(rule.members, augmentation, data, order[begin + i], key, first + i)
+        return _examples(rule.placement.members, augmentation, data, order[begin + i], key, first + i)
 
     def learn(i: jax.Array, carry: tuple[Params, Terms]) -> tuple[Params, Terms]:
         params, losses = carry

@@ -281,7 +281,7 @@ def template(rule: Rule | Pipeline, train: Pairs) -> Params:
     plain = rule.rule if isinstance(rule, Pipeline) else rule
     x, y = train
     key = jax.random.key(0)
-    keys = jax.random.split(key, plain.members) if plain.members else key
+    keys = jax.random.split(key, plain.placement.members) if plain.placement.members else key
     return jax.eval_shape(plain.init, keys, floats((np.asarray(x[:2]), np.asarray(y[:2]))))
 
 
