@@ -10,8 +10,7 @@ import pytest
 from helpers import NETS, make_batch, same
 
 import jaxlocal as jl
-from jaxlocal.training import DivergedError, evaluate, fit
-from jaxlocal.training import loop as training
+from jaxlocal.training import DivergedError, evaluate, evaluation, fit, learner, loop
 
 NET = jl.models.mlp((8, 6))
 AL = jl.rules.al(NET, optax.adam(1e-2))
@@ -23,10 +22,10 @@ SHAKEN = jl.augmentation.chain(jl.augmentation.jitter(1), jl.augmentation.standa
 
 
 @pytest.fixture
-def in_shares(monkeypatch):
-    """Epochs of eight steps, done three at a time."""
-    monkeypatch.setattr(training, "SHARES", 3)
-    monkeypatch.setattr(training, "LEAST", 1)
+def in_chunks(monkeypatch):
+    """Epochs of eight steps, three steps at a time."""
+    monkeypatch.setattr(learner, "CHUNKS", 3)
+    monkeypatch.setattr(learner, "SHORTEST", 1)
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +70,9 @@ def test_fit_is_the_loop_over_shuffled_batches(whole):
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(("uncut", "augmentation"), [("whole", None), ("whole_shaken", SHAKEN)])
-def test_an_epoch_in_shares_is_the_same(request, uncut, augmentation, streamed):
+def test_an_epoch_in_chunks_is_the_same(request, uncut, augmentation, streamed):
     whole = request.getfixturevalue(uncut)
-    request.getfixturevalue("in_shares")
+    request.getfixturevalue("in_chunks")
     told = []
     result = fit(AL, SMALL, **BUDGET, augmentation=augmentation, streamed=streamed, watch=told.append)
     assert same(result.params, whole.params) and result.state.history == whole.state.history
@@ -83,16 +82,16 @@ def test_an_epoch_in_shares_is_the_same(request, uncut, augmentation, streamed):
     assert same(told[-1].state.params, whole.params)
 
 
-def test_nothing_is_compiled_again(in_shares):
+def test_nothing_is_compiled_again(in_chunks):
     rule = jl.rules.bp(NET, optax.sgd(0.1))
     fit(rule, SMALL, epochs=1, batch_size=8)
-    programs = training._learn._cache_size(), training._sums._cache_size()
+    programs = learner._learn._cache_size(), evaluation._totals._cache_size()
     fit(rule, SMALL, epochs=3, batch_size=8, seed=1)
-    assert (training._learn._cache_size(), training._sums._cache_size()) == programs
+    assert (learner._learn._cache_size(), evaluation._totals._cache_size()) == programs
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5])
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(in_shares, stop):
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(in_chunks, stop):
     told = []
     settings = {"epochs": 3, "batch_size": 8, "augmentation": SHAKEN, "seed": 5}
     uncut = fit(AL, SMALL, **settings)
@@ -102,7 +101,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(in_shares, stop):
     assert same(rest.params, uncut.params) and rest.state.history == uncut.state.history
 
 
-def test_members_of_an_ensemble_are_runs_of_their_own(in_shares):
+def test_members_of_an_ensemble_are_runs_of_their_own(in_chunks):
     many = fit(jl.ensemble(AL, 2), SMALL, **BUDGET, seed=3, augmentation=SHAKEN)
     streamed = fit(jl.ensemble(AL, 2), SMALL, **BUDGET, seed=3, augmentation=SHAKEN, streamed=True)
     assert same(many.params, streamed.params)
@@ -151,7 +150,7 @@ def test_augmentation_is_for_training_and_its_other_half_for_both():
 
 def test_patience(monkeypatch):
     accuracies = chain([0.1, 0.5, 0.5, 0.4], repeat(0.6))
-    real = training.evaluate
+    real = loop.evaluate
 
     def scripted(*args):
         return {**real(*args), "accuracy": next(accuracies) if args[2] is not None and _is_validation(args[2]) else 0.0}
@@ -159,16 +158,16 @@ def test_patience(monkeypatch):
     def _is_validation(pair):
         return np.array_equal(pair[0], SMALL.validation[0])
 
-    monkeypatch.setattr(training, "evaluate", scripted)
+    monkeypatch.setattr(loop, "evaluate", scripted)
     states = []
     stopped = fit(
         BP, SMALL, epochs=9, batch_size=8, patience=2, watch=lambda p: states.append(p.state and p.state.params)
     )
     assert stopped.stopped and stopped.state.step == 4 * STEPS
-    assert training.best_epoch(stopped.state.history) == 2  # the first of equals
+    assert jl.training.best_epoch(stopped.state.history) == 2  # the first of equals
     again = fit(BP, SMALL, epochs=9, batch_size=8, patience=2, start=stopped.state)
     assert again.state.step == stopped.state.step  # it has waited long enough
-    monkeypatch.setattr(training, "evaluate", real)
+    monkeypatch.setattr(loop, "evaluate", real)
     assert same(stopped.best, fit(BP, SMALL, epochs=2, batch_size=8).params)
 
 
@@ -185,15 +184,15 @@ def test_divergence_is_named():
 
 @pytest.mark.parametrize("count", [1, 37, 530])
 def test_whole_sets_are_evaluated_in_pieces(monkeypatch, count):
-    monkeypatch.setattr(training, "PIECE", 16)
+    monkeypatch.setattr(evaluation, "PIECE", 16)
     x, y = (leaf[:count] for leaf in jl.data.digits().train)
     params = fit(BP, SMALL, **BUDGET).params
     scores = np.asarray(BP.predict(params, x), np.float64)
     losses = np.log(np.exp(scores).sum(1)) - scores[np.arange(count), y.argmax(1)]
     wanted = {"loss": losses.mean(), "accuracy": (scores.argmax(1) == y.argmax(1)).mean()}
-    training._sums.clear_cache()
+    evaluation._totals.clear_cache()
     assert evaluate(BP, params, (jnp.asarray(x), jnp.asarray(y))) == pytest.approx(wanted, rel=1e-5)
-    monkeypatch.setattr(training, "CHUNK_BYTES", 50 * (x[:1].nbytes + y[:1].nbytes))
+    monkeypatch.setattr(evaluation, "CHUNK_BYTES", 50 * (x[:1].nbytes + y[:1].nbytes))
     assert evaluate(BP, params, (x, y)) == pytest.approx(wanted, rel=1e-5)
     many = evaluate(jl.ensemble(BP, 2), jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), params), (x, y))
     assert many["accuracy"] == pytest.approx([wanted["accuracy"]] * 2)
@@ -204,7 +203,7 @@ def test_real_targets_have_no_accuracy():
     data = jl.data.Splits(*((x, x.reshape(len(x), -1)) for x, _ in SMALL))
     history = fit(jl.rules.bp(net, optax.adam(1e-2)), data, **BUDGET).state.history
     assert history[-1]["validation"].keys() == {"loss"}
-    assert training.best_epoch(history) == 1 + int(np.argmin([row["validation"]["loss"] for row in history]))
+    assert jl.training.best_epoch(history) == 1 + int(np.argmin([row["validation"]["loss"] for row in history]))
 
 
 @pytest.mark.parametrize("name", ["dtp", "kp"])
@@ -233,7 +232,7 @@ def test_bad_arguments_are_one_sentence(change, error, complaint):
 
 def test_the_al_papers_schedule():
     """Times 0.1 at 40, 60 and 80 per cent, and a half at 90."""
-    rate = training.al_schedule(2.0, 1000)
+    rate = jl.training.al_schedule(2.0, 1000)
     for step, factor in [(0, 1), (399, 1), (400, 0.1), (599, 0.1), (600, 0.01), (800, 1e-3), (899, 1e-3), (900, 5e-4)]:
         assert rate(step) == pytest.approx(2 * factor, rel=1e-5)
 
@@ -243,4 +242,4 @@ def test_epoch_needs_a_whole_batch():
     rule, batch = jl.rules.bp(net, optax.sgd(0.1)), make_batch(net)
     params = rule.init(jax.random.key(0), batch)
     with pytest.raises(ValueError, match="batch_size=9: the data has 8 examples"):
-        training.epoch(rule, params, batch, jax.random.key(0), 9)
+        jl.training.epoch(rule, params, batch, jax.random.key(0), 9)

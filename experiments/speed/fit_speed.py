@@ -17,7 +17,7 @@ import optax
 import jaxlocal as jl
 from experiments.lab import records as results
 from jaxlocal import flags
-from jaxlocal.training import loop
+from jaxlocal.training import RuleLearner, feed
 
 MOST = 1.03  # of the bare scan
 CASES: dict[str, tuple[Callable[[], jl.Network], tuple[int, ...], int]] = {
@@ -51,7 +51,11 @@ def measure(name: str, args: Any) -> dict[str, Any]:
     count = args.steps * batch_size
     x = rng.integers(0, 256, (count, *shape), np.uint8)
     y = np.eye(10, dtype=np.uint8)[rng.integers(10, size=count)]
-    learner = loop._Learner(rule, None, batch_size, 0, (x, y), False)
+    learner = RuleLearner(rule)
+    init_key, order_key = feed.keys(0, 0)
+    length = learner.chunk_length(args.steps, step_bytes=0, streamed=False)
+    examples = feed.on_devices((x, y), None)
+    chunks = feed.ResidentFeed(examples, feed.Order(order_key, 0, count, batch_size), length).chunks
     batches = tuple(jnp.asarray(leaf).reshape(-1, batch_size, *leaf.shape[1:]) for leaf in jl.data.floats((x, y)))
 
     @partial(jax.jit, donate_argnums=0)
@@ -59,12 +63,13 @@ def measure(name: str, args: Any) -> dict[str, Any]:
         return jax.lax.scan(lambda params, batch: (rule.update(params, batch), None), params, batches)[0]
 
     def epoch(params: jl.Params, number: int) -> jl.Params:
-        for share in learner.shares(number, 0):
-            params, terms = learner.learn(params, share)
+        for chunk in chunks(number, 0):
+            params, terms = learner.learn(params, chunk)
             jax.tree.map(np.asarray, terms)
         return params
 
-    bare, fitted = learner.begin(None), learner.begin(None)
+    example = jl.data.floats((x[:batch_size], y[:batch_size]))
+    bare, fitted = (learner.begin(init_key, example) for _ in range(2))
     times: dict[str, list[float]] = {"scan": [], "fit": []}
     for repeat in range(args.repeats + 1):  # the first one compiles
         start = time.perf_counter()

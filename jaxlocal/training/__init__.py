@@ -1,28 +1,30 @@
-"""Training: epochs as compiled programs, whole sets evaluated, runs that can stop at any step and resume."""
+"""Training: `fit` trains and evaluates, `Session` does so in a folder and resumes; `evaluate` measures whole sets.
 
-from jaxlocal.training.loop import (
-    DivergedError,
-    Progress,
-    Result,
-    Row,
-    State,
-    accuracy,
-    al_schedule,
-    best_epoch,
-    epoch,
-    evaluate,
-    fit,
-    goodness,
-)
+`fit` works chunk by chunk, where a chunk is some consecutive steps of an epoch. A feed (`feed.py`) provides the
+examples of each chunk, a learner (`learner.py`) learns from it, and the account (`account.py`) adds up its losses.
+"""
+
+from jaxlocal.training.account import DivergedError
+from jaxlocal.training.evaluation import accuracy, evaluate
+from jaxlocal.training.learner import Learner, PipelineLearner, RuleLearner
+from jaxlocal.training.loop import Result, epoch, fit
+from jaxlocal.training.schedules import al_schedule
 from jaxlocal.training.session import Interrupted, NotSavedError, Session, load_state
+from jaxlocal.training.state import Metrics, Progress, State, best_epoch, goodness
+
+Row = Metrics
 
 __all__ = [
     "DivergedError",
     "Interrupted",
+    "Learner",
+    "Metrics",
     "NotSavedError",
+    "PipelineLearner",
     "Progress",
     "Result",
     "Row",
+    "RuleLearner",
     "Session",
     "State",
     "accuracy",

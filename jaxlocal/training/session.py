@@ -22,8 +22,9 @@ from jaxlocal.files import write_whole
 from jaxlocal.pipeline import Pipeline
 from jaxlocal.rule import Params, Rule
 from jaxlocal.training.checkpoints import Checkpoints, MismatchError, Saved
-from jaxlocal.training.loop import Progress, Result, Row, State, best_epoch, fit, goodness
+from jaxlocal.training.loop import Result, Watch, fit
 from jaxlocal.training.signals import Received, received_signals
+from jaxlocal.training.state import Metrics, Progress, State, best_epoch, goodness
 
 SAVING = 0.05  # the largest part of the time that may go into saving
 
@@ -95,7 +96,7 @@ class Session:
         *,
         settings: Mapping[str, Any] | None = None,
         keep: int = 2,
-        annotate: Callable[[Row], Mapping[str, Any]] | None = None,
+        annotate: Callable[[Metrics], Mapping[str, Any]] | None = None,
     ):
         self.folder = folder
         self.state: State | None = None
@@ -129,7 +130,7 @@ class Session:
         augmentation: Augmentation | None = None,
         patience: int | None = None,
         streamed: bool | None = None,
-        watch: Callable[[Progress], bool | None] | None = None,
+        watch: Watch | None = None,
         until: float = math.inf,
     ) -> Result:
         """Train from `state` on, and save: `jl.training.fit` with the same arguments.
@@ -247,7 +248,7 @@ class Session:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def _line(self, row: Row) -> str:
+    def _line(self, row: Metrics) -> str:
         return json.dumps({**row, **(self._annotate(row) if self._annotate else {})}) + "\n"
 
     @contextmanager

@@ -26,7 +26,7 @@ from experiments.papers.bartunov.table1 import Adam, Best, Part
 from jaxlocal import flags
 from jaxlocal.data import Splits
 from jaxlocal.data.streaming import stream
-from jaxlocal.training import loop
+from jaxlocal.training.learner import SHORTEST
 
 NAME = "bartunov_table2"
 TITLE = "Bartunov et al., Table 2: ImageNet"
@@ -211,7 +211,7 @@ def streamed(splits: Splits) -> list[float]:
     """Images a second of an epoch that nobody learns from."""
     count = len(splits.train[0]) // BATCH * BATCH
     batches = np.random.default_rng(0).permutation(len(splits.train[0]))[:count].reshape(-1, BATCH)
-    orders = [batches[at : at + loop.LEAST] for at in range(0, len(batches), loop.LEAST)]
+    orders = [batches[at : at + SHORTEST] for at in range(0, len(batches), SHORTEST)]
     rates = []
     for _ in range(1 + REPEATS):
         began = time.perf_counter()

@@ -1,0 +1,110 @@
+"""Evaluation of whole sets, piece by piece: the mean loss and, for classes, the accuracy."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlocal import checks
+from jaxlocal.data import Pairs, floats
+from jaxlocal.data.augmentation import Augmentation
+from jaxlocal.network import squared_error
+from jaxlocal.rule import Batch, Params, Rule
+from jaxlocal.training.feed import CHUNK_BYTES, take
+
+PIECE = 500  # the number of examples that are evaluated at a time
+
+
+class Totals(NamedTuple):
+    """What `totals` adds up; for an ensemble one number for each member."""
+
+    loss: jax.Array  # the sum of the losses
+    right: jax.Array  # the number of examples whose highest score is at the right class
+
+
+def totals(
+    rule: Rule,
+    params: Params,
+    data: Batch,
+    augmentation: Augmentation | None = None,
+    *,
+    count: int | jax.Array | None = None,
+    piece: int = PIECE,
+) -> Totals:
+    """The totals over the first `count` examples, by default over all. It may be called inside a compiled program."""
+    every = len(data[0])
+    size, count = min(piece, every), every if count is None else count
+    members = rule.placement.members
+
+    def add(i: jax.Array, sums: Totals) -> Totals:
+        rows = i * size + jnp.arange(size)
+        counted = rows < count
+        x, y = floats(take(data, jnp.minimum(rows, every - 1)))
+        scores = rule.predict(params, augmentation.test(x) if augmentation else x)
+
+        def of_one(scores: jax.Array) -> Totals:
+            losses = rule.net.loss.value(scores, y)
+            right = (jnp.argmax(scores, -1) == jnp.argmax(y, -1)).reshape(size, -1).all(1)
+            return Totals(jnp.vdot(losses, counted.astype(jnp.float32)), jnp.sum(right & counted))
+
+        return jax.tree.map(jnp.add, sums, (jax.vmap(of_one) if members else of_one)(scores))
+
+    shape = (members,) if members else ()
+    return jax.lax.fori_loop(0, -(-every // size), add, Totals(jnp.zeros(shape), jnp.zeros(shape, jnp.int32)))
+
+
+def evaluate(
+    rule: Rule, params: Params, data: Pairs | Batch, augmentation: Augmentation | None = None
+) -> dict[str, float | list[float]]:
+    """The mean loss of a whole set and, for classes, the accuracy; for an ensemble a list over its members.
+
+    NumPy arrays, which may be larger than the device's memory, are brought there piece by piece.
+
+    Args:
+      rule: a rule, or an ensemble of rules.
+      params: its parameters.
+      data: the examples.
+      augmentation: the augmentation of the training, whose `test` prepares the images.
+
+    Returns:
+      {"loss": …, "accuracy": …}, or only the loss if the targets are real numbers.
+
+    Example:
+      >>> rule = jl.rules.dfa(jl.models.mlp(hidden=(16,), classes=10), optax.adam(1e-3))
+      >>> data = jl.data.digits()
+      >>> sorted(jl.training.evaluate(rule, rule.init(jax.random.key(0), data.train), data.test))
+      ['accuracy', 'loss']
+    """
+    x, y = data
+    size = len(x)
+    if isinstance(x, np.ndarray):
+        size = min(size, max(1, CHUNK_BYTES // (x[:1].nbytes + y[:1].nbytes)))
+    sums: Any = 0.0
+    for begin in range(0, len(x), size):
+        rows = np.minimum(np.arange(begin, begin + size), len(x) - 1)  # all pieces have one shape, and one program
+        some = take(data, rows) if size < len(x) else data
+        found = _totals(rule, augmentation, params, some, min(size, len(x) - begin))
+        sums = sums + np.stack([np.asarray(total, np.float64) for total in found])
+    loss, right = (sums / len(x)).tolist()
+    return {"loss": loss} if rule.net.loss is squared_error else {"loss": loss, "accuracy": right}
+
+
+@partial(jax.jit, static_argnums=0)
+def accuracy(rule: Rule, params: Params, data: Batch) -> jax.Array:
+    """The fraction of examples whose highest score is at the right class; for an ensemble, that of each member.
+
+    Example:
+      >>> rule = jl.rules.dfa(jl.models.mlp(hidden=(16,), classes=10), optax.adam(1e-3))
+      >>> data = jl.data.digits()
+      >>> accuracy = jl.training.accuracy(rule, rule.init(jax.random.key(0), data.train), data.test)
+    """
+    checks.batch(data)
+    return totals(rule, params, data).right / len(data[0])
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _totals(rule: Rule, augmentation: Augmentation | None, params: Params, data: Batch, count: jax.Array) -> Totals:
+    """Compiled once for all sets of one size."""
+    return totals(rule, params, data, augmentation, count=count)

@@ -1,0 +1,141 @@
+"""Feeds: the examples of an epoch in random order, in chunks of many steps; from the device, or from memory or disk."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxlocal.data import Pairs
+from jaxlocal.data.streaming import stream
+from jaxlocal.rule import Batch
+
+CHUNK_BYTES = 2**28  # the most bytes of examples that are gathered, or read from disk, at a time
+
+
+class Chunk(NamedTuple):
+    """Some consecutive steps of an epoch, which one call of a compiled program learns from."""
+
+    examples: Batch  # on the devices; every step takes some of them
+    rows: jax.Array | np.ndarray  # which examples each step takes: (steps, batch size), members second in an ensemble
+    key: jax.Array  # of the epoch, for the augmentation
+    begin: int  # the place of the chunk's first step in `rows`
+    first: int  # the place of the chunk's first step in the epoch
+    steps: int  # the number of steps in this chunk
+    length: int  # the number of steps in the longest chunk of the epoch
+
+
+class Order(NamedTuple):
+    """The order of the examples in every epoch, which depends on the seed and on the epoch's number alone.
+
+    Each epoch shuffles all examples. What is left after the last whole batch is not used in that epoch.
+    """
+
+    key: jax.Array  # of an ensemble, one for each member
+    members: int  # of an ensemble, or 0
+    examples: int  # how many there are
+    batch_size: int
+
+    @property
+    def steps(self) -> int:
+        """The number of steps in an epoch."""
+        return self.examples // self.batch_size
+
+    def of_epoch(self, epoch: int) -> tuple[jax.Array, jax.Array]:
+        """The epoch's key, and the examples of each step: (steps, batch size), members second in an ensemble."""
+        key = per_member(partial(fold, epoch), self.members)(self.key)
+        return key, _order(self.members, self.examples, self.batch_size, key)
+
+
+class ResidentFeed(NamedTuple):
+    """Chunks of examples that are all on the devices."""
+
+    examples: Batch
+    order: Order
+    length: int  # the number of steps in a chunk
+
+    def chunks(self, epoch: int, first: int) -> Iterator[Chunk]:
+        """The rest of an epoch, from its step `first` on."""
+        key, rows = self.order.of_epoch(epoch)
+        for at in range(first, self.order.steps, self.length):
+            steps = min(self.length, self.order.steps - at)
+            yield Chunk(self.examples, rows, key, at, at, steps, self.length)
+
+
+class StreamedFeed(NamedTuple):
+    """Chunks of examples that are read from memory or disk in the background, each while the one before is learned."""
+
+    examples: Pairs
+    order: Order
+    length: int  # the number of steps in a chunk
+    mesh: Mesh | None  # the devices that need the examples
+
+    def chunks(self, epoch: int, first: int) -> Iterator[Chunk]:
+        """The rest of an epoch, from its step `first` on."""
+        key, order = self.order.of_epoch(epoch)
+        wanted = np.asarray(order)
+        firsts = range(first, self.order.steps, self.length)
+        # The last chunk begins earlier than it needs to, so that all chunks have one shape, and one program.
+        starts = [min(at, self.order.steps - self.length) for at in firsts]
+        read = stream(self.examples, [wanted[start : start + self.length] for start in starts])
+        rows = np.arange(wanted[: self.length].size).reshape(-1, *wanted.shape[1:])
+        for pair, start, at in zip(read, starts, firsts, strict=True):
+            flat = [got.reshape(-1, *leaf.shape[1:]) for got, leaf in zip(pair, self.examples, strict=True)]
+            steps = min(self.length, self.order.steps - at)
+            yield Chunk(on_devices(flat, self.mesh), rows, key, at - start, at, steps, self.length)
+
+
+def keys(seed: int, members: int) -> tuple[jax.Array, jax.Array]:
+    """The keys of the weights and of the order; in an ensemble member i has those of a single run with `seed + i`."""
+    seeds = seed + jnp.arange(members) if members else jnp.asarray(seed)
+    both = per_member(jax.random.split, members)(per_member(jax.random.key, members)(seeds))
+    return both[..., 0], both[..., 1]
+
+
+def on_devices(pair: Any, mesh: Mesh | None) -> Batch:
+    """The pair (x, y) on the default device or, whole, on every device of a mesh."""
+    if mesh is None:
+        x, y = map(jnp.asarray, pair)
+        return x, y
+    everywhere = NamedSharding(mesh, P())
+    x, y = (jax.make_array_from_callback(leaf.shape, everywhere, leaf.__getitem__) for leaf in map(np.asarray, pair))
+    return x, y
+
+
+def take(pair: Any, rows: Any) -> Any:
+    """Some examples of a pair (x, y)."""
+    x, y = pair
+    return x[rows], y[rows]
+
+
+def fold(number: int | jax.Array, key: jax.Array) -> jax.Array:
+    """A new key, made of a number and a key."""
+    return jax.random.fold_in(key, number)
+
+
+def per_member(function: Callable[..., Any], members: int) -> Callable[..., Any]:
+    """The function, mapped over the members of an ensemble."""
+    return jax.vmap(function) if members else function
+
+
+def shuffled(key: jax.Array, count: int, batch_size: int) -> jax.Array:
+    """The examples that each step takes: (steps, batch size)."""
+    order = jax.random.permutation(key, count)
+    return order[: count // batch_size * batch_size].reshape(-1, batch_size)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _order(members: int, count: int, batch_size: int, key: jax.Array) -> jax.Array:
+    if not members:
+        return shuffled(key, count, batch_size)
+    return jax.vmap(lambda key: shuffled(key, count, batch_size), out_axes=1)(key)
+
+
+def check_batch_size(batch_size: int, count: int) -> None:
+    """Refuse a batch size of which an epoch has no whole batch."""
+    if not 0 < batch_size <= count:
+        raise ValueError(f"batch_size={batch_size}: the data has {count} examples; take 1 to {count}")

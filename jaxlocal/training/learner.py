@@ -1,0 +1,171 @@
+"""Learners: how a rule, and how a pipeline, learns from a chunk of an epoch. Both have the same methods."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxlocal.data import Pairs, floats
+from jaxlocal.data.augmentation import Augmentation
+from jaxlocal.pipeline import Pipeline
+from jaxlocal.pipeline.pipeline import PipelineParams
+from jaxlocal.rule import Batch, Params, Rule
+from jaxlocal.training.feed import CHUNK_BYTES, Chunk, fold, per_member, take
+from jaxlocal.training.state import Terms
+
+CHUNKS = 20  # into which an epoch is divided, so that its progress can be seen and it can be stopped
+SHORTEST = 25  # steps of a chunk, so that the time to start it does not matter
+
+
+class RuleLearner(NamedTuple):
+    """A rule, or an ensemble of rules, that learns step by step."""
+
+    rule: Rule
+    augmentation: Augmentation | None = None
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices that share the batches, if they do."""
+        return self.rule.placement.mesh
+
+    def chunk_length(self, steps: int, step_bytes: int, streamed: bool) -> int:
+        """The number of steps in a chunk, where an epoch has `steps` of them, with `step_bytes` of examples each."""
+        length = min(steps, max(SHORTEST, -(-steps // CHUNKS)))
+        return min(length, _fitting(step_bytes)) if streamed else length
+
+    def begin(self, key: jax.Array, example: Batch) -> Params:
+        """The parameters before the first step."""
+        return self._placed(jax.jit(self.rule.init)(key, example))
+
+    def resume(self, params: Params, example: Batch) -> Params:
+        """The parameters of an earlier run; they are copied, because the steps overwrite theirs."""
+        return self._placed(jax.tree.map(jnp.copy, params))
+
+    def learn(self, params: Params, chunk: Chunk) -> tuple[Params, Terms]:
+        """The parameters after a chunk, and the losses of its steps."""
+        examples, *which, length = chunk
+        return _learn(self.rule, self.augmentation, length, params, examples, *which)
+
+    def plain(self, params: Params) -> Params:
+        """The rule's own parameters."""
+        return params
+
+    def _placed(self, params: Params) -> Params:
+        return jax.device_put(params, NamedSharding(self.mesh, P())) if self.mesh else params
+
+
+class PipelineLearner(NamedTuple):
+    """A pipeline, which learns from the batches of a chunk while they pass through it, until it is empty again."""
+
+    pipe: Pipeline
+    augmentation: Augmentation | None = None
+
+    @property
+    def rule(self) -> Rule:
+        """The rule that the pipeline executes."""
+        return self.pipe.rule
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices of the pipeline."""
+        return self.pipe.mesh
+
+    def chunk_length(self, steps: int, step_bytes: int, streamed: bool) -> int:
+        """The number of steps in a chunk: as many as fit, because the pipeline fills and empties in every chunk."""
+        return min(steps, _fitting(step_bytes))
+
+    def begin(self, key: jax.Array, example: Batch) -> PipelineParams:
+        """The parameters before the first step."""
+        return self.pipe.init(key, example)
+
+    def resume(self, params: Params, example: Batch) -> PipelineParams:
+        """The parameters of an earlier run, whether it was a pipeline or not."""
+        return self.pipe.place(params, example)
+
+    def learn(self, params: PipelineParams, chunk: Chunk) -> tuple[PipelineParams, Terms]:
+        """The parameters after a chunk, and the losses of its steps."""
+        examples, rows, key, begin, first, steps, _ = chunk
+        return _flow(self.pipe, self.augmentation, steps, params, examples, rows, key, begin, first)
+
+    def plain(self, params: PipelineParams) -> Params:
+        """The rule's own parameters."""
+        return self.pipe.drain(params)
+
+
+Learner = RuleLearner | PipelineLearner
+
+
+def learner_of(rule: Rule | Pipeline, augmentation: Augmentation | None = None) -> Learner:
+    """The learner of a rule or of a pipeline."""
+    return PipelineLearner(rule, augmentation) if isinstance(rule, Pipeline) else RuleLearner(rule, augmentation)
+
+
+def example_batch(train: Pairs, batch_size: int, augmentation: Augmentation | None) -> Batch:
+    """A batch of the shapes that a learner will see."""
+    x, y = map(jnp.asarray, floats(take(train, slice(batch_size))))
+    return augmentation.test(x) if augmentation else x, y
+
+
+def _fitting(step_bytes: int) -> int:
+    """The number of steps whose examples may be in memory together."""
+    return max(1, CHUNK_BYTES // step_bytes)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+def _learn(
+    rule: Rule,
+    augmentation: Augmentation | None,
+    length: int,
+    params: Params,
+    data: Batch,
+    rows: jax.Array,
+    key: jax.Array,
+    begin: jax.Array,
+    first: jax.Array,
+    steps: jax.Array,
+) -> tuple[Params, Terms]:
+    """The steps of a `Chunk`. Their number is no static argument, so that shorter chunks need no other program."""
+
+    def examples(i: jax.Array) -> Batch:
+        return _examples(rule.placement.members, augmentation, data, rows[begin + i], key, first + i)
+
+    def learn(i: jax.Array, carry: tuple[Params, Terms]) -> tuple[Params, Terms]:
+        params, losses = carry
+        params, info = rule.step(params, examples(i))
+        return params, jax.tree.map(lambda all_, one: all_.at[i].set(one), losses, info.terms)
+
+    terms = jax.eval_shape(rule.step, params, jax.eval_shape(examples, 0))[1].terms
+    losses = jax.tree.map(lambda leaf: jnp.zeros((length, *leaf.shape), leaf.dtype), terms)
+    return jax.lax.fori_loop(0, steps, learn, (params, losses))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+def _flow(
+    pipe: Pipeline,
+    augmentation: Augmentation | None,
+    steps: int,
+    params: PipelineParams,
+    data: Batch,
+    rows: jax.Array,
+    key: jax.Array,
+    begin: jax.Array,
+    first: jax.Array,
+) -> tuple[PipelineParams, Terms]:
+    """The steps of a `Chunk`, through a pipeline."""
+    rows = jax.lax.dynamic_slice_in_dim(rows, begin, steps)
+    batches = jax.vmap(lambda rows, i: _examples(0, augmentation, data, rows, key, i))(rows, first + jnp.arange(steps))
+    params, info = pipe.run(params, batches)
+    return params, info.terms
+
+
+def _examples(
+    members: int, augmentation: Augmentation | None, data: Batch, rows: jax.Array, key: jax.Array, step: jax.Array
+) -> Batch:
+    """The examples of one step of the epoch that has this key."""
+    x, y = floats(take(data, rows))
+    if augmentation is None:
+        return x, y
+    return per_member(augmentation.train, members)(per_member(partial(fold, step), members)(key), x), y
