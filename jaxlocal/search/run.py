@@ -18,6 +18,7 @@ from jaxlocal.search.folder import Plan, resume, save
 from jaxlocal.search.rule_settings import Make, Setting
 from jaxlocal.search.space import is_number
 from jaxlocal.search.trials import Trial
+from jaxlocal.training.evaluation import totals
 
 Report = Callable[[int, int, float], None]  # finished trials, epoch of the current group, best validation accuracy
 
@@ -124,7 +125,8 @@ class _Trainer(NamedTuple):
         rule = _rule(self.make, setting)
         # The function under the jit: this rule holds tracers, and the cache of the jit would keep them.
         params, info = inspect.unwrap(training.epoch)(rule, params, train, key, self.batch_size)
-        return params, jnp.mean(jnp.sum(info.losses, 1)), _hits(rule, params, validation, self.batch_size)
+        correct = totals(rule, params, validation, piece=self.batch_size).correct  # many settings share the memory
+        return params, jnp.mean(jnp.sum(info.losses, 1)), correct
 
     def fingerprint(self, setting: dict[str, float]) -> str:
         """Identifies the program that trains and measures one setting."""
@@ -146,9 +148,9 @@ class _Trainer(NamedTuple):
             losses, finite, curves = np.zeros(size), np.ones(size, bool), []
             for epoch in range(epochs):
                 key = jax.random.fold_in(self.order_key, epoch)
-                params, losses, hits = learn_all(numbers, params, key, self.train, self.validation)
+                params, losses, correct = learn_all(numbers, params, key, self.train, self.validation)
                 finite &= np.isfinite(losses)
-                curves.append(np.where(finite, hits, 0) / len(self.validation[0]))
+                curves.append(np.where(finite, correct, 0) / len(self.validation[0]))
                 report(epoch + 1, float(curves[-1].max()))
             measured = zip(settings, losses, finite, zip(*curves, strict=True), strict=False)
             return [
@@ -196,22 +198,6 @@ def _rule(make: Make, setting: Setting) -> Rule:
     if not isinstance(rule, Rule):
         raise TypeError(f"make: returned {checks.show(rule)}; it must return a rule, such as jl.rules.bp(net, tx)")
     return rule
-
-
-def _hits(rule: Rule, params: Params, data: Batch, piece: int) -> jax.Array:
-    """The number of correct predictions, computed piece by piece because many settings share the memory."""
-
-    def right(pair: Batch) -> jax.Array:
-        x, y = pair
-        return jnp.sum(jnp.argmax(rule.predict(params, x), -1) == jnp.argmax(y, -1))
-
-    count = len(data[0])
-    whole = count - count % piece
-    pieces = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, piece, *leaf.shape[1:]), data)
-    hits = jnp.sum(jax.lax.map(right, pieces))
-    if whole < count:
-        hits += right(jax.tree.map(lambda leaf: leaf[whole:], data))
-    return hits
 
 
 def _stacked(settings: Sequence[dict[str, float]], shape: tuple[int, ...]) -> dict[str, jax.Array]:

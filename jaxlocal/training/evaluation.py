@@ -21,7 +21,7 @@ class Totals(NamedTuple):
     """What `totals` adds up; for an ensemble one number for each member."""
 
     loss: jax.Array  # the sum of the losses
-    right: jax.Array  # the number of examples whose highest score is at the right class
+    correct: jax.Array  # the number of examples whose highest score is at the right class
 
 
 def totals(
@@ -46,8 +46,8 @@ def totals(
 
         def of_one(scores: jax.Array) -> Totals:
             losses = rule.net.loss.value(scores, y)
-            right = (jnp.argmax(scores, -1) == jnp.argmax(y, -1)).reshape(size, -1).all(1)
-            return Totals(jnp.vdot(losses, counted.astype(jnp.float32)), jnp.sum(right & counted))
+            correct = (jnp.argmax(scores, -1) == jnp.argmax(y, -1)).reshape(size, -1).all(1)
+            return Totals(jnp.vdot(losses, counted.astype(jnp.float32)), jnp.sum(correct & counted))
 
         return jax.tree.map(jnp.add, sums, (jax.vmap(of_one) if members else of_one)(scores))
 
@@ -87,8 +87,8 @@ def evaluate(
         some = take(data, rows) if size < len(x) else data
         found = _totals(rule, augmentation, params, some, min(size, len(x) - begin))
         sums = sums + np.stack([np.asarray(total, np.float64) for total in found])
-    loss, right = (sums / len(x)).tolist()
-    return {"loss": loss} if rule.net.loss is squared_error else {"loss": loss, "accuracy": right}
+    loss, correct = (sums / len(x)).tolist()
+    return {"loss": loss} if rule.net.loss is squared_error else {"loss": loss, "accuracy": correct}
 
 
 @partial(jax.jit, static_argnums=0)
@@ -101,7 +101,7 @@ def accuracy(rule: Rule, params: Params, data: Batch) -> jax.Array:
       >>> accuracy = jl.training.accuracy(rule, rule.init(jax.random.key(0), data.train), data.test)
     """
     checks.batch(data)
-    return totals(rule, params, data).right / len(data[0])
+    return totals(rule, params, data).correct / len(data[0])
 
 
 @partial(jax.jit, static_argnums=(0, 1))
