@@ -1,11 +1,12 @@
-"""Many hosts: one program in several processes, each with devices of its own, which `jax.devices()` lists together.
+"""Several hosts: one program in several processes, each with its own devices, which `jax.devices()` lists together.
 
-On many hosts the same command is started on each, with the environment saying which one it is:
+Start the same command on each host, and tell each process its number in the environment:
 
     JAXLOCAL_COORDINATOR=host0:12345 JAXLOCAL_PROCESSES=4 JAXLOCAL_PROCESS=2 python train.py
 
-On one machine `python -m jaxlocal.distributed --processes 4 train.py` starts all of them, with CPU devices, and stops
-all when one has failed. The program begins with `initialize()`; all processes run the same computations in one order.
+On one machine `python -m jaxlocal.distributed --processes 4 train.py` starts all processes with CPU devices, and stops
+all of them if one fails. The program begins with `initialize()`. All processes must run the same computations in the
+same order.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,8 +29,8 @@ import jax
 
 from jaxlocal import flags
 
-PREFIX = "JAXLOCAL_"  # of the names of the variables
-PATIENCE = 30  # seconds
+PREFIX = "JAXLOCAL_"  # the names of the environment variables begin with it
+PATIENCE = 30  # seconds without a sign of life after which a process counts as lost
 GRACE = 5  # seconds between asking a process to stop and killing it
 
 
@@ -39,17 +40,18 @@ def initialize(
     process: int | None = None,
     patience: int | None = None,
 ) -> None:
-    """Join the other processes of this run, if there are any: the first thing that a program does with JAX.
+    """Join the other processes of this program, if there are any. Call it before anything else that uses JAX.
 
-    What is not given as an argument is read from the environment: JAXLOCAL_COORDINATOR, JAXLOCAL_PROCESSES,
-    JAXLOCAL_PROCESS, JAXLOCAL_PATIENCE. If the first three are nowhere, this is a single process, and nothing is done.
+    An argument that is not given is read from the environment: JAXLOCAL_COORDINATOR, JAXLOCAL_PROCESSES,
+    JAXLOCAL_PROCESS and JAXLOCAL_PATIENCE. If none of the first three is set, this is a single process, and nothing
+    happens.
 
     Args:
-      coordinator: the address of process 0, as "host:port", the same for all.
-      processes: how many there are.
-      process: which of them this is, from 0.
-      patience: after so many seconds without a sign of life from a process the others stop, with a non-zero code; also,
-        how long a process that has finished waits for the others to finish. 30 by default.
+      coordinator: the address of process 0 as "host:port", the same for all processes.
+      processes: the number of processes.
+      process: the number of this process, from 0.
+      patience: the number of seconds without a sign of life from one process after which the others stop with a
+        non-zero exit code; also the number of seconds that a finished process waits for the others. 30 by default.
 
     Example:
       >>> from jaxlocal import distributed
@@ -80,40 +82,40 @@ def initialize(
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a program in several processes on this machine, each with CPU devices of its own.
+    """Run a program in several processes on this machine, each with its own CPU devices.
 
-    Process 0 prints as ever; of the others, errors alone are shown, each line with the number of its process.
+    The output of process 0 is shown as it is. Of the other processes only the errors are shown, after their numbers.
     """
     parser = flags.Parser("python -m jaxlocal.distributed", description=main.__doc__)
     show = "(default: %(default)s)"
-    parser.add_argument("--processes", type=flags.whole, default=2, metavar="N", help=f"how many to start {show}")
+    parser.add_argument("--processes", type=flags.whole, default=2, metavar="N", help=f"number of processes {show}")
     parser.add_argument(
         "--devices", type=flags.whole, default=1, metavar="N", help=f"CPU devices of each process {show}"
     )
     parser.add_argument("-m", dest="module", action="store_true", help="the program is a module, as in python -m")
     parser.add_argument("program", help="a script, or after -m a module")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the program's own")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the program")
     args = parser.parse_args(argv)
     if args.module and not _is_module(args.program):
-        parser.error(f"argument -m: there is no module {args.program!r}; check the name, or leave -m out for a script")
+        parser.error(f"argument -m: there is no module {args.program!r}; check the name, or leave out -m for a script")
     if not args.module and not Path(args.program).is_file():
         parser.error(f"argument program: {args.program!r} is not a file; name a script, or a module after -m")
     command = [sys.executable, *["-m"] * args.module, args.program, *args.arguments]
     number, code = _launch(command, args.processes, args.devices)
     if number is None:
-        parser.exit(128 + code, f"{parser.prog}: stopped by {signal.Signals(code).name}, with all processes\n")
+        parser.exit(128 + code, f"{parser.prog}: all processes are stopped by {signal.Signals(code).name}\n")
     if code:
         what = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        message = f"process {number} of {args.processes} {what}, and all are stopped"
+        message = f"process {number} of {args.processes} {what}; all processes are stopped"
         parser.exit(128 - code if code < 0 else code, f"{parser.prog}: {message}\n")
     parser.exit(0)
 
 
-# Joining.
+# Joining the other processes.
 
 
 def _find(name: str, value: Any) -> tuple[str, str | None]:
-    """An argument, or what the environment has in its place: what it is called there, and its text."""
+    """The name and the text of an argument, or of its environment variable if the argument is not given."""
     if value is not None:
         return name, str(value)
     variable = f"{PREFIX}{name.upper()}"
@@ -134,13 +136,13 @@ def _whole(label: str, text: str | None, least: int) -> int:
 
 
 def _leave_at_once_on_errors(number: int, count: int) -> None:
-    """An error ends the process without the orderly way out, where it would wait for others that wait for it."""
+    """Let an error end the process at once: an orderly end would wait for processes that wait for this one."""
     report = sys.excepthook
 
     def leave(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> NoReturn:
         report(kind, error, trace)
-        lost = any(word in str(error) for word in ("Gloo", "NCCL", "coordination"))  # the type of such errors varies
-        why = "it has lost another one, whose own output says why" if lost else "the error above"
+        lost = any(word in str(error) for word in ("Gloo", "NCCL", "coordination"))  # such errors have many types
+        why = "it has lost another process, whose own output says why" if lost else "the error above"
         print(f"jaxlocal.distributed: process {number} of {count} stops: {why}", file=sys.stderr)
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):
@@ -150,7 +152,7 @@ def _leave_at_once_on_errors(number: int, count: int) -> None:
     sys.excepthook = leave
 
 
-# Launching.
+# Starting processes on this machine.
 
 
 def _is_module(name: str) -> bool:
@@ -161,7 +163,10 @@ def _is_module(name: str) -> bool:
 
 
 def _launch(command: Sequence[str], processes: int, devices: int) -> tuple[int | None, int]:
-    """Run the processes until all are done or one fails: its number and code. (None, signal) if a signal came first."""
+    """Run the processes until all have ended or one has failed.
+
+    Returns the number and the exit code of the process that ended last or failed; (None, signal) after a signal.
+    """
     ends: SimpleQueue[tuple[int | None, int]] = SimpleQueue()
     for how in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(how, lambda received, _: ends.put((None, received)))
@@ -169,25 +174,14 @@ def _launch(command: Sequence[str], processes: int, devices: int) -> tuple[int |
     shared = {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
-        "JAX_COORDINATOR_BIND_ADDRESS": address,  # closed to other machines
-        "PYTHONUNBUFFERED": "1",  # what a killed process has printed is not lost
+        "JAX_COORDINATOR_BIND_ADDRESS": address,  # other machines cannot connect
+        "PYTHONUNBUFFERED": "1",  # the output of a process that is killed is not lost
         f"{PREFIX}COORDINATOR": address,
         f"{PREFIX}PROCESSES": str(processes),
     }
-    workers, printers = [], []
-    for number in range(processes):
-        # In a session of its own, so that Ctrl-C reaches this process alone, which then stops the others.
-        worker = subprocess.Popen(
-            command,
-            env={**os.environ, **shared, f"{PREFIX}PROCESS": str(number)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL if number else None,
-            stderr=subprocess.PIPE if number else None,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-        workers.append(worker)
+    workers = [_start(command, number, shared) for number in range(processes)]
+    printers = []
+    for number, worker in enumerate(workers):
         Thread(target=_await, args=(number, worker, ends), daemon=True).start()
         if worker.stderr:
             printers.append(Thread(target=_show, args=(number, worker.stderr), daemon=True))
@@ -199,8 +193,22 @@ def _launch(command: Sequence[str], processes: int, devices: int) -> tuple[int |
             break
     _stop(workers)
     for printer in printers:
-        printer.join(timeout=1)  # longer only if a program of its own outlives a process
+        printer.join(timeout=1)  # a program that a process has started may still hold its stderr open
     return end
+
+
+def _start(command: Sequence[str], number: int, shared: Mapping[str, str]) -> subprocess.Popen[str]:
+    """Start one process. It has its own session, so that Ctrl-C reaches this process alone, which stops the others."""
+    return subprocess.Popen(
+        command,
+        env={**os.environ, **shared, f"{PREFIX}PROCESS": str(number)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL if number else None,
+        stderr=subprocess.PIPE if number else None,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
 
 
 def _free_port() -> int:
@@ -219,7 +227,7 @@ def _show(number: int, lines: IO[str]) -> None:
 
 
 def _stop(workers: Sequence[subprocess.Popen[str]]) -> None:
-    """Ask the processes that still run to stop; after a while, kill them."""
+    """Ask the processes that are still running to stop, and kill those that have not stopped in time."""
     deadline = time.monotonic() + GRACE
     for how in (signal.SIGTERM, signal.SIGKILL):
         for worker in workers:
