@@ -17,11 +17,13 @@ TOKEN = re.compile(r"\\[A-Za-z]+|\\.|\d+|[^\s]")
 
 
 class Docstrings(griffe.Extension):
-    """Rewrites each docstring before it is read; a comment beside a field is one, too."""
+    """Rewrites each docstring before it is read; a comment beside a field is one, and so is the help of a flag."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.is_attribute and not obj.docstring:
             _, _, comment = (obj.source or "").partition("  # ")
+            if flag := re.search(r'Flag\(".*?", "(.*?)"\)', obj.source or ""):
+                comment = flag[1]
             obj.docstring = griffe.Docstring(comment, parent=obj) if comment else None
         if obj.docstring:
             text = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)

@@ -128,6 +128,14 @@ def check_module(name, argv, monkeypatch):
         check_module(read.program, read.arguments, monkeypatch)
 
 
+def test_the_help_of_every_command_is_on_its_page(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    blocks = code_blocks("docs/api/cli.md", "text")
+    for command, block in zip(cli.COMMANDS, blocks, strict=True):
+        assert cli.main([command, "--help"]) == 0
+        assert capsys.readouterr().out == block
+
+
 @pytest.mark.parametrize("page", with_blocks("yaml"))
 def test_settings_are_understood(page, tmp_path):
     for block in code_blocks(page, "yaml"):
