@@ -1,6 +1,7 @@
 """Our convolution is JAX's in value and gradients, and its gradients are in the form that loops can do fast."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -40,16 +41,25 @@ def arguments(axes, kernel, stride, padding, image_step, kernel_step, channels=3
 )
 def test_values_and_gradients_are_jaxs(way, axes, a_few, monkeypatch):
     if a_few:
-        monkeypatch.setattr(convolution, "PLACES", 100)
+        monkeypatch.setattr(convolution, "POSITIONS", 100)
         monkeypatch.setattr(convolution, "PRODUCTS", 2000)
     with jax.enable_x64(True):
-        for window in WINDOWS:
-            arrays, options = arguments(axes, *window, channels=WAYS[way])
-            ours, back = jax.vjp(lambda x, w, options=options: convolve(x, w, *options), *arrays)
-            jaxs, jaxs_back = jax.vjp(lambda x, w, options=options: lax.conv_general_dilated(x, w, *options), *arrays)
-            error = jax.random.normal(jax.random.key(2), jaxs.shape)
-            for a, b in zip((ours, *back(error)), (jaxs, *jaxs_back(error)), strict=True):
-                np.testing.assert_allclose(a, b, rtol=0, atol=1e-12, err_msg=str(window))
+        cases = {window: arguments(axes, *window, channels=WAYS[way]) for window in WINDOWS}
+
+        @partial(jax.jit, static_argnums=0)
+        def value_and_gradients(convolve, arrays):
+            """For all windows in one program, which saves most of the compilation."""
+            results = {}
+            for window, (_, options) in cases.items():
+                y, back = jax.vjp(lambda x, w, options=options: convolve(x, w, *options), *arrays[str(window)])
+                results[str(window)] = y, *back(jnp.cos(y))
+            return results
+
+        inputs = {str(window): arrays for window, (arrays, _) in cases.items()}
+        ours, jaxs = (value_and_gradients(one, inputs) for one in (convolve, lax.conv_general_dilated))
+        for window in ours:
+            for a, b in zip(ours[window], jaxs[window], strict=True):
+                np.testing.assert_allclose(a, b, rtol=0, atol=1e-12, err_msg=window)
 
 
 def test_gradients_of_gradients_too():
@@ -60,7 +70,7 @@ def test_gradients_of_gradients_too():
             dx, dw = jax.grad(lambda x, w: jnp.sum(jnp.tanh(convolve(x, w, *options))), (0, 1))(x, w)
             return jnp.sum(dx**2) + jnp.sum(dw**2)
 
-        return jax.grad(slope, (0, 1))(*arrays)
+        return jax.jit(jax.grad(slope, (0, 1)))(*arrays)
 
     for a, b in zip(curvature(convolve), curvature(lax.conv_general_dilated), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-3)  # sums of some thousand products of size 10

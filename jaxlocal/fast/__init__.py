@@ -1,1 +1,1 @@
-"""What XLA's CPU compiler needs to be fast; on other devices JAX's own is used."""
+"""Operations written so that XLA compiles them to fast code on CPUs. Other devices use JAX's own operations."""

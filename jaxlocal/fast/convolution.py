@@ -1,10 +1,10 @@
-"""Convolutions that learn fast on CPUs, inside a loop or a branch as outside.
+"""Convolutions whose gradients are fast on CPUs, also inside loops and branches.
 
-XLA's CPU compiler brings the convolutions of a gradient into the form of its fast routine only where they stand outside
-of every loop and branch; within a `lax.scan` or `lax.switch` they are ten times slower. Here the gradients are written
-in that form to begin with. The gradient of a kernel, a sum over all places of all examples, is summed over a few
-examples at a time, which stay in the cache. Kernels that see few numbers at each place, and those of few channels, are
-computed by matrix products, which XLA has a faster routine for.
+XLA's CPU compiler has a fast routine for convolutions of one form. It brings the convolutions of a gradient into that
+form only outside of loops and branches; inside a `lax.scan` or `lax.switch` they are ten times slower. Here gradients
+are written in that form from the start. The gradient of a kernel is a sum over all positions of all examples; it is
+computed for a few examples at a time, whose numbers stay in the processor's cache. Kernels that cover few numbers, or
+have few channels, are computed by matrix products, which are faster still.
 """
 
 import operator
@@ -20,15 +20,15 @@ from jax import lax
 
 Pads = tuple[tuple[int, int], ...]
 
-# Found by measurement, see experiments/speed/bench/notes.md; each may be twice or half as large.
-FEW = 32  # numbers under a kernel, up to which one matrix product is faster than the routine for convolutions
-CHANNELS = range(32, 128)  # with so many, products of the channels alone, shifted and added, are faster
-PLACES = 8192  # that the gradient of a kernel is summed over at a time
-PRODUCTS = 2**21  # numbers, to be shifted and added, that are made at a time
+# Found by measurement, see experiments/speed/bench/notes.md. Twice or half of each is about as fast.
+FEW = 32  # up to this many numbers under a kernel, one matrix product is faster than the routine for convolutions
+CHANNELS = range(32, 128)  # with these numbers of channels, products that are shifted and added are faster
+POSITIONS = 8192  # the gradient of a kernel is summed over about this many positions at a time
+PRODUCTS = 2**21  # about this many products are computed at a time before they are shifted and added
 
 
 class Window(NamedTuple):
-    """How a kernel passes over images, axis by axis: `jax.lax.conv_general_dilated` has these arguments."""
+    """How a kernel moves over images, for each axis: the arguments of `jax.lax.conv_general_dilated`."""
 
     strides: tuple[int, ...]
     padding: Pads
@@ -48,10 +48,10 @@ def convolve(
     feature_group_count: int = 1,
     precision: Any = None,
 ) -> jax.Array:
-    """`jax.lax.conv_general_dilated` for channels-last images, (B, …, C): pass it as nn.Conv's `conv_general_dilated`.
+    """`jax.lax.conv_general_dilated` for channels-last images, (B, …, C): pass it to nn.Conv under that name.
 
-    In reverse mode only, as derivatives of learning rules are. Grouped convolutions, and other backends than the CPU,
-    which have no such trouble, get JAX's own.
+    It has reverse-mode derivatives only, which is all that learning rules need. Grouped convolutions and devices other
+    than CPUs use JAX's own convolution.
 
     Example:
       >>> import flax.linen as nn
@@ -83,7 +83,7 @@ def convolve(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _convolve(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The convolution of x (B, …, I) with the kernel (…, I, O), in the way that is fast for it."""
+    """The convolution of x (B, …, I) with the kernel (…, I, O), by the method that is fastest for its shape."""
     *reach, channels, features = kernel.shape
     if prod(reach) == 1 or prod(reach) * channels <= FEW:
         return _one_product(window, x, kernel)
@@ -97,42 +97,42 @@ def _convolve(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _padded(window: Window, x: jax.Array) -> jax.Array:
-    """The images with zeros around and, where they are dilated, between."""
+    """The images with zeros around them and, if they are dilated, between their pixels."""
     pads = ((low, high, step - 1) for (low, high), step in zip(window.padding, window.lhs_dilation, strict=True))
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
 
 
 def _one_product(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """What the kernel sees at each place side by side, times the kernel as a matrix."""
+    """All numbers under the kernel at each position as a row, times the kernel as a matrix."""
     x = _padded(window, x)
     *reach, channels, features = kernel.shape
     steps = np.array(window.rhs_dilation)
     length = np.array(x.shape[1:-1]) - (np.array(reach) - 1) * steps
 
-    def seen(offset: tuple[int, ...]) -> jax.Array:
-        """By the weights at this offset in the kernel, at every place."""
+    def under(offset: tuple[int, ...]) -> jax.Array:
+        """The numbers under the weights at this offset in the kernel, at every position."""
         start = np.array(offset) * steps
         return lax.slice(x, (0, *start, 0), (len(x), *(start + length), channels), (1, *window.strides, 1))
 
-    rows = jnp.concatenate([seen(offset) for offset in np.ndindex(*reach)], -1)
+    rows = jnp.concatenate([under(offset) for offset in np.ndindex(*reach)], -1)
     y = jnp.matmul(rows.reshape(-1, rows.shape[-1]), kernel.reshape(-1, features), precision=window.precision)
     return y.reshape(*rows.shape[:-1], features)
 
 
 def _shifted_products(window: Window, kernel: jax.Array, x: jax.Array) -> jax.Array:
-    """Every place of x times the weights of every offset; then, for each place, the sum of what is meant for it."""
+    """Every position of x times the weights at every offset; then each output position sums its own products."""
     *reach, channels, features = kernel.shape
     by_channel = jnp.moveaxis(kernel, -2, 0).reshape(channels, -1)
     products = jnp.matmul(x.reshape(-1, channels), by_channel, precision=window.precision)
-    # All at once, and not again for each offset.
+    # Without the barrier XLA would compute the products again for each offset.
     products = lax.optimization_barrier(products).reshape(*x.shape[:-1], -1)
     length = np.array(x.shape[1:-1]) - np.array(reach) + 1
 
-    def meant(i: int, offset: tuple[int, ...]) -> jax.Array:
+    def shifted(i: int, offset: tuple[int, ...]) -> jax.Array:
         start, stop = np.array(offset), np.array(offset) + length
         return lax.slice(products, (0, *start, i * features), (len(x), *stop, (i + 1) * features))
 
-    return reduce(operator.add, (meant(i, offset) for i, offset in enumerate(np.ndindex(*reach))))
+    return reduce(operator.add, (shifted(i, offset) for i, offset in enumerate(np.ndindex(*reach))))
 
 
 def _routine(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -151,28 +151,31 @@ def _forward(window: Window, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array
 
 
 def _back(window: Window, residuals: Any, error: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Both gradients are convolutions, with strides and dilations in exchanged roles."""
+    """The gradients of the input and of the kernel: convolutions in which strides and dilations exchange roles."""
     x, kernel = residuals
     spatial = range(x.ndim - 2)
-    below, within = [], []  # the padding of the two
+    x_padding, kernel_padding = [], []
     for axis, stride, (low, _), lhs_step, rhs_step in zip(spatial, *window[:4], strict=True):
-        size = (x.shape[axis + 1] - 1) * lhs_step + 1  # of the image, kernel and error, spread out
+        # The sizes of image, kernel and error with their dilation or stride.
+        image = (x.shape[axis + 1] - 1) * lhs_step + 1
         reach = (kernel.shape[axis] - 1) * rhs_step + 1
         spread = (error.shape[axis + 1] - 1) * stride + 1
-        below.append((reach - 1 - low, size + low - spread))
-        within.append((low, spread + reach - 1 - size - low))
+        x_padding.append((reach - 1 - low, image + low - spread))
+        kernel_padding.append((low, spread + reach - 1 - image - low))
 
-    to_x = Window(window.lhs_dilation, tuple(below), window.strides, window.rhs_dilation, window.precision)
+    to_x = Window(window.lhs_dilation, tuple(x_padding), window.strides, window.rhs_dilation, window.precision)
     x_error = _convolve(to_x, error, jnp.flip(kernel, tuple(spatial)).swapaxes(-1, -2))
 
-    to_kernel = Window(window.rhs_dilation, tuple(within), window.lhs_dilation, window.strides, window.precision)
+    to_kernel = Window(
+        window.rhs_dilation, tuple(kernel_padding), window.lhs_dilation, window.strides, window.precision
+    )
 
     def add_part(total: jax.Array, part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         x, error = part
-        examples_last = jnp.swapaxes(x, 0, -1)  # the sum is over examples: they take the place of the channels
+        examples_last = jnp.swapaxes(x, 0, -1)  # the sum is over examples, so they take the place of channels
         return total + _routine(to_kernel, examples_last, jnp.moveaxis(error, 0, -2)), None
 
-    count = _at_a_time(len(x), prod(error.shape[1:-1]), PLACES)
+    count = _at_a_time(len(x), prod(error.shape[1:-1]), POSITIONS)
     parts = jax.tree.map(lambda leaf: leaf.reshape(-1, count, *leaf.shape[1:]), (x, error))
     nothing = jnp.zeros_like(jnp.moveaxis(kernel, -2, 0))
     kernel_error, _ = lax.scan(add_part, nothing, parts)
@@ -180,7 +183,10 @@ def _back(window: Window, residuals: Any, error: jax.Array) -> tuple[jax.Array, 
 
 
 def _at_a_time(examples: int, size: int, most: int) -> int:
-    """How many examples of this size make up to `most`: a divisor, or all of them if there is no good one."""
+    """The number of examples of this size to process at once: a divisor of `examples` that makes up to `most` numbers.
+
+    If the best divisor makes less than an eighth of `most`, all examples are processed at once.
+    """
     count = max(n for n in range(1, examples + 1) if examples % n == 0 and (n == 1 or n * size <= most))
     return count if count * size * 8 > most else examples
 

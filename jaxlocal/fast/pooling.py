@@ -1,4 +1,4 @@
-"""Max pooling that learns fast on CPUs, where XLA's own gradient takes longer than the convolution below it."""
+"""Max pooling whose gradient is fast on CPUs, where XLA's own takes longer than the convolution below it."""
 
 from functools import partial
 
@@ -10,10 +10,10 @@ from jax import lax
 
 
 def max_pool(x: jax.Array, size: int) -> jax.Array:
-    """`flax.linen.max_pool` over windows of size × size that touch: x (B, H, W, C) to (B, H // size, W // size, C).
+    """`flax.linen.max_pool` over adjacent windows of size × size: x (B, H, W, C) to (B, H // size, W // size, C).
 
-    In reverse mode only, as derivatives of learning rules are. The error goes to the first of the greatest in a window,
-    row by row, as everywhere in JAX.
+    It has reverse-mode derivatives only, which is all that learning rules need. As everywhere in JAX, the gradient goes
+    to the first maximum in a window, row by row.
 
     Example:
       >>> jl.layers.max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2)[0, :, :, 0].tolist()
@@ -33,7 +33,7 @@ def _forward(size: int, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _back(size: int, x: jax.Array, error: jax.Array) -> tuple[jax.Array]:
-    """Every place asks whether it is its window's winner: two passes without a scatter."""
+    """The error at the maximum of each window, and zero elsewhere, in two passes over x and without a scatter."""
     batch, height, width, channels = x.shape
     windows = x.reshape(batch, height // size, size, width // size, size, channels)
     greatest, winner = windows[:, :, 0, :, 0], jnp.zeros(error.shape, jnp.int32)
@@ -41,7 +41,8 @@ def _back(size: int, x: jax.Array, error: jax.Array) -> tuple[jax.Array]:
         greater = windows[:, :, row, :, column] > greatest
         greatest = jnp.where(greater, windows[:, :, row, :, column], greatest)
         winner = jnp.where(greater, place, winner)
-    winner, error = lax.optimization_barrier((winner, error))  # found once, not once for each place of the window
+    # Without the barrier XLA would find the winner again for each place of the window.
+    winner, error = lax.optimization_barrier((winner, error))
     places = jnp.arange(size**2, dtype=jnp.int32).reshape(1, 1, size, 1, size, 1)
     spread = jnp.where(winner[:, :, None, :, None] == places, error[:, :, None, :, None], jnp.zeros((), error.dtype))
     return (spread.reshape(x.shape),)

@@ -1,8 +1,8 @@
-"""Dense products that learn fast on CPUs.
+"""Matrix products whose gradients are fast on CPUs.
 
-XLA multiplies matrices on CPUs fastest if the sum runs along the rows of the larger one. The gradients of a dense
-layer, as JAX writes them, sum along columns; here what is small is turned over, and what is large is read as it lies.
-Turning over is not free: smaller kernels are left to JAX.
+XLA multiplies matrices on CPUs fastest if the sum runs along the rows of the larger matrix. JAX's gradients of a dense
+layer sum along columns. Here the small matrix is transposed instead, and the large one is read as it lies in memory.
+Transposing takes time, too, so small kernels use JAX's own product.
 """
 
 from functools import partial
@@ -12,15 +12,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-LARGE = 2**19  # weights of a kernel from which this is faster: by a quarter with 2**20, slower by a tenth with 2**16
+# A kernel of this number of weights is large. One of 2**20 gains a quarter of the time, and one of 2**16 loses a tenth.
+LARGE = 2**19
 DENSE = (((1,), (0,)), ((), ()))  # the dimension numbers of x (B, n) times W (n, m)
 
 
 def product(x: jax.Array, kernel: jax.Array, dimension_numbers: Any = DENSE, precision: Any = None) -> jax.Array:
-    """`jax.lax.dot_general`, made for x (B, n) times a kernel (n, m): pass it as nn.Dense's `dot_general`.
+    """`jax.lax.dot_general` for x (B, n) times a kernel (n, m): pass it to nn.Dense as `dot_general`.
 
-    In reverse mode only, as derivatives of learning rules are. Other products, kernels that are not large, and other
-    backends than the CPU, which have no such trouble, get JAX's own.
+    It has reverse-mode derivatives only, which is all that learning rules need. Other products, small kernels and
+    devices other than CPUs use JAX's own product.
 
     Example:
       >>> import flax.linen as nn
@@ -44,10 +45,10 @@ def _forward(precision: Any, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array
 
 
 def _back(precision: Any, residuals: Any, error: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """W errorᵀ, turned over, and xᵀ error: without the barriers XLA would fold the turning into the product."""
+    """(W errorᵀ)ᵀ and xᵀ error. Without the barriers XLA would merge the transposition with the product."""
     x, kernel = residuals
-    x_error_turned = lax.dot_general(kernel, error, (((1,), (1,)), ((), ())), precision)
-    x_error = lax.optimization_barrier(x_error_turned).T
+    x_error_transposed = lax.dot_general(kernel, error, (((1,), (1,)), ((), ())), precision)
+    x_error = lax.optimization_barrier(x_error_transposed).T
     kernel_error = jnp.matmul(lax.optimization_barrier(x.T), error, precision=precision)
     return x_error, kernel_error
 
