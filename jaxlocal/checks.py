@@ -1,4 +1,4 @@
-"""Checks of arguments: each failure is one sentence that names the argument, its value and the remedy."""
+"""Checks of arguments. Each error is one sentence that names the argument, its value and the remedy."""
 
 import difflib
 import functools
@@ -62,7 +62,7 @@ def nearest(value: str, options: Iterable[str]) -> str:
 
 
 def show(value: Any) -> str:
-    """The value on one short line: an array by its shape, a Flax module by its class, anything else by its repr."""
+    """The value on one short line: an array as its shape, a Flax module as its class, anything else as its repr."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"array of shape {value.shape}"
     text = type(value).__name__ if isinstance(value, nn.Module) else " ".join(repr(value).split())
@@ -74,7 +74,7 @@ def network(net: Any, rule: str, needs_blocks: bool) -> None:
     if not isinstance(net, Network):
         raise TypeError(
             f"net={show(net)}: {rule} needs a jl.Network; take one from jl.models, such as jl.models.mlp((256, 256)), "
-            "or make one of Flax modules by jl.Network(blocks, head)"
+            "or build one from Flax modules with jl.Network(blocks, head)"
         )
     if not isinstance(net.blocks, tuple | list):
         raise TypeError(f"net.blocks={show(net.blocks)}: must be a tuple of Flax modules, such as (block,)")
@@ -83,8 +83,8 @@ def network(net: Any, rule: str, needs_blocks: bool) -> None:
             raise TypeError(f"net.layers[{i}]={show(layer)}: must be an instance of a Flax module (flax.linen.Module)")
     if needs_blocks and not net.blocks:
         raise ValueError(
-            f"net has one layer, {show(net.head)}: {rule} teaches hidden layers and needs at least one block below the "
-            "head; add one, such as jl.models.mlp(hidden=(256,)), or use jl.rules.bp"
+            f"net has one layer, {show(net.head)}: {rule} trains hidden layers, so it needs at least one block below "
+            "the head; add one, as in jl.models.mlp(hidden=(256,)), or use jl.rules.bp"
         )
 
 
@@ -100,52 +100,52 @@ def single_rule(transform: str, rule: Any) -> None:
 
 
 def optimizer(name: str, tx: Any) -> None:
-    """An optax optimizer that moves weights down the gradient."""
+    """The value is an optax optimizer that moves weights down the gradient."""
     if not isinstance(tx, optax.GradientTransformation):
         raise TypeError(f"{name}={show(tx)}: must be an optax optimizer, such as {name}=optax.adam(1e-3)")
     try:
         with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
             weight, up = {"kernel": jnp.zeros((1, 1))}, {"kernel": jnp.full((1, 1), 1e3)}
             move = float(tx.update(up, tx.init(weight), weight)[0]["kernel"][0, 0])
-    except Exception:  # its rate is traced, or it is made for one tree of weights only: no rate to be read off this one
+    except Exception:  # the rate is traced, or the optimizer works for one particular tree of weights only
         return
     if not move <= 0:
         raise ValueError(
-            f"{name} moves a weight by {move:+.3g} along a positive gradient, up the loss: its learning "
-            "rate is negative, missing or no number; give it a positive one"
+            f"{name} moves a weight by {move:+.3g} for a positive gradient, so the loss would grow: its learning rate "
+            "is negative, missing or NaN; give it a positive one"
         )
 
 
 def key(value: Any) -> None:
-    """A random key, of either kind."""
+    """The value is a random key, either of the new kind or an array of uint32."""
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
     if dtype is None or not (jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) or (dtype == jnp.uint32 and shape)):
         raise TypeError(f"key={show(value)}: must be a random key, such as jax.random.key(0)")
 
 
 def params(value: Any, components: int) -> None:
-    """Parameters that the rule's own init made, as far as can be told."""
+    """The value may be parameters from the rule's own init: it has the right number of components."""
     found = getattr(value, "components", None)
     if found is None:
         raise TypeError(f"params is of type {type(value).__name__}; it must be what the rule's init or update returned")
     if len(found) != components:
         raise ValueError(
-            f"params has {len(found)} components, but the rule has {components}: it was made by another rule or for "
-            "another network; call this rule's init"
+            f"params has {len(found)} components, but the rule has {components}: it comes from another rule or another "
+            "network; call this rule's init"
         )
 
 
 def examples(name: str, x: Any, shape: tuple[int, ...] | None = None) -> None:
-    """A floating-point array (B, …) of examples, of the shape that the weights were made for."""
+    """The value is a floating-point array (B, …) of examples, in the shape that the parameters were made for."""
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
-        raise TypeError(f"{name}={show(x)} is not an array; make it one by jnp.asarray({name})")
+        raise TypeError(f"{name}={show(x)} is not an array; convert it with jnp.asarray({name})")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
-            f"{name} has dtype {x.dtype}, but must be floating point; {name}.astype(jnp.float32) makes it so"
+            f"{name} has dtype {x.dtype}, but must be floating point; convert it with {name}.astype(jnp.float32)"
         )
     if x.ndim < 2:
         raise ValueError(
-            f"{name} has shape {x.shape}, but must be (B, …), examples first; {name}[:, None] adds an axis"
+            f"{name} has shape {x.shape}, but must be (B, …), examples first; add an axis with {name}[:, None]"
         )
     if shape is not None and x.shape[1:] != shape:
         raise ValueError(
@@ -155,51 +155,54 @@ def examples(name: str, x: Any, shape: tuple[int, ...] | None = None) -> None:
 
 
 def batch(pair: Any, shapes: tuple[tuple[int, ...], ...] = (), stats: tuple[Tree, ...] = ()) -> None:
-    """A pair (x, y) of floating-point arrays with the same, positive number of examples and no NaN."""
+    """The value is a pair (x, y) of finite floating-point arrays with the same number of examples, at least one."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise TypeError(f"batch={show(pair)}: must be a pair (x, y) of arrays")
     x, y = pair
     if hasattr(y, "dtype") and jnp.issubdtype(y.dtype, jnp.integer):
         raise TypeError(
             f"batch: y has shape {y.shape} and dtype {y.dtype}, but must be (B, C) floating point; turn class labels "
-            "into one-hot rows by jax.nn.one_hot(y, classes)"
+            "into one-hot rows with jax.nn.one_hot(y, classes)"
         )
     for name, array, shape in zip("xy", pair, shapes or (None, None), strict=True):
         examples(f"batch: {name}", array, shape)
     if x.shape[0] != y.shape[0]:
         raise ValueError(
-            f"batch: x has shape {x.shape} and y has shape {y.shape}; their first axes must be the same examples"
+            f"batch: x has shape {x.shape} and y has shape {y.shape}; their first axes must have the same examples"
         )
     if not x.shape[0]:
         raise ValueError(f"batch: x has shape {x.shape}, an empty batch; pass at least one example")
     if x.shape[0] == 1 and any("batch_stats" in collections for collections in stats):
         raise ValueError(
-            f"batch: x has shape {x.shape}, a batch of one, over which batch norm has no variance; pass at least two "
-            "examples or a network without norm"
+            f"batch: x has shape {x.shape}, a batch of one, but batch norm needs a variance; pass at least two "
+            "examples, or use a network without norm"
         )
     for name, array in zip("xy", pair, strict=True):
         abstract = isinstance(array, jax.core.Tracer | jax.ShapeDtypeStruct)
-        here = not abstract and getattr(array, "is_fully_addressable", True)  # not on other machines too
-        if here and not np.isfinite(np.asarray(array)).all():
-            raise ValueError(f"batch: {name} holds NaN or infinity; clean the data, jnp.nan_to_num({name}) if you must")
+        # An array that is spread over several machines cannot be read here.
+        readable = not abstract and getattr(array, "is_fully_addressable", True)
+        if readable and not np.isfinite(np.asarray(array)).all():
+            raise ValueError(
+                f"batch: {name} holds NaN or infinity; clean the data, or replace them with jnp.nan_to_num({name})"
+            )
 
 
 def targets(scores: Any, y: Any) -> None:
-    """The targets have the shape of the network's output; there are at least two, so that mixed examples show."""
+    """The targets have the shape of the network's output, and the network keeps the examples of a batch apart."""
     if scores.shape[:1] != y.shape[:1]:
         raise ValueError(
-            f"x: of {y.shape[0]} examples the network makes an output of shape {scores.shape}; a layer mixes the "
-            "examples, or x lacks an axis (x[..., None] gives images their channels)"
+            f"x: for {y.shape[0]} examples the network's output has shape {scores.shape}; a layer mixes the examples, "
+            "or x lacks an axis (x[..., None] gives images their channels)"
         )
     if scores.shape[1:] != y.shape[1:]:
         raise ValueError(
-            f"batch: y has {y.shape[1:]} units an example, but the network's output has {scores.shape[1:]}; change "
-            "the targets, or the network's number of classes"
+            f"batch: y has {y.shape[1:]} units for each example, but the network's output has {scores.shape[1:]}; "
+            "change the targets, or the network's number of classes"
         )
 
 
 def layer_indices(name: str, indices: Collection[int], count: int) -> frozenset[int]:
-    """Numbers of layers, from either end as in any sequence."""
+    """The layers with these numbers, counted from 0. Negative numbers count from the last layer, as in any sequence."""
     if not isinstance(indices, Collection) or not all(_is_whole(i) for i in indices):
         raise TypeError(f"{name}={show(indices)}: must be a set of layer numbers, such as {name}={{0, 1}}")
     if wrong := [i for i in indices if not -count <= i < count]:
@@ -210,14 +213,14 @@ def layer_indices(name: str, indices: Collection[int], count: int) -> frozenset[
 
 
 def callables(**settings: Any) -> None:
-    """Functions, or None."""
+    """Each value is a function or None."""
     for name, value in settings.items():
         if value is not None and (not callable(value) or isinstance(value, nn.Module)):
             raise TypeError(f"{name}={show(value)}: must be a function, not a {type(value).__name__}")
 
 
 def initializer(name: str, value: Any) -> None:
-    """A function that draws weights: called by key, shape and dtype."""
+    """The value is a function that draws weights, called as value(key, shape, dtype)."""
     try:
         drawn = jax.eval_shape(lambda key: value(key, (3, 2), jnp.float32), jax.random.key(0))
     except Exception:
@@ -227,34 +230,34 @@ def initializer(name: str, value: Any) -> None:
 
 
 def flag(name: str, value: bool) -> None:
-    """True or False."""
+    """The value is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name}={show(value)}: must be True or False")
 
 
 def non_negative(name: str, value: float) -> None:
-    """A finite number that is zero or more."""
+    """The value is a finite number, zero or more."""
     _number(name, value, "zero or more", lambda v: 0 <= v < float("inf"))
 
 
 def positive(name: str, value: float) -> None:
-    """A finite number that is more than zero."""
+    """The value is a finite number, more than zero."""
     _number(name, value, "more than zero", lambda v: 0 < v < float("inf"))
 
 
 def share(name: str, value: float) -> None:
-    """A number from zero to less than one."""
+    """The value is a number, zero or more and less than one."""
     _number(name, value, "zero or more and less than one", lambda v: 0 <= v < 1)
 
 
 def whole(name: str, value: int) -> None:
-    """A whole number."""
+    """The value is a whole number."""
     if not _is_whole(value):
         raise TypeError(f"{name}={show(value)}: must be a whole number")
 
 
 def positive_int(name: str, value: int) -> None:
-    """A whole number from one."""
+    """The value is a whole number, one or more."""
     whole(name, value)
     if value < 1:
         raise ValueError(f"{name}={value!r}: must be at least 1")
@@ -265,7 +268,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _number(name: str, value: float, wanted: str, good: Callable[[float], bool]) -> None:
-    if isinstance(value, jax.core.Tracer):  # settings may be mapped over, in a search say
+    if isinstance(value, jax.core.Tracer):  # a search maps over settings, and traced numbers cannot be checked
         return
     if isinstance(value, bool) or not isinstance(value, Real | jax.Array):
         raise TypeError(f"{name}={show(value)}: must be a number, {wanted}")

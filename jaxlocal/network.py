@@ -1,4 +1,4 @@
-"""A network: a tuple of blocks, a head and a loss; and how any Flax module is used as one of its layers."""
+"""A network is a tuple of blocks, a head and a loss. Any Flax module can be one of its layers."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -17,21 +17,21 @@ Tree = Any  # a pytree of arrays
 
 
 class Loss(NamedTuple):
-    """What the output is for: the loss of each example, and the output `h_L` that the scores stand for.
+    """The loss of each example, and the output `h_L` that belongs to the network's scores.
 
-    `value(scores, y) -> (B,)` and `output(scores) -> (B, C)`. At its minimum over the scores, the output is y: that is
-    what target propagation starts from.
+    `value(scores, y) -> (B,)` and `output(scores) -> (B, C)`. Where the loss is smallest, the output equals y; target
+    propagation starts from there.
     """
 
     value: Callable[[jax.Array, jax.Array], jax.Array]
     output: Callable[[jax.Array], jax.Array]
 
     def mean(self, scores: jax.Array, y: jax.Array) -> jax.Array:
-        """The loss of the batch: the mean over its examples."""
+        """The loss of a batch: the mean over its examples."""
         return jnp.mean(self.value(scores, y))
 
     def error(self, scores: jax.Array, y: jax.Array) -> jax.Array:
-        """δ = ∂ mean loss / ∂ scores, (B, C): the output's learning signal, with the 1/B of the mean in it."""
+        """δ = ∂ mean loss / ∂ scores, (B, C): the learning signal at the output, which includes the 1/B of the mean."""
         return jax.grad(self.mean)(scores, y)
 
 
@@ -39,15 +39,17 @@ def _half_squared_distance(scores: jax.Array, y: jax.Array) -> jax.Array:
     return 0.5 * jnp.sum(jnp.square(scores - y), axis=tuple(range(1, y.ndim)))
 
 
-cross_entropy = Loss(optax.softmax_cross_entropy, jax.nn.softmax)  # classes: y is one-hot or any distribution
-squared_error = Loss(_half_squared_distance, lambda scores: scores)  # real targets: ½‖scores - y‖² summed over units
+cross_entropy = Loss(optax.softmax_cross_entropy, jax.nn.softmax)  # for classes: y is one-hot or any distribution
+squared_error = Loss(
+    _half_squared_distance, lambda scores: scores
+)  # for real targets: ½‖scores - y‖², summed over units
 
 
 class Network(NamedTuple):
-    """A feed-forward network: `head(blocks[-1](… blocks[0](x)))`, trained to a small `loss`.
+    """A feed-forward network, `head(blocks[-1](… blocks[0](x)))`, and the loss that training makes small.
 
-    Blocks and head are Flax modules that take x and, if they care, a keyword `train`. Every block is a component of
-    the rules that work layer by layer; the head is the linear readout.
+    Blocks and head are Flax modules. They take x and, if training and prediction differ, a keyword `train`. The rules
+    that work layer by layer treat every block as a component. The head is the linear readout.
     """
 
     blocks: tuple[nn.Module, ...]
@@ -61,21 +63,21 @@ class Network(NamedTuple):
 
 
 def _options(layer: nn.Module, train: bool) -> dict[str, Any]:
-    """The keyword `train`, for the modules that take it."""
+    """The keyword `train` for a module that has this parameter."""
     parameters = inspect.signature(type(layer).__call__).parameters
     if "train" in parameters:
         return {"train": train}
     for name in ("training", "is_training", "deterministic"):
         if name in parameters and getattr(layer, name, None) is None:
             raise ValueError(
-                f"{type(layer).__name__} is told by {name!r} whether it is trained, but a layer is told by 'train' "
-                "only: give its __call__ a parameter train, or wrap it in a module that has one"
+                f"{type(layer).__name__} has a parameter {name!r}, but jaxlocal passes 'train' to layers: rename the "
+                "parameter of its __call__ to train, or wrap it in a module that has such a parameter"
             )
     return {}
 
 
 def init_layer(layer: nn.Module, key: jax.Array, x: jax.Array) -> tuple[Tree, Tree, jax.Array]:
-    """A layer's weights, its other collections (batch statistics), and its output for x."""
+    """A layer's new weights, its other collections (batch statistics), and its output for x."""
     y, variables = layer.init_with_output({"params": key}, x, **_options(layer, train=False))
     stats = dict(variables)
     return stats.pop("params", {}), stats, y
@@ -86,7 +88,8 @@ def apply_layer(
 ) -> tuple[jax.Array, Tree]:
     """A layer's output for x, and its new batch statistics.
 
-    With a key as in training: the batch's own statistics, and dropout drawn from the key. Without, as in prediction.
+    With a key, the layer works as in training: it uses the batch's own statistics, and dropout draws from the key.
+    Without a key, it works as in prediction.
     """
     options = _options(layer, train=key is not None)
     dtype = _COMPUTES_IN.get()
@@ -94,7 +97,7 @@ def apply_layer(
     if dtype is not None:
         weights, x = jax.tree.map(lambda leaf: leaf.astype(dtype), (weights, x))
     variables = {"params": weights, **stats}
-    # Batch statistics stay as they are, and so meet numbers of another type.
+    # Batch statistics keep their type, so the layer combines them with numbers of the other type.
     with nullcontext() if dtype is None else jax.numpy_dtype_promotion("standard"):
         if key is None:
             y: Any = layer.apply(variables, x, **options)
@@ -109,7 +112,7 @@ _COMPUTES_IN: ContextVar[Any] = ContextVar("computes_in", default=None)
 
 @contextmanager
 def computing_in(dtype: Any) -> Iterator[None]:
-    """Inside, layers compute in this floating-point type, whatever that of their weights and inputs is."""
+    """In this context layers compute in the given floating-point type, not in that of their weights and inputs."""
     token = _COMPUTES_IN.set(dtype)
     try:
         yield
@@ -124,7 +127,7 @@ def apply_layers(
     x: jax.Array,
     key: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[Tree, ...]]:
-    """Layer after layer, each with a dropout key of its own."""
+    """The output of the last layer and the new batch statistics of all layers. Each layer has its own dropout key."""
     new_stats = []
     for i, (layer, w, s) in enumerate(zip(layers, weights, stats, strict=True)):
         x, s = apply_layer(layer, w, s, x, None if key is None else jax.random.fold_in(key, i))
@@ -132,13 +135,13 @@ def apply_layers(
     return x, tuple(new_stats)
 
 
-def evenly(count: int, parts: int) -> tuple[int, ...]:
-    """The sizes of so many parts, as equal as can be; what is left over goes to the first."""
-    return tuple(count // parts + (i < count % parts) for i in range(parts))
+def evenly(count: int, groups: int) -> tuple[int, ...]:
+    """The sizes of the groups when `count` things are divided as equally as possible. Larger groups come first."""
+    return tuple(count // groups + (i < count % groups) for i in range(groups))
 
 
 def neighbours(sizes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """The numbers 0, 1, … in groups of these sizes, one after the other.
+    """The numbers 0, 1, … divided into consecutive groups of these sizes.
 
     Example:
       >>> from jaxlocal.network import evenly, neighbours

@@ -467,8 +467,8 @@ DEFECTS = (
     Defect(
         "al: the last components take the blocks that are left over",
         "network.py",
-        "+ (i < count % parts)",
-        "+ (i >= parts - count % parts)",
+        "+ (i < count % groups)",
+        "+ (i >= groups - count % groups)",
         details("associated_learnings_components_and_widths[even]"),
     ),
     Defect(
@@ -579,9 +579,9 @@ DEFECTS = (
     Defect(
         "convolution: the gradient of the input is moved by the padding",
         "fast/convolution.py",
-        "below.append((reach - 1 - low, size + low - spread))",
-        "below.append((reach - 1, size - spread))",
-        "test_convolution.py::test_values_and_gradients_are_jaxs[2]",
+        "x_padding.append((reach - 1 - low, image + low - spread))",
+        "x_padding.append((reach - 1, image - spread))",
+        "test_convolution.py::test_values_and_gradients_are_jaxs[routine-2-True]",
     ),
     Defect(
         "convolution: the kernel is not turned round",
