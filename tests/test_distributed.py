@@ -52,7 +52,7 @@ if jax.process_index() == 0:
     print("exact", jax.process_count(), count, len(jax.local_devices()))
 """
 
-# The experiment, but process 1 dies in the second epoch: process 0 has saved the first, and cannot finish the second.
+# The demo, but process 1 dies in the second epoch: process 0 has saved the first, and cannot finish the second.
 DYING = """
 import os, signal
 import jax
@@ -133,7 +133,7 @@ def test_a_process_that_dies_stops_the_others(killed):
 def test_a_resumed_run_ends_as_an_uninterrupted_one(killed, flags):
     resumed = launch("--processes", "2", "-m", "experiments.demos.multihost", *flags("interrupted"))
     assert resumed.returncode == 0, resumed.stderr
-    assert "going on after epoch 1" in resumed.stdout and "epoch 1 of 3" not in resumed.stdout
+    assert "resuming after epoch 1" in resumed.stdout and "epoch 1 of 3" not in resumed.stdout
     whole = launch("--processes", "1", "--devices", "2", "-m", "experiments.demos.multihost", *flags("whole"))
     assert whole.returncode == 0, whole.stderr
     ends = [re.findall(r"^epoch 3.* loss [\d.]+|^test .*", run.stdout, re.MULTILINE) for run in (whole, resumed)]
@@ -147,19 +147,19 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(killed, flags):
 def final(folder):
     """The leaves of a run's last checkpoint, by name."""
     with ocp.StandardCheckpointer() as checkpointer:
-        leaves = jax.tree.leaves_with_path(checkpointer.restore(f"{folder}/3/params"))
+        leaves = jax.tree.leaves_with_path(checkpointer.restore(f"{folder}/checkpoints/24/params"))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def test_a_run_goes_on_with_its_own_settings_only(tmp_path, capsys):
+def test_a_run_resumes_with_its_own_settings_only(tmp_path, capsys):
     def run(*flags):
         multihost.main(["--out", str(tmp_path / "run"), "--component", "2", "--data", "4", *flags])
         return capsys.readouterr().out
 
     first = run("--hidden", "8", "8", "--epochs", "1")
-    assert "going on" not in first and "epoch 1 of 1" in first
+    assert "resuming" not in first and "epoch 1 of 1" in first
     second = run("--hidden", "8", "8", "--epochs", "2")
-    assert "going on after epoch 1" in second and "epoch 2 of 2" in second
+    assert "resuming after epoch 1" in second and "epoch 2 of 2" in second
     for other in (["--hidden", "9", "9"], ["--hidden", "8", "8", "--rate", "0.1"]):
         with pytest.raises(SystemExit) as stop:
             run(*other)

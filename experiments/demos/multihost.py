@@ -1,71 +1,63 @@
 """Associated Learning on the embedded digits, as a pipeline over the devices of many processes.
 
 `python -m jaxlocal.distributed --processes 2 -m experiments.demos.multihost --out runs/digits` trains in two processes
-on one machine. The run is saved after every epoch, and the same command goes on where it was, on any number of devices.
+on one machine. If it is stopped, the same command resumes it, on any number of devices.
 """
 
 import argparse
-import time
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
 import jaxlocal as jl
 from jaxlocal import distributed, flags
-from jaxlocal.training.checkpoints import Checkpoints, MismatchError
+from jaxlocal.training.checkpoints import MismatchError
 
 PROGRAM = "python -m experiments.demos.multihost"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train, or go on training, and print what was reached."""
-    parser, args = _read(argv)
+    """Train or resume, and print the accuracy on the test set."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    data = jl.data.digits()
     try:
         distributed.initialize()
         pipe = _pipeline(args)
     except ValueError as error:
         parser.error(str(error))
-    (x, y), _, test = jl.data.digits()
-    if args.batch_size > len(x):
-        parser.error(f"--batch-size={args.batch_size}: must be at most {len(x)}, the number of training examples")
-    init_key, order_key = jax.random.split(jax.random.key(args.seed))
-    example = jax.tree.map(jnp.asarray, (x[: args.batch_size], y[: args.batch_size]))
+    if args.batch_size > (count := len(data.train[0])):
+        parser.error(f"--batch-size={args.batch_size}: must be at most {count}, the number of training examples")
     settings = {name: getattr(args, name) for name in ("hidden", "batch_size", "rate", "seed")}
     try:
-        checkpoints = Checkpoints(args.out)
-        saved = checkpoints.latest(jax.eval_shape(pipe.rule.init, init_key, example))
-        same = saved is None or saved.facts == settings
+        session = jl.training.Session(args.out, pipe, data, settings=settings)
     except MismatchError:
-        same = False
+        parser.error(f"--out={str(args.out)!r}: holds a run with other settings; take these, or another folder")
     except OSError as error:
         parser.error(f"--out={str(args.out)!r}: cannot be written to ({error.strerror}); name another folder")
-    if not same:
-        parser.error(f"--out={str(args.out)!r}: holds a run with other settings; take these, or another folder")
-    done = saved.step if saved else 0
-    params = pipe.place(saved.params, example) if saved else pipe.init(init_key, example)
-    _say(f"{jax.process_count()} processes, mesh {dict(pipe.mesh.shape)}, {len(args.hidden)} components")
-    if done:
-        _say(f"going on after epoch {done}, from {args.out}")
-    for epoch in range(done, args.epochs):
-        start = time.perf_counter()
-        # By the number of the epoch alone: an interrupted run goes on as if it had not been.
-        order = np.asarray(jax.random.permutation(jax.random.fold_in(order_key, epoch), len(x)))
-        rows = order[: len(order) // args.batch_size * args.batch_size].reshape(-1, args.batch_size)
-        params, info = pipe.run(params, (x[rows], y[rows]))
-        plain = pipe.drain(params)
-        loss = np.asarray(info.losses).sum(-1).mean()
-        checkpoints.save(epoch + 1, plain, settings)
-        checkpoints.wait()  # what is said to be done is saved
-        _say(f"epoch {epoch + 1} of {args.epochs}: loss {loss:.4f}, {time.perf_counter() - start:.1f} s")
-    checkpoints.close()
-    _say(f"test accuracy {100 * float(jl.training.accuracy(pipe.rule, plain, test)):.2f} %")
+
+    def watch(progress: jl.training.Progress) -> None:
+        if progress.state:
+            row = progress.state.history[-1]
+            loss, accuracy = sum(row["losses"]), row["validation"]["accuracy"]
+            _say(f"epoch {row['epoch']} of {args.epochs}: loss {loss:.4f}, validation {100 * accuracy:.2f} %")
+
+    with session:
+        _say(f"{jax.process_count()} processes, mesh {dict(pipe.mesh.shape)}, {len(args.hidden)} components")
+        if session.state:
+            _say(f"resuming after epoch {len(session.state.history)}, from {args.out}")
+        try:
+            result = session.train(epochs=args.epochs, batch_size=args.batch_size, seed=args.seed, watch=watch)
+        except jl.training.Interrupted as stop:
+            _say(f"stopped after step {stop.step}; the same command resumes")
+            parser.exit(128 + stop.signal)
+    measured = jl.training.evaluate(pipe.rule, result.params, data.test)
+    _say(f"test accuracy {measured['accuracy']:.2%}")
 
 
 def _pipeline(args: argparse.Namespace) -> jl.pipeline.Pipeline:
-    """Over all devices of all processes."""
+    """The pipeline over all devices of all processes."""
     count = len(jax.devices())
     mesh = jl.pipeline.mesh(component=args.component or max(count // args.data, 1), data=args.data)
     if mesh.size < count:
@@ -80,27 +72,19 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
-def _read(argv: Sequence[str] | None) -> tuple[flags.Parser, argparse.Namespace]:
+def _parser() -> flags.Parser:
     parser = flags.Parser(PROGRAM, description=__doc__)
-    show = "(default: %(default)s)"
-    parser.add_argument(
-        "--out", type=flags.folder, required=True, metavar="FOLDER", help="where the run is saved, or resumed from"
-    )
-    parser.add_argument("--epochs", type=flags.whole, default=20, metavar="N", help=f"passes over the data {show}")
-    parser.add_argument("--batch-size", type=flags.whole, default=32, metavar="N", help=f"examples a step {show}")
-    parser.add_argument("--rate", type=flags.positive, default=1e-3, help=f"the learning rate of Adam {show}")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help=f"of weights and order {show}")
+    add, default = parser.add_argument, "(default: %(default)s)"
+    add("--out", type=flags.folder, required=True, metavar="FOLDER", help="where the run is saved, or resumed from")
+    add("--epochs", type=flags.whole, default=20, metavar="N", help=f"number of epochs {default}")
+    add("--batch-size", type=flags.whole, default=32, metavar="N", help=f"examples in a step {default}")
+    add("--rate", type=flags.positive, default=1e-3, help=f"learning rate of Adam {default}")
+    add("--seed", type=int, default=0, metavar="N", help=f"seed of the weights and the order {default}")
     hidden = [256] * 4
-    parser.add_argument(
-        "--hidden", nargs="+", type=flags.whole, default=hidden, metavar="N", help=f"units of each layer {show}"
-    )
-    parser.add_argument(
-        "--component", type=flags.whole, metavar="N", help="devices along the components (default: all)"
-    )
-    parser.add_argument(
-        "--data", type=flags.whole, default=1, metavar="N", help=f"devices to split each batch over {show}"
-    )
-    return parser, parser.parse_args(argv)
+    add("--hidden", nargs="+", type=flags.whole, default=hidden, metavar="N", help=f"units of each layer {default}")
+    add("--component", type=flags.whole, metavar="N", help="devices along the components (default: all)")
+    add("--data", type=flags.whole, default=1, metavar="N", help=f"devices that share each batch {default}")
+    return parser
 
 
 if __name__ == "__main__":
