@@ -1,4 +1,4 @@
-"""Transforms of rules: many runs in one program, batches split over devices, computing in fewer bits."""
+"""Transforms of rules: many runs in one program, batches split over devices, lower precision."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -21,9 +21,9 @@ Out = TypeVar("Out")
 def ensemble(rule: Rule, n: int) -> Rule:
     """n independent runs of a rule as one program: every array of params has a first axis, the members.
 
-    Member i starts from the i-th key of `jax.random.split(key, n)`, or from `keys[i]` where `init` is given n keys.
-    A batch (B, …) is for all members; (n, B, …) gives each its own. Losses come out as (n, components), scores as
-    (n, B, C).
+    Member i starts from the i-th key of `jax.random.split(key, n)`, or from `keys[i]` if you pass n keys to `init`.
+    All members learn from the same batch (B, …); a batch (n, B, …) gives each its own. Losses have the shape
+    (n, components), scores the shape (n, B, C).
 
     Args:
       rule: the rule.
@@ -49,7 +49,7 @@ def ensemble(rule: Rule, n: int) -> Rule:
         keys = jax.random.split(key, n) if key.ndim == (0 if typed else 1) else key
         if len(keys) != n:
             raise ValueError(f"key: {len(keys)} keys for an ensemble of {n}; give one key, or {n}")
-        example = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), batch)  # shapes are all that matters
+        example = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), batch)  # only the shapes matter
         return jax.vmap(rule.init, in_axes=(0, None))(keys, example)
 
     def of_each(function: Callable[[Params, Batch], Out]) -> Callable[[Params, Batch], Out]:
@@ -73,14 +73,14 @@ def ensemble(rule: Rule, n: int) -> Rule:
 
 
 def _members_axis(params: Params, batch: Batch, n: int) -> int | None:
-    """0 if the batch has one for each member, None if it is for all."""
+    """0 if the batch has an axis of members, None if all members learn from the same batch."""
     shapes = getattr(params, "shapes", None)
     if not shapes or not isinstance(batch, tuple | list) or getattr(batch[0], "ndim", 0) != len(shapes[0]) + 2:
         checks.batch(batch)
         return None
     if batch[0].shape[0] != n:
         raise ValueError(
-            f"batch: x has shape {batch[0].shape}, of {batch[0].shape[0]} members, but the ensemble has {n}; give one "
+            f"batch: x has shape {batch[0].shape}, for {batch[0].shape[0]} members, but the ensemble has {n}; pass one "
             f"batch (B, …) for all, or {n} of them"
         )
     return 0
@@ -89,14 +89,14 @@ def _members_axis(params: Params, batch: Batch, n: int) -> int | None:
 def data_parallel(rule: Rule, mesh: Mesh, axis: str = "data") -> Rule:
     """A rule whose batches are split over one axis of a mesh of devices, with the parameters on every device.
 
-    The results are the rule's own: gradients and batch statistics are those of the whole batch. The compiler divides
-    the work, and sums over the devices wherever a mean over the batch is taken. A rule without a backward pass stays
-    one: `pipelined` takes it, and splits the batches over those axes of its mesh that are not the components'.
+    The results are those of the rule itself: gradients and batch statistics are of the whole batch. The compiler
+    divides the work, and sums over the devices wherever there is a mean over the batch. A forward-only rule stays
+    forward-only: `pipelined` takes it, and splits the batches over the axes of its mesh other than the components'.
 
     Args:
       rule: the rule.
       mesh: the devices, such as `jl.pipeline.mesh(data=4)`.
-      axis: the mesh's axis that the examples are dealt out to; batches must be multiples of its size.
+      axis: the axis of the mesh over which the examples are split; a batch size must be a multiple of its size.
 
     Returns:
       The rule.
@@ -109,24 +109,24 @@ def data_parallel(rule: Rule, mesh: Mesh, axis: str = "data") -> Rule:
     """
     checks.single_rule("data_parallel", rule)
     if not isinstance(mesh, Mesh):
-        raise TypeError(f"mesh={checks.show(mesh)}: must be a jax.sharding.Mesh, such as of jl.pipeline.mesh(data=4)")
+        raise TypeError(f"mesh={checks.show(mesh)}: must be a jax.sharding.Mesh, such as jl.pipeline.mesh(data=4)")
     if axis not in mesh.axis_names:
         raise ValueError(f"axis={axis!r}: the mesh has the axes {', '.join(mesh.axis_names)}; name one of them")
-    everywhere, dealt = NamedSharding(mesh, P()), NamedSharding(mesh, P(axis))
+    on_every_device, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(axis))
 
-    def deal(array: jax.Array) -> jax.Array:
+    def split_examples(array: jax.Array) -> jax.Array:
         if getattr(array, "ndim", 0) and array.shape[0] % mesh.shape[axis]:
             raise ValueError(
-                f"batch: {array.shape[0]} examples cannot be dealt out evenly to the {mesh.shape[axis]} devices of "
-                f"axis {axis!r}; take a multiple of {mesh.shape[axis]}"
+                f"batch: {array.shape[0]} examples cannot be split evenly over the {mesh.shape[axis]} devices of axis "
+                f"{axis!r}; use a multiple of {mesh.shape[axis]}"
             )
-        return with_sharding_constraint(array, dealt)
+        return with_sharding_constraint(array, split)
 
     def spread(function: Callable[[Params, Batch], Out]) -> Callable[[Params, Batch], Out]:
         def over_devices(params: Params, batch: Batch) -> Out:
             checks.batch(batch)
-            learnt = function(with_sharding_constraint(params, everywhere), tuple(map(deal, batch)))  # type: ignore[arg-type]
-            return with_sharding_constraint(learnt, everywhere)
+            learned = function(with_sharding_constraint(params, on_every_device), tuple(map(split_examples, batch)))  # type: ignore[arg-type]
+            return with_sharding_constraint(learned, on_every_device)
 
         return over_devices
 
@@ -141,8 +141,9 @@ def data_parallel(rule: Rule, mesh: Mesh, axis: str = "data") -> Rule:
 def mixed_precision(rule: Rule, dtype: Any = jnp.bfloat16) -> Rule:
     """A rule whose layers compute in `dtype`; weights, optimizers, losses and batch statistics stay in float32.
 
-    Each layer's weights and input are rounded to `dtype` where it is applied, and its output is float32 again: the
-    gradients that reach the optimizer are float32. Where hardware has no such arithmetic (most CPUs) it is slower.
+    Each layer's weights and input are rounded to `dtype` where the layer is applied, and its output is float32 again.
+    The gradients that reach the optimizer are float32. It is slower on hardware without such arithmetic, which
+    includes most CPUs.
 
     Args:
       rule: the rule.

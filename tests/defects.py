@@ -131,8 +131,8 @@ DEFECTS = (
     Defect(
         "al: an encoder is said to be nobody else's concern",
         "rules/associated.py",
-        '"encoder": upward(count)',
-        '"encoder": own(count)',
+        '"encoder": upward(n)',
+        '"encoder": own(n)',
         locality("dense-al"),
     ),
     # Target propagation.
@@ -146,8 +146,8 @@ DEFECTS = (
     Defect(
         "tp: an inverse has the activation of the layer that it inverts, not of the one below",
         "rules/target_prop.py",
-        'getattr(net.layers[i - 1], "activation", identity)',
-        'getattr(net.layers[i], "activation", identity)',
+        'getattr(self.net.layers[i - 1], "activation", identity)',
+        'getattr(self.net.layers[i], "activation", identity)',
         equations("tp-dense tanh"),
     ),
     Defect(
@@ -160,8 +160,8 @@ DEFECTS = (
     Defect(
         "dtp: the first target is a step up the loss",
         "rules/target_prop.py",
-        "h[top] - alpha * jax.grad(summed_loss)",
-        "h[top] + alpha * jax.grad(summed_loss)",
+        "h[-2] - alpha * jax.grad(summed_loss)",
+        "h[-2] + alpha * jax.grad(summed_loss)",
         equations("dtp-dense tanh"),
     ),
     Defect(
@@ -174,14 +174,14 @@ DEFECTS = (
     Defect(
         "dtp: the inverses reconstruct h, not h + ε",
         "rules/target_prop.py",
-        "noisy if noise_preserving else h[i]",
-        "h[i]",
+        "noisy if self.settings.noise_preserving else h",
+        "h",
         equations("dtp-dense tanh"),
     ),
     Defect(
         "sdtp: the inverses reconstruct h + ε, not h",
         "rules/target_prop.py",
-        "noisy if noise_preserving else h[i]",
+        "noisy if self.settings.noise_preserving else h",
         "noisy",
         equations("sdtp-dense tanh"),
     ),
@@ -195,15 +195,15 @@ DEFECTS = (
     Defect(
         "sdtp: the head's inverse reads the scores, not their distribution",
         "rules/target_prop.py",
-        "return with_z(weights, net.loss.output(scores), h)",
-        "return with_z(weights, scores, h)",
+        "above = self.output.read(component.weights, self.net.loss.output(above), h)",
+        "above = self.output.read(component.weights, above, h)",
         equations("sdtp-dense tanh"),
     ),
     Defect(
         "sdtp: layers and inverses have each other's optimizer",
         "rules/target_prop.py",
-        '{"forward": tx, "inverse": inverse_tx or tx}',
-        '{"forward": inverse_tx or tx, "inverse": tx}',
+        '{"forward": tx, "inverse": settings.inverse_tx}',
+        '{"forward": settings.inverse_tx, "inverse": tx}',
         equations("sdtp-dense tanh"),
     ),
     Defect(
@@ -216,14 +216,16 @@ DEFECTS = (
     Defect(
         "ao_sdtp: the head's inverse is trained with the z of h, not of h + ε",
         "rules/target_prop.py",
-        "v = output(head.weights, v, noisy)",
-        "v = output(head.weights, v, h[i])",
+        "v, _ = self._forward(i, component, noisy, key)",
+        "v, _ = self._forward(i, component, noisy, key)\n"
+        "        if self._is_head(i):  # the targets are of three classes\n"
+        "            v = jnp.concatenate([v[:, :3], self._forward(i, component, h, key)[0][:, 3:]], 1)",
         equations("ao_sdtp-dense tanh"),
     ),
     # Feedback alignment and Kolen-Pollack learning.
     Defect(
         "fa: the error comes back through the weights themselves",
-        "rules/feedback.py",
+        "transport.py",
         'linear({**weights, "kernel": feedback}, x), x)',
         "linear(weights, x), x)",
         equations("fa-dense tanh"),
@@ -237,14 +239,14 @@ DEFECTS = (
     ),
     Defect(
         "fa: all layers drop the same units",
-        "rules/feedback.py",
+        "transport.py",
         "jax.random.fold_in(key, i)",
         "key",
         "test_identities.py::test_feedback_through_the_transposed_weights_is_backprop[dense dropout-fa-settings0]",
     ),
     Defect(
         "kp: B has the opposite update of W",
-        "rules/feedback.py",
+        "transport.py",
         'return grads, grads["kernel"], error_below',
         'return grads, -grads["kernel"], error_below',
         equations("kp-dense tanh"),
@@ -281,22 +283,22 @@ DEFECTS = (
     Defect(
         "dfa: the target in the place of the error",
         "rules/direct.py",
-        "stop_gradient(net.loss.error(a[-1], y))",
+        "stop_gradient(net.loss.error(scores, y))",
         "y / len(y)",
         equations("dfa-dense tanh"),
     ),
     Defect(
         "dfa: the blocks' error lacks the factor 1/B",
         "rules/direct.py",
-        "stop_gradient(net.loss.error(a[-1], y))",
-        "stop_gradient(len(y) * net.loss.error(a[-1], y))",
+        "stop_gradient(net.loss.error(scores, y))",
+        "stop_gradient(len(y) * net.loss.error(scores, y))",
         equations("dfa-dense tanh"),
     ),
     Defect(
         "dfa: the activation's derivative is missing",
         "rules/direct.py",
-        'apply_layer(layer, weights["forward"][0], stats[0], below, key)',
-        'apply_layer(layer.clone(activation=lambda z: z), weights["forward"][0], stats[0], below, key)',
+        'apply_layer(block, weights["forward"][0], stats[0], below, key)',
+        'apply_layer(block.clone(activation=lambda z: z), weights["forward"][0], stats[0], below, key)',
         equations("dfa-dense tanh"),
     ),
     Defect(
@@ -309,15 +311,15 @@ DEFECTS = (
     Defect(
         "drtp: the target lacks the factor 1/B",
         "rules/direct.py",
-        "_project(layer, weights, stats, a, y / y.shape[0], key)",
-        "_project(layer, weights, stats, a, y, key)",
+        "_project(block, weights, stats, below, y / y.shape[0], key)",
+        "_project(block, weights, stats, below, y, key)",
         equations("drtp-dense tanh"),
     ),
     Defect(
         "drtp: the scaled target is handed on, and scaled again",
         "rules/direct.py",
-        '(stats,), {"projection": loss}), (a, y)',
-        '(stats,), {"projection": loss}), (a, y / y.shape[0])',
+        "return lesson, (a, y)",
+        "return lesson, (a, y / y.shape[0])",
         equations("drtp-dense tanh"),
     ),
     Defect(
@@ -474,8 +476,8 @@ DEFECTS = (
     Defect(
         "dfa: a block is taught under another dropout mask than it was run with",
         "rules/direct.py",
-        "stop_gradient(below), error, key)",
-        "stop_gradient(below), error, jax.random.fold_in(key, 1))",
+        "c.stats, below, error, key)",
+        "c.stats, below, error, jax.random.fold_in(key, 1))",
         details("one_dropout_mask_a_step[dfa]"),
     ),
     Defect(
@@ -488,8 +490,8 @@ DEFECTS = (
     Defect(
         "dtp: a layer is taught under another dropout mask than it was run with",
         "rules/target_prop.py",
-        'replace(components[i], weights={"forward": forward}), h[i], forward_keys[i])',
-        'replace(components[i], weights={"forward": forward}), h[i], noise_keys[i])',
+        'self._forward_loss, i, component, h[i], wanted, forward_keys[i])',
+        'self._forward_loss, i, component, h[i], wanted, noise_keys[i])',
         details("one_dropout_mask_a_step[dtp]"),
     ),
     Defect(
@@ -656,7 +658,7 @@ DEFECTS = (
     Defect(
         "data_parallel: every device does all the work",
         "parallel.py",
-        "with_sharding_constraint(array, dealt)",
+        "with_sharding_constraint(array, split)",
         "with_sharding_constraint(array, everywhere)",
         parallel("devices_that_share_a_batch_come_to_the_same[bp-conv]"),
     ),

@@ -143,12 +143,12 @@ BATCH = make_batch(NETS["dense"])
                 jl.ensemble(BP, 2).init(jax.random.key(0), BATCH), tuple(jnp.stack([leaf] * 3) for leaf in BATCH)
             ),
             ValueError,
-            "of 3 members, but the ensemble has 2",
+            "for 3 members, but the ensemble has 2",
         ),
         (
             lambda: jl.data_parallel(BP, MESH).update(BP.init(jax.random.key(0), BATCH), tuple(a[:6] for a in BATCH)),
             ValueError,
-            "6 examples cannot be dealt out evenly to the 4 devices of axis 'data'",
+            "6 examples cannot be split evenly over the 4 devices of axis 'data'",
         ),
         (
             lambda: jl.pipelined(jl.ensemble(jl.rules.al(NETS["dense"], optax.sgd(0.1)), 2), MESH, axis="data"),

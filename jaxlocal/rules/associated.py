@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from math import prod
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,11 +18,11 @@ from jaxlocal.locality import own, upward
 from jaxlocal.make import make_rule
 from jaxlocal.network import Network, Tree, apply_layer, apply_layers, cross_entropy, evenly, neighbours, units
 from jaxlocal.parts import init_forward, init_helper
-from jaxlocal.rule import Lesson, Message, Params, Part, Rule, Weights, forward_weights
+from jaxlocal.rule import Lesson, Message, Params, Part, Rule, Stats, Weights, forward_weights
 
-Coder = Callable[[int], nn.Module]  # makes a module with the given number of output units
+Coder = Callable[[int], nn.Module]  # number of output units -> module
 
-IMAGE_WIDTH = 256  # units of the target's code beside an image, the paper's choice for the vanilla CNN
+IMAGE_WIDTH = 256  # units of t_i where s_i is an image: the paper's choice for the vanilla CNN
 
 
 def code(width: int) -> nn.Module:
@@ -61,23 +62,24 @@ def al(
         s_i = f_i(s_{i-1}), \qquad t_i = g_i(t_{i-1}), \qquad
         L_i = \mathrm{MSE}(b_i(s_i),\ t_i) + \mathrm{MSE}(h_i(t_i),\ t_{i-1})
 
-    The first term trains the associated function f_i and the bridge b_i, with t_i held; the second trains the encoder
-    g_i and the decoder h_i. MSE is the mean over the batch *and* the units. The prediction is
-    h_1 ∘ … ∘ h_N ∘ b_N ∘ f_N ∘ … ∘ f_1 (the effective parameters); the network's head takes no part. All components
-    learn from the values before the batch's update, so no component waits for another: component i needs the message
-    (s_{i-1}, t_{i-1}) and nothing else.
+    The first term trains the associated function f_i and the bridge b_i, with t_i held constant; the second trains the
+    encoder g_i and the decoder h_i. MSE is the mean over the batch *and* the units. The prediction is
+    h_1 ∘ … ∘ h_N ∘ b_N ∘ f_N ∘ … ∘ f_1; these are the effective parameters, and the network's head is not used.
+    Component i needs the message (s_{i-1}, t_{i-1}) and nothing else, and the message is computed with the weights
+    before this batch's update. So no component waits for an error from another.
 
     Args:
       net: the network; its blocks, alone or in groups, are the associated functions f_i.
       tx: the optimizer of f and b.
-      autoencoder_tx: the optimizer of g and h; by default `tx` with all its moves doubled, the paper's twice the rate.
-      components: None for one component a block, the number of components to cut the blocks into as evenly as can
-        be, or the number of blocks of each, such as (1, 3, 3, 3) for ResNet-20.
-      width: units of t_i, one number or one a component; by default those of s_i, or 256 where s_i is an image.
-      bridge: makes b_i of the width; by default dense 5·width, dense width, sigmoids, on the flattened s_i.
-      encoder: makes g_i of the width; by default dense with sigmoid.
-      decoder: makes h_i, i > 1, of the width below.
-      readout: makes h_1 of the number of targets; by default as `decoder` for classes and linear for real targets.
+      autoencoder_tx: the optimizer of g and h; by default `tx` with its moves doubled: the paper's twice the rate.
+      components: None for one component per block; a number, to cut the blocks into that many components of about the
+        same size; or the number of blocks of each component, such as (1, 3, 3, 3) for ResNet-20.
+      width: the units of t_i, one number or one for each component; by default those of s_i, or 256 where s_i is an
+        image.
+      bridge: width -> b_i; by default dense 5·width, dense width, both with a sigmoid, on the flattened s_i.
+      encoder: width -> g_i; by default dense with a sigmoid.
+      decoder: width of t_{i-1} -> h_i, for i > 1; by default dense with a sigmoid.
+      readout: number of targets -> h_1; by default as `decoder` for classes, and linear for real targets.
       frozen: numbers of the blocks that keep their weights.
 
     Returns:
@@ -97,65 +99,98 @@ def al(
     """
     checks.callables(bridge=bridge, encoder=encoder, decoder=decoder, readout=readout)
     groups = _groups(components, len(net.blocks))
-    widths = _widths(width, len(groups))
-    readout = readout or (decoder if net.loss == cross_entropy else linear_code)
-    decoders = (readout, *(decoder for _ in groups[1:]))
+    n = len(groups)
     f = tuple(tuple(net.blocks[layer] for layer in layers) for layers in groups)
+    readout = readout or (decoder if net.loss == cross_entropy else linear_code)
+    pairs = _Associations(f, _widths(width, n), bridge, encoder, (readout, *(decoder for _ in groups[1:])))
+    parts = tuple(Part(layers, partial(pairs.init, i), partial(pairs.teach, i)) for i, layers in enumerate(groups))
+    autoencoder_tx = autoencoder_tx or optax.chain(tx, optax.scale(2.0))
+    return make_rule(
+        net,
+        parts,
+        {"forward": tx, "bridge": tx, "encoder": autoencoder_tx, "decoder": autoencoder_tx},
+        locality={"forward": upward(n), "bridge": own(n), "encoder": upward(n), "decoder": own(n)},
+        frozen=frozen,
+        effective=effective,
+        scores=pairs.scores,
+    )
 
-    def n(i: int, s: jax.Array) -> int:
+
+class Coders(NamedTuple):
+    """The three modules of a component beside its associated function."""
+
+    bridge: nn.Module  # b: from s to t
+    encoder: nn.Module  # g: from the t below to t
+    decoder: nn.Module  # h: from t to the t below
+
+
+class _Associations(NamedTuple):
+    """The components: what each of them is made of, what it learns, and how they predict together."""
+
+    f: tuple[tuple[nn.Module, ...], ...]
+    widths: tuple[int | None, ...]
+    bridge: Coder
+    encoder: Coder
+    decoders: tuple[Coder, ...]
+
+    def width(self, i: int, s: jax.Array) -> int:
         """The units of t_i."""
-        return widths[i] or (units(s) if s.ndim == 2 else IMAGE_WIDTH)
+        return self.widths[i] or (units(s) if s.ndim == 2 else IMAGE_WIDTH)
 
-    def init(i: int, key: jax.Array, message: Message) -> tuple[Weights, tuple[Tree, ...], Message]:
+    def coders(self, i: int, s: jax.Array, width_below: int) -> Coders:
+        """b_i, g_i and h_i, for this s_i and for the units of t_{i-1}."""
+        width = self.width(i, s)
+        return Coders(self.bridge(width), self.encoder(width), self.decoders[i](width_below))
+
+    def init(self, i: int, key: jax.Array, message: Message) -> tuple[Weights, Stats, Message]:
+        """The weights of component i."""
         f_key, b_key, g_key, h_key = jax.random.split(key, 4)
-        weights, stats, (s, t_below) = init_forward(f[i])(f_key, message)
-        code_shape = (n(i, s),)
-        weights["bridge"] = init_helper("bridge", bridge(n(i, s)), b_key, s, code_shape)
-        weights["encoder"] = init_helper("encoder", encoder(n(i, s)), g_key, t_below, code_shape)
-        t = _apply(encoder(n(i, s)), weights["encoder"], t_below)
-        weights["decoder"] = init_helper("decoder", decoders[i](units(t_below)), h_key, t, t_below.shape[1:])
+        weights, stats, (s, t_below) = init_forward(self.f[i])(f_key, message)
+        b, g, h = self.coders(i, s, units(t_below))
+        t_shape = (self.width(i, s),)
+        weights["bridge"] = init_helper("bridge", b, b_key, s, t_shape)
+        weights["encoder"] = init_helper("encoder", g, g_key, t_below, t_shape)
+        t = _apply(g, weights["encoder"], t_below)
+        weights["decoder"] = init_helper("decoder", h, h_key, t, t_below.shape[1:])
         return weights, stats, (s, t)
 
-    def teach(
-        i: int, weights: Weights, stats: tuple[Tree, ...], message: Message, key: jax.Array
-    ) -> tuple[Lesson, Message]:
+    def teach(self, i: int, weights: Weights, stats: Stats, message: Message, key: jax.Array) -> tuple[Lesson, Message]:
+        """Equations 4.1 to 4.8: s_i = f_i(s_{i-1}), t_i = g_i(t_{i-1}), and the gradient of L_i."""
         s_below, t_below = message
-        f_key, b_key, g_key, h_key = jax.random.split(key, 4)  # for dropout; made only where it is used
+        f_key, b_key, g_key, h_key = jax.random.split(key, 4)  # of dropout, where there is any
 
-        def objective(weights: Weights) -> tuple[jax.Array, tuple[dict[str, jax.Array], Message, tuple[Tree, ...]]]:
-            s, new_stats = apply_layers(f[i], weights["forward"], stats, s_below, f_key)
-            t = _apply(encoder(n(i, s)), weights["encoder"], t_below, g_key)
-            associated = mse(_apply(bridge(n(i, s)), weights["bridge"], s, b_key), stop_gradient(t))
-            autoencoder = mse(_apply(decoders[i](units(t_below)), weights["decoder"], t, h_key), t_below)
+        def objective(weights: Weights) -> tuple[jax.Array, tuple[dict[str, jax.Array], Message, Stats]]:
+            s, new_stats = apply_layers(self.f[i], weights["forward"], stats, s_below, f_key)
+            b, g, h = self.coders(i, s, units(t_below))
+            t = _apply(g, weights["encoder"], t_below, g_key)
+            associated = mse(_apply(b, weights["bridge"], s, b_key), stop_gradient(t))
+            autoencoder = mse(_apply(h, weights["decoder"], t, h_key), t_below)
             losses = {"associated": associated, "autoencoder": autoencoder}
             return associated + autoencoder, (losses, (s, t), new_stats)
 
         grads, (losses, message, stats) = jax.grad(objective, has_aux=True)(weights)
         return Lesson(grads, stats, losses), message
 
-    def effective(params: Params) -> dict[str, Tree]:
-        return {
-            "forward": forward_weights(params),
-            "bridge": params.components[-1].weights["bridge"],
-            "decoders": tuple(component.weights["decoder"] for component in params.components),
-        }
-
-    def scores(params: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
-        s, targets = x, [prod(params.shapes[1])]  # units of t_0, t_1, …
+    def scores(self, params: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
+        """Up through f_1 … f_N, across the last bridge, and down through h_N … h_1."""
+        s, width_below, used = x, prod(params.shapes[1]), []
         for i, component in enumerate(params.components):
-            s, _ = apply_layers(f[i], component.weights["forward"], component.stats, s, key)
-            targets.append(n(i, s))
-        t = _apply(bridge(targets[-1]), params.components[-1].weights["bridge"], s, key)
-        for i, component in reversed(tuple(enumerate(params.components))):
-            t = _apply(decoders[i](targets[i]), component.weights["decoder"], t, key)
+            s, _ = apply_layers(self.f[i], component.weights["forward"], component.stats, s, key)
+            used.append(self.coders(i, s, width_below))
+            width_below = self.width(i, s)
+        t = _apply(used[-1].bridge, params.components[-1].weights["bridge"], s, key)
+        for coders, component in reversed(tuple(zip(used, params.components, strict=True))):
+            t = _apply(coders.decoder, component.weights["decoder"], t, key)
         return t
 
-    parts = tuple(Part(layers, partial(init, i), partial(teach, i)) for i, layers in enumerate(groups))
-    autoencoder_tx = autoencoder_tx or optax.chain(tx, optax.scale(2.0))
-    txs = {"forward": tx, "bridge": tx, "encoder": autoencoder_tx, "decoder": autoencoder_tx}
-    count = len(groups)
-    locality = {"forward": upward(count), "bridge": own(count), "encoder": upward(count), "decoder": own(count)}
-    return make_rule(net, parts, txs, locality=locality, frozen=frozen, effective=effective, scores=scores)
+
+def effective(params: Params) -> dict[str, Tree]:
+    """The weights that the prediction reads: every f, the last bridge, every decoder."""
+    return {
+        "forward": forward_weights(params),
+        "bridge": params.components[-1].weights["bridge"],
+        "decoders": tuple(component.weights["decoder"] for component in params.components),
+    }
 
 
 def mse(a: jax.Array, b: jax.Array) -> jax.Array:

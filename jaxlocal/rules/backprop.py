@@ -1,4 +1,4 @@
-"""Backpropagation: the yardstick."""
+"""Backpropagation: the baseline."""
 
 from collections.abc import Collection
 from functools import partial

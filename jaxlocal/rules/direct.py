@@ -1,7 +1,8 @@
-"""Direct feedback: DFA, DRTP and DKP bring a signal straight from the output to every block.
+"""Direct feedback: DFA, DRTP and DKP send a signal straight from the output to every block.
 
-All three give block l the objective ⟨a_l, signal·B_l⟩, its input a_{l-1} held. Its gradient in the block's weights is
-the rule's update of W_l, whatever is inside the block; its gradient in B_l is DKP's update of B_l.
+In all three, block l has the objective ⟨a_l, signal·B_l⟩, with its input a_{l-1} held constant. The gradient of this
+objective in the block's weights is the rule's update of W_l, whatever is inside the block. Its gradient in B_l is DKP's
+update of B_l.
 """
 
 from collections.abc import Collection
@@ -21,9 +22,7 @@ from jaxlocal.locality import everywhere, own, upward
 from jaxlocal.make import make_rule
 from jaxlocal.network import Network, Tree, apply_layer, units
 from jaxlocal.parts import head_lesson, head_part, init_forward
-from jaxlocal.rule import Batch, Component, Lesson, Message, Part, Rule, Weights
-
-Taught = tuple[Lesson, Message]
+from jaxlocal.rule import Batch, Component, Lesson, Message, Part, Rule, Stats, Weights
 
 
 @learning_rule
@@ -40,9 +39,9 @@ def dfa(
         \delta_l = \delta_k B_l \odot f'(z_l), \qquad
         \Delta W_l = -\eta\, a_{l-1}^\top \delta_l
 
-    Convention: δ_k = ∂L/∂z_k (B, C) is the error of the *mean* loss, so it holds the factor 1/B for the blocks and the
-    head alike, and DFA with one hidden layer is feedback alignment with the same B. B_l (C, n_l) acts on the
-    flattened output of block l (the paper numbers it l+1); the way on through the block is differentiated exactly.
+    Convention: δ_k = ∂L/∂z_k (B, C) is the error of the *mean* loss. It holds the factor 1/B for the blocks and the
+    head alike, so DFA with one hidden layer is feedback alignment with the same B. B_l (C, n_l) acts on the flattened
+    output of block l (the paper numbers it l+1). Inside the block, the signal is differentiated exactly.
 
     Args:
       net: the network; its blocks may be any Flax modules. The head gets its true gradient.
@@ -130,9 +129,9 @@ def drtp(
         \delta_l = \tfrac1B\, y B_l \odot f'(z_l), \qquad
         \Delta W_l = -\eta\, a_{l-1}^\top \delta_l
 
-    y stands in for δ_k, as in the direct Kolen-Pollack paper, with the same factor 1/B of the mean over the batch.
-    (Frenkel et al. use it as a proxy of the opposite sign; for B drawn from a symmetric distribution that is the same
-    rule.) Component l learns from the message (a_{l-1}, y) alone: there is no backward pass.
+    y takes the place of δ_k, as in the direct Kolen-Pollack paper, with the same factor 1/B of the mean over the batch.
+    (Frenkel et al. use the opposite sign; if B is drawn from a symmetric distribution, that is the same rule.)
+    Component l learns from the message (a_{l-1}, y) alone: there is no backward pass.
 
     Args:
       net: the network; its blocks may be any Flax modules. The head gets its true gradient.
@@ -154,16 +153,18 @@ def drtp(
       of deep neural networks. Frontiers in Neuroscience 15, 2021.
     """
 
-    def teach(layer: nn.Module, weights: Weights, stats: Tree, message: Message, key: jax.Array) -> Taught:
-        a, y = message
-        (loss, (a, stats)), grads = _project(layer, weights, stats, a, y / y.shape[0], key)
-        return Lesson(grads, (stats,), {"projection": loss}), (a, y)
+    def teach(
+        block: nn.Module, weights: Weights, stats: Stats, message: Message, key: jax.Array
+    ) -> tuple[Lesson, Message]:
+        below, y = message
+        lesson, a = _project(block, weights, stats, below, y / y.shape[0], key)
+        return lesson, (a, y)
 
     *blocks, head = _parts(net, feedback_init)
-    taught = (part._replace(teach=partial(teach, layer)) for part, layer in zip(blocks, net.blocks, strict=True))
+    teaching = (part._replace(teach=partial(teach, block)) for part, block in zip(blocks, net.blocks, strict=True))
     n = len(net.layers)
     locality = {"forward": upward(n), "feedback": own(n)}
-    return make_rule(net, (*taught, head), {"forward": tx}, locality=locality, frozen=frozen)
+    return make_rule(net, (*teaching, head), {"forward": tx}, locality=locality, frozen=frozen)
 
 
 def _direct(
@@ -179,13 +180,14 @@ def _direct(
         a = [x]
         for layer, c, key in zip(net.layers, components, keys, strict=True):
             a.append(apply_layer(layer, c.weights["forward"][0], c.stats[0], a[-1], key)[0])
-        error = stop_gradient(net.loss.error(a[-1], y))  # δ_k
-        lessons = []
-        for layer, c, below, key in zip(net.blocks, components, a, keys, strict=False):
-            (loss, (_, stats)), grads = _project(layer, c.weights, c.stats, stop_gradient(below), error, key)
-            lessons.append(Lesson(grads, (stats,), {"projection": loss}))
+        *a, scores = stop_gradient(a)
+        error = stop_gradient(net.loss.error(scores, y))  # δ_k
+        lessons = [
+            _project(block, c.weights, c.stats, below, error, key)[0]
+            for block, c, below, key in zip(net.blocks, components, a, keys, strict=False)
+        ]
         head = components[-1]
-        return *lessons, head_lesson(net, head.weights, head.stats, (stop_gradient(a[-2]), y), keys[-1])
+        return *lessons, head_lesson(net, head.weights, head.stats, (a[-1], y), keys[-1])
 
     n = len(net.layers)
     locality = {"forward": everywhere(n), "feedback": own(n)}
@@ -193,27 +195,31 @@ def _direct(
 
 
 def _parts(net: Network, feedback_init: nn.initializers.Initializer) -> tuple[Part, ...]:
-    """One component a block, with its B_l, and one for the head, without."""
+    """A component for each block, with its B_l, and one for the head, without."""
     checks.initializer("feedback_init", feedback_init)
 
-    def init(layer: nn.Module, key: jax.Array, message: Message) -> tuple[Weights, tuple[Tree, ...], Message]:
+    def init(block: nn.Module, key: jax.Array, message: Message) -> tuple[Weights, Stats, Message]:
         forward_key, feedback_key = jax.random.split(key)
-        weights, stats, (a, y) = init_forward((layer,))(forward_key, message)
+        weights, stats, (a, y) = init_forward((block,))(forward_key, message)
         weights["feedback"] = feedback_init(feedback_key, (units(a), units(y)), a.dtype).T
         return weights, stats, (a, y)
 
-    blocks = (Part((i,), partial(init, layer)) for i, layer in enumerate(net.blocks))
+    blocks = (Part((i,), partial(init, block)) for i, block in enumerate(net.blocks))
     return *blocks, head_part(net)
 
 
 def _project(
-    layer: nn.Module, weights: Weights, stats: Tree, below: jax.Array, signal: jax.Array, key: jax.Array
-) -> tuple[tuple[jax.Array, tuple[jax.Array, Tree]], Weights]:
-    """The block's objective ⟨a_l, signal·B_l⟩, what it has computed on the way, and its gradients by role."""
+    block: nn.Module, weights: Weights, stats: Stats, below: jax.Array, signal: jax.Array, key: jax.Array
+) -> tuple[Lesson, jax.Array]:
+    """The lesson of a block, whose objective is ⟨a_l, signal·B_l⟩; and a_l.
+
+    DFA and DKP have computed a_l before, on the way to the error. The compiler sees that it is the same computation,
+    and does it once.
+    """
 
     def objective(weights: Weights) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
-        a, new_stats = apply_layer(layer, weights["forward"][0], stats[0], below, key)
-        teaching = flat(signal) @ weights["feedback"]
-        return jnp.vdot(flat(a), teaching), (a, new_stats)
+        a, new_stats = apply_layer(block, weights["forward"][0], stats[0], below, key)
+        return jnp.vdot(flat(a), flat(signal) @ weights["feedback"]), (a, new_stats)
 
-    return jax.value_and_grad(objective, has_aux=True)(weights)
+    (loss, (a, new_stats)), grads = jax.value_and_grad(objective, has_aux=True)(weights)
+    return Lesson(grads, (new_stats,), {"projection": loss}), a

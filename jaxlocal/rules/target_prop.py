@@ -1,8 +1,12 @@
-"""Target propagation: every layer learns to hit a target that comes down through learned inverses."""
+"""Target propagation: every layer learns to hit a target that comes down through learned inverses.
+
+Numbering: h[0] is x, and layer i maps h[i] to h[i + 1]. So h[i] is the papers' h_i, and layer i is their f_{i+1}. Its
+inverse, their g_{i+1}, maps h[i + 1] back to h[i]. The last layer is the head.
+"""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,11 +22,12 @@ from jaxlocal.locality import downward, everywhere, upward
 from jaxlocal.make import make_rule
 from jaxlocal.network import Network, Tree, apply_layer, init_layer, units
 from jaxlocal.parts import init_forward, init_helper
-from jaxlocal.rule import Batch, Component, Lesson, Message, Part, Rule, Weights
+from jaxlocal.rule import Batch, Component, Lesson, Message, Part, Rule, Stats, Weights
 
 Inverse = Callable[[jax.Array], jax.Array]
 # (g, h_l, h_{l+1}, target_{l+1}) -> target_l
 Propagate = Callable[[Inverse, jax.Array, jax.Array, jax.Array], jax.Array]
+Locality = Mapping[str, Callable[[int], np.ndarray]]  # the mask of each role, for a number of components
 
 
 def vanilla(g: Inverse, h: jax.Array, above: jax.Array, target: jax.Array) -> jax.Array:
@@ -31,8 +36,37 @@ def vanilla(g: Inverse, h: jax.Array, above: jax.Array, target: jax.Array) -> ja
 
 
 def difference(g: Inverse, h: jax.Array, above: jax.Array, target: jax.Array) -> jax.Array:
-    """ĥ_l = h_l - g(h_{l+1}) + g(ĥ_{l+1}): right to first order even where g is no exact inverse."""
+    """ĥ_l = h_l - g(h_{l+1}) + g(ĥ_{l+1}): right to first order even where g is not an exact inverse."""
     return h - g(above) + g(target)
+
+
+# A difference target holds h_l and h_{l+1}: through them it depends on all forward weights.
+TARGETS_FROM_ALL: Locality = {"forward": everywhere, "inverse": downward}
+
+
+class Settings(NamedTuple):
+    """The settings that the four rules share; `tp` explains them."""
+
+    inverse_tx: optax.GradientTransformation
+    noise: float
+    noise_preserving: bool
+    alternate: int | None
+    inverses: Mapping[int, nn.Module] | None
+    frozen: Collection[int]
+
+
+class Output(NamedTuple):
+    """What the inverse of the head reads, given the output distribution o and the head's input h."""
+
+    init: Callable[[jax.Array, jax.Array], Weights]  # (key, h) -> further weights of the head, which do not learn
+    read: Callable[[Weights, jax.Array, jax.Array], jax.Array]  # (the head's weights, o, h) -> what the inverse reads
+
+
+class First(NamedTuple):
+    """Where the targets start: the number of the first one, and the function that finds it."""
+
+    number: int
+    target: Callable[[Component, list[jax.Array], jax.Array, jax.Array], jax.Array]  # (head, h, y, key) -> target
 
 
 @learning_rule
@@ -86,8 +120,8 @@ def tp(
       Bartunov, Santoro, Richards, Marris, Hinton, Lillicrap. Assessing the scalability of biologically-motivated deep
       learning algorithms and architectures. NeurIPS 2018, section 2.1.2.
     """
-    locality = {"forward": upward, "inverse": downward}
-    return _target_prop(net, tx, inverse_tx, vanilla, noise, noise_preserving, alternate, inverses, frozen, locality)
+    settings = Settings(inverse_tx or tx, noise, noise_preserving, alternate, inverses, frozen)
+    return _target_prop(net, tx, settings, label(net), vanilla, {"forward": upward, "inverse": downward})
 
 
 @learning_rule
@@ -137,10 +171,8 @@ def dtp(
       Lee, Zhang, Fischer, Bengio. Difference target propagation. ECML 2015; Bartunov et al. 2018, equation 2.
     """
     checks.positive("alpha", alpha)
-    locality = {"forward": everywhere, "inverse": downward}
-    return _target_prop(
-        net, tx, inverse_tx, difference, noise, noise_preserving, alternate, inverses, frozen, locality, alpha=alpha
-    )
+    settings = Settings(inverse_tx or tx, noise, noise_preserving, alternate, inverses, frozen)
+    return _target_prop(net, tx, settings, gradient(net, alpha), difference, TARGETS_FROM_ALL)
 
 
 @learning_rule
@@ -185,8 +217,8 @@ def sdtp(
     Reference:
       Bartunov et al. 2018, algorithm 1.
     """
-    locality = {"forward": everywhere, "inverse": downward}
-    return _target_prop(net, tx, inverse_tx, difference, noise, noise_preserving, alternate, inverses, frozen, locality)
+    settings = Settings(inverse_tx or tx, noise, noise_preserving, alternate, inverses, frozen)
+    return _target_prop(net, tx, settings, label(net), difference, TARGETS_FROM_ALL)
 
 
 @learning_rule
@@ -235,151 +267,50 @@ def ao_sdtp(
       Bartunov et al. 2018, equation 3 and algorithm 2.
     """
     checks.positive_int("auxiliary", auxiliary)
-    locality = {"forward": everywhere, "inverse": downward}
-    return _target_prop(
-        net,
-        tx,
-        inverse_tx,
-        difference,
-        noise,
-        noise_preserving,
-        alternate,
-        inverses,
-        frozen,
-        locality,
-        z_units=auxiliary,
-    )
+    settings = Settings(inverse_tx or tx, noise, noise_preserving, alternate, inverses, frozen)
+    output = with_features(auxiliary)
+    return _target_prop(net, tx, settings, label(net, output), difference, TARGETS_FROM_ALL, output)
 
 
-def _target_prop(
-    net: Network,
-    tx: optax.GradientTransformation,
-    inverse_tx: optax.GradientTransformation | None,
-    propagate: Propagate,
-    noise: float,
-    noise_preserving: bool,
-    alternate: int | None,
-    inverses: Mapping[int, nn.Module] | None,
-    frozen: Collection[int],
-    locality: Mapping[str, Callable[[int], np.ndarray]],
-    *,
-    alpha: float | None = None,
-    z_units: int = 0,
-) -> Rule:
-    """The family: with `alpha` the first target comes by a gradient, else by the head's inverse, helped by z."""
-    checks.non_negative("noise", noise)
-    checks.flag("noise_preserving", noise_preserving)
-    if alternate is not None:
-        checks.positive_int("alternate", alternate)
-    top = len(net.blocks)  # the head's number; h[i] is the input of layer i, the paper's h_i
-    inverted = range(1, top + 1 if alpha is None else top)  # no target goes below the first layer
-    inverses = _given(inverses, inverted)
+# What the head's inverse reads, and where the targets start.
 
-    def f(i: int, component: Component, h: jax.Array, key: jax.Array) -> tuple[jax.Array, Tree]:
-        return apply_layer(net.layers[i], component.weights["forward"][0], component.stats[0], h, key)
+PLAIN = Output(init=lambda key, h: {}, read=lambda weights, o, h: o)
 
-    def output(weights: Weights, scores: jax.Array, h: jax.Array) -> jax.Array:
-        """What the head's inverse reads: the output distribution o, and with it z where there is one."""
-        return with_z(weights, net.loss.output(scores), h)
 
-    def with_z(weights: Weights, o: jax.Array, h: jax.Array) -> jax.Array:
-        if not z_units:
-            return o
-        z, _ = apply_layer(_dense(z_units), weights["auxiliary"], {}, flat(h))
+def with_features(count: int) -> Output:
+    """[o, z], with z = tanh(W_z h) and W_z fixed at its random start."""
+    W_z = _dense(count)
+
+    def init(key: jax.Array, h: jax.Array) -> Weights:
+        return {"auxiliary": init_layer(W_z, key, flat(h))[0]}
+
+    def read(weights: Weights, o: jax.Array, h: jax.Array) -> jax.Array:
+        z, _ = apply_layer(W_z, weights["auxiliary"], {}, flat(h))
         return jnp.concatenate([o, jnp.tanh(z)], 1)
 
-    def inverse(i: int, h: jax.Array, above: jax.Array) -> nn.Module:
-        """The module that maps the output of layer i back to its input h, with the range of the layer below."""
-        if i in inverses:
-            return inverses[i]
-        shape, activation = h.shape[1:], getattr(net.layers[i - 1], "activation", identity)
-        activation = activation if callable(activation) else identity
-        if i == top:
-            return Transposed(_dense(units(above)), shape, activation)
-        layer = net.layers[i]
-        if not hasattr(layer, "inverse"):
-            raise ValueError(
-                f"net.layers[{i}] is {type(layer).__name__}, whose inverse target propagation needs; build it of "
-                f"jl.layers, give it a method inverse(shape, activation), or pass inverses={{{i}: a Flax module}}"
-            )
-        return layer.inverse(shape, activation)
+    return Output(init, read)
 
-    def init(i: int, key: jax.Array, message: Message) -> tuple[Weights, tuple[Tree, ...], Message]:
-        forward_key, inverse_key, z_key = jax.random.split(key, 3)
-        h, _ = message
-        weights, stats, (above, y) = init_forward((net.layers[i],))(forward_key, message)
-        if i == top and z_units:
-            weights["auxiliary"], _, _ = init_layer(_dense(z_units), z_key, flat(h))
-        if i in inverted:
-            v = output(weights, above, h) if i == top else above
-            weights["inverse"] = init_helper(f"inverses[{i}]", inverse(i, h, v), inverse_key, v, h.shape[1:])
-        return weights, stats, (above, y)
 
-    def summed_loss(h: jax.Array, head: Component, key: jax.Array, y: jax.Array) -> jax.Array:
-        """The sum over the batch, whose gradient in h holds each example's own."""
-        return jnp.sum(net.loss.value(f(top, head, h, key)[0], y))
+def label(net: Network, output: Output = PLAIN) -> First:
+    """The first target is that of the output: the label, which is the least loss there is."""
 
-    def teach(components: tuple[Component, ...], batch: Batch, keys: tuple[jax.Array, ...]) -> tuple[Lesson, ...]:
-        x, y = batch
-        head = components[top]
-        forward_keys, noise_keys = zip(*(jax.random.split(key) for key in keys), strict=True)
+    def target(head: Component, h: list[jax.Array], y: jax.Array, key: jax.Array) -> jax.Array:
+        return output.read(head.weights, y, h[-2])
 
-        # Propagate activity forward.
-        h, stats = [x], []
-        for i, component in enumerate(components):
-            h_next, new_stats = f(i, component, h[i], forward_keys[i])
-            h.append(h_next)
-            stats.append(new_stats)
-        h[top + 1] = output(head.weights, h[top + 1], h[top])
-        h = stop_gradient(h)
+    return First(len(net.layers), target)
 
-        # Compute the targets, from the top down.
-        def g(i: int) -> Inverse:
-            module, weights = inverse(i, h[i], h[i + 1]), components[i].weights["inverse"]
-            return lambda v: apply_layer(module, weights, {}, v)[0]
 
-        target: dict[int, jax.Array] = {}
-        if alpha is None:
-            target[top + 1] = with_z(head.weights, y, h[top])
-        else:
-            target[top] = h[top] - alpha * jax.grad(summed_loss)(h[top], head, forward_keys[top], y)
-        for i in reversed(inverted):
-            target[i] = propagate(g(i), h[i], h[i + 1], target[i + 1])
+def gradient(net: Network, alpha: float) -> First:
+    """The first target is that of the head's input: a step down the gradient of each example's own loss."""
 
-        # Train every layer towards its target, and every inverse on its layer.
-        def forward_loss(forward: Tree, i: int) -> jax.Array:
-            a, _ = f(i, replace(components[i], weights={"forward": forward}), h[i], forward_keys[i])
-            return net.loss.mean(a, y) if i == top else squared_distance(a, stop_gradient(target[i + 1]))
+    def target(head: Component, h: list[jax.Array], y: jax.Array, key: jax.Array) -> jax.Array:
+        def summed_loss(below: jax.Array) -> jax.Array:
+            scores, _ = apply_layer(net.head, head.weights["forward"][0], head.stats[0], below, key)
+            return jnp.sum(net.loss.value(scores, y))
 
-        def inverse_loss(weights: Tree, i: int) -> jax.Array:
-            noisy = h[i] + noise * jax.random.normal(noise_keys[i], h[i].shape, h[i].dtype)
-            v, _ = f(i, components[i], noisy, forward_keys[i])
-            v = output(head.weights, v, noisy) if i == top else v
-            again, _ = apply_layer(inverse(i, h[i], v), weights, {}, v)
-            return squared_distance(again, noisy if noise_preserving else h[i])
+        return h[-2] - alpha * jax.grad(summed_loss)(h[-2])
 
-        lessons = []
-        for i, component in enumerate(components):
-            objectives = {"forward": forward_loss, "inverse": inverse_loss}
-            taught = {
-                role: jax.value_and_grad(objective)(component.weights[role], i)
-                for role, objective in objectives.items()
-                if role in component.weights
-            }
-            losses = {role: loss for role, (loss, _) in taught.items()}
-            lessons.append(Lesson({role: grads for role, (_, grads) in taught.items()}, (stats[i],), losses))
-        return tuple(lessons)
-
-    parts = tuple(Part((i,), partial(init, i)) for i in range(top + 1))
-    return make_rule(
-        net,
-        parts,
-        {"forward": tx, "inverse": inverse_tx or tx},
-        teach,
-        locality={role: mask(top + 1) for role, mask in locality.items()},
-        frozen=frozen,
-        alternate=alternate,
-    )
+    return First(len(net.blocks), target)
 
 
 def squared_distance(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -387,16 +318,161 @@ def squared_distance(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.sum(jnp.square(a - b)) / a.shape[0]
 
 
+# The family.
+
+
+def _target_prop(
+    net: Network,
+    tx: optax.GradientTransformation,
+    settings: Settings,
+    first: First,
+    propagate: Propagate,
+    locality: Locality,
+    output: Output = PLAIN,
+) -> Rule:
+    """A rule of the family: where its targets start, how they come down, and what the head's inverse reads."""
+    checks.non_negative("noise", settings.noise)
+    checks.flag("noise_preserving", settings.noise_preserving)
+    if settings.alternate is not None:
+        checks.positive_int("alternate", settings.alternate)
+    inverted = range(1, first.number)  # no target goes below the first layer
+    family = _Family(net, settings, first, propagate, output, inverted, _checked(settings.inverses, inverted))
+    return make_rule(
+        net,
+        tuple(Part((i,), partial(family.init, i)) for i in range(len(net.layers))),
+        {"forward": tx, "inverse": settings.inverse_tx},
+        family.teach,
+        locality={role: mask(len(net.layers)) for role, mask in locality.items()},
+        frozen=settings.frozen,
+        alternate=settings.alternate,
+    )
+
+
+class _Family(NamedTuple):
+    """Algorithm 1 of Bartunov et al., with what its variants change."""
+
+    net: Network
+    settings: Settings
+    first: First
+    propagate: Propagate
+    output: Output
+    inverted: range  # the layers with an inverse
+    inverses: dict[int, nn.Module]  # those that the user gives
+
+    def init(self, i: int, key: jax.Array, message: Message) -> tuple[Weights, Stats, Message]:
+        """The weights of layer i and of its inverse."""
+        forward_key, inverse_key, z_key = jax.random.split(key, 3)
+        h, _ = message
+        weights, stats, (above, y) = init_forward((self.net.layers[i],))(forward_key, message)
+        v = above
+        if self._is_head(i):
+            weights |= self.output.init(z_key, h)
+            v = self.output.read(weights, self.net.loss.output(above), h) if i in self.inverted else above
+        if i in self.inverted:
+            g = self._inverse(i, h, v)
+            weights["inverse"] = init_helper(f"inverses[{i}]", g, inverse_key, v, h.shape[1:])
+        return weights, stats, (above, y)
+
+    def teach(self, components: tuple[Component, ...], batch: Batch, keys: tuple[jax.Array, ...]) -> tuple[Lesson, ...]:
+        """Activities go up, targets come down; then every layer and every inverse learns, each by its own loss."""
+        x, y = batch
+        forward_keys, noise_keys = zip(*map(jax.random.split, keys), strict=True)
+        h, stats = self._activities(components, x, forward_keys)
+        target = self._targets(components, h, y, forward_keys[-1])
+        lessons = []
+        for i, component in enumerate(components):
+            wanted = y if self._is_head(i) else stop_gradient(target[i + 1])
+            losses = {"forward": partial(self._forward_loss, i, component, h[i], wanted, forward_keys[i])}
+            if i in self.inverted:
+                losses["inverse"] = partial(self._inverse_loss, i, component, h[i], forward_keys[i], noise_keys[i])
+            taught = {role: jax.value_and_grad(loss)(component.weights[role]) for role, loss in losses.items()}
+            grads = {role: grad for role, (_, grad) in taught.items()}
+            lessons.append(Lesson(grads, (stats[i],), {role: loss for role, (loss, _) in taught.items()}))
+        return tuple(lessons)
+
+    def _activities(
+        self, components: tuple[Component, ...], x: jax.Array, keys: tuple[jax.Array, ...]
+    ) -> tuple[list[jax.Array], list[Tree]]:
+        """h_0 = x, h_1, … and last what the head's inverse reads; and each layer's new batch statistics."""
+        h, stats = [x], []
+        for i, (component, key) in enumerate(zip(components, keys, strict=True)):
+            above, new_stats = self._forward(i, component, h[i], key)
+            h.append(above)
+            stats.append(new_stats)
+        return stop_gradient(h), stats
+
+    def _targets(
+        self, components: tuple[Component, ...], h: list[jax.Array], y: jax.Array, key: jax.Array
+    ) -> dict[int, jax.Array]:
+        """ĥ by number, from the first target down."""
+        target = {self.first.number: self.first.target(components[-1], h, y, key)}
+        for i in reversed(self.inverted):
+            module, weights = self._inverse(i, h[i], h[i + 1]), components[i].weights["inverse"]
+            g = partial(_apply, module, weights)
+            target[i] = self.propagate(g, h[i], h[i + 1], target[i + 1])
+        return target
+
+    def _forward_loss(
+        self, i: int, component: Component, h: jax.Array, wanted: jax.Array, key: jax.Array, weights: tuple[Tree, ...]
+    ) -> jax.Array:
+        """‖f(h_i) - ĥ_{i+1}‖², and at the head the network's loss.
+
+        The layer is applied once more, now as a function of its weights. The compiler sees that it is the same
+        computation as in the forward pass, and does it once.
+        """
+        a, _ = apply_layer(self.net.layers[i], weights[0], component.stats[0], h, key)
+        return self.net.loss.mean(a, wanted) if self._is_head(i) else squared_distance(a, wanted)
+
+    def _inverse_loss(
+        self, i: int, component: Component, h: jax.Array, key: jax.Array, noise_key: jax.Array, weights: Tree
+    ) -> jax.Array:
+        """‖g(f(h_i + ε)) - (h_i + ε)‖², or - h_i where the noise is not preserved."""
+        noisy = h + self.settings.noise * jax.random.normal(noise_key, h.shape, h.dtype)
+        v, _ = self._forward(i, component, noisy, key)
+        again = _apply(self._inverse(i, h, v), weights, v)
+        return squared_distance(again, noisy if self.settings.noise_preserving else h)
+
+    def _forward(self, i: int, component: Component, h: jax.Array, key: jax.Array) -> tuple[jax.Array, Tree]:
+        """The activity above layer i, at the head what its inverse reads; and the new batch statistics."""
+        above, stats = apply_layer(self.net.layers[i], component.weights["forward"][0], component.stats[0], h, key)
+        if self._is_head(i):
+            above = self.output.read(component.weights, self.net.loss.output(above), h)
+        return above, stats
+
+    def _inverse(self, i: int, h: jax.Array, above: jax.Array) -> nn.Module:
+        """The module that maps the output of layer i back to its input h, in the range of the layer below."""
+        if i in self.inverses:
+            return self.inverses[i]
+        shape, activation = h.shape[1:], getattr(self.net.layers[i - 1], "activation", identity)
+        activation = activation if callable(activation) else identity
+        if self._is_head(i):
+            return Transposed(_dense(units(above)), shape, activation)
+        layer = self.net.layers[i]
+        if not hasattr(layer, "inverse"):
+            raise ValueError(
+                f"net.layers[{i}] is {type(layer).__name__}, whose inverse target propagation needs; build it of "
+                f"jl.layers, give it a method inverse(shape, activation), or pass inverses={{{i}: a Flax module}}"
+            )
+        return layer.inverse(shape, activation)
+
+    def _is_head(self, i: int) -> bool:
+        return i == len(self.net.blocks)
+
+
+def _apply(module: nn.Module, weights: Tree, v: jax.Array) -> jax.Array:
+    return apply_layer(module, weights, {}, v)[0]
+
+
 def _dense(features: int) -> nn.Dense:
     return nn.Dense(features, kernel_init=nn.initializers.glorot_uniform())
 
 
-def _given(inverses: Mapping[int, nn.Module] | None, inverted: range) -> dict[int, nn.Module]:
+def _checked(inverses: Mapping[int, nn.Module] | None, inverted: range) -> dict[int, nn.Module]:
     if not isinstance(inverses, Mapping | None):
         raise TypeError(f"inverses={checks.show(inverses)}: must be a dict, layer number: Flax module")
     for i in inverses or {}:
         if i not in inverted:
             raise ValueError(
-                f"inverses={{{i}: …}}: the layers with an inverse are {list(inverted)}; no other layer needs one"
+                f"inverses={{{i}: …}}: only the layers {list(inverted)} have an inverse; leave the others out"
             )
     return dict(inverses or {})
