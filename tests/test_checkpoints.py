@@ -1,4 +1,4 @@
-"""Checkpoints: whole and sound or passed over, the last ones and the best, the same bits as were saved."""
+"""Checkpoints: they come back bit for bit; damaged ones are skipped; the last and the best are kept."""
 
 import shutil
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
     assert same(params["keys"], make(7)["keys"])
 
 
-def test_nothing_is_there_at_first(tmp_path):
+def test_a_new_folder_has_no_checkpoint(tmp_path):
     with Checkpoints(tmp_path / "new") as checkpoints:
         assert checkpoints.latest(make(0)) is None and checkpoints.best(make(0)) is None
 
@@ -69,7 +69,7 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     assert names(folder) == ["5", "6"]
 
 
-def test_training_may_go_on_in_the_memory_of_what_is_saved(tmp_path):
+def test_training_may_overwrite_what_is_saved(tmp_path):
     weights = {"w": np.ones(10**6, np.float32)}
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, weights, {})
@@ -94,7 +94,7 @@ def truncate(path):
 def test_whatever_file_is_damaged_only_what_was_saved_comes_back(damage, tmp_path):
     whole = written(tmp_path / "whole", 1, 2)
     files = [path.relative_to(whole) for path in (whole / "2").rglob("*") if path.is_file() and path.stat().st_size]
-    passed_over = 0
+    skipped = 0
     for number, file in enumerate(files):
         folder = tmp_path / str(number)
         shutil.copytree(whole, folder)
@@ -103,15 +103,15 @@ def test_whatever_file_is_damaged_only_what_was_saved_comes_back(damage, tmp_pat
             found = checkpoints.latest(make(0))
         assert found.step in (1, 2) and found.facts == FACTS, file
         assert bits(found.params) == bits(make(found.step)), file
-        passed_over += found.step == 1
-    assert passed_over >= 3  # the arrays, their index and the facts at least
+        skipped += found.step == 1
+    assert skipped >= 3  # the arrays, their index and the facts at least
 
 
 def test_a_damaged_checkpoint_is_named_and_put_aside(tmp_path):
     folder = written(tmp_path, 1, 2)
     shutil.rmtree(folder / "2" / "params")
     with Checkpoints(folder) as checkpoints:
-        with pytest.warns(UserWarning, match=r"^checkpoint .*/2 is damaged \(.+\): it is passed over, and moved to "):
+        with pytest.warns(UserWarning, match=r"^checkpoint .*/2 is damaged \(.+\): it is skipped, and moved to "):
             assert checkpoints.latest(make(0)).step == 1
         assert names(folder) == ["1", "damaged"]
         checkpoints.save(2, make(2), FACTS)  # the place is free again
@@ -119,27 +119,27 @@ def test_a_damaged_checkpoint_is_named_and_put_aside(tmp_path):
         assert checkpoints.latest(make(0)).step == 2
 
 
-def test_of_all_damaged_ones_none_is_used(tmp_path):
+def test_if_all_are_damaged_none_is_used(tmp_path):
     folder = written(tmp_path, 1, 2)
     for step in "12":
         shutil.rmtree(folder / step / "params")
-    with Checkpoints(folder) as checkpoints, pytest.warns(UserWarning, match="is damaged") as told:
+    with Checkpoints(folder) as checkpoints, pytest.warns(UserWarning, match="is damaged") as warned:
         assert checkpoints.latest(make(0)) is None
-    assert len(told) == 2
+    assert len(warned) == 2
 
 
 def test_a_checkpoint_of_another_network_is_an_error(tmp_path):
     folder = written(tmp_path, 1)
-    with Checkpoints(folder) as checkpoints, pytest.raises(MismatchError, match="/1 is of other parameters"):
+    with Checkpoints(folder) as checkpoints, pytest.raises(MismatchError, match="/1 has parameters of other shapes"):
         checkpoints.latest({**make(0), "weights": jnp.zeros((2, 2))})
     assert names(folder) == ["1"]
 
 
-def test_one_who_reads_leaves_all_as_it_is(tmp_path):
+def test_a_reader_changes_nothing(tmp_path):
     folder = written(tmp_path, 1, 2)
     shutil.rmtree(folder / "2" / "params")
     (folder / "3.orbax-checkpoint-tmp").mkdir()  # what the process that trains is writing
-    with Checkpoints(folder, read_only=True) as checkpoints, pytest.warns(UserWarning, match="passed over$"):
+    with Checkpoints(folder, read_only=True) as checkpoints, pytest.warns(UserWarning, match="it is skipped$"):
         assert checkpoints.latest(make(0)).step == 1
     assert names(folder) == ["1", "2", "3.orbax-checkpoint-tmp"]
     with Checkpoints(tmp_path / "nothing", read_only=True) as checkpoints:
@@ -147,7 +147,7 @@ def test_one_who_reads_leaves_all_as_it_is(tmp_path):
     assert not (tmp_path / "nothing").exists()
 
 
-def test_a_half_written_checkpoint_is_cleared_away(tmp_path):
+def test_a_half_written_checkpoint_is_removed(tmp_path):
     folder = written(tmp_path, 1)
     (folder / "2.orbax-checkpoint-tmp").mkdir()
     with Checkpoints(folder) as checkpoints:
@@ -162,7 +162,7 @@ def test_a_full_disk_is_an_error_before_anything_is_written(tmp_path, monkeypatc
     assert names(tmp_path) == []
 
 
-def test_what_went_wrong_first_is_told(tmp_path, monkeypatch):
+def test_the_first_error_is_raised(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path)
     monkeypatch.setattr(checkpoints, "close", lambda: 1 / 0)
     with pytest.raises(KeyError), checkpoints:

@@ -292,7 +292,7 @@ def test_a_checkpoint_of_other_settings_is_one_sentence(trained, run):
     shutil.copytree(trained[0], "run")
     settings.write(Config(rule="bp", epochs=2, model_args=("hidden=[9]",)), Path("run/config.yaml"))
     code, _, error = run("eval run")
-    assert code == 2 and "is of other parameters, by their shapes; give config.yaml the settings" in error
+    assert code == 2 and "has parameters of other shapes; give config.yaml the settings" in error
 
 
 def test_compare(run, monkeypatch):

@@ -1,4 +1,10 @@
-"""Checkpoints: parameters and facts of a run in a folder, by Orbax; each is whole and sound, or it is passed over."""
+"""Checkpoints of a run in a folder, written by Orbax: what is read is exactly what was saved.
+
+A checkpoint holds the parameters of a run and some facts about it, such as its history. It is written under a temporary
+name and in the background, so a process that is killed at any moment leaves the earlier checkpoints as they were.
+Digests of the arrays and of the facts are saved with them; a checkpoint that does not agree with its digests is
+damaged, and is skipped.
+"""
 
 import errno
 import hashlib
@@ -17,15 +23,15 @@ from jax.experimental.multihost_utils import broadcast_one_to_all
 
 from jaxlocal.network import Tree
 
-SPARE = 2**20  # bytes that a checkpoint may take beside its arrays
+SPARE = 2**20  # bytes that a checkpoint may need in addition to its arrays
 
 
 class MismatchError(ValueError):
-    """A checkpoint is sound, but of other parameters."""
+    """A checkpoint is sound, but belongs to another run: its parameters or settings are different."""
 
 
 class Saved(NamedTuple):
-    """What a checkpoint held."""
+    """What a checkpoint holds."""
 
     step: int
     params: Tree
@@ -33,15 +39,15 @@ class Saved(NamedTuple):
 
 
 class Checkpoints:
-    """The last checkpoints of a run and its best one, in a folder; written by process 0, which alone must see it.
+    """The last checkpoints of a run, and its best one.
 
-    Each is written in one stroke and in the background, so a process that dies at any moment leaves the one before
-    as it was. A digest tells whether a checkpoint is what was saved.
+    If several processes train together, each of them makes the same calls. Process 0 alone reads and writes the folder;
+    the others receive what it reads.
 
     Args:
-      folder: made if it is not there.
-      keep: how many of the last checkpoints are kept.
-      read_only: only look: another process may be writing there.
+      folder: where the checkpoints are; it is made if it does not exist.
+      keep: the number of last checkpoints that are kept, besides the best one.
+      read_only: change nothing in the folder, in which another process may be writing.
 
     Example:
       >>> import tempfile
@@ -59,36 +65,42 @@ class Checkpoints:
         self._manager: Any = None
         if jax.process_index() == 0 and not (read_only and not folder.is_dir()):
             folder.mkdir(parents=True, exist_ok=True)
-            if not read_only:  # Orbax reads all scores at once, and stumbles over a single bad one
+            if not read_only:  # Orbax reads the scores of all checkpoints, and fails if one cannot be read
                 for step in self._steps():
                     if self._score(step) is None:
-                        self._pass_over(step, "its score cannot be read")
+                        self._skip(step, "its score cannot be read")
             self._manager = _manager(folder.resolve(), None if read_only else keep)
 
     def save(self, step: int, params: Tree, facts: dict[str, Any], score: float | None = None) -> None:
-        """Save in the background, after the checkpoint before is done; the best one is that of the highest score."""
+        """Save in the background, as soon as the previous checkpoint is written.
+
+        Args:
+          step: the number of steps trained so far, by which the checkpoint is named.
+          params: the parameters; the training may overwrite them at once.
+          facts: anything that can be stored as JSON.
+          score: the higher, the better; the checkpoint with the highest score is kept.
+        """
         import orbax.checkpoint as ocp
 
-        arrays = jax.tree.map(_as_array, params)  # by all processes: it computes
+        arrays = jax.tree.map(_as_array, params)  # in all processes, because it computes on all devices
         if self._manager:
-            # A copy: the training goes on in the memory of the arrays, which a CPU shares with NumPy.
-            arrays = jax.tree.map(np.copy, arrays)
+            arrays = jax.tree.map(np.copy, arrays)  # on a CPU, the training will overwrite the memory of the originals
             self.wait()
             self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
-            told = {"facts": facts, "shapes": shapes(arrays), "arrays": digest(*jax.tree.leaves(arrays))}
+            described = {"facts": facts, "shapes": shapes(arrays), "arrays": digest(*jax.tree.leaves(arrays))}
             content = ocp.args.Composite(
                 params=ocp.args.StandardSave(arrays),
-                facts=ocp.args.JsonSave({**told, "digest": _digest_of_text(told)}),
+                facts=ocp.args.JsonSave({**described, "digest": _digest_of_text(described)}),
             )
             metrics = {"score": -np.inf if score is None or np.isnan(score) else float(score)}
             self._manager.save(step, args=content, metrics=metrics)
 
     def latest(self, like: Tree) -> Saved | None:
-        """The last checkpoint that is sound, or None; those that are not are named in a warning, and put aside."""
+        """The last sound checkpoint, or None; damaged ones are named in a warning and moved to the folder `damaged`."""
         return self._agreed(like, lambda: self._first_sound(like, self._steps()))
 
     def best(self, like: Tree) -> Saved | None:
-        """The checkpoint of the highest score, or None if it is not sound or there is none."""
+        """The checkpoint with the highest score, or None if it is damaged or there is none."""
 
         def read() -> Saved | None:
             scores = {step: score for step in self._steps() if (score := self._score(step)) is not None}
@@ -103,21 +115,21 @@ class Checkpoints:
         try:
             self.close()
         except Exception:
-            if kind is None:  # else what went wrong first is told
+            if kind is None:  # otherwise the earlier error matters more
                 raise
 
     def wait(self) -> None:
-        """Until all is written."""
+        """Wait until everything is written."""
         if self._manager:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait until all is written, and let go of the folder."""
+        """Wait until everything is written, and release the folder."""
         if self._manager:
             self._manager.close()
 
     def _check_room(self, size: int) -> None:
-        """A full disk is told of before writing: Orbax's threads would print what happens to each of them."""
+        """Raise an error before anything is written to a full disk: each of Orbax's threads would print its own."""
         if shutil.disk_usage(self.folder).free < size + SPARE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
 
@@ -127,14 +139,14 @@ class Checkpoints:
                 return self._read(step, like)
             except MismatchError:
                 raise
-            except Exception as error:  # Orbax and what it reads with raise many kinds
-                if (self.folder / str(step)).exists():  # else the process that trains has just removed it
+            except Exception as error:  # Orbax and TensorStore raise errors of many kinds
+                if (self.folder / str(step)).exists():  # otherwise a training process has just removed it
                     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                    self._pass_over(step, reason[:200])
+                    self._skip(step, reason[:200])
         return None
 
     def _steps(self) -> list[int]:
-        """Of all checkpoints, the last one first."""
+        """The steps of all checkpoints, the last one first."""
         return sorted((int(path.name) for path in self.folder.iterdir() if path.name.isdecimal()), reverse=True)
 
     def _score(self, step: int) -> float | None:
@@ -147,21 +159,21 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         zeros = jax.tree.map(_zeros, like)
-        told = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
-        if told.pop("digest") != _digest_of_text(told):
+        described = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
+        if described.pop("digest") != _digest_of_text(described):
             raise ValueError("its facts are not those that were saved")
-        if told["shapes"] != shapes(zeros):
-            raise MismatchError(f"checkpoint {self.folder / str(step)} is of other parameters, by their shapes")
+        if described["shapes"] != shapes(zeros):
+            raise MismatchError(f"checkpoint {self.folder / str(step)} has parameters of other shapes")
         wanted = ocp.args.Composite(params=ocp.args.StandardRestore(zeros))
         params = self._manager.restore(step, args=wanted).params
-        if told["arrays"] != digest(*jax.tree.leaves(params)):
+        if described["arrays"] != digest(*jax.tree.leaves(params)):
             raise ValueError("its arrays are not those that were saved")
-        return Saved(step, jax.tree.map(_as_leaf, like, params), told["facts"])
+        return Saved(step, jax.tree.map(_as_leaf, like, params), described["facts"])
 
-    def _pass_over(self, step: int, reason: str) -> None:
-        aside = "" if self._read_only else f", and moved to {self._put_aside(step)}"
+    def _skip(self, step: int, reason: str) -> None:
+        moved = "" if self._read_only else f", and moved to {self._put_aside(step)}"
         place = self.folder / str(step)
-        warnings.warn(f"checkpoint {place} is damaged ({reason}): it is passed over{aside}", stacklevel=3)
+        warnings.warn(f"checkpoint {place} is damaged ({reason}): it is skipped{moved}", stacklevel=3)
 
     def _put_aside(self, step: int) -> Path:
         aside = self.folder / "damaged"
@@ -173,19 +185,19 @@ class Checkpoints:
         return place
 
     def _agreed(self, like: Tree, read: Callable[[], Saved | None]) -> Saved | None:
-        """What process 0 reads, the same on all processes."""
+        """What process 0 reads, in all processes."""
         saved: Saved | None = None
         mismatch: MismatchError | None = None
         if self._manager:
             try:
                 saved = read()
-            except MismatchError as error:  # one process alone must not stop here, while the others wait for it
+            except MismatchError as error:  # raised later by all processes: the others would wait for this one
                 mismatch = error
         if jax.process_count() > 1:
             agreed = np.int32(-1 if saved is None else saved.step), np.int32(mismatch is not None)
             step, mismatched = map(int, broadcast_one_to_all(agreed))
             if mismatched:
-                mismatch = MismatchError(f"the checkpoints in {self.folder} are of other parameters, by their shapes")
+                mismatch = MismatchError(f"the checkpoints in {self.folder} have parameters of other shapes")
             elif step >= 0:
                 saved = _shared(step, like, saved)
         if mismatch:
@@ -194,10 +206,10 @@ class Checkpoints:
 
 
 def _shared(step: int, like: Tree, saved: Saved | None) -> Saved:
-    """What process 0 has read, on all processes."""
+    """What process 0 has read, in all processes."""
     arrays = jax.tree.map(_zeros, like) if saved is None else jax.tree.map(_as_array, saved.params)
     leaves, tree = jax.tree.flatten(arrays)
-    # As bytes: a broadcast is a sum, and to floats a sum is not the same bit for bit (-0. + 0. is 0.).
+    # As bytes, because a broadcast is a sum, and a sum of floats may change their bits (-0. + 0. is 0.).
     sent = broadcast_one_to_all([np.frombuffer(leaf.tobytes(), np.uint8) for leaf in leaves])
     got = [
         np.frombuffer(data.tobytes(), leaf.dtype).reshape(leaf.shape) for data, leaf in zip(sent, leaves, strict=True)
@@ -207,7 +219,7 @@ def _shared(step: int, like: Tree, saved: Saved | None) -> Saved:
 
 
 def _broadcast(facts: dict[str, Any] | None) -> dict[str, Any]:
-    """Process 0's facts, to all processes: first how long they are."""
+    """The facts of process 0, in all processes, which must know their length first."""
     text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
     length = int(broadcast_one_to_all(np.int32(len(text))))
     sent = text if facts is not None else np.zeros(length, np.uint8)
@@ -215,26 +227,26 @@ def _broadcast(facts: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def shapes(arrays: Tree) -> list[str]:
-    """Of a tree of arrays the places, shapes and types."""
+    """The place, shape and type of every array in a tree."""
     return [
         f"{jax.tree_util.keystr(path)} {a.shape} {a.dtype}" for path, a in jax.tree_util.tree_leaves_with_path(arrays)
     ]
 
 
 def digest(*arrays: np.ndarray) -> str:
-    """Of all bytes of some arrays."""
+    """The SHA-256 of the bytes of some arrays."""
     sha = hashlib.sha256()
     for array in arrays:
         sha.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
     return sha.hexdigest()
 
 
-def _digest_of_text(told: dict[str, Any]) -> str:
-    return digest(np.frombuffer(json.dumps(told, sort_keys=True).encode(), np.uint8))
+def _digest_of_text(described: dict[str, Any]) -> str:
+    return digest(np.frombuffer(json.dumps(described, sort_keys=True).encode(), np.uint8))
 
 
 def _manager(folder: Path, keep: int | None) -> Any:
-    """Orbax's own; without `keep` to read only."""
+    """The manager of Orbax, which keeps the last `keep` checkpoints and the best one; without `keep` it only reads."""
     import orbax.checkpoint as ocp  # slow to import
     from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
@@ -263,7 +275,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _as_array(leaf: jax.Array) -> np.ndarray:
-    """A leaf as it is saved: a NumPy array, of random keys their data."""
+    """A leaf as it is saved: as a NumPy array, which for random keys is their data."""
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 

@@ -1,0 +1,160 @@
+"""Sessions: a run in a folder that is stopped, by whatever, and resumed ends as one that was never stopped."""
+
+import json
+import os
+import shutil
+import signal
+import time
+
+import jax
+import numpy as np
+import optax
+import pytest
+from helpers import same
+
+import jaxlocal as jl
+from jaxlocal.training import Interrupted, NotSavedError, Session, fit, learner, load_state
+from jaxlocal.training.checkpoints import MismatchError
+from jaxlocal.training.session import reason
+
+RULE = jl.rules.al(jl.models.mlp((6, 5)), optax.adam(1e-2))
+DATA = jl.data.Splits(*((x[:n], y[:n]) for n, (x, y) in zip((64, 30, 20), jl.data.digits(), strict=True)))
+STEPS = 64 // 8
+
+
+@pytest.fixture(autouse=True)
+def short_chunks(monkeypatch):
+    """Epochs of eight steps, three steps at a time."""
+    monkeypatch.setattr(learner, "CHUNKS", 3)
+    monkeypatch.setattr(learner, "SHORTEST", 1)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """What `fit` makes of three epochs."""
+    return fit(RULE, DATA, epochs=3, batch_size=8)
+
+
+def train(folder, rule=RULE, epochs=3, settings=None, **arguments):
+    with Session(folder, rule, DATA, settings=settings) as session:
+        return session.train(epochs=epochs, batch_size=8, **arguments)
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def is_whole(folder, result, whole):
+    assert same(result.params, whole.params) and result.state.history == whole.state.history
+    assert tuple(rows(folder)) == whole.state.history
+
+
+def test_a_session_trains_as_fit_does_and_leaves_metrics_and_checkpoints(tmp_path, whole):
+    result = train(tmp_path, epochs=3)
+    is_whole(tmp_path, result, whole)
+    saved = load_state(tmp_path, RULE, DATA.train)
+    assert same(saved.params, whole.params) and saved.step == 3 * STEPS and saved.history == whole.state.history
+    best = load_state(tmp_path, RULE, DATA.train, best=True)
+    assert len(best.history) == jl.training.best_epoch(whole.state.history)
+    assert same(best.params, fit(RULE, DATA, epochs=len(best.history), batch_size=8).params)
+
+
+@pytest.mark.parametrize("stop", [3, STEPS + 6, 2 * STEPS])
+def test_a_run_that_watch_stopped_resumes(stop, tmp_path, whole):
+    """In the first epoch, in the second, and after it."""
+    part = train(tmp_path, watch=lambda progress: progress.step >= stop)
+    assert part.stopped and part.state.step < 3 * STEPS
+    is_whole(tmp_path, train(tmp_path), whole)
+
+
+def test_a_signal_stops_the_run_after_it_is_saved(tmp_path, whole):
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    def watch(progress):
+        if progress.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="stopped after step 6; everything is saved") as stop:
+        train(tmp_path, watch=watch)
+    assert (stop.value.signal, stop.value.step) == (signal.SIGTERM, 6)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert load_state(tmp_path, RULE, DATA.train).step == 6
+    is_whole(tmp_path, train(tmp_path), whole)
+
+
+def test_a_run_may_be_stopped_by_the_clock(tmp_path, whole):
+    assert train(tmp_path, until=time.monotonic()).state.step == 6  # the clock is read while the next chunk is computed
+    is_whole(tmp_path, train(tmp_path), whole)
+
+
+def test_what_a_killed_process_had_not_saved_is_trained_again(tmp_path, whole, monkeypatch):
+    def killed(progress):
+        if progress.state and progress.state.step == 2 * STEPS:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxlocal.training.session.SAVING", 1e-9)  # after the first epoch nothing is saved any more
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, watch=killed)
+    assert len(rows(tmp_path)) == 2 and load_state(tmp_path, RULE, DATA.train).step == STEPS
+    is_whole(tmp_path, train(tmp_path), whole)
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path):
+    result = train(tmp_path, epochs=1)
+    before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").rglob("*"))
+    assert same(train(tmp_path, epochs=1).params, result.params)
+    assert sorted(path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").rglob("*")) == before
+
+
+def test_a_session_may_train_on(tmp_path, whole):
+    with Session(tmp_path, RULE, DATA, annotate=lambda row: {"lr": row["epoch"] / 2}) as session:
+        assert session.state is None
+        session.train(epochs=1, batch_size=8)
+        assert session.state.step == STEPS
+        result = session.train(epochs=3, batch_size=8)
+        assert same(session.best().params, load_state(tmp_path, RULE, DATA.train, best=True).params)
+    assert same(result.params, whole.params)
+    assert [row["lr"] for row in rows(tmp_path)] == [0.5, 1.0, 1.5]
+
+
+def test_seconds_include_those_of_earlier_processes(tmp_path):
+    train(tmp_path, epochs=1)
+    with Session(tmp_path, RULE, DATA) as session:
+        before = session.seconds
+        assert before > 0
+        session.train(epochs=2, batch_size=8)
+        assert session.seconds > before
+
+
+def test_another_run_is_refused(tmp_path):
+    train(tmp_path, epochs=1, settings={"rate": 1e-2, "hidden": (6, 5)})
+    with Session(tmp_path, RULE, DATA, settings={"rate": 1e-2, "hidden": [6, 5]}) as session:
+        assert session.state.step == STEPS
+    with pytest.raises(MismatchError, match="has other settings"):
+        Session(tmp_path, RULE, DATA, settings={"rate": 1e-3})
+    other = jl.rules.al(jl.models.mlp((6, 7)), optax.adam(1e-2))
+    with pytest.raises(MismatchError, match="has parameters of other shapes"):
+        Session(tmp_path, other, DATA)
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
+    with pytest.raises(
+        NotSavedError, match=r"cannot be saved \(No space left on device\); make room, and train"
+    ) as stop:
+        train(tmp_path, epochs=1)
+    assert stop.value.reason == "No space left on device"
+
+
+def test_reasons_are_those_of_the_system():
+    assert reason(ValueError("RESOURCE_EXHAUSTED: … [os_error_code='28']")) == "No space left on device"
+    assert reason(ValueError()) == "ValueError"
+
+
+def test_a_template_has_the_shapes_of_the_parameters(whole):
+    for rule in (RULE, jl.ensemble(RULE, 2), jl.pipelined(RULE, jl.pipeline.mesh(component=2))):
+        shapes = jax.tree.leaves(jl.training.session.template(rule, DATA.train))
+        single = jax.tree.leaves(whole.params)
+        lead = (2,) if rule is not RULE and not isinstance(rule, jl.pipeline.Pipeline) else ()
+        assert [leaf.shape for leaf in shapes] == [(*lead, *np.shape(leaf)) for leaf in single]
