@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import plain, same
 
-from jaxlocal.pipeline.packing import empty, pack, packing, unpack
+from jaxlocal.pipeline.packing import pack, packing, unpack, zeros
 
 TREES = (
     {"w": jnp.arange(12.0).reshape(3, 4), "b": jnp.ones(4), "n": jnp.int32(7), "key": jax.random.key(3)},
@@ -18,7 +18,7 @@ TREES = (
 @pytest.mark.parametrize("room", [1, 1.2, 2, 10])
 def test_every_tree_comes_back_whatever_was_there_before(room):
     found = packing(TREES, room=room)
-    slots = empty(found)
+    slots = zeros(found)
     for form, tree in enumerate(TREES):
         slots = pack(found, form, tree, slots)
         assert [slot.shape for slot in slots] == [slot.shape for slot in found.slots]

@@ -167,12 +167,12 @@ def test_ticks_without_a_batch_change_nothing():
 
 
 @pytest.mark.xdist_group("pipeline alike")
-@pytest.mark.parametrize(("devices", "stages", "runs"), [(1, (1,) * 8, (8,)), (2, (2, 1, 1, 1, 1, 2), (1, 2, 2, 1))])
-def test_alike_stages_of_a_device_run_as_one(devices, stages, runs):
+@pytest.mark.parametrize(("devices", "stages", "groups"), [(1, (1,) * 8, (8,)), (2, (2, 1, 1, 1, 1, 2), (1, 2, 2, 1))])
+def test_alike_stages_of_a_device_run_as_one(devices, stages, groups):
     """As a batched operation, whose sums may round otherwise; fewer batches than stages, too."""
     pipe, wanted = pipeline("alike", devices, stages), sequential("alike")
     params = start("alike", pipe)
-    assert tuple(len(run.stages) for own in params.layout.runs for run in own) == runs
+    assert tuple(len(group.stages) for own in params.layout.groups for group in own) == groups
     if devices == 1:  # a batch axis in front of each matrix product
         assert "dot_general[dimension_numbers=(([2], [1]), ([0], [0]))" in " ".join(
             str(jax.make_jaxpr(pipe.step)(params, batch("alike", 0))).split()
@@ -400,13 +400,17 @@ def test_rules_with_a_backward_pass_are_refused(name):
         (
             lambda: jl.pipelined(RULE["dense"], mesh(component=2), "componant"),
             ValueError,
-            "^axis='componant': the mesh has only 'component'; pass axis='component'",
+            "^axis='componant': the mesh has no such axis; did you mean component",
         ),
-        (lambda: jl.pipelined(RULE["dense"], mesh(x=2)), ValueError, "^axis='component': the mesh has only 'x'"),
+        (
+            lambda: jl.pipelined(RULE["dense"], mesh(x=2)),
+            ValueError,
+            "^axis='component': the mesh has no such axis; choose from x$",
+        ),
         (
             lambda: jl.pipelined(RULE["dense"], mesh(component=8)),
             ValueError,
-            r"has 8 devices, but the rule has only 4 components; take jl\.pipeline\.mesh\(component=4\), with data=2",
+            r"has 8 devices, but the rule has only 4 components; use jl\.pipeline\.mesh\(component=4\), with data=2",
         ),
         (lambda: mesh(component=16), ValueError, r"^mesh\(component=16\): needs 16 devices, but there are 8 \(cpu\)"),
         (lambda: mesh(component=4, data=4), ValueError, "needs 16 devices, but there are 8"),
@@ -440,7 +444,7 @@ def test_bad_settings_are_one_sentence(make, error, match):
         (
             lambda pipe, params, x, y: pipe.update(params, (x[:5], y[:5])),
             ValueError,
-            "^batch: x has 5 examples, but this pipeline is under way with batches of 8: leave incomplete",
+            "^batch: x has 5 examples, but this pipeline holds batches of 8: leave incomplete",
         ),
         (
             lambda pipe, params, x, y: pipe.update(params, (x[:, :3], y)),
@@ -458,7 +462,7 @@ def test_bad_settings_are_one_sentence(make, error, match):
         (
             lambda pipe, params, x, y: pipeline("dense", 3).update(params, (x, y)),
             ValueError,
-            "^params were made by a pipeline with other stages",
+            "^params belong to a pipeline with other stages",
         ),
         (
             lambda pipe, params, x, y: pipe.place(sequential("one").params[0], (x, y)),
@@ -470,7 +474,7 @@ def test_bad_settings_are_one_sentence(make, error, match):
         (
             lambda pipe, params, x, y: pipeline("dense", 2, data=3).init(jax.random.key(0), (x, y)),
             ValueError,
-            "^batch: x has 8 examples, which cannot be dealt out evenly to the 3 devices of the mesh's axis 'data'",
+            "^batch: x has 8 examples, which cannot be split evenly over the 3 devices of the mesh's axis 'data'",
         ),
     ],
 )

@@ -1,6 +1,8 @@
-"""The pipeline: every component of a forward-only rule learns at once, each on its own device."""
+"""The pipeline: all components of a forward-only rule learn at the same time, each on its own device."""
 
-from jaxlocal.pipeline.pipeline import Costs, Fed, Pipeline, PipelineParams, balance, measure, mesh, pipelined
+from jaxlocal.pipeline.balance import Costs, balance, measure
+from jaxlocal.pipeline.devices import mesh
+from jaxlocal.pipeline.pipeline import Fed, Pipeline, PipelineParams, pipelined
 from jaxlocal.pipeline.schedule import Schedule
 
 __all__ = ["Costs", "Fed", "Pipeline", "PipelineParams", "Schedule", "balance", "measure", "mesh", "pipelined"]

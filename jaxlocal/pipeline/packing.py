@@ -1,8 +1,9 @@
-"""Trees of different shapes in the same arrays: what one program for many devices needs.
+"""Trees of different shapes in the same arrays, so that one program can run on devices that hold different trees.
 
-Each tree's leaves are sorted by size and take the slots of their type in that order. Where all trees agree on a slot's
-shape, the slot has that shape and nothing is ever copied; elsewhere it is flat and as long as the longest needs. A slot
-has one axis at least, so that the slots of many devices can lie one after the other.
+The arrays are called slots; each slot holds at most one leaf of a tree. Leaves share a slot by rank: for every dtype,
+the largest leaves of all trees share one, the second largest share the next, and so on. If all leaves of a slot have
+the same shape, the slot has that shape too, and packing copies nothing. Otherwise the slot is flat and as long as its
+largest leaf. A slot has at least one axis, so that the slots of many devices can be concatenated.
 """
 
 from collections import Counter
@@ -20,35 +21,50 @@ Slots = tuple[jax.Array, ...]
 
 
 class Form(NamedTuple):
-    """One of the trees: its structure, its leaves, and the slot that each of them takes."""
+    """One of the trees: its structure, the shapes of its leaves, and the number of each leaf's slot."""
 
     structure: Any
     leaves: tuple[jax.ShapeDtypeStruct, ...]
-    places: tuple[int, ...]
+    slots: tuple[int, ...]
 
 
 class Packing(NamedTuple):
-    """The forms of all trees, the slots that hold any of them, and how many leading axes a slot leaves as they are."""
+    """The forms of all trees, the slots that can hold any of them, and how many leading axes a flat slot keeps."""
 
     forms: tuple[Form, ...]
     slots: tuple[jax.ShapeDtypeStruct, ...]
     lead: int
 
 
+class Leaf(NamedTuple):
+    """A leaf of one of the trees that are to be packed."""
+
+    tree: int
+    number: int  # among the leaves of its tree
+    shape: tuple[int, ...]
+    dtype: Any
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in memory."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
 def packing(trees: Sequence[Tree], lead: int = 0, room: float = 1.0) -> Packing:
-    """A packing for trees of arrays, or of their shapes.
+    """Decide which leaves of these trees share a slot.
 
     Args:
-      trees: the trees.
-      lead: how many leading axes all leaves agree on, which a flat slot keeps.
-      room: the memory for all slots, as a multiple of the least. With more of it, arrays of other shapes than their
-        slot's largest get slots of their own, the large ones first, and need not be copied out of it and back.
+      trees: trees of arrays, or of their shapes.
+      lead: the number of leading axes on which all leaves agree; a flat slot keeps them.
+      room: the memory of all slots, as a multiple of the least possible. With more than 1, leaves whose shape differs
+        from the largest leaf of their slot get a slot of their own, large leaves first, so that packing does not copy
+        them.
 
     Returns:
       The packing.
 
     Example:
-      >>> from jaxlocal.packing import pack, packing, unpack
+      >>> from jaxlocal.pipeline.packing import pack, packing, unpack
       >>> wide, narrow = {"w": jnp.ones((3, 4)), "n": jnp.int32(7)}, {"w": jnp.ones((2, 5))}
       >>> both = packing([wide, narrow])
       >>> [slot.shape for slot in both.slots]
@@ -59,43 +75,11 @@ def packing(trees: Sequence[Tree], lead: int = 0, room: float = 1.0) -> Packing:
       [(2, 5), (3, 4), (1,)]
     """
     flattened = [jax.tree.flatten(tree) for tree in trees]
-    leaves = {(t, i): leaf for t, (found, _) in enumerate(flattened) for i, leaf in enumerate(found)}
-
-    def weight(place: tuple[int, int]) -> int:
-        return leaves[place].size * leaves[place].dtype.itemsize
-
-    by_rank: dict[
-        Any, list[tuple[int, int]]
-    ] = {}  # of each type, the largest leaves of all trees, the second largest …
-    seen: Counter[Any] = Counter()
-    for place in sorted(leaves, key=lambda place: (-weight(place), leaves[place].shape, place)):
-        tree_and_type = place[0], str(leaves[place].dtype)
-        by_rank.setdefault((tree_and_type[1], seen[tree_and_type]), []).append(place)
-        seen[tree_and_type] += 1
-
-    spare = (room - 1) * sum(weight(sharers[0]) for sharers in by_rank.values())
-    groups = []  # of leaves, each in a slot
-    for sharers in sorted(by_rank.values(), key=lambda sharers: -weight(sharers[0])):
-        by_shape: dict[tuple[int, ...], list[tuple[int, int]]] = {}
-        for place in sharers:
-            by_shape.setdefault(leaves[place].shape, []).append(place)
-        together, *others = by_shape.values()
-        for other in others:
-            if weight(other[0]) <= spare:
-                spare -= weight(other[0])
-                groups.append(other)
-            else:
-                together = together + other
-        groups.append(together)
-
-    slots: list[jax.ShapeDtypeStruct] = []
-    slot_of: dict[tuple[int, int], int] = {}
-    for group in groups:
-        shape, dtype = leaves[group[0]].shape, leaves[group[0]].dtype
-        if not shape or any(leaves[place].shape != shape for place in group):
-            shape = (*shape[:lead], prod(shape[lead:]))  # the first is the largest
-        slot_of |= dict.fromkeys(group, len(slots))
-        slots.append(jax.ShapeDtypeStruct(shape, dtype))
+    leaves = [
+        Leaf(t, i, leaf.shape, leaf.dtype) for t, (found, _) in enumerate(flattened) for i, leaf in enumerate(found)
+    ]
+    groups = _separate(_by_rank(leaves), room)
+    slot_of = {(leaf.tree, leaf.number): slot for slot, group in enumerate(groups) for leaf in group}
     forms = tuple(
         Form(
             structure,
@@ -104,30 +88,30 @@ def packing(trees: Sequence[Tree], lead: int = 0, room: float = 1.0) -> Packing:
         )
         for t, (found, structure) in enumerate(flattened)
     )
-    return Packing(forms, tuple(slots), lead)
+    return Packing(forms, tuple(_slot(group, lead) for group in groups), lead)
 
 
-def empty(packing: Packing) -> Slots:
-    """All slots, zero."""
-    return tuple(jnp.empty(slot.shape, slot.dtype) for slot in packing.slots)
+def zeros(packing: Packing) -> Slots:
+    """All slots, filled with zeros."""
+    return tuple(jnp.zeros(slot.shape, slot.dtype) for slot in packing.slots)
 
 
 def pack(packing: Packing, form: int, tree: Tree, into: Slots | None = None) -> Slots:
-    """The slots with a tree of one of the forms in them; what it does not need stays as it was."""
-    slots = list(into or empty(packing))
-    for leaf, place in zip(jax.tree.leaves(tree), packing.forms[form].places, strict=True):
-        slot = slots[place]
+    """Write a tree of one of the forms into slots; the rest of the slots keeps its values, by default zeros."""
+    slots = list(into or zeros(packing))
+    for leaf, number in zip(jax.tree.leaves(tree), packing.forms[form].slots, strict=True):
+        slot = slots[number]
         if slot.shape == leaf.shape:
-            slots[place] = leaf
+            slots[number] = leaf
         else:
             rows = leaf.reshape(*leaf.shape[: packing.lead], -1)
-            slots[place] = lax.dynamic_update_slice(slot, rows, (0,) * slot.ndim)
+            slots[number] = lax.dynamic_update_slice(slot, rows, (0,) * slot.ndim)
     return tuple(slots)
 
 
 def unpack(packing: Packing, form: int, slots: Slots) -> Tree:
-    """The tree of one of the forms."""
-    structure, leaves, places = packing.forms[form]
+    """Read the tree of one of the forms from slots."""
+    structure, leaves, numbers = packing.forms[form]
 
     def read(leaf: jax.ShapeDtypeStruct, slot: jax.Array) -> jax.Array:
         if slot.shape == leaf.shape:
@@ -135,4 +119,42 @@ def unpack(packing: Packing, form: int, slots: Slots) -> Tree:
         length = prod(leaf.shape[packing.lead :])
         return lax.slice_in_dim(slot, 0, length, axis=packing.lead).reshape(leaf.shape)
 
-    return structure.unflatten([read(leaf, slots[place]) for leaf, place in zip(leaves, places, strict=True)])
+    return structure.unflatten([read(leaf, slots[number]) for leaf, number in zip(leaves, numbers, strict=True)])
+
+
+def _by_rank(leaves: Sequence[Leaf]) -> list[list[Leaf]]:
+    """For every dtype, the largest leaf of each tree, then the second largest of each, and so on; large ones first."""
+    ranks: dict[tuple[str, int], list[Leaf]] = {}
+    larger: Counter[tuple[int, str]] = Counter()  # of the same tree and dtype
+    for leaf in sorted(leaves, key=lambda leaf: (-leaf.nbytes, leaf.shape, leaf.tree, leaf.number)):
+        dtype = str(leaf.dtype)
+        ranks.setdefault((dtype, larger[leaf.tree, dtype]), []).append(leaf)
+        larger[leaf.tree, dtype] += 1
+    return sorted(ranks.values(), key=lambda rank: -rank[0].nbytes)
+
+
+def _separate(ranks: list[list[Leaf]], room: float) -> list[list[Leaf]]:
+    """The leaves of each slot: those of a rank, except that other shapes than the largest move out as room allows."""
+    spare = (room - 1) * sum(rank[0].nbytes for rank in ranks)
+    groups = []
+    for rank in ranks:
+        by_shape: dict[tuple[int, ...], list[Leaf]] = {}
+        for leaf in rank:
+            by_shape.setdefault(leaf.shape, []).append(leaf)
+        together, *others = by_shape.values()  # the largest leaf's shape comes first
+        for other in others:
+            if other[0].nbytes <= spare:
+                spare -= other[0].nbytes
+                groups.append(other)
+            else:
+                together = together + other
+        groups.append(together)
+    return groups
+
+
+def _slot(group: list[Leaf], lead: int) -> jax.ShapeDtypeStruct:
+    """The slot of leaves whose first is the largest: of their shape if they all have the same one, else flat."""
+    shape = group[0].shape
+    if not shape or any(leaf.shape != shape for leaf in group):
+        shape = (*shape[:lead], prod(shape[lead:]))
+    return jax.ShapeDtypeStruct(shape, group[0].dtype)

@@ -1,0 +1,100 @@
+"""Where to cut a network into stages: what each component costs, and the cut whose most expensive stage costs least."""
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from statistics import median
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxlocal import checks
+from jaxlocal.pipeline.stages import steps
+from jaxlocal.rule import Batch, Component, Learn, Message, Params, Rule
+
+ROUNDS = 4  # steps in one timed program
+
+
+class Costs(NamedTuple):
+    """What `measure` finds for each component."""
+
+    seconds: tuple[float, ...]  # the time of one step
+    message: tuple[int, ...]  # the size of its message to the next component, in bytes
+
+
+def measure(rule: Rule, params: Params, batch: Batch, repeats: int = 5) -> Costs:
+    """Measure the time of each component's step on the device that holds the parameters.
+
+    Args:
+      rule: a forward-only rule.
+      params: its parameters.
+      batch: a batch of the size to train with.
+      repeats: the number of measurements, of which the median counts; compilation is not measured.
+
+    Returns:
+      Each component's time and the size of its message.
+
+    Example:
+      >>> rule = jl.rules.al(jl.models.mlp(hidden=(16, 16), classes=10), optax.adam(1e-3))
+      >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
+      >>> costs = jl.pipeline.measure(rule, rule.init(jax.random.key(0), batch), batch)
+      >>> len(jl.pipeline.balance(costs.seconds, 2)), costs.message
+      (2, (512, 512))
+    """
+    seconds, sizes, message = [], [], batch
+    for step, component in zip(steps(rule), params.components, strict=True):
+        seconds.append(_seconds(step, component, message, repeats))
+        _, message, _ = jax.jit(step)(component, message)
+        sizes.append(sum(leaf.nbytes for leaf in message))
+    return Costs(tuple(seconds), tuple(sizes))
+
+
+def _seconds(step: Learn, component: Component, message: Message, repeats: int) -> float:
+    """The median time of a component's step."""
+
+    # Several steps make one program, as in training: a single call would also pay for the memory that it allocates.
+    @partial(jax.jit, donate_argnums=0)
+    def several(component: Component, message: Message) -> Component:
+        return lax.scan(lambda component, _: (step(component, message)[0], None), component, length=ROUNDS)[0]
+
+    component = jax.block_until_ready(several(jax.tree.map(jnp.copy, component), message))  # compiles
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        component = jax.block_until_ready(several(component, message))
+        times.append((time.perf_counter() - start) / ROUNDS)
+    return median(times)
+
+
+def balance(costs: Sequence[float], stages: int) -> tuple[int, ...]:
+    """Cut components into neighbouring stages so that the most expensive stage costs as little as possible.
+
+    Args:
+      costs: the cost of each component in any unit, such as the seconds that `measure` finds.
+      stages: the number of stages.
+
+    Returns:
+      The number of components of each stage, which `pipelined` takes as `stages`.
+
+    Example:
+      >>> jl.pipeline.balance([4, 1, 2, 0.5], 2)
+      (1, 3)
+    """
+    checks.positive_int("stages", stages)
+    if stages > len(costs):
+        raise ValueError(f"stages={stages}: there are {len(costs)} components, and every stage needs at least one")
+    for cost in costs:
+        checks.non_negative("costs", cost)
+    up_to = np.concatenate([[0], np.cumsum(costs)])
+    # best[n] is the best cut of the first n components: the cost of its most expensive stage, and the sizes of all.
+    # A best cut with one more stage is a best cut of the first m components, for some m, and one stage of the others.
+    best: dict[int, tuple[float, tuple[int, ...]]] = {n: (float(up_to[n]), (n,)) for n in range(1, len(costs) + 1)}
+    for made in range(2, stages + 1):
+        best = {
+            n: min((max(best[m][0], float(up_to[n] - up_to[m])), (*best[m][1], n - m)) for m in range(made - 1, n))
+            for n in range(made, len(costs) + 1)
+        }
+    return best[len(costs)][1]

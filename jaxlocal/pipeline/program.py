@@ -1,0 +1,160 @@
+"""What one device does in a tick: its stages learn from the messages that wait for them, then all messages move on.
+
+These are pure functions. All devices run the same program, `tick`, which contains the work of each of them, one after
+the other; every device skips what is not its own. A device's part of the state has one row for each of its stages.
+Before the stages learn, a row of `mail` is the message that a stage will read; afterwards it is the message that the
+stage sends. A row of `notes` is the note of that message (see `jaxlocal.pipeline.layout`).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+from jaxlocal.pipeline.layout import Group, Layout
+from jaxlocal.pipeline.packing import Slots, pack, unpack
+from jaxlocal.pipeline.stages import learn
+from jaxlocal.rule import Batch, Learn, Message
+
+Flag = bool | jax.Array
+
+
+class Program(NamedTuple):
+    """What all devices know beforehand."""
+
+    steps: tuple[Learn, ...]  # of all components
+    layout: Layout
+    axis: str  # the mesh's axis along which the components lie
+    data_axes: tuple[str, ...]  # its axes over which the examples of each batch are split
+
+
+class State(NamedTuple):
+    """What a device, or one of its groups of stages, has to learn with."""
+
+    components: Any  # a device's are packed in slots; a group's are unpacked
+    mail: Slots
+    notes: jax.Array
+
+
+class Task(NamedTuple):
+    """What one group of stages has to do in a tick."""
+
+    program: Program
+    group: Group
+    entering: Batch | None  # the batch that enters the pipeline, if this group has the first stage and there is one
+
+
+def tick(program: Program, device: jax.Array, state: State, batch: Batch | None) -> tuple[State, jax.Array]:
+    """A device's tick: its new state, and the note of the message that its last stage has sent."""
+    devices = program.layout.devices
+    for number in range(devices):
+        mine = device == number if devices > 1 else True
+        state = _run_if(mine, partial(_work, program, number, mine, batch), state)
+    mail, notes = jax.tree.map(partial(_move_on, program), (state.mail, state.notes))
+    return State(state.components, mail, notes), state.notes[-1:]
+
+
+def _move_on(program: Program, sent: jax.Array) -> jax.Array:
+    """What the stages have sent becomes what the next stages will read; the first stage of all gets zeros."""
+    to_next_device = [(device, device + 1) for device in range(program.layout.devices - 1)]
+    received = lax.ppermute(sent[-1:], program.axis, to_next_device)
+    return jnp.concatenate([received, sent[:-1]])
+
+
+def _work(program: Program, device: int, mine: Flag, batch: Batch | None, state: State) -> State:
+    """All groups of one device learn."""
+    layout = program.layout
+    unpacked = unpack(layout.components, device, state.components)
+    after = []
+    for group, components in zip(layout.groups[device], unpacked, strict=True):
+        rows = layout.rows(group)
+        own = State(components, tuple(slot[rows] for slot in state.mail), state.notes[rows])
+        task = Task(program, group, entering=batch if group.first == 0 else None)
+        after.append(_learn_alone(task, mine, own) if len(group.stages) == 1 else _learn_together(task, own))
+    learnt = tuple(own.components for own in after)
+    mail, notes = jax.tree.map(lambda *rows: jnp.concatenate(rows), *[(own.mail, own.notes) for own in after])
+    return State(pack(layout.components, device, learnt, state.components), mail, notes)
+
+
+def _learn_alone(task: Task, mine: Flag, state: State) -> State:
+    """The only stage of a group learns, if there is a message for it."""
+    layout, number, (stage,) = task.program.layout, task.group.first, task.group.stages
+    first, last = number == 0, number == len(layout.stages) - 1
+    if first and task.entering is None:
+        return state
+
+    def learn_one(state: State) -> State:
+        inbox = tuple(slot[0] for slot in state.mail)
+        message = task.entering if first else unpack(layout.messages, number - 1, inbox)
+        components, message, losses = learn(task.program.steps, stage, state.components, _split(task, message))
+        # Nobody reads what the last stage sends. But if it sent what it has received, the compiler would see that the
+        # exchange of messages need not wait for this stage. It would put the exchange before the stage's work, and the
+        # last device could begin its work only when all others have finished theirs.
+        outbox = tuple(map(jnp.zeros_like, inbox)) if last else pack(layout.messages, number, message)
+        return State(components, tuple(slot[None] for slot in outbox), _note(task, state.notes, losses[None]))
+
+    # The first stage learns whenever its device works, and that is where `mine` is true. It is always true here, but if
+    # the compiler knew that, it would merge the stage's loop with the device's and copy the arrays that they update.
+    busy = mine if first else state.notes[0, -1] > 0
+    return _run_if(busy, learn_one, state)
+
+
+def _learn_together(task: Task, state: State) -> State:
+    """The stages of a group learn as one batched operation; those without a message keep their old state."""
+    layout, number, (stage, *_) = task.program.layout, task.group.first, task.group.stages
+    busy = state.notes[:, -1] > 0
+    if task.entering is not None:
+        busy = busy.at[0].set(True)
+
+    def learn_all(state: State) -> State:
+        # Alike stages read messages of the same shapes, and so does the first stage of all, which has no form here.
+        messages = jax.vmap(partial(unpack, layout.messages, max(number - 1, 0)))(state.mail)
+        if task.entering is not None:
+            messages = jax.tree.map(lambda rows, new: rows.at[0].set(new), messages, task.entering)
+        messages = _split(task, messages, axis=1)
+        components, messages, losses = jax.vmap(partial(learn, task.program.steps, stage))(state.components, messages)
+        mail = jax.vmap(partial(pack, layout.messages, number))(messages)
+        return State(components, mail, _note(task, state.notes, losses))
+
+    def learn_busy(state: State) -> State:
+        def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(busy.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+        return jax.tree.map(choose, learn_all(state), state)
+
+    all_busy = jnp.all(busy)
+    return _run_if(jnp.any(busy) & ~all_busy, learn_busy, _run_if(all_busy, learn_all, state))
+
+
+def _note(task: Task, notes: jax.Array, losses: jax.Array) -> jax.Array:
+    """The notes of the messages that a group sends: those of the messages it has read, and the new losses."""
+    if task.entering is not None:  # A new batch has no losses yet.
+        notes = notes.at[0].set(0).at[0, -1].set(1)
+    rows = []
+    for note, loss, stage in zip(notes, losses, task.group.stages, strict=True):
+        start = task.program.layout.first_loss(stage)
+        rows.append(lax.dynamic_update_slice(note, loss, (start,)))
+    return jnp.stack(rows)
+
+
+def _split(task: Task, message: Message, axis: int = 0) -> Message:
+    """The message with its examples, which lie along this axis, split over the data axes of the mesh."""
+    if not task.program.data_axes:
+        return message
+    spec = P(*[None] * axis, task.program.data_axes)
+    return jax.tree.map(lambda leaf: lax.with_sharding_constraint(leaf, spec), message)
+
+
+def _run_if(condition: Flag, function: Callable[[State], State], state: State) -> State:
+    """`function(state)` if the condition holds, else the state as it is.
+
+    This is a loop of one round or of none, not `lax.cond`: XLA updates the arrays of a loop in place, but copies those
+    that a conditional returns.
+    """
+    if condition is True:
+        return function(state)
+    return lax.fori_loop(0, jnp.asarray(condition, jnp.int32), lambda _, state: function(state), state)
