@@ -1,8 +1,9 @@
 """The devices of a pipeline: how a mesh is made, how arrays lie on it, and how a function runs on each device."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,8 @@ def mesh(**axes: int) -> Mesh:
     return Mesh(np.array(devices[:wanted]).reshape(*axes.values()), tuple(axes), axis_types=types)
 
 
-class Devices(NamedTuple):
+@dataclass(frozen=True)
+class Devices:
     """A mesh, and the one of its axes along which the components lie; each batch is split over the other axes."""
 
     mesh: Mesh

@@ -53,6 +53,12 @@ class Fed:
 
     batch: Batch  # the parts of all devices, one after the other; those of other stages are zeros
 
+    def of_one_device(self, devices: int) -> Any:
+        """The shapes of one device's part."""
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // devices, *leaf.shape[1:]), leaf.dtype), self.batch
+        )
+
 
 @dataclass(frozen=True, eq=False)  # A pipeline is compared by identity, so that it can be a static argument of jit.
 class Pipeline:
@@ -139,10 +145,11 @@ class Pipeline:
         return Devices(self.mesh, self.axis)
 
     def _layout(self, params: Params, batch: Batch) -> Layout:
-        params, batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, batch))
-        checks.batch(batch, params.shapes, forward_stats(params))
-        self._devices.check_split(batch)
-        return lay_out(steps(self.rule), params, batch, self.stages, self._devices.count, self.room)
+        shapes: Any
+        params, shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, batch))
+        checks.batch(shapes, params.shapes, forward_stats(params))
+        self._devices.check_split(shapes)
+        return lay_out(steps(self.rule), params, shapes, self.stages, self._devices.count, self.room)
 
     def _check(self, params: PipelineParams, batch: Batch | Fed | None) -> None:
         """Raise an error unless these are parameters of this pipeline, and the batch is of their shapes."""
@@ -158,13 +165,9 @@ class Pipeline:
             )
         if batch is None:
             return
-        if isinstance(batch, Fed):
-            batch = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // layout.devices, *leaf.shape[1:]), leaf.dtype),
-                batch.batch,
-            )
-        checks.batch(batch, tuple(leaf.shape[1:] for leaf in layout.batch))
-        found, wanted = batch[0].shape[0], layout.batch[0].shape[0]
+        entering: Any = batch.of_one_device(layout.devices) if isinstance(batch, Fed) else batch
+        checks.batch(entering, tuple(leaf.shape[1:] for leaf in layout.batch))
+        found, wanted = entering[0].shape[0], layout.batch[0].shape[0]
         if found != wanted:
             raise ValueError(
                 f"batch: x has {found} examples, but this pipeline holds batches of {wanted}: leave incomplete batches "
@@ -216,7 +219,7 @@ class Pipeline:
         before = State(params.slots, params.mail, params.notes)
         after, notes = self._devices.run(here, (before, fed), shared, self.check_vma)
         leaving = lax.with_sharding_constraint(notes[-1], self._devices.sharding())
-        return PipelineParams(*after, layout), layout.info(leaving)
+        return PipelineParams(after.components, after.mail, after.notes, layout), layout.info(leaving)
 
     @partial(jax.jit, static_argnums=0)
     def _finish(self, params: PipelineParams) -> tuple[PipelineParams, Info]:

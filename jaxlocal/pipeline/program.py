@@ -89,7 +89,7 @@ def _learn_alone(task: Task, mine: Flag, state: State) -> State:
 
     def learn_one(state: State) -> State:
         inbox = tuple(slot[0] for slot in state.mail)
-        message = task.entering if first else unpack(layout.messages, number - 1, inbox)
+        message = unpack(layout.messages, number - 1, inbox) if task.entering is None else task.entering
         components, message, losses = learn(task.program.steps, stage, state.components, _split(task, message))
         # Nobody reads what the last stage sends. But if it sent what it has received, the compiler would see that the
         # exchange of messages need not wait for this stage. It would put the exchange before the stage's work, and the
