@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,19 @@ import PIL.Image
 import pytest
 
 from jaxlocal import app, data, models, rules, search
-from jaxlocal.app import Config, build, cli, settings
+from jaxlocal.app import Config, build, cli, runs, settings
 from jaxlocal.training import Interrupted, session
 from jaxlocal.version import __version__
 
 TINY = "--rule bp --epochs 2 --model-args hidden=[8]"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_once():
+    """Runs with the same settings share a rule, and so its compiled programs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "build", cache(build.build))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -336,7 +345,7 @@ def test_ctrl_c_before_there_is_a_run(run, monkeypatch):
     def stopped(*args, **flags):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build, "load", stopped)
+    monkeypatch.setattr(runs, "build", stopped)
     assert run("train") == (130, "", "jaxlocal train: stopped\n")
 
 
