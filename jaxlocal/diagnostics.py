@@ -1,4 +1,4 @@
-"""Diagnostics: how updates differ from backpropagation's, what feedback has learned, how classes lie apart."""
+"""Diagnostics: angles between updates and backpropagation's, numbers of parameters, distances between classes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +15,7 @@ from jaxlocal.rule import Batch, Params, Rule, forward_stats, forward_weights
 
 
 class ParameterCounts(NamedTuple):
-    """Numbers of weights: those that the prediction reads, and those that only help to find them."""
+    """Numbers of parameters: those used in prediction, and those that only help in training."""
 
     effective: int
     affiliated: int
@@ -30,7 +30,7 @@ class ClassDistances(NamedTuple):
 
 
 def parameter_counts(rule: Rule, params: Params) -> ParameterCounts:
-    """How many weights predict, and how many (bridges, encoders, feedback, inverses …) only help in training.
+    """The number of parameters used in prediction, and of those (encoders, feedback, inverses …) that help in training.
 
     Example:
       >>> rule = jl.rules.dfa(jl.models.mlp(hidden=(16,), classes=10), optax.adam(1e-3))
@@ -44,7 +44,7 @@ def parameter_counts(rule: Rule, params: Params) -> ParameterCounts:
 
 
 def local_losses(rule: Rule, params: Params, batch: Batch) -> tuple[dict[str, jax.Array], ...]:
-    """The terms of each component's local objective on a batch, without learning from it."""
+    """The terms of each component's local objective on a batch. Nothing is updated."""
     return tuple(lesson.losses for lesson in rule.lessons(params, batch))
 
 
@@ -57,25 +57,25 @@ def angle(a: Tree, b: Tree) -> jax.Array:
     """
     pairs = tuple(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
     dot, a_square, b_square = (sum(jnp.vdot(pair[i], pair[j]) for pair in pairs) for i, j in ((0, 1), (0, 0), (1, 1)))
-    # A zero on either side has no direction: NaN says so.
+    # If either side is zero it has no direction, and the result is NaN.
     return jnp.degrees(jnp.arccos(jnp.clip(dot / jnp.sqrt(a_square * b_square), -1, 1)))
 
 
 def alignment(rule: Rule, params: Params, batch: Batch) -> jax.Array:
-    """The angle, layer by layer, between what the rule teaches the forward weights and what backpropagation would.
+    """The angle between the rule's gradient and backpropagation's, for the forward weights of each layer.
 
     Backpropagation's gradient is that of the network's loss of `predict`, at the same weights and with the batch's own
-    statistics; optimizers play no part on either side. Under 90 degrees a rule goes down the loss. Layers without
-    weights have no angle: NaN. With dropout, the two sides draw masks of their own. The predictions of Associated
-    Learning, which are no logits, count as if they were where the network's loss is the cross entropy.
+    statistics. Optimizers are not involved. If the angle is below 90 degrees, the rule's gradient decreases the loss.
+    Layers without weights have no angle: NaN. With dropout, the two gradients use different masks. If the network's
+    loss is the cross entropy, the predictions of Associated Learning are treated as logits, although they are not.
 
     Args:
       rule: the rule.
       params: its parameters.
-      batch: the batch that both learn from.
+      batch: the batch for both gradients.
 
     Returns:
-      Degrees, one for each layer with forward weights.
+      Degrees, one for each layer of the network.
 
     Example:
       >>> rule = jl.rules.bp(jl.models.mlp(hidden=(16,), classes=2), optax.adam(1e-3))
@@ -95,23 +95,33 @@ def alignment(rule: Rule, params: Params, batch: Batch) -> jax.Array:
         return rule.net.loss.mean(rule.predict(replace(params, components=components), x, key), y)
 
     backprop = jax.grad(loss)(tuple(component.weights["forward"] for component in params.components))
-    taught = tuple(lesson.grads["forward"] for lesson in rule.lessons(params, batch))
-    layers = zip(sum(taught, ()), sum(backprop, ()), strict=True)
+    local = tuple(lesson.grads["forward"] for lesson in rule.lessons(params, batch))
+    layers = zip(sum(local, ()), sum(backprop, ()), strict=True)
     return jnp.stack([angle(ours, theirs) for ours, theirs in layers])
 
 
 def feedback_alignment(rule: Rule, params: Params, x: jax.Array) -> jax.Array:
-    """The angle, block by block, between a_l B_lᵀ and the output's pre-activation, for rules with direct feedback.
+    """The angle between a_l B_lᵀ and the output's pre-activation for each block, for rules with direct feedback.
 
-    It measures how well B_l, read backwards, does the job of all layers above block l. The mean over examples, in
-    degrees; one a block. Learning the connections in direct feedback alignment, Figure 2.
+    It measures how well the transposed feedback B_l replaces all layers above block l.
+
+    Args:
+      rule: a rule with feedback from the output to each block: `dfa`, `drtp` or `dkp`.
+      params: its parameters.
+      x: (N, …).
+
+    Returns:
+      Degrees, the mean over the examples, one for each block.
+
+    Reference:
+      Learning the Connections in Direct Feedback Alignment. Figure 2.
     """
     direct = [c.weights["feedback"] for c in params.components[:-1] if "feedback" in c.weights]
     if not direct:
-        raise ValueError("rule: has no feedback from the output to each block; use jl.rules.dfa, drtp or dkp")
+        raise ValueError("rule: has no feedback from the output to each block; pass jl.rules.dfa, drtp or dkp")
     *hidden, scores = activations(rule, params, x)
-    towards = [flat(a) @ feedback.T for a, feedback in zip(hidden, direct, strict=True)]
-    return jnp.stack([jax.vmap(angle)(a, scores).mean() for a in towards])
+    replaced = [flat(a) @ feedback.T for a, feedback in zip(hidden, direct, strict=True)]
+    return jnp.stack([jax.vmap(angle)(a, scores).mean() for a in replaced])
 
 
 def activations(rule: Rule, params: Params, x: jax.Array) -> tuple[jax.Array, ...]:
@@ -124,10 +134,10 @@ def activations(rule: Rule, params: Params, x: jax.Array) -> tuple[jax.Array, ..
 
 
 def layer_outputs(rule: Rule, params: Params, x: jax.Array) -> dict[str, jax.Array]:
-    """What x becomes on the way to the prediction, by name: the panels of `jl.plots.tsne` and `jl.plots.distances`.
+    """The outputs of all layers by name, which `jl.plots.tsne` and `jl.plots.distances` draw.
 
-    The raw data, the output of each block, and the output; in Associated Learning, whose prediction goes on from the
-    last block through the targets' side, also that of the bridge and of each decoder.
+    These are the raw data, the output of each block, and the network's output. The prediction of Associated Learning
+    continues from the last block through a bridge and decoders, whose outputs are included.
 
     Args:
       rule: the rule.
@@ -146,28 +156,29 @@ def layer_outputs(rule: Rule, params: Params, x: jax.Array) -> dict[str, jax.Arr
     """
     outputs = []
 
-    # `predict` alone knows its way, so its layers are listened to: the modules that are no part of another.
-    def listen(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+    # Only `predict` knows the order of its layers, so each layer records its output when it is called. A layer is a
+    # module that is not inside another one.
+    def record(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         output = call(*args, **kwargs)
         if context.method_name == "__call__" and not context.module.path:
             outputs.append(output)
         return output
 
-    with nn.intercept_methods(listen):
+    with nn.intercept_methods(record):
         scores = rule.predict(params, x)
     blocks = len(rule.net.blocks)
     decoders = range(len(outputs) - blocks - 1, 1, -1)
     names = (*(f"block {i + 1}" for i in range(blocks)), "bridge", *(f"decoder {i}" for i in decoders))
-    # The last is the output itself. Without a bridge there is one output more than blocks, and the names end there.
+    # The last output is the network's own. Without a bridge, the others belong to the blocks and the names end there.
     return {"raw data": x, **dict(zip(names, outputs[:-1], strict=False)), "output": scores}
 
 
 def class_distances(features: jax.Array, y: jax.Array) -> ClassDistances:
-    """How far classes lie apart, and how wide they are: the Associated Learning paper's Table 7.
+    """How far the classes lie apart, and how wide they are: the Associated Learning paper's Table 7.
 
     Args:
-      features: (N, …), of any shape an example.
-      y: (N, C), one-hot; each class needs two examples or more.
+      features: (N, …); an example may have any shape.
+      y: (N, C), one-hot. Each class needs two examples or more.
 
     Returns:
       The distances.
@@ -186,7 +197,7 @@ def class_distances(features: jax.Array, y: jax.Array) -> ClassDistances:
             f"y: has {len(members)} classes, the smallest with {min(map(len, members))} examples; distances need two "
             "classes or more, of two examples or more"
         )
-    # Each class padded to the size of the largest, so that one compiled program measures all of them.
+    # Each class is padded to the size of the largest, so that one compiled program measures them all.
     size = max(map(len, members))
     intra = jnp.stack([_mean_distance(features[np.resize(rows, size)], len(rows)) for rows in members]).mean()
     inter = _mean_distance(
@@ -196,13 +207,13 @@ def class_distances(features: jax.Array, y: jax.Array) -> ClassDistances:
 
 
 def _mean_distance(points: jax.Array, count: int) -> jax.Array:
-    """The mean distance of two different points out of the first so many."""
+    """The mean distance between two different points among the first `count`."""
     return _sum_of_distances(points, np.arange(len(points)) < count) / (count * (count - 1))
 
 
 @jax.jit
 def _sum_of_distances(points: jax.Array, among: jax.Array) -> jax.Array:
-    """A point at a time, so that no n×n×d array is ever made."""
+    """The sum of the distances between all pairs, for one point at a time, so that no n×n×d array is needed."""
 
     def from_one(point: jax.Array) -> jax.Array:
         return jnp.sum(jnp.sqrt(jnp.sum(jnp.square(points - point[None]), 1)), where=among)

@@ -1,4 +1,4 @@
-"""Blocks: a linear map, then optionally batch norm, activation, pooling and dropout; residual blocks; inverses."""
+"""Blocks (a linear map, then optionally batch norm, activation, pooling and dropout), residual blocks and inverses."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,12 +14,12 @@ from jaxlocal.network import units
 
 Activation = Callable[[jax.Array], jax.Array]
 Shape = tuple[int, ...]
-InitMaker = Callable[..., nn.initializers.Initializer]  # he_normal, glorot_uniform …: called by the layer
+InitMaker = Callable[..., nn.initializers.Initializer]  # he_normal, glorot_uniform …, which the layer calls
 he_normal = nn.initializers.he_normal
 
 
 def identity(x: jax.Array) -> jax.Array:
-    """x itself: the activation of a linear layer."""
+    """Returns x, as the activation of a linear layer."""
     return x
 
 
@@ -29,7 +29,7 @@ def flat(x: jax.Array) -> jax.Array:
 
 
 def _as_input_of(linear: nn.Module, x: jax.Array) -> jax.Array:
-    """Images become vectors in front of a dense layer, and must be images in front of a convolution."""
+    """x in the shape that the layer needs: vectors for a dense layer, images for a convolution."""
     if isinstance(linear, nn.Dense):
         return flat(x)
     if isinstance(linear, nn.Conv | nn.ConvLocal) and isinstance(linear.kernel_size, Sequence):
@@ -38,19 +38,19 @@ def _as_input_of(linear: nn.Module, x: jax.Array) -> jax.Array:
 
 
 def check_image(x: jax.Array, axes: int = 2) -> None:
-    """Flax would take an image without its channels for a single example, and convolve over the batch."""
+    """x has an axis for the channels. Without it, Flax would treat the batch as one example and convolve over it."""
     if x.ndim != axes + 2:
         raise ValueError(
-            f"x has shape {x.shape}, but a convolution over {axes} axes needs {axes + 2}, (B, …, channels): give "
-            "images their channels by x[..., None], or flat ones their shape by x.reshape"
+            f"x has shape {x.shape}, but a convolution over {axes} axes needs {axes + 2}, (B, …, channels): add "
+            "the channels with x[..., None], or give flat images their shape with x.reshape"
         )
 
 
 class Block(nn.Module):
-    """A linear map, then batch norm (before the activation), activation, max pooling and dropout, as far as asked.
+    """A linear map, then optional batch norm, the activation, optional max pooling, and optional dropout.
 
-    `linear` is any Flax module that is linear: `nn.Dense`, `nn.Conv`, `nn.ConvLocal` (no weight sharing) …
-    Dense layers flatten their input.
+    `linear` is any linear Flax module, such as `nn.Dense`, `nn.Conv` or `nn.ConvLocal` (without shared weights). Dense
+    layers flatten their input.
     """
 
     linear: nn.Module
@@ -73,11 +73,11 @@ class Block(nn.Module):
 
     @nn.nowrap
     def inverse(self, shape: Shape, activation: Activation) -> nn.Module:
-        """The layer that maps this block's output back to an input of the given shape (without batch axis)."""
+        """The layer that maps this block's output back to an input of this shape (without the batch axis)."""
         if self.pool > 1:
             raise ValueError(
-                f"block with pool={self.pool}: max pooling has no inverse here; give the linear map a stride instead "
-                "(as Bartunov et al. do), or pass a module of your own in `inverses`"
+                f"block with pool={self.pool}: max pooling has no inverse; give the linear map a stride instead, as "
+                "Bartunov et al. do, or pass your own module in `inverses`"
             )
         return Transposed(self.linear, shape, activation)
 
@@ -96,7 +96,7 @@ class Head(nn.Module):
 
 
 class Residual(nn.Module):
-    """A basic block of a ResNet: two 3×3 convolutions with batch norm, and the input added before the last activation.
+    """A basic block of a ResNet: two 3×3 convolutions with batch norm; the input is added before the last activation.
 
     Where the shape changes, the shortcut is a strided 1×1 convolution with batch norm.
     """
@@ -129,11 +129,13 @@ class Residual(nn.Module):
 
 
 class Transposed(nn.Module):
-    """The inverse of a linear layer: `activation(Aᵀ v + c)`, A built as `linear` is, with weights of its own.
+    """The inverse of a linear layer: `activation(Aᵀ v + c)`, where A is a map like `linear`, with its own weights.
 
-    Bartunov et al., section 5.4: the transpose of a dense, convolutional or locally connected map, whatever its
-    stride and padding, is the vector-Jacobian product of that map. The bias c is one number a channel where weights
-    are shared and one a unit elsewhere. `shape` is that of the result, without the batch axis.
+    The transpose of a dense, convolutional or locally connected map, whatever its stride and padding, is that map's
+    vector-Jacobian product. The bias c has one number for each channel if weights are shared, and otherwise one for
+    each unit. `shape` is that of the result, without the batch axis.
+
+    Reference: Bartunov et al., 2018, section 5.4.
     """
 
     linear: nn.Module
@@ -186,10 +188,10 @@ def local(
     init: InitMaker = he_normal,
     **options: Any,
 ) -> Block:
-    """A locally connected block: a convolution whose weights differ from place to place. Options as for `conv`."""
+    """A locally connected block: a convolution with different weights at each position. Options as for `conv`."""
 
     def kernel_init(key: jax.Array, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
-        """At every place the distribution of a convolution's kernel: the same fan-in and fan-out."""
+        """At each position the distribution of a convolution's kernel, with the same fan-in and fan-out."""
         height, width, patch, outputs = shape
         kernels = (height, width, kernel, kernel, patch // kernel**2, outputs)
         return init(batch_axis=(0, 1))(key, kernels, dtype).reshape(shape)

@@ -1,4 +1,4 @@
-"""The papers' networks, by name.
+"""The networks of the papers.
 
 References:
   Bartunov et al., Assessing the Scalability of Biologically-Motivated Deep Learning Algorithms and
@@ -32,10 +32,10 @@ def mlp(
     init: InitMaker = he_normal,
     loss: Loss = cross_entropy,
 ) -> Network:
-    """A multilayer perceptron: one dense block a hidden layer, and a linear readout.
+    """A multilayer perceptron: one dense block for each hidden layer, and a linear readout.
 
-    With `hidden=()` it is a linear model. Kao and Chen take `hidden=(1024, 1024)` for MNIST and `(3000,
-    3000)` for CIFAR-10.
+    With `hidden=()` it is a linear model. Kao and Chen use `hidden=(1024, 1024)` for MNIST and `(3000, 3000)` for
+    CIFAR-10.
 
     Reference: Kao and Chen, 2021, section 5.2.
 
@@ -45,7 +45,7 @@ def mlp(
       2
     """
     _widths("hidden", hidden)
-    _rate("dropout", dropout)
+    checks.share("dropout", dropout)
     checks.callables(activation=activation, init=init)
     if not isinstance(loss, Loss):
         raise TypeError(f"loss={checks.show(loss)}: must be a jl.Loss, such as jl.cross_entropy or jl.squared_error")
@@ -63,8 +63,8 @@ def vanilla_cnn(
 ) -> Network:
     """The convolutions of Kao and Chen's vanilla CNN: four 3×3×32, four 3×3×64, and a linear readout.
 
-    The fourth and the eighth have stride 2, as in the authors' code; the paper names no strides. The dense
-    layers that the paper lists after them are those of its baseline, `matched(net, components=4, width=256)`.
+    The fourth and the eighth convolution have stride 2, as in the authors' code; the paper gives no strides. The dense
+    layers that the paper lists after them belong to its baseline, `matched(net, components=4, width=256)`.
 
     Reference: Kao and Chen, 2021, section 5.2.
 
@@ -73,7 +73,7 @@ def vanilla_cnn(
       >>> len(net.blocks)
       8
     """
-    _rate("dropout", dropout)
+    checks.share("dropout", dropout)
     shapes = [(width, stride) for width in (32, 64) for stride in (1, 1, 1, 2)]
     options = {"norm": norm, "dropout": dropout}
     blocks = (conv(width, 3, stride, activation, init, **options) for width, stride in shapes)
@@ -88,10 +88,10 @@ def vgg(
     dropout: float = 0.0,
     init: InitMaker = he_normal,
 ) -> Network:
-    """The VGG of Kao and Chen's code: six 3×3 convolutions, four of them pooled, and two dense layers.
+    """The VGG of Kao and Chen's code: six 3×3 convolutions, four of them with pooling, and two dense layers.
 
-    Convolutions 128, 256, 256, 512, 512, 512, with 2×2 max pooling after the 2nd, 4th, 5th and 6th, then
-    dense 1024 twice. Their backpropagation baseline has batch norm, and associated learning has none.
+    The convolutions have 128, 256, 256, 512, 512 and 512 features, with 2×2 max pooling after the 2nd, 4th, 5th and
+    6th; each dense layer has 1024 units. Their backpropagation baseline has batch norm, and associated learning none.
 
     Reference: Kao and Chen, 2021, section 5.2.
 
@@ -100,7 +100,7 @@ def vgg(
       >>> [block.pool for block in net.blocks]
       [1, 2, 1, 2, 2, 2, 1, 1]
     """
-    _rate("dropout", dropout)
+    checks.share("dropout", dropout)
     shapes = [(128, 1), (256, 2), (256, 1), (512, 2), (512, 2), (512, 2)]
     options = {"norm": norm, "dropout": dropout}
     convs = [conv(width, 3, 1, activation, init, pool=pool, **options) for width, pool in shapes]
@@ -111,9 +111,9 @@ def vgg(
 def resnet(depth: int = 20, classes: int = 10, *, activation: Activation = nn.relu) -> Network:
     """A ResNet for small images: a stem, three stages of residual blocks, and a readout of the spatial mean.
 
-    The stem has 16 filters, the stages 16, 32 and 64 with strides 1, 2 and 2, and (depth - 2) / 6 residual
-    blocks each; batch norm follows every convolution. Where the shape changes, the shortcut is a 1×1
-    convolution: option B of He et al., who take option A, without weights, on CIFAR.
+    The stem has 16 filters. The stages have 16, 32 and 64 filters, strides 1, 2 and 2, and (depth - 2) / 6 residual
+    blocks each. Batch norm follows every convolution. Where the shape changes, the shortcut is a 1×1 convolution:
+    option B of He et al., who use option A, without weights, on CIFAR.
 
     Reference: He et al., 2016, section 4.2; Kao and Chen, 2021, section 5.2, for depths 20 and 32.
 
@@ -125,7 +125,7 @@ def resnet(depth: int = 20, classes: int = 10, *, activation: Activation = nn.re
     checks.positive_int("depth", depth)
     if depth < 8 or depth % 6 != 2:
         raise ValueError(
-            f"depth={depth}: must be 6n + 2, with n residual blocks a stage; pass depth=20, 32, 44, 56 or 110"
+            f"depth={depth}: must be 6n + 2, with n residual blocks in each stage; pass depth=20, 32, 44, 56 or 110"
         )
     checks.callables(activation=activation)
     stem = conv(16, activation=activation, norm=True)
@@ -141,10 +141,11 @@ def resnet(depth: int = 20, classes: int = 10, *, activation: Activation = nn.re
 def conv2(classes: int = 10) -> Network:
     """The direct Kolen-Pollack paper's network of two convolutions, with batch norm before each activation.
 
-    Convolutions 3×3×32 twice, 2×2 max pooling, dense 128, and a linear readout; ReLU, He-normal weights.
+    Two 3×3 convolutions of 32 features, 2×2 max pooling, a dense layer of 128 units, and a linear readout; ReLU,
+    He-normal weights.
 
-    Reference: Learning the Connections in Direct Feedback Alignment, Table 3. The 6272 inputs that it gives
-    the dense layer are those of a 28×28 image; a 32×32 image has 8192.
+    Reference: Learning the Connections in Direct Feedback Alignment, Table 3. Its dense layer has 6272 inputs, as for
+    images of 28×28; images of 32×32 give 8192.
 
     Example:
       >>> net = jl.models.conv2()
@@ -158,13 +159,13 @@ def conv2(classes: int = 10) -> Network:
 def alexnet(classes: int = 100, *, image_size: int = 32, width: int = 4096, dropout: float = 0.0) -> Network:
     """An AlexNet for small images, with batch norm before each activation.
 
-    Convolutions 64, 192, 384, 256, 256 with 3×3 kernels, 2×2 max pooling after the 1st, 2nd and 5th, then
-    `width` dense units twice, with `dropout` on both; ReLU, He-normal weights. The first convolution has
-    stride 1 for 32×32 images and 2 for 64×64, so that 4×4×256 units reach the dense layers either way.
+    Convolutions of 64, 192, 384, 256 and 256 features with 3×3 kernels, 2×2 max pooling after the 1st, 2nd and 5th,
+    then two dense layers of `width` units with `dropout`; ReLU, He-normal weights. The first convolution has stride 1
+    for 32×32 images and 2 for 64×64, so the dense layers get 4×4×256 inputs either way.
 
-    The paper names AlexNet and batch norm, and gives no table. The widths here are those of the one-tower
-    AlexNet; kernels, strides, pooling and the absence of dropout are this library's choice for images of
-    these sizes, and may set its accuracies apart from the paper's.
+    The paper names AlexNet and batch norm, but gives no table. The numbers of features here are those of the one-tower
+    AlexNet. Kernels, strides, pooling and the absence of dropout are this library's choice for images of these sizes,
+    so accuracies may differ from the paper's.
 
     Reference: Learning the Connections in Direct Feedback Alignment, section 4; Krizhevsky, 2014.
 
@@ -174,7 +175,7 @@ def alexnet(classes: int = 100, *, image_size: int = 32, width: int = 4096, drop
       7
     """
     checks.positive_int("width", width)
-    _rate("dropout", dropout)
+    checks.share("dropout", dropout)
     if image_size not in (32, 64):
         raise ValueError(f"image_size={image_size!r}: must be 32 or 64; resize the images to one of them")
     shapes = [(64, image_size // 32, 2), (192, 1, 2), (384, 1, 1), (256, 1, 1), (256, 1, 2)]
@@ -183,7 +184,7 @@ def alexnet(classes: int = 100, *, image_size: int = 32, width: int = 4096, drop
     return Network((*convs, *denses), _head(classes, he_normal))
 
 
-# Bartunov et al., Table 3: (kernel, features, stride) of the layers with receptive fields; then dense widths.
+# Bartunov et al., Table 3: (kernel, features, stride) of the layers with receptive fields, then the dense widths.
 _MNIST = ((3, 32, 2), (3, 64, 2)), (1024,)
 _CIFAR = ((5, 64, 2), (5, 128, 2), (3, 256, 1)), (1024,)
 _IMAGENET = ((9, 48, 4), (3, 48, 2), (5, 96, 1), (3, 96, 2), (3, 192, 1), (3, 192, 2), (3, 384, 1)), ()
@@ -218,7 +219,7 @@ def cifar_fc(classes: int = 10) -> Network:
 def mnist_lc(classes: int = 10) -> Network:
     """Bartunov et al.'s locally connected network for MNIST: 3×3×32, 3×3×64, then dense 1024.
 
-    Stride 2 twice, in the place of pooling; tanh, Glorot weights.
+    Both locally connected layers have stride 2 instead of pooling; tanh, Glorot weights.
 
     Reference: Bartunov et al., 2018, Table 3.
 
@@ -233,7 +234,7 @@ def mnist_lc(classes: int = 10) -> Network:
 def cifar_lc(classes: int = 10) -> Network:
     """Bartunov et al.'s locally connected network for CIFAR: 5×5×64, 5×5×128, 3×3×256, then dense 1024.
 
-    Strides 2, 2 and 1 (the table prints none for the third), tanh, Glorot weights.
+    The strides are 2, 2 and 1 (the table has none for the third); tanh, Glorot weights.
 
     Reference: Bartunov et al., 2018, Table 3.
 
@@ -248,8 +249,8 @@ def cifar_lc(classes: int = 10) -> Network:
 def imagenet_lc(classes: int = 1000) -> Network:
     """Bartunov et al.'s locally connected network for ImageNet: seven layers and a readout.
 
-    9×9×48 (stride 4), 3×3×48 (2), 5×5×96, 3×3×96 (2), 3×3×192, 3×3×192 (2), 3×3×384; tanh, Glorot weights.
-    The images are 224×224.
+    The layers are 9×9×48 (stride 4), 3×3×48 (2), 5×5×96, 3×3×96 (2), 3×3×192, 3×3×192 (2), 3×3×384; tanh, Glorot
+    weights. The images are 224×224.
 
     Reference: Bartunov et al., 2018, Table 3.
 
@@ -262,7 +263,7 @@ def imagenet_lc(classes: int = 1000) -> Network:
 
 
 def mnist_conv(classes: int = 10) -> Network:
-    """`mnist_lc` with shared weights: the "BP ConvNet" that Bartunov et al. set beside it.
+    """`mnist_lc` with shared weights: the "BP ConvNet" of Bartunov et al.
 
     Reference: Bartunov et al., 2018, Table 1.
 
@@ -275,7 +276,7 @@ def mnist_conv(classes: int = 10) -> Network:
 
 
 def cifar_conv(classes: int = 10) -> Network:
-    """`cifar_lc` with shared weights: the "BP ConvNet" that Bartunov et al. set beside it.
+    """`cifar_lc` with shared weights: the "BP ConvNet" of Bartunov et al.
 
     Reference: Bartunov et al., 2018, Table 1.
 
@@ -288,7 +289,7 @@ def cifar_conv(classes: int = 10) -> Network:
 
 
 def imagenet_conv(classes: int = 1000) -> Network:
-    """`imagenet_lc` with shared weights: the "BP ConvNet" that Bartunov et al. set beside it.
+    """`imagenet_lc` with shared weights: the "BP ConvNet" of Bartunov et al.
 
     Reference: Bartunov et al., 2018, Table 2.
 
@@ -301,10 +302,10 @@ def imagenet_conv(classes: int = 1000) -> Network:
 
 
 def autoencoder(sizes: Sequence[int] = (512, 64, 512), units: int = 784) -> Network:
-    """The autoencoder of Bartunov et al.: 784-512-64-512-784, trained to a small squared error.
+    """The autoencoder of Bartunov et al., 784-512-64-512-784, trained with the squared error.
 
-    Tanh hidden layers, `units` linear outputs, Glorot weights. The input is flat or an image; the target y is
-    the flattened input.
+    The hidden layers are tanh, the `units` outputs linear, the weights Glorot. The input is flat or an image; the
+    target y is the flattened input.
 
     Reference: Bartunov et al., 2018, section 5.5.
 
@@ -319,11 +320,11 @@ def autoencoder(sizes: Sequence[int] = (512, 64, 512), units: int = 784) -> Netw
 
 
 def matched(net: Network, components: int, width: int, *, activation: Activation = nn.relu) -> Network:
-    """`net` with as many parameters as predict in associated learning: a fair baseline for backpropagation.
+    """A baseline for backpropagation that has as many parameters as associated learning on `net` uses in prediction.
 
-    Associated learning on `net`, in this many components with targets of `width` units, predicts by the
-    blocks of `net`, the last bridge (dense 5·width, then dense width), a decoder of `width` units for every
-    component but the first, and the first one's decoder to the classes. Here these are plain layers of one network.
+    Associated learning on `net`, with `components` components and targets of `width` units, predicts with the blocks of
+    `net`, the last bridge (dense 5·width, then dense width), a decoder of `width` units for every component but the
+    first, and the first one's decoder to the classes. Here all of these are layers of one network.
 
     Reference: Kao and Chen, 2021, sections 4.5 and 5.2.
 
@@ -333,7 +334,7 @@ def matched(net: Network, components: int, width: int, *, activation: Activation
       ([1024, 1024, 5120, 1024, 1024], 10)
     """
     if not isinstance(net, Network):
-        raise TypeError(f"net={net!r}: must be a Network, such as jl.models.mlp((1024, 1024))")
+        raise TypeError(f"net={checks.show(net)}: must be a Network, such as jl.models.mlp((1024, 1024))")
     if not isinstance(net.head, Head):
         raise TypeError(f"net.head={type(net.head).__name__}: has an unknown number of classes; use a jl.layers.Head")
     checks.positive_int("components", components)
@@ -344,7 +345,7 @@ def matched(net: Network, components: int, width: int, *, activation: Activation
     return Network((*net.blocks, *bridge, *decoders), head, net.loss)
 
 
-# The networks by name. `matched` is not among them: it changes a network that is there already.
+# The networks by name. `matched` is not among them, because it takes a network.
 ALL: dict[str, Callable[..., Network]] = {
     make.__name__: make
     for make in (
@@ -370,7 +371,7 @@ ALL: dict[str, Callable[..., Network]] = {
 def _tanh_network(
     layer: Callable[..., Block], shapes: Iterable[tuple[int, int, int]], widths: Iterable[int], classes: int
 ) -> Network:
-    """One of Table 3: `layer` is `local`, or `conv` where the weights are shared."""
+    """A network of Table 3. `layer` is `local`, or `conv` for shared weights."""
     images = [layer(features, kernel, stride, nn.tanh, glorot_uniform) for kernel, features, stride in shapes]
     vectors = [dense(width, nn.tanh, glorot_uniform) for width in widths]
     return Network((*images, *vectors), _head(classes, glorot_uniform))
@@ -387,10 +388,3 @@ def _widths(name: str, value: Sequence[int]) -> None:
         raise TypeError(f"{name}={value!r}: pass a sequence of widths, such as {name}={example}")
     for i, width in enumerate(value):
         checks.positive_int(f"{name}[{i}]", width)
-
-
-def _rate(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}={value!r}: must be a number from 0 to below 1, such as {name}=0.5")
-    if not 0 <= value < 1:
-        raise ValueError(f"{name}={value!r}: must be at least 0 and below 1, such as {name}=0.5")

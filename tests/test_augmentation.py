@@ -133,5 +133,5 @@ def test_bad_settings_are_refused():
         augmentation.chain(augmentation.flip(), augmentation.flip)
     with pytest.raises(ValueError, match=r"x has shape \(64, 6, 5, 3\), but the image to subtract \(6, 5, 1\)"):
         augmentation.subtract(X[0, :, :, :1]).test(X)
-    with pytest.raises(ValueError, match="no mean of no examples"):
+    with pytest.raises(ValueError, match="holds no examples; pass at least one"):
         augmentation.mean_image(X[:0])

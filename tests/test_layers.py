@@ -160,7 +160,7 @@ def test_a_dense_block_flattens_row_by_row():
 
 
 def test_a_pooled_block_has_no_inverse():
-    with pytest.raises(ValueError, match="pool=2: max pooling has no inverse here; give the linear map a stride"):
+    with pytest.raises(ValueError, match="pool=2: max pooling has no inverse; give the linear map a stride"):
         conv(3, pool=2).inverse((4, 4, 2), nn.tanh)
 
 

@@ -1,5 +1,6 @@
 """The networks have the layer sizes that the papers print: the counts here come from those alone."""
 
+import inspect
 from itertools import pairwise
 
 import chex
@@ -226,6 +227,17 @@ def test_a_network_trains_and_predicts():
     assert not jnp.allclose(scores, predicted)
 
 
+def test_the_list_of_networks_is_complete():
+    """All public functions of the module are in it, except `matched`, which takes a network."""
+    functions = {
+        name
+        for name, value in vars(models).items()
+        if inspect.isfunction(value) and value.__module__ == models.__name__ and not name.startswith("_")
+    }
+    assert set(models.ALL) == functions - {"matched"}
+    assert all(name == make.__name__ for name, make in models.ALL.items())
+
+
 ERRORS = [
     (lambda: models.mlp(hidden=256), TypeError, r"hidden=256: .*hidden=\(256,\)"),
     (lambda: models.mlp(hidden="256"), TypeError, r"hidden='256': .*such as hidden=\(256, 256\)"),
@@ -233,8 +245,8 @@ ERRORS = [
     (lambda: models.mlp(hidden=(2.5,)), TypeError, r"hidden\[0\]=2.5: .*whole number"),
     (lambda: models.mlp(classes=0), ValueError, "classes=0: .*at least 1"),
     (lambda: models.vgg(classes=10.0), TypeError, "classes=10.0: .*whole number"),
-    (lambda: models.mlp(dropout=1.0), ValueError, "dropout=1.0: .*below 1"),
-    (lambda: models.vgg(dropout=-0.1), ValueError, "dropout=-0.1: .*at least 0"),
+    (lambda: models.mlp(dropout=1.0), ValueError, "dropout=1.0: .*less than one"),
+    (lambda: models.vgg(dropout=-0.1), ValueError, "dropout=-0.1: .*zero or more"),
     (lambda: models.vanilla_cnn(dropout=float("nan")), ValueError, "dropout=nan: "),
     (lambda: models.alexnet(dropout=True), TypeError, "dropout=True: .*number"),
     (lambda: models.alexnet(image_size=224), ValueError, "image_size=224: must be 32 or 64; resize"),

@@ -1,4 +1,4 @@
-"""Augmentation: random changes of images inside the compiled program."""
+"""Augmentation: random changes of images, computed inside the compiled program."""
 
 from collections.abc import Callable
 from math import prod
@@ -12,9 +12,9 @@ from jaxlocal.checks import non_negative, positive_int, show
 
 
 class Augmentation(NamedTuple):
-    """What is done to a batch of images x, float32 (B, H, W, C), before it is learned from, and before a prediction.
+    """Two functions of a batch of images x, float32 (B, H, W, C): one for training, and one for prediction.
 
-    `train(key, x)` draws for each image anew, from the key alone; `test(x)` draws nothing.
+    `train(key, x)` draws different random changes for each image, from the key alone. `test(x)` is not random.
 
     Example:
       >>> augmentation = jl.augmentation.chain(jl.augmentation.jitter(), jl.augmentation.flip())
@@ -28,10 +28,10 @@ class Augmentation(NamedTuple):
 
 
 def jitter(pixels: int = 2) -> Augmentation:
-    """Each image is shifted by up to so many pixels up or down and left or right; zeros come in at the edges.
+    """Each image is shifted up or down and left or right by up to `pixels` pixels, with zeros at the edges.
 
     Reference:
-      The two pixels are those of Sabour, Frosst, Hinton. Dynamic Routing Between Capsules. 2017.
+      Sabour, Frosst, Hinton. Dynamic Routing Between Capsules. 2017, who shift by up to two pixels.
     """
     positive_int("pixels", pixels)
 
@@ -45,13 +45,13 @@ def jitter(pixels: int = 2) -> Augmentation:
 
 
 def crop(padding: int = 4) -> Augmentation:
-    """Each image is padded by zeros and cut out of that at random, in its own size: `jitter` by its other name."""
+    """Each image is padded with zeros and cut out at random in its own size: `jitter` under its other name."""
     positive_int("padding", padding)
     return jitter(padding)
 
 
 def flip() -> Augmentation:
-    """Half the images are mirrored, left to right."""
+    """Each image is mirrored, left to right, with probability one half."""
 
     def train(key: jax.Array, x: jax.Array) -> jax.Array:
         return jnp.where(_each(jax.random.bernoulli(key, shape=(len(x),))), x[:, :, ::-1], x)
@@ -60,7 +60,7 @@ def flip() -> Augmentation:
 
 
 def brightness(change: float = 63 / 255) -> Augmentation:
-    """To all of an image one number is added, drawn evenly from -change to change."""
+    """A number, drawn uniformly from -change to change for each image, is added to all of its pixels."""
     non_negative("change", change)
 
     def train(key: jax.Array, x: jax.Array) -> jax.Array:
@@ -70,7 +70,7 @@ def brightness(change: float = 63 / 255) -> Augmentation:
 
 
 def contrast(low: float = 0.2, high: float = 1.8) -> Augmentation:
-    """The distances from each channel's mean are multiplied by one number an image, drawn evenly from low to high."""
+    """The deviations from each channel's mean are multiplied by a number, drawn for each image from low to high."""
     non_negative("low", low)
     if not low <= high < float("inf"):
         raise ValueError(f"high={high!r}: must be at least low={low!r}, and finite")
@@ -85,7 +85,7 @@ def contrast(low: float = 0.2, high: float = 1.8) -> Augmentation:
 def standardise() -> Augmentation:
     """Each image gets mean 0 and standard deviation 1, in training and in prediction.
 
-    An image of n numbers is divided by 1/√n at the least, so that an even one does not become noise.
+    The divisor for an image of n numbers is at least 1/√n, so that an image of a single colour does not become noise.
     """
 
     def test(x: jax.Array) -> jax.Array:
@@ -98,41 +98,42 @@ def standardise() -> Augmentation:
 
 
 def subtract(image: np.ndarray | jax.Array) -> Augmentation:
-    """The image, such as `mean_image` of the training set, is taken from every other, in training and in prediction."""
+    """This image, such as `mean_image` of the training set, is subtracted from each, in training and in prediction."""
     image = jnp.asarray(image)
 
     def test(x: jax.Array) -> jax.Array:
         if x.shape[1:] != image.shape:
-            raise ValueError(f"x has shape {x.shape}, but the image to subtract {image.shape}; take one of x's shape")
+            raise ValueError(f"x has shape {x.shape}, but the image to subtract {image.shape}; use one of x's shape")
         return x - image[None].astype(x.dtype)
 
     return Augmentation(lambda key, x: test(x), test)
 
 
 def mean_image(x: np.ndarray, piece: int = 4096) -> np.ndarray:
-    """The mean of the examples, in float32; uint8 stands for x/255, and is read piece by piece.
+    """The mean of the examples in float32, where uint8 is divided by 255. The examples are read piece by piece.
 
     Example:
       >>> jl.augmentation.mean_image(jl.data.digits().train[0]).shape
       (8, 8, 1)
     """
     if not len(x):
-        raise ValueError(f"x={show(x)}: there is no mean of no examples; pass at least one")
+        raise ValueError(f"x={show(x)}: holds no examples; pass at least one")
     total = sum(np.asarray(x[i : i + piece]).sum(0, dtype=np.float64) for i in range(0, len(x), piece))
     return np.asarray(total / len(x) / (255 if x.dtype == np.uint8 else 1), np.float32)
 
 
 def cifar() -> Augmentation:
-    """The recipe of the AL paper's code for 32×32 images: crop by 4, flip, brightness, contrast, standardise.
+    """The augmentation of the AL paper's code for 32×32 images: crop by 4, flip, brightness, contrast, standardise.
 
-    The code draws the brightness from -63 to 63 where pixels go to 1, not to 255 as those numbers are meant. Here it
-    is 63/255; either way the standardisation takes it out again, and of the contrast what is common to all channels.
+    The code draws the brightness from -63 to 63, which fits pixels up to 255, but its pixels go up to 1. Here it is
+    drawn from -63/255 to 63/255. The result is the same, because standardising removes changes of brightness; it also
+    removes the changes of contrast that all channels share.
     """
     return chain(crop(), flip(), brightness(), contrast(), standardise())
 
 
 def chain(*augmentations: Augmentation) -> Augmentation:
-    """One after the other, each with a key of its own."""
+    """The augmentations one after the other, each with its own key."""
     for i, augmentation in enumerate(augmentations):
         if not isinstance(augmentation, Augmentation):
             raise TypeError(f"augmentations[{i}]={show(augmentation)}: must be an Augmentation, such as flip()")
@@ -156,7 +157,7 @@ ALL: dict[str, Callable[[], Augmentation]] = {
 
 
 def _random(train: Callable[[jax.Array, jax.Array], jax.Array]) -> Augmentation:
-    """Of images only, and in training only."""
+    """An augmentation of images, in training only."""
 
     def checked(key: jax.Array, x: jax.Array) -> jax.Array:
         _check(x)
@@ -168,11 +169,11 @@ def _random(train: Callable[[jax.Array, jax.Array], jax.Array]) -> Augmentation:
 def _check(x: jax.Array) -> None:
     if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
-            f"x is {x.dtype} of shape {x.shape}, but augmentation takes images (B, H, W, C) of floats: make them so by "
-            "jl.data.floats and x.reshape, or leave the augmentation out"
+            f"x is {x.dtype} of shape {x.shape}, but augmentation needs images (B, H, W, C) of floats: convert them "
+            "with jl.data.floats and x.reshape, or leave the augmentation out"
         )
 
 
 def _each(numbers: jax.Array) -> jax.Array:
-    """One number an image."""
+    """One number for each image, in a shape that multiplies with images."""
     return numbers[:, None, None, None]
