@@ -31,7 +31,7 @@ from jaxlocal import flags
 
 PREFIX = "JAXLOCAL_"  # the names of the environment variables begin with it
 PATIENCE = 30  # seconds without a sign of life after which a process counts as lost
-GRACE = 5  # seconds between asking a process to stop and killing it
+GRACE = 15  # seconds that a process has to save and end after SIGTERM, before it is killed
 
 
 def initialize(

@@ -490,8 +490,8 @@ DEFECTS = (
     Defect(
         "dtp: a layer is taught under another dropout mask than it was run with",
         "rules/target_prop.py",
-        'self._forward_loss, i, component, h[i], wanted, forward_keys[i])',
-        'self._forward_loss, i, component, h[i], wanted, noise_keys[i])',
+        "self._forward_loss, i, component, h[i], wanted, forward_keys[i])",
+        "self._forward_loss, i, component, h[i], wanted, noise_keys[i])",
         details("one_dropout_mask_a_step[dtp]"),
     ),
     Defect(

@@ -71,6 +71,23 @@ jl.pipeline.Pipeline.drain = dying
 multihost.main()
 """
 
+# The demo, but process 1 alone is asked to stop after the second epoch.
+STOPPING = """
+import os, signal
+import jax
+from experiments.demos import multihost
+
+say = multihost._say
+
+def stopping(text):
+    say(text)
+    if text.startswith("epoch 2") and jax.process_index() == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+multihost._say = stopping
+multihost.main()
+"""
+
 # Processes that work together without end, until process 1 gives itself a signal.
 TOGETHER = """
 import os, sys
@@ -130,10 +147,14 @@ def test_a_process_that_dies_stops_the_others(killed):
     assert "epoch 1 of 3" in killed.stdout and "epoch 2 of 3" not in killed.stdout
 
 
-def test_a_resumed_run_ends_as_an_uninterrupted_one(killed, flags):
+def test_a_resumed_run_ends_as_an_uninterrupted_one(killed, flags, script):
+    """It is killed in its second epoch, resumed, stopped after that by a signal to one process, and resumed again."""
+    stopped = launch("--processes", "2", script(STOPPING), *flags("interrupted"))
+    assert stopped.returncode == 128 + signal.SIGTERM
+    assert "resuming after epoch 1" in stopped.stdout and "stopped after step 16" in stopped.stdout
     resumed = launch("--processes", "2", "-m", "experiments.demos.multihost", *flags("interrupted"))
     assert resumed.returncode == 0, resumed.stderr
-    assert "resuming after epoch 1" in resumed.stdout and "epoch 1 of 3" not in resumed.stdout
+    assert "resuming after epoch 2" in resumed.stdout and "epoch 2 of 3" not in resumed.stdout
     whole = launch("--processes", "1", "--devices", "2", "-m", "experiments.demos.multihost", *flags("whole"))
     assert whole.returncode == 0, whole.stderr
     ends = [re.findall(r"^epoch 3.* loss [\d.]+|^test .*", run.stdout, re.MULTILINE) for run in (whole, resumed)]

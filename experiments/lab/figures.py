@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FAR = 20  # times as many epochs
-Curves = Mapping[str, Sequence[jl.training.Row]]  # each row's history by name, as records keep it
+Curves = Mapping[str, Sequence[jl.training.Metrics]]  # each row's history by name, as records keep it
 
 
 def learning(runs: Curves, title: str, loss: bool = True) -> "Figure":

@@ -20,7 +20,7 @@ import jax
 from jaxlocal.app import settings
 from jaxlocal.app.settings import PLACEMENT, Config, ConfigError, flag
 from jaxlocal.files import write_whole
-from jaxlocal.training import Row
+from jaxlocal.training import Metrics
 from jaxlocal.version import __version__
 
 
@@ -37,7 +37,7 @@ class Summary(NamedTuple):
 
     folder: Path
     measured: tuple[Measured, ...]
-    history: tuple[Row, ...]
+    history: tuple[Metrics, ...]
     seconds: float
 
 
@@ -84,7 +84,7 @@ def next_free(name: str) -> Path:
     raise AssertionError("itertools.count does not end")
 
 
-def history(folder: Path) -> list[Row]:
+def history(folder: Path) -> list[Metrics]:
     """The rows of a run's metrics.jsonl up to the first one that is incomplete."""
     rows = []
     with suppress(FileNotFoundError, json.JSONDecodeError):

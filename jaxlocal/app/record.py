@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from jaxlocal.app.settings import ConfigError
 from jaxlocal.app.text import number
-from jaxlocal.training import Progress, Row
+from jaxlocal.training import Metrics, Progress
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
@@ -69,7 +69,7 @@ def tensorboard_writer() -> "type[SummaryWriter]":
     return SummaryWriter
 
 
-def _scalars(row: Row) -> Iterator[tuple[str, float]]:
+def _scalars(row: Metrics) -> Iterator[tuple[str, float]]:
     """The curves of TensorBoard; with several seeds, their means."""
     for part in ("train", "validation"):
         for name, value in row[part].items():

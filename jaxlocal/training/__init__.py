@@ -12,8 +12,6 @@ from jaxlocal.training.schedules import al_schedule
 from jaxlocal.training.session import Interrupted, NotSavedError, Session, load_state
 from jaxlocal.training.state import Metrics, Progress, State, best_epoch, goodness
 
-Row = Metrics
-
 __all__ = [
     "DivergedError",
     "Interrupted",
@@ -23,7 +21,6 @@ __all__ = [
     "PipelineLearner",
     "Progress",
     "Result",
-    "Row",
     "RuleLearner",
     "Session",
     "State",
