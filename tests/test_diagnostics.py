@@ -21,11 +21,15 @@ def test_angle(b, degrees):
     np.testing.assert_allclose(angle({"w": jnp.array([1.0, 0.0])}, {"w": jnp.array(b)}), degrees, atol=0.03)
 
 
+def first_alignment(rule, batch):
+    """With the first parameters, in one program."""
+    return np.asarray(jax.jit(lambda batch: alignment(rule, rule.init(jax.random.key(0), batch), batch))(batch))
+
+
 @pytest.mark.parametrize("net", ["dense", "dense norm", "conv"])
 def test_backprop_is_aligned_with_itself_and_feedback_rules_are_not(net):
     def angles(name):
-        rule, _, _, params, batch = start(name, NETS[net])
-        return np.asarray(jax.jit(alignment, static_argnums=0)(rule, params, batch))
+        return first_alignment(jl.rules.ALL[name](NETS[net], SGD), make_batch(NETS[net]))
 
     # An arc cosine near one turns float32 rounding, 1e-7, into some hundredths of a degree.
     np.testing.assert_allclose(angles("bp"), 0, atol=0.1)
@@ -40,16 +44,16 @@ def test_alignment_of_feedback_alignment_with_the_opposite_weights():
     net = jl.models.mlp((7,), classes=3)
     batch = make_batch(NETS["dense"])
     rule = jl.rules.fa(net, SGD)
-    params = rule.init(jax.random.key(0), batch)
+    params = jax.jit(rule.init)(jax.random.key(0), batch)
     (component,) = params.components
     opposite = ({}, {"linear": -component.weights["forward"][1]["linear"]["kernel"]})
     params = replace(params, components=(replace(component, weights=component.weights | {"feedback": opposite}),))
-    np.testing.assert_allclose(alignment(rule, params, batch), [180, 0], atol=0.1)
+    angles = jax.jit(alignment, static_argnums=0)(rule, params, batch)
+    np.testing.assert_allclose(angles, [180, 0], atol=0.1)
 
 
 def test_alignment_of_associated_learning_has_an_angle_for_each_of_its_blocks():
-    rule, _, _, params, batch = start("al", NETS["dense"])
-    angles = alignment(rule, params, batch)
+    angles = first_alignment(jl.rules.al(NETS["dense"], SGD), make_batch(NETS["dense"]))
     assert angles.shape == (3,)
     assert np.all((angles > 0) & (angles < 180))
 
@@ -77,7 +81,7 @@ def test_learning_the_feedback_aligns_it_with_the_output():
         params = jax.jit(rule.init)(jax.random.key(0), train)
         for epoch in range(5):
             params, _ = jl.training.epoch(rule, params, train, jax.random.key(epoch), 32)
-        return feedback_alignment(rule, params, train[0])
+        return jax.jit(feedback_alignment, static_argnums=0)(rule, params, train[0])
 
     # The first block gains little, in the paper too.
     dkp, dfa = angles(jl.rules.dkp), angles(jl.rules.dfa)
@@ -138,13 +142,20 @@ def test_associated_learning_and_its_baseline_have_the_same_number_of_effective_
 
 
 def test_activations_are_the_blocks_outputs_and_the_scores():
-    rule, _, _, params, (x, _) = start("bp", NETS["conv"])
-    shapes = [a.shape for a in activations(rule, params, x)]
+    rule, batch = jl.rules.bp(NETS["conv"], SGD), make_batch(NETS["conv"])
+    params = jax.eval_shape(rule.init, jax.random.key(0), batch)
+    shapes = [a.shape for a in jax.eval_shape(lambda params, x: activations(rule, params, x), params, batch[0])]
     assert shapes == [(8, 3, 3, 3), (8, 2, 2, 4), (8, 5), (8, 3)]
 
 
 def test_local_losses_are_those_that_step_reports():
-    rule, _, step, params, batch = start("al", NETS["dense"])
-    _, info = step(params, batch)
-    losses = jl.diagnostics.local_losses(rule, params, batch)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), losses, info.terms)
+    rule = jl.rules.al(NETS["dense"], SGD)
+
+    @jax.jit
+    def both(batch):
+        params = rule.init(jax.random.key(0), batch)
+        _, info = rule.step(params, batch)
+        return jl.diagnostics.local_losses(rule, params, batch), info.terms
+
+    losses, terms = both(make_batch(NETS["dense"]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), losses, terms)
