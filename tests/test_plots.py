@@ -71,8 +71,8 @@ def test_curves(seeds, tmp_path):
     means = [np.mean(row["validation"]["accuracy"]) for row in rows]
     np.testing.assert_allclose(validation.get_ydata(), means)
     np.testing.assert_allclose(local.get_lines()[2].get_ydata(), [np.mean(row["losses"][2]) for row in rows])
-    deviation = f" ± {np.std(rows[-1]['validation']['accuracy'], ddof=1):.1%}" if seeds == 4 else ""
-    assert figure.get_suptitle() == f"Validation accuracy {means[-1]:.1%}{deviation} at epoch 5"
+    deviation = f" ± {100 * np.std(rows[-1]['validation']['accuracy'], ddof=1):.1f} %" if seeds == 4 else ""
+    assert figure.get_suptitle() == f"Validation accuracy {100 * means[-1]:.1f} %{deviation} at epoch 5"
     assert jl.plots.curves(rows, "mine").get_suptitle() == "mine"
 
 

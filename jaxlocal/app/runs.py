@@ -16,7 +16,7 @@ from jaxlocal.app.build import Built, build, load_data
 from jaxlocal.app.folder import Measured, Summary, history, next_free, opened, write_summary
 from jaxlocal.app.record import Record, tensorboard_writer
 from jaxlocal.app.settings import Config, ConfigError
-from jaxlocal.data import PARTS, floats
+from jaxlocal.data import SPLITS, floats
 from jaxlocal.diagnostics import alignment, layer_outputs, parameter_counts
 from jaxlocal.network import squared_error
 from jaxlocal.training import Interrupted, Result, Session, State, best_epoch, load_state
@@ -240,6 +240,6 @@ def _measure(built: Built, session: Session, last: State) -> tuple[Measured, ...
 def _measure_parts(built: Built, name: str, state: State) -> Measured:
     parts = {
         part: training.evaluate(built.plain, state.params, pair, built.augmentation)
-        for part, pair in zip(PARTS, built.data, strict=True)
+        for part, pair in zip(SPLITS, built.data, strict=True)
     }
     return Measured(name, len(state.history), parts)

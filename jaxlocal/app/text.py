@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxlocal.app.folder import Summary
 from jaxlocal.app.settings import Config
-from jaxlocal.data import PARTS
+from jaxlocal.data import SPLITS
 from jaxlocal.diagnostics import ParameterCounts
 from jaxlocal.text import aligned
 from jaxlocal.training import Result, State
@@ -48,11 +48,11 @@ def timing(result: Result, start: State | None, seconds: float) -> str:
 
 def table(summaries: Mapping[str, Summary]) -> str:
     """The accuracies of runs in per cent, or the losses if there are no classes, with mean ± std over the seeds."""
-    rows = [["", *PARTS]]
+    rows = [["", *SPLITS]]
     for name, summary in summaries.items():
         for measured in summary.measured:
             label = f"{name} {measured.name} (epoch {measured.epoch})".strip()
-            rows.append([label, *(number(measured.parts[part]) for part in PARTS)])
+            rows.append([label, *(number(measured.parts[part]) for part in SPLITS)])
     return aligned(rows, left=1, rule=False)
 
 

@@ -3,6 +3,4 @@
 from jaxlocal.data.sets import NAMES, digits, images, load
 from jaxlocal.data.splits import SPLITS, Pairs, Splits, floats
 
-PARTS = SPLITS
-
 __all__ = ["NAMES", "SPLITS", "Pairs", "Splits", "digits", "floats", "images", "load"]

@@ -159,4 +159,4 @@ def _last(argument: str, rows: Rows, measure: str) -> str:
 
 
 def _written(value: float, measure: str) -> str:
-    return f"{value:.1%}" if measure == "accuracy" else f"{value:#.3g}"
+    return f"{100 * value:.1f} %" if measure == "accuracy" else f"{value:#.3g}"

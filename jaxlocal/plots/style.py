@@ -48,7 +48,7 @@ def over_epochs(axes: "Axes", label: str) -> None:
     axes.set(xlabel="epoch", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if label == "accuracy":
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
 
 
 def legend_beside(axes: "Axes", **settings: Any) -> None:

@@ -33,7 +33,7 @@ def schedule(timetable: Schedule, title: str | None = None) -> "Figure":
                 axes.text(tick + 0.5, stage, str(batch), ha="center", va="center", color="w" if shade < 0.7 else "k")
     axes.set(xlim=(0, ticks), xlabel="tick", ylim=(stages - 0.5, -0.5), yticks=range(stages))
     axes.set_yticklabels([f"stage {stage}" for stage in range(stages)])
-    used = f"{timetable.batches} batches through {stages} stages: {timetable.utilisation:.1%} of the time used"
+    used = f"{timetable.batches} batches through {stages} stages: {100 * timetable.utilisation:.1f} % of the time used"
     axes.set_title(title or used)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
