@@ -66,7 +66,7 @@ def test_feedback_through_the_transposed_weights_is_backprop(make, settings, net
     net = RESNET if net == "resnet" else NETS[net]
     batch = image_batch() if net is RESNET else make_batch(net)
     rule, bp = make(net, SGD, **settings), jl.rules.bp(net, SGD)
-    params = symmetric(jax.jit(rule.init)(jax.random.key(0), batch))
+    params = symmetric(rule.init(jax.random.key(0), batch))
     (component,) = params.components
     only_forward = replace(
         component, weights={"forward": component.weights["forward"]}, opt={"forward": component.opt["forward"]}

@@ -13,7 +13,7 @@ LEAST = dict.fromkeys(jl.rules.ALL, 0.95) | dict.fromkeys(("tp", "sdtp", "ao_sdt
 def test_digits(name):
     data = jl.data.digits()
     rule = jl.rules.ALL[name](jl.models.mlp((256, 256), classes=10), optax.adam(1e-3))
-    params = jax.jit(rule.init)(jax.random.key(0), data.train)
+    params = rule.init(jax.random.key(0), data.train)
     for epoch in range(40):
         params, _ = jl.training.epoch(rule, params, data.train, jax.random.key(epoch), 32)
     assert jl.training.accuracy(rule, params, data.test) >= LEAST[name]

@@ -26,7 +26,7 @@ def test_every_member_of_an_ensemble_is_the_rule(name):
     many = jl.ensemble(one.rule, 2)
     batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), one.batch, make_batch(one.rule.net, seed=1))
     keys = jax.random.split(jax.random.key(3), 2)
-    params = jax.jit(many.init)(keys, one.batch)
+    params = many.init(keys, one.batch)
     shared, info = jax.jit(many.step)(params, one.batch)
     own = jax.jit(many.update)(params, batches)
     for i in range(2):
@@ -110,7 +110,7 @@ def test_a_pipeline_in_fewer_bits():
     pipe = jl.pipelined(rule, jl.pipeline.mesh(component=3))
     batch = make_batch(NETS["dense"])
     learnt = pipe.drain(pipe.update(pipe.init(jax.random.key(0), batch), batch))
-    assert same(learnt, jax.jit(rule.update)(jax.jit(rule.init)(jax.random.key(0), batch), batch))
+    assert same(learnt, jax.jit(rule.update)(rule.init(jax.random.key(0), batch), batch))
 
 
 def test_transforms_of_transforms():
