@@ -345,27 +345,10 @@ def matched(net: Network, components: int, width: int, *, activation: Activation
     return Network((*net.blocks, *bridge, *decoders), head, net.loss)
 
 
-# The networks by name. `matched` is not among them, because it takes a network.
-ALL: dict[str, Callable[..., Network]] = {
-    make.__name__: make
-    for make in (
-        mlp,
-        vanilla_cnn,
-        vgg,
-        resnet,
-        conv2,
-        alexnet,
-        mnist_fc,
-        cifar_fc,
-        mnist_lc,
-        cifar_lc,
-        imagenet_lc,
-        mnist_conv,
-        cifar_conv,
-        imagenet_conv,
-        autoencoder,
-    )
-}
+# `matched` is not among the networks with a name, because it takes a network.
+_BASIC = mlp, vanilla_cnn, vgg, resnet, conv2, alexnet
+_BARTUNOV = mnist_fc, cifar_fc, mnist_lc, cifar_lc, imagenet_lc, mnist_conv, cifar_conv, imagenet_conv, autoencoder
+ALL: dict[str, Callable[..., Network]] = {make.__name__: make for make in (*_BASIC, *_BARTUNOV)}
 
 
 def _tanh_network(

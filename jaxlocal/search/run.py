@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlocal import checks, training
-from jaxlocal.data import Splits, floats
+from jaxlocal.data import Pairs, Splits, floats
 from jaxlocal.rule import Batch, Params, Rule
 from jaxlocal.search.fingerprint import digest, fingerprint
 from jaxlocal.search.folder import Plan, resume, save
@@ -68,9 +68,7 @@ def search(
         checks.positive_int(name, value)
     checks.callables(make=make, report=report)
     numbers = _numbers(settings)
-    train, validation = (jax.tree.map(jnp.asarray, floats(pair)) for pair in (data.train, data.validation))
-    for pair in (train, validation):
-        checks.batch(pair)
+    train, validation = _examples(data.train), _examples(data.validation)
     trainer = _Trainer(make, batch_size, train, validation, *jax.random.split(jax.random.key(seed)))
 
     trials = []
@@ -164,6 +162,13 @@ class _Trainer(NamedTuple):
 def _report(report: Report | None, finished: Sequence[Trial], epoch: int, best_of_group: float) -> None:
     if report:
         report(len(finished), epoch, max([*(trial.accuracy for trial in finished), best_of_group]))
+
+
+def _examples(pair: Pairs) -> Batch:
+    x, y = floats(pair)
+    batch = jnp.asarray(x), jnp.asarray(y)
+    checks.batch(batch)
+    return batch
 
 
 def _numbers(settings: Sequence[Setting]) -> list[dict[str, float]]:
