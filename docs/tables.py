@@ -11,12 +11,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the experiments are no part of the package
 
-from experiments.lab import records as results  # noqa: E402
-from experiments.lab import report  # noqa: E402
+from experiments.demos import digits, mnist  # noqa: E402
+from experiments.lab import records, report, tables  # noqa: E402
+from experiments.speed.bench import __main__ as bench  # noqa: E402
 from experiments.speed.bench import overview  # noqa: E402
 
 PLACE = re.compile(r"^<!-- ([a-z][a-z0-9_/]*) -->\n(?:.*\n)*?<!-- end -->$", re.MULTILINE)
-PRIVATE = {"target", "outcome"}  # Columns of a record for the authors; a reader needs the numbers alone.
+COMPARISONS = {experiment.name: experiment for experiment in (digits.EXPERIMENT, mnist.EXPERIMENT)}
 PAGES = ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))
 
 
@@ -32,18 +33,21 @@ def filled(text: str) -> str:
 
 def _table(name: str) -> str:
     if name == "bench":
-        return results.as_markdown(overview.rows(results.RESULTS / "bench"))
+        return tables.markdown(overview.rows(bench.EXPERIMENT.recorded()))
     if name == "papers":
-        return results.as_markdown(report.overview())
+        return tables.markdown(list(report.overview()))
     if name == "pipeline/depth":
-        return results.as_markdown(
-            [_depth(row) for row in results.load(results.RESULTS / "pipeline/scaling.json")["rows"]]
-        )
-    rows = results.load(results.RESULTS / f"{name}.json")["rows"]
-    return results.as_markdown([{key: value for key, value in row.items() if key not in PRIVATE} for row in rows])
+        return tables.markdown([_depth(row) for row in _rows("pipeline/scaling")])
+    if name in COMPARISONS:
+        return tables.markdown(list(COMPARISONS[name].recorded().rows().values()))
+    return tables.markdown(_rows(name))
 
 
-def _depth(row: results.Row) -> results.Row:
+def _rows(name: str) -> list[records.Row]:
+    return records.load(records.place(name))["rows"]
+
+
+def _depth(row: records.Row) -> records.Row:
     """One depth of the pipeline: milliseconds per batch, beside those of backpropagation."""
     return {
         "components": row["depth"],

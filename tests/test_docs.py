@@ -22,7 +22,7 @@ import pytest
 from helpers import ROOT, code_blocks, layer_local
 
 import jaxlocal as jl
-from experiments.lab import records as results
+from experiments.lab import records
 from jaxlocal import flags
 from jaxlocal.app import Config, build, cli, settings
 
@@ -207,10 +207,10 @@ def test_tables_are_those_of_the_recorded_results(page, tables):
 
 def test_every_recorded_table_is_shown(tables):
     shown = {page: set(tables.names((ROOT / page).read_text())) for page in PAGES}
-    benchmarks = {f"bench/{path.stem}" for path in (results.RESULTS / "bench").glob("*.json")}
+    benchmarks = {f"bench/{path.stem}" for path in (records.FOLDER / "bench").glob("*.json")}
     assert shown["docs/multi-device.md"] == {"pipeline/speed", "pipeline/depth"}
     assert shown["docs/speed.md"] == benchmarks | {"bench"}
-    assert shown["docs/results.md"] == {path.stem for path in results.RESULTS.glob("*.json")} | {"speed/fit", "papers"}
+    assert shown["docs/results.md"] == {path.stem for path in records.FOLDER.glob("*.json")} | {"speed/fit", "papers"}
 
 
 def test_the_list_of_defects_is_up_to_date():

@@ -5,10 +5,10 @@ import json
 import jax
 import optax
 import pytest
+from experiments.lab.study import Budget, Case, Study
 
 import jaxlocal as jl
 from experiments.lab import figures, study
-from experiments.lab.study import Budget, Case, Study
 from jaxlocal.training import session
 
 

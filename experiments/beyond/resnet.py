@@ -1,11 +1,10 @@
 """Why does Associated Learning lose to backpropagation on ResNets, and must it?
 
-Much changes at once when a ResNet is trained by AL in the paper's way: each component has an objective of its own, the
-network's readout of the spatial mean gives way to bridges on the flattened image, and squared errors between sigmoid
-codes take the place of the cross entropy. Here they are taken apart as far as can be, on ResNet-8 and images of 16 by
-16 pixels, which two cores can train: one to four components; bridges on the flattened image and on its spatial mean;
-backpropagation with either readout and either activation; and L2 on all weights, as a careless reading of the paper
-would have it.
+Much changes at once when a ResNet is trained by AL as in the paper: each component has an objective of its own, bridges
+on the flattened image take the place of the readout of the spatial mean, and squared errors between sigmoid codes take
+the place of the cross entropy. Here these changes are separated as far as possible, on ResNet-8 and images of 16 by 16
+pixels: one to four components; bridges on the flattened image and on its spatial mean; backpropagation with either
+readout and either activation; and L2 on all weights, as one might misread the paper.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,30 +16,32 @@ import jax.numpy as jnp
 import optax
 
 import jaxlocal as jl
-from experiments.lab import study
-from experiments.lab.study import Budget, Case, Steps, Study
-from experiments.papers.al import shared as associated
-from experiments.papers.al.shared import COSINE
+from experiments.lab import figures
+from experiments.lab.experiment import Budget, Experiment
+from experiments.lab.main import main
+from experiments.lab.training import Case, Steps
+from experiments.papers.al.shared import COSINE, decayed_adam, jittered
 from jaxlocal.layers import dense
 from jaxlocal.rules.associated import Coder, bridge_code, code
 
 DEPTH, WIDTH = 8, 100
 RATE, DECAY = 1e-3, 1e-4
+SHORT, MIDDLE, LONG = Budget(epochs=10, seeds=2), Budget(epochs=30, seeds=3), Budget(epochs=90, seeds=3)
 
 
 def pooled(width: int) -> nn.Module:
-    """The paper's bridge on the mean over all places of the image."""
+    """The paper's bridge on the spatial mean of the image."""
     return nn.Sequential([lambda s: jnp.mean(s, axis=(1, 2)), dense(5 * width, nn.sigmoid), code(width)])
 
 
 class Way(NamedTuple):
-    """A way to train the network: by AL in these components, or by backpropagation where there are none."""
+    """A way to train the network: by AL in these components, or by backpropagation if there are none."""
 
-    told: str
+    words: str
     components: Sequence[int] = ()
     bridge: Coder = bridge_code
-    elu: bool = False  # in backpropagation, too, in the place of ReLU
-    matched: bool = False  # with the layers that `al_4` predicts by in the place of the readout
+    elu: bool = False  # backpropagation with ELU instead of ReLU
+    matched: bool = False  # backpropagation with the layers by which `al_4` predicts instead of the readout
     decay_all: bool = False  # L2 on bridges, encoders and decoders, too
 
 
@@ -58,13 +59,13 @@ WAYS: Mapping[str, Way] = {
     "al_2_pooled": Way("two components, bridges on the spatial mean", (2, 2), pooled),
     "al_1_pooled": Way("one component, its bridge on the spatial mean", (4,), pooled),
 }
-LONG = "bp", "bp_elu", "bp_matched", "al_4"  # trained for thrice the epochs, too
+ALSO_LONG = "bp", "bp_elu", "bp_matched", "al_4"
 
 
 def make(way: Way, steps: Steps) -> jl.Rule:
     """The rule of a row."""
     slow, fast = (COSINE.make(times * RATE, steps.total) for times in (1, 2))
-    tx, autoencoder_tx = associated.decayed_adam(slow, DECAY), optax.adam(fast)
+    tx, autoencoder_tx = decayed_adam(slow, DECAY), optax.adam(fast)
     if way.decay_all:
         tx, autoencoder_tx = (optax.chain(jl.l2(DECAY), optax.adam(rate)) for rate in (slow, fast))
     net = jl.models.resnet(DEPTH, activation=nn.elu if way.components or way.elu else nn.relu)
@@ -77,39 +78,37 @@ def make(way: Way, steps: Steps) -> jl.Rule:
 
 def case(way: Way, quick: Budget, full: Budget) -> Case:
     """A row."""
-    optimizer = f"adam({RATE}), twice that for encoders and decoders in AL, {COSINE.told}; L2 {DECAY}"
-    told = {"net": f"resnet({DEPTH})", "way": way.told, "optimizer": optimizer}
+    optimizer = f"adam({RATE}), twice that for encoders and decoders in AL, {COSINE.words}; L2 {DECAY}"
     return Case(
         "cifar10",
         partial(make, way),
-        told,
+        {"net": f"resnet({DEPTH})", "way": way.words, "optimizer": optimizer},
         full,
         quick,
         batch_size=128,
-        prepare=associated.jittered,
+        prepare=jittered,
         size=16,
         examples=10_000,
     )
 
 
-STUDY = Study(
+EXPERIMENT = Experiment(
+    module="beyond.resnet",
     name="beyond_resnet",
     title="Why Associated Learning loses to backpropagation on ResNets, and whether it must",
-    source="ours",
-    cases={
-        **{name: case(way, Budget(10, 2), full=Budget(30, 3)) for name, way in WAYS.items()},
-        **{f"{name}_long": case(WAYS[name], Budget(30, 1), full=Budget(90, 3)) for name in LONG},
+    rows={
+        **{name: case(way, SHORT, MIDDLE) for name, way in WAYS.items()},
+        **{f"{name}_long": case(WAYS[name], Budget(epochs=30, seeds=1), LONG) for name in ALSO_LONG},
     },
     note=(
         "ResNet-8 on 10,000 images of CIFAR-10, 16 by 16 pixels, with two-pixel jitter. `bp` has the readout of the "
-        "spatial mean, `bp_elu` has AL's ELU in the place of ReLU, `bp_matched` the layers that AL predicts by; "
-        "`al_4`, `al_2`, `al_1` have so many components, `pooled` has bridges on the spatial mean in place of the "
-        "flattened image, and `l2` has the decay, which the others have on the kernels of the blocks, on all kernels. "
-        "`long` has thrice the epochs."
+        "spatial mean, `bp_elu` has AL's ELU instead of ReLU, and `bp_matched` has the layers by which AL predicts. "
+        "`al_4`, `al_2` and `al_1` have four, two and one components, `pooled` has bridges on the spatial mean instead "
+        "of the flattened image, and `l2` has the decay, which the others have on the kernels of the blocks, on all "
+        "kernels. `long` has three times the epochs."
     ),
-    draw=associated.curves("beyond_resnet", "ResNet-8 on 10,000 small images (CIFAR-10 from JPEG copies)"),
+    draw=figures.curves("beyond_resnet", "ResNet-8 on 10,000 small images (CIFAR-10 from JPEG copies)", loss=False),
 )
-main = partial(study.main, STUDY)
 
 if __name__ == "__main__":
-    main()
+    main(EXPERIMENT)

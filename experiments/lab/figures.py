@@ -1,49 +1,86 @@
-"""Pictures that several studies draw from their records."""
+"""Figures drawn from records, all in one style."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import jaxlocal as jl
+from experiments.lab import records
+from experiments.lab.experiment import Recorded
+from jaxlocal.plots import style
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FAR = 20  # times as many epochs
-Curves = Mapping[str, Sequence[jl.training.Metrics]]  # each row's history by name, as records keep it
+PICTURES = records.ROOT / "docs" / "pictures" / "records"
+BLUE, ORANGE, RED = style.COLOURS[:3]
+FAR = 20  # the ratio of two runs' epochs beyond which the axis of the epochs is logarithmic
+Curves = Mapping[str, Sequence[jl.training.Row]]  # each row's history by name, as records keep it
+Draw = Callable[[Recorded], Mapping[str, "Figure"]]
+
+
+def save(figure: "Figure", name: str, out: Path | None = None) -> Path:
+    """Save a figure where the pages show it, or in the folder `out`."""
+    path = (out or PICTURES) / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    return path
+
+
+def panels(
+    columns: int = 1, rows: int = 1, *, size: tuple[float, float], **shared: Any
+) -> tuple["Figure", list["Axes"]]:
+    """A figure and its axes, row by row."""
+    figure = style.figure(*size)
+    axes = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
+    for one in axes:
+        style.tidy(one)
+    return figure, axes
+
+
+def whole_epochs(axes: "Axes") -> None:
+    """Only whole numbers on the axis of the epochs."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def curves(name: str, title: str, prefix: str = "", loss: bool = True) -> Draw:
+    """Draws the learning curves of the rows whose names begin with the prefix, as the figure `name`."""
+
+    def draw(recorded: Recorded) -> dict[str, "Figure"]:
+        rows = recorded.rows().items()
+        runs = {row.removeprefix(prefix): line["history"] for row, line in rows if row.startswith(prefix)}
+        return {name: learning(runs, title, loss)} if runs else {}
+
+    return draw
 
 
 def learning(runs: Curves, title: str, loss: bool = True) -> "Figure":
     """Loss and accuracy on the training set's first examples, and accuracy on the validation set, against epochs.
 
-    The mean over the seeds, and a band of a standard deviation to either side. Where some runs are far longer than
-    others, each doubling of the epochs takes as much room.
+    Lines are means over the seeds. Where some runs are far longer than others, the axis of the epochs is logarithmic.
     """
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     lengths = [len(rows) for rows in runs.values()]
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    panels = [*[("train", "loss")] * loss, ("train", "accuracy"), ("validation", "accuracy")]
+    shown = [*[("train", "loss")] * loss, ("train", "accuracy"), ("validation", "accuracy")]
     colours = colormaps["tab10" if len(runs) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
-    for axes, (split, measure) in zip(figure.subplots(1, len(panels), sharex=True), panels, strict=True):
+    figure, every = panels(len(shown), size=(11, 4.2), sharex=True)
+    for axes, (split, measure) in zip(every, shown, strict=True):
         for (name, rows), colour in zip(runs.items(), colours, strict=False):
             epochs = [row["epoch"] for row in rows]
             values = np.array([row[split][measure] for row in rows])
-            mean = values.mean(1)
-            deviation = values.std(1, ddof=1) if values.shape[1] > 1 else np.zeros_like(mean)
-            axes.plot(epochs, mean, label=name, color=colour, marker="o" if len(rows) == 1 else None)
-            axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
+            style.mean_and_band(axes, epochs, values, color=colour, label=name)
         axes.set(xlabel="epoch", title=f"{split} {measure}")
         if max(lengths) > FAR * min(lengths):
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:.0f}")
         else:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="0.92")
+            whole_epochs(axes)
         if measure == "loss":
             axes.set_yscale("log")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)

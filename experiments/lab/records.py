@@ -1,7 +1,4 @@
-"""Records: each experiment's numbers in one file, with all that is needed to make them again.
-
-`python -m experiments.lab.records digits` prints a record as the Markdown table of the README.
-"""
+"""Records: the numbers of an experiment in one file, with everything that is needed to make them again."""
 
 import hashlib
 import json
@@ -9,22 +6,21 @@ import os
 import platform
 import statistics
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from jaxlocal.files import write_whole
 
 Row = dict[str, Any]  # see `row`; or, where no accuracies are compared, the table's columns by name
+Record = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "experiments" / "records"
-PICTURES = ROOT / "docs" / "pictures" / "papers"
+FOLDER = ROOT / "experiments" / "records"
+WORK = ROOT / "runs" / "experiments"  # for checkpoints, and for what is too large for a record
 SPLITS = ("train", "validation", "test")
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -35,16 +31,16 @@ def row(
     seconds: float,
     paper: Mapping[str, Any] | None = None,
 ) -> Row:
-    """One line of a table.
+    """One line of a table of accuracies.
 
     Args:
       rule: the rule's name.
       accuracies: of each seed, in order, the accuracy on each of the three splits.
-      seconds: wall time of all seeds together, compilation included.
-      paper: the number to set beside ours, as {"test": accuracy, "source": where it is printed}.
+      seconds: the wall time of all seeds together, compilation included.
+      paper: the number to compare with, as {"test": accuracy, "source": where it is printed}.
 
     Returns:
-      A dict of these, with mean and sample standard deviation over the seeds: None where there is one seed only.
+      A dict of these, with mean and sample standard deviation over the seeds: None if there is only one seed.
     """
     accuracies = list(accuracies)
     summary = {split: over_seeds([accuracy[split] for accuracy in accuracies]) for split in SPLITS}
@@ -52,18 +48,18 @@ def row(
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:
-    """One number of each seed, their mean, and their sample standard deviation: None where there is one seed only."""
+    """One number of each seed, their mean, and their sample standard deviation: None if there is only one seed."""
     std = statistics.stdev(values) if len(values) > 1 else None
     return {"per_seed": values, "mean": statistics.fmean(values), "std": std}
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """What came out of the repeats of one measurement, to four digits."""
+    """The values of a repeated measurement to four digits, with their median and range."""
     rounded = [float(f"{value:.4g}") for value in values]
     return {"median": statistics.median(rounded), "min": min(rounded), "max": max(rounded), "repeats": rounded}
 
 
-def record(
+def write(
     name: str,
     rows: Sequence[Row],
     command: str,
@@ -72,20 +68,20 @@ def record(
     note: str | None = None,
     out: Path | None = None,
 ) -> Path:
-    """Write an experiment's rows, in one stroke, to experiments/records/NAME.json.
+    """Write the rows of an experiment to the record NAME.json.
 
     Args:
-      name: of the experiment.
-      rows: made by `row`, or dicts of the same columns; numbers that were repeated as `spread` makes them.
+      name: the name of the record.
+      rows: made by `row`, or dicts of the same columns; repeated measurements as `spread` makes them.
       command: what makes them again.
-      settings: all that the rows depend on; "seeds" lists the seeds, if there are any.
+      settings: everything that the rows depend on; "seeds" lists the seeds, if there are any.
       note: what a reader must know before comparing the numbers.
-      out: another file to write to.
+      out: the folder of the records; by default experiments/records.
 
     Returns:
       The path of the file.
     """
-    path = out or place(name)
+    path = place(name, out)
     content = {
         "experiment": name,
         "command": command,
@@ -98,63 +94,47 @@ def record(
         "rows": list(rows),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")  # a reader, or a crash, never meets half a file
-    draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(path)
-    return path
-
-
-def draw(figure: "Figure", name: str, out: Path | None = None) -> Path:
-    """Save a figure beside the pages that show it, or in the folder `out`."""
-    path = (out or PICTURES) / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
-    print(f"drawn: {path}", flush=True)
+    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return path
 
 
 def place(name: str, folder: Path | None = None) -> Path:
-    """Where the record of this name is, in experiments/records or in another folder."""
-    return (folder or RESULTS) / f"{name}.json"
+    """The file of a record, in experiments/records or in another folder."""
+    return (folder or FOLDER) / f"{name}.json"
 
 
-def found(name: str, folder: Path | None = None) -> dict[str, Any] | None:
-    """The record of this name, if there is one."""
+def found(name: str, folder: Path | None = None) -> Record | None:
+    """The record of this name, if there is one; some older records hold several rows of an experiment in one file."""
     path = place(name, folder)
-    return load(path) if path.exists() else None
+    if path.exists():
+        return load(path)
+    together, _, row = name.rpartition("/")
+    if not together or not (path := place(together, folder)).exists():
+        return None
+    record = load(path)
+    rows = [one for one in record["rows"] if row in (one.get("rule"), one.get("method"))]
+    return {**record, "rows": rows} if rows else None
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> Record:
     """A record, as written."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def module(name: str) -> str:
-    """The module of the experiment of this name, below `experiments`."""
-    group, _, rest = name.partition("_")
-    if not rest:
-        return f"demos.{name}"
-    return f"beyond.{rest}" if group == "beyond" else f"papers.{group}.{rest}"
+def continued(record: Record | None, settings: Mapping[str, Any]) -> list[Row]:
+    """The rows of a record if the present code made them with these settings; the seeds are not compared."""
 
+    def known(source: str, settings: Mapping[str, Any]) -> Any:
+        others = {name: value for name, value in settings.items() if name != "seeds"}
+        return json.loads(json.dumps([source, others]))
 
-def begun(path: Path, settings: Mapping[str, Any]) -> list[Row]:
-    """The rows in a file that this very code made with these very settings."""
-    try:
-        made = load(path)
-    except FileNotFoundError:
-        return []
-    expected = json.loads(json.dumps({"source": code()["source"], "settings": dict(settings)}))
-    return made["rows"] if all(made[key] == value for key, value in expected.items()) else []
-
-
-def finished(path: Path, settings: Mapping[str, Any]) -> dict[str, Row]:
-    """The same by rule."""
-    return {row["rule"]: row for row in begun(path, settings)}
+    same = record and known(record["source"], record["settings"]) == known(code()["source"], settings)
+    return list(record["rows"]) if record and same else []
 
 
 @cache  # the code that runs is the code as it was at the start
 def code() -> dict[str, str]:
-    """The commit, and a digest of the sources, which tells two states of a changed tree apart."""
+    """The commit, and a digest of the sources, which changes with every change of them."""
     digest = hashlib.sha256()
     for file in sorted([*ROOT.glob("jaxlocal/**/*.py"), *ROOT.glob("experiments/**/*.py")]):
         digest.update(file.read_bytes())
@@ -166,65 +146,21 @@ def code() -> dict[str, str]:
         commit = git("rev-parse", "HEAD")
         if git("status", "--porcelain", "--", ".", ":!experiments/records", ":!docs/pictures"):
             commit += " + uncommitted changes"
-    except (FileNotFoundError, subprocess.CalledProcessError):  # no git, or no repository
+    except (FileNotFoundError, subprocess.CalledProcessError):  # there is no git, or no repository
         commit = "unknown"
     return {"commit": commit, "source": digest.hexdigest()[:16]}
 
 
 def device() -> dict[str, Any]:
-    """What the numbers, and above all the seconds, were made on."""
-    import jax  # here, so that reading a record does not wait for it
+    """The machine that the numbers, and above all the seconds, depend on."""
+    import jax  # not at the top, because reading a record does not need it
 
     return {"jax": jax.devices()[0].device_kind, "cpu": _cpu_model(), "cores": os.cpu_count()}
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows as aligned text."""
-    header, *body = _cells(rows)
-    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
-    lines = ("  ".join(map(str.rjust, line, widths)) for line in [header, ["-" * width for width in widths], *body])
-    return "\n".join(lines)
-
-
-def markdown(path: Path) -> str:
-    """A record as a Markdown table."""
-    return as_markdown(load(path)["rows"])
-
-
-def as_markdown(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table."""
-    header, *body = _cells(rows)
-    rule = [":--", *["--:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, rule, *body])
-
-
-def percent(accuracies: Mapping[str, Any]) -> str:
-    """Mean and spread over the seeds: 97.25 ± 0.31."""
-    mean = f"{100 * accuracies['mean']:.2f}"
-    return mean if accuracies["std"] is None else f"{mean} ± {100 * accuracies['std']:.2f}"
-
-
-def _cells(rows: Sequence[Row]) -> list[list[str]]:
-    """The table, header first; the paper's column only where a paper has a number."""
-    if "rule" not in rows[0]:
-        return [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
-    papers = any(row["paper"] for row in rows)
-    header = ["rule", "train %", "validation %", "test %", *["paper's test %"] * papers, "seconds"]
-    body = []
-    for row in rows:
-        paper = f"{100 * row['paper']['test']:.2f}" if row["paper"] else ""
-        accuracies = [percent(row[split]) for split in SPLITS]
-        body.append([row["rule"], *accuracies, *[paper] * papers, f"{row['seconds']:.1f}"])
-    return [header, *body]
-
-
-def _cell(value: Any) -> str:
-    """Any value of a row: 1.92 (1.9 to 1.93) if it was repeated."""
-    if isinstance(value, dict):
-        return f"{_cell(value['median'])} ({_cell(value['min'])} to {_cell(value['max'])})"
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return "" if value is None else str(value)
+def work_folder(work: Path, name: str, epochs: int, source: str) -> Path:
+    """Where the training of the record NAME keeps its files; other code, or another number of epochs, has its own."""
+    return work / name / f"{epochs}-{source}"
 
 
 def _cpu_model() -> str:
@@ -233,8 +169,3 @@ def _cpu_model() -> str:
     except OSError:  # not Linux
         return platform.processor() or platform.machine()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        print(markdown(RESULTS / f"{name}.json"))

@@ -1,12 +1,12 @@
-"""What training by `fit` costs beside the steps themselves: an epoch of it against a bare scan of `rule.update`.
+"""What training by `fit` costs in addition to the steps: an epoch of it against a bare scan of `rule.update`.
 
-Both in turn, in one process; the scan is given its batches ready-made, `fit` shuffles, gathers and reports.
+Both take turns in one process. The scan gets its batches ready-made; `fit` shuffles, gathers and reports.
 """
 
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from typing import Any
 
 import jax
@@ -15,80 +15,100 @@ import numpy as np
 import optax
 
 import jaxlocal as jl
-from experiments.lab import records as results
-from jaxlocal import flags
+from experiments.lab import records, tables
+from experiments.lab.experiment import Budget, Experiment, Job, Outcome, Task
+from experiments.lab.main import main
+from experiments.lab.records import Row
+from experiments.lab.workers import take_turns
 from jaxlocal.training import RuleLearner, feed
 
-MOST = 1.03  # of the bare scan
-CASES: dict[str, tuple[Callable[[], jl.Network], tuple[int, ...], int]] = {
+CASES: dict[str, tuple[Callable[[], jl.Network], tuple[int, ...], int]] = {  # network, shape of an image, batch size
     "bp": (lambda: jl.models.mlp((256, 256)), (28, 28, 1), 64),
     "al": (lambda: jl.models.mlp((256, 256)), (28, 28, 1), 64),
     "dfa": (jl.models.conv2, (32, 32, 3), 64),
 }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print and record."""
-    parser = flags.Parser("python -m experiments.speed.fit_speed", description=__doc__)
-    parser.add_argument("--repeats", type=flags.whole, default=9, metavar="N", help="of each (default: %(default)s)")
-    parser.add_argument("--steps", type=flags.whole, default=100, metavar="N", help="an epoch (default: %(default)s)")
-    parser.add_argument("--out", type=flags.file, metavar="FILE", help="record here, not in experiments/records")
-    args = parser.parse_args(argv)
-    results.code()  # of now: the code may be edited while it runs
-    rows = [measure(rule, args) for rule in CASES]
-    print(results.table(rows))
-    command = f"{parser.prog} --repeats {args.repeats} --steps {args.steps}"
-    settings = {"steps": args.steps, "repeats": args.repeats, "data": "random images, in bytes"}
-    path = results.record("fit_speed", rows, command, settings, out=args.out or results.RESULTS / "speed" / "fit.json")
-    print(f"recorded in {path}")
+def run(task: Task) -> Iterator[Outcome]:
+    """Measure every rule."""
+    rows = [measure(rule, **task.budget) for rule in CASES]
+    settings = task.budget | {"data": "random images, in bytes"}
+    yield Outcome(rows, settings, task.budget, tables.text(rows))
 
 
-def measure(name: str, args: Any) -> dict[str, Any]:
-    """One rule: milliseconds a step, both ways, and their ratio."""
+def measure(name: str, rounds: int, steps: int) -> Row:
+    """One rule: milliseconds for each step in both ways, and their ratio."""
     make, shape, batch_size = CASES[name]
     rule = jl.rules.ALL[name](make(), optax.adam(1e-3))
+    data = random_images(steps * batch_size, shape)
+    turns = {"scan": scanning(rule, data, batch_size), "fit": fitting(rule, data, batch_size)}
+    seconds = take_turns(turns, rounds, warm_up=1)  # the first round compiles
+    milliseconds = {way: [1e3 * value / steps for value in values] for way, values in seconds.items()}
+    ratios = [fit / scan for fit, scan in zip(seconds["fit"], seconds["scan"], strict=True)]
+    return {
+        "case": name,
+        "batch": batch_size,
+        **{f"{way}, ms a step": records.spread(values) for way, values in milliseconds.items()},
+        "ratio": records.spread(ratios),
+    }
+
+
+def random_images(number: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels in bytes."""
     rng = np.random.default_rng(0)
-    count = args.steps * batch_size
-    x = rng.integers(0, 256, (count, *shape), np.uint8)
-    y = np.eye(10, dtype=np.uint8)[rng.integers(10, size=count)]
-    learner = RuleLearner(rule)
-    init_key, order_key = feed.keys(0, 0)
-    length = learner.chunk_length(args.steps, step_bytes=0, streamed=False)
-    examples = feed.on_devices((x, y), None)
-    chunks = feed.ResidentFeed(examples, feed.Order(order_key, 0, count, batch_size), length).chunks
-    batches = tuple(jnp.asarray(leaf).reshape(-1, batch_size, *leaf.shape[1:]) for leaf in jl.data.floats((x, y)))
+    x = rng.integers(0, 256, (number, *shape), np.uint8)
+    return x, np.eye(10, dtype=np.uint8)[rng.integers(10, size=number)]
+
+
+def scanning(rule: jl.Rule, data: tuple[np.ndarray, np.ndarray], batch_size: int) -> Callable[[], float]:
+    """A function that times an epoch of the bare scan."""
+    batches = tuple(jnp.asarray(leaf).reshape(-1, batch_size, *leaf.shape[1:]) for leaf in jl.data.floats(data))
+    params = jax.jit(rule.init)(jax.random.key(0), jax.tree.map(lambda leaf: leaf[0], batches))
 
     @partial(jax.jit, donate_argnums=0)
     def scan(params: jl.Params, batches: Any) -> jl.Params:
         return jax.lax.scan(lambda params, batch: (rule.update(params, batch), None), params, batches)[0]
 
-    def epoch(params: jl.Params, number: int) -> jl.Params:
-        for chunk in chunks(number, 0):
+    def epoch() -> float:
+        nonlocal params
+        began = time.perf_counter()
+        params = jax.block_until_ready(scan(params, batches))
+        return time.perf_counter() - began
+
+    return epoch
+
+
+def fitting(rule: jl.Rule, data: tuple[np.ndarray, np.ndarray], batch_size: int) -> Callable[[], float]:
+    """A function that times an epoch as `fit` trains it."""
+    x, y = data
+    learner, (init_key, order_key) = RuleLearner(rule), feed.keys(0, 0)
+    length = learner.chunk_length(len(x) // batch_size, step_bytes=0, streamed=False)
+    order = feed.Order(order_key, 0, len(x), batch_size)
+    chunks = feed.ResidentFeed(feed.on_devices(data, None), order, length).chunks
+    params = learner.begin(init_key, jl.data.floats((x[:batch_size], y[:batch_size])))
+    epochs = count()
+
+    def epoch() -> float:
+        nonlocal params
+        began = time.perf_counter()
+        for chunk in chunks(next(epochs), 0):
             params, terms = learner.learn(params, chunk)
             jax.tree.map(np.asarray, terms)
-        return params
+        jax.block_until_ready(params)
+        return time.perf_counter() - began
 
-    example = jl.data.floats((x[:batch_size], y[:batch_size]))
-    bare, fitted = (learner.begin(init_key, example) for _ in range(2))
-    times: dict[str, list[float]] = {"scan": [], "fit": []}
-    for repeat in range(args.repeats + 1):  # the first one compiles
-        start = time.perf_counter()
-        bare = jax.block_until_ready(scan(bare, batches))
-        middle = time.perf_counter()
-        fitted = jax.block_until_ready(epoch(fitted, repeat))
-        times["scan"].append(middle - start)
-        times["fit"].append(time.perf_counter() - middle)
-    milliseconds = {way: [1000 * value / args.steps for value in values[1:]] for way, values in times.items()}
-    ratios = [fit / scan for fit, scan in zip(milliseconds["fit"], milliseconds["scan"], strict=True)]
-    return {
-        "case": name,
-        "batch": batch_size,
-        **{f"{way}, ms a step": results.spread(values) for way, values in milliseconds.items()},
-        "ratio": results.spread(ratios),
-        "target": f"≤ {MOST}",
-        "outcome": "met" if statistics.median(ratios) <= MOST else "missed",
-    }
+    return epoch
 
+
+EXPERIMENT = Experiment(
+    module="speed.fit_speed",
+    name="speed",
+    title="What fit costs in addition to the steps",
+    rows={"fit": Job(Budget(rounds=9, steps=100), Budget(rounds=2, steps=25), run)},
+    note="Median (least to most) over the rounds.",
+    tables=(),
+    is_timing=True,
+)
 
 if __name__ == "__main__":
-    main()
+    main(EXPERIMENT)

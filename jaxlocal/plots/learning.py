@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlocal import checks
-from jaxlocal.plots.style import COLOURS, colours, figure, legend_beside, over_epochs
+from jaxlocal.plots.style import COLOURS, colours, figure, legend_beside, mean_and_band, over_epochs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -144,12 +144,7 @@ def _line(axes: "Axes", argument: str, rows: Rows, split: str, measure: str, **s
     """The mean over the seeds at each epoch, with a band of one standard deviation to either side."""
     epochs = _numbers(argument, rows, "epoch")
     values = _numbers(argument, rows, split, measure).reshape(len(rows), -1)
-    mean = values.mean(1)
-    axes.plot(epochs, mean, marker=_marker(epochs), **style)
-    if values.shape[1] > 1:
-        deviation = values.std(1, ddof=1)
-        band = mean - deviation, mean + deviation
-        axes.fill_between(epochs, *band, color=style["color"], alpha=0.2, linewidth=0)
+    mean_and_band(axes, epochs, values, **style)
 
 
 def _last(argument: str, rows: Rows, measure: str) -> str:

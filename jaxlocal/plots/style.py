@@ -1,5 +1,6 @@
 """The common style of all pictures: sizes, colours, axes and legends."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,3 +55,13 @@ def over_epochs(axes: "Axes", label: str) -> None:
 def legend_beside(axes: "Axes", **settings: Any) -> None:
     """A legend to the right of the axes."""
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), **settings)
+
+
+def mean_and_band(axes: "Axes", x: Sequence[float] | np.ndarray, values: np.ndarray, **settings: Any) -> None:
+    """The mean over the last axis of the values, which is the seeds, in a band of one sample standard deviation."""
+    mean = values.mean(-1)
+    axes.plot(x, mean, marker="o" if len(x) == 1 else None, **settings)
+    if values.shape[-1] > 1:
+        deviation = values.std(-1, ddof=1)
+        band = mean - deviation, mean + deviation
+        axes.fill_between(x, *band, color=settings["color"], alpha=0.2, linewidth=0)

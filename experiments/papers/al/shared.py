@@ -1,8 +1,8 @@
-"""Associated Learning's networks with the paper's settings, and backpropagation's with as many weights that predict."""
+"""The networks of the Associated Learning paper, trained by its rule and by backpropagation, with their settings."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,117 +11,111 @@ import numpy as np
 import optax
 
 import jaxlocal as jl
-from experiments.lab import figures
-from experiments.lab import records as results
-from experiments.lab.study import Budget, Case, Draw, Steps, Trained
-from experiments.papers.bartunov.table1 import Best
+from experiments.lab.experiment import Budget, Paper
+from experiments.lab.training import Case, Prepare, Steps, Trained
+from experiments.papers.bartunov.shared import Best
 from jaxlocal.data import floats
 from jaxlocal.decay import kernels
 from jaxlocal.layers import Activation, InitMaker, dense
 from jaxlocal.rules.associated import Coder, code
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-PAPERS_EPOCHS = 200
-SEEDS = 3  # the paper does not say how many runs its spread is of
-
-Prepare = Callable[[jl.data.Splits], jl.augmentation.Augmentation | None]
+FULL = Budget(epochs=200, seeds=3)  # the paper does not say over how many runs its deviations are
 EXAMPLES = 1000  # of the test set, for distances between classes and t-SNE
 DRAWN = {"raw data", "block 2", "block 4", "block 8", "block 12", "bridge", "decoder 3", "output"}  # by t-SNE
 
+# What more than one experiment has.
+TABLE3, TABLE4 = "al_table3", "al_table4"  # the records whose rows Table 7 measures
+NARROW = 256  # units of the layers whose settings `beyond.tuning` searches for
+TUNED_BATCH = 64
 
-class Schedule(NamedTuple):
-    """How a rate changes in a run of so many steps."""
+
+class Decrease(NamedTuple):
+    """How a learning rate decreases over a number of steps."""
 
     make: Callable[[float, int], optax.Schedule]
-    told: str
+    words: str
 
 
-PAPERS_SCHEDULE = Schedule(
+PAPERS_DECREASE = Decrease(
     jl.training.al_schedule, "times 0.1 after 40, 60 and 80 % of the steps, times 0.5 after 90 %"
 )
-COSINE = Schedule(optax.cosine_decay_schedule, "falling to zero by a cosine")
+COSINE = Decrease(optax.cosine_decay_schedule, "falling to zero by a cosine")
 
 
 class Net(NamedTuple):
-    """A network of the paper: the blocks that either rule trains, and how."""
+    """A network of the paper: the blocks that both rules train, and their settings."""
 
-    make: Callable[[Activation, bool], jl.Network]  # of an activation, and of whether there is batch norm
-    components: Sequence[int]  # blocks of each
+    make: Callable[[Activation, bool], jl.Network]  # takes the activation, and whether there is batch norm
+    components: Sequence[int]  # the number of blocks of each
     width: int  # of the targets' codes
-    told: str
+    words: str
     rate: float = 1e-4
-    schedule: Schedule = PAPERS_SCHEDULE
-    decay: tuple[float, float] = (0.0, 0.0)  # L2, of BP and of AL
-    norm: tuple[bool, bool] = (False, False)  # where the blocks leave it open: of BP and of AL
+    decrease: Decrease = PAPERS_DECREASE
+    decay: tuple[float, float] = (0.0, 0.0)  # L2 in BP and in AL
+    norm: tuple[bool, bool] = (False, False)  # whether BP and AL have batch norm, for blocks that may have it
 
 
 def mlp(width: int, components: int = 2, classes: int = 10) -> Net:
-    """So many layers of `width` units, each a component."""
-    told = f"{components} layers of {width} units"
+    """Layers of `width` units, each of them a component."""
 
     def make(activation: Activation, norm: bool) -> jl.Network:
         return jl.models.mlp((width,) * components, classes, activation=activation, norm=norm)
 
-    return Net(make, (1,) * components, width, told)
+    return Net(make, (1,) * components, width, f"{components} layers of {width} units")
 
 
 def cnn(classes: int = 10) -> Net:
     """The vanilla CNN, two convolutions a component, as in the authors' code."""
-    told = "vanilla_cnn, 4 components, width 256"
 
     def make(activation: Activation, norm: bool) -> jl.Network:
         return jl.models.vanilla_cnn(classes, activation=activation, norm=norm)
 
-    return Net(make, (2, 2, 2, 2), 256, told)
+    return Net(make, (2, 2, 2, 2), 256, "vanilla_cnn, 4 components, width 256")
 
 
 def resnet(depth: int, classes: int = 10) -> Net:
-    """The stem, then a component a stage."""
+    """One component for the stem, and one for each stage."""
     blocks = depth // 6
-    told = f"resnet({depth}), components (1, {blocks}, {blocks}, {blocks}), width 300"
     components = (1, blocks, blocks, blocks)
 
     def make(activation: Activation, norm: bool) -> jl.Network:
-        return jl.models.resnet(depth, classes, activation=activation)  # has batch norm in any case
+        return jl.models.resnet(depth, classes, activation=activation)  # always has batch norm
 
-    return Net(make, components, 300, told, rate=1e-3, decay=(1e-4, 1e-4))
+    return Net(make, components, 300, f"resnet({depth}), components {components}, width 300", 1e-3, decay=(1e-4, 1e-4))
 
 
 def vgg(classes: int = 10) -> Net:
     """The authors' VGG: batch norm for backpropagation only."""
-    told = "vgg, 4 components, width 300"
 
     def make(activation: Activation, norm: bool) -> jl.Network:
         return jl.models.vgg(classes, activation=activation, norm=norm)
 
-    return Net(make, (2, 2, 2, 2), 300, told, decay=(5e-4, 1e-5), norm=(True, False))
+    return Net(make, (2, 2, 2, 2), 300, "vgg, 4 components, width 300", decay=(5e-4, 1e-5), norm=(True, False))
 
 
 def decayed_adam(rate: optax.ScalarOrSchedule, decay: float) -> optax.GradientTransformation:
-    """For f and b: with the gradient of decay/2 · ‖W‖² on the kernels of f, as in the authors' code.
+    """Adam for f and b, with the gradient of decay/2 · ‖W‖² on the kernels of f, as in the authors' code.
 
-    Encoders and decoders have tiny gradients, beside which such a decay would be all that Adam sees.
+    Encoders and decoders have no decay: their gradients are so small that Adam would follow the decay alone.
     """
 
-    def of_layers(tree: Any) -> Any:  # the forward weights are a tuple over the layers, the bridge is none
+    def of_layers(tree: Any) -> Any:  # the forward weights are a tuple over the layers; those of the bridge are not
         return kernels(tree) if isinstance(tree, tuple) else jax.tree.map(lambda leaf: False, tree)
 
     return optax.chain(optax.add_decayed_weights(decay, mask=of_layers), optax.adam(rate))
 
 
 def bp(net: Net, steps: Steps) -> jl.Rule:
-    """The baseline: ReLU, cross entropy."""
+    """Backpropagation, the baseline, with ReLU and cross entropy."""
     blocks = net.make(nn.relu, net.norm[0])
-    tx = decayed_adam(net.schedule.make(net.rate, steps.total), net.decay[0])
+    tx = decayed_adam(net.decrease.make(net.rate, steps.total), net.decay[0])
     return jl.rules.bp(jl.models.matched(blocks, len(net.components), net.width), tx)
 
 
 def al(net: Net, steps: Steps) -> jl.Rule:
-    """ELU, and twice the rate for encoders and decoders."""
+    """Associated Learning with ELU, and twice the rate for encoders and decoders."""
     blocks = net.make(nn.elu, net.norm[1])
-    slow, fast = (net.schedule.make(times * net.rate, steps.total) for times in (1, 2))
+    slow, fast = (net.decrease.make(times * net.rate, steps.total) for times in (1, 2))
     return jl.rules.al(
         blocks,
         decayed_adam(slow, net.decay[1]),
@@ -132,7 +126,7 @@ def al(net: Net, steps: Steps) -> jl.Rule:
 
 
 def dtp(width: int, best: Best, steps: Steps) -> jl.Rule:
-    """Difference target propagation, alternating, on the baseline's layers with tanh, by Bartunov et al.'s settings."""
+    """Alternating difference target propagation on the baseline's layers with tanh, with Bartunov et al.'s settings."""
     assert best.inverse and best.alpha and best.noise
     net = jl.models.mlp(
         (width, width, 5 * width, width, width), activation=nn.tanh, init=nn.initializers.glorot_uniform
@@ -141,8 +135,8 @@ def dtp(width: int, best: Best, steps: Steps) -> jl.Rule:
     return jl.rules.dtp(net, forward, inverse_tx=inverse, alpha=best.alpha, noise=best.noise, alternate=steps.epoch)
 
 
-def dtp_row(data: str, width: int, best: Best, paper: tuple[float, float] | None, prepare: Prepare) -> Case:
-    """The row of difference target propagation: the paper names no settings of it."""
+def dtp_row(data: str, width: int, best: Best, paper: Paper | None, prepare: Prepare) -> Case:
+    """The row of difference target propagation, for which the paper names no settings."""
     return Case(
         data,
         partial(dtp, width, best),
@@ -150,20 +144,20 @@ def dtp_row(data: str, width: int, best: Best, paper: tuple[float, float] | None
             "net": f"layers of {width}, {width}, {5 * width}, {width}, {width} tanh units",
             "Bartunov's Table 5": str(best),
         },
-        Budget(PAPERS_EPOCHS, SEEDS),
+        FULL,
         paper=paper,
         prepare=prepare,
     )
 
 
 class Setting(NamedTuple):
-    """What the authors left open; None where a rule has no such thing."""
+    """What the authors left open; None for a setting that a rule does not have."""
 
     rate: float
     activation: str = "elu"
     init: str = "he_normal"
-    ratio: float | None = None  # of the rate of encoders and decoders to that of the rest
-    bridge: int | None = None  # units of the bridges' hidden layer for each unit of the code; 0 is none
+    ratio: float | None = None  # of the rate of encoders and decoders to the other rate
+    bridge: int | None = None  # the hidden layer's units for each unit of the code; without a hidden layer 0
     width: int | None = None  # of the codes
     dropout: float | None = None
 
@@ -177,12 +171,12 @@ INITS: Mapping[str, InitMaker] = {
 
 
 def bridge(times: int) -> Coder:
-    """A bridge with a hidden layer of so many times the code's width; a single layer if 0."""
+    """A bridge with a hidden layer of `times` the code's width, or a single layer if `times` is 0."""
     return (lambda width: nn.Sequential([dense(times * width, nn.sigmoid), code(width)])) if times else code
 
 
 def tuned(rule: str, net: Net, setting: Setting, steps: Steps) -> jl.Rule:
-    """The rule with a setting of `beyond_tuning`: dense layers, Adam whose rate falls to zero by a cosine."""
+    """The rule on dense layers, with a setting of `beyond.tuning`, and Adam whose rate falls to zero by a cosine."""
     hidden, times = (net.width,) * len(net.components), setting.bridge or 0
     activation, init = ACTIVATIONS[setting.activation], INITS[setting.init]
 
@@ -190,7 +184,7 @@ def tuned(rule: str, net: Net, setting: Setting, steps: Steps) -> jl.Rule:
         return optax.adam(COSINE.make(rate, steps.total))
 
     if rule == "bp":
-        wide = (*hidden, 5 * net.width, *hidden)  # as `jl.models.matched`, all of one kind
+        wide = (*hidden, 5 * net.width, *hidden)  # the widths of `jl.models.matched`, with one kind of layer
         blocks = jl.models.mlp(wide, activation=activation, init=init, dropout=setting.dropout or 0.0)
         return jl.rules.bp(blocks, tx(setting.rate))
     return jl.rules.al(
@@ -202,15 +196,14 @@ def tuned(rule: str, net: Net, setting: Setting, steps: Steps) -> jl.Rule:
     )
 
 
-# The best trials of `beyond_tuning`, by the validation set.
+# The best trials of `beyond.tuning` on the validation set.
 TUNED = {
     "bp": Setting(0.00242, "relu", "he_normal", dropout=0.0),
     "al": Setting(0.00228, "relu", "he_normal", ratio=2, bridge=5, width=256),
 }
-TUNED_BATCH = 64
 
 
-def told(rule: str, net: Net) -> dict[str, str]:
+def in_words(rule: str, net: Net) -> dict[str, str]:
     """The settings of a rule, in words."""
     decay = net.decay[rule == "al"]
     twice = ", twice that for encoders and decoders" if rule == "al" else ""
@@ -219,9 +212,9 @@ def told(rule: str, net: Net) -> dict[str, str]:
         "al": "elu, sigmoid codes and bridges",
     }
     return {
-        "net": net.told,
+        "net": net.words,
         "activation": activations[rule],
-        "optimizer": f"adam({net.rate}){twice}; {net.schedule.told}",
+        "optimizer": f"adam({net.rate}){twice}; {net.decrease.words}",
         "L2": f"{decay:g}, on the kernels of the blocks" if decay else "none",
     }
 
@@ -230,14 +223,13 @@ def pair(
     name: str,
     net: Net,
     data: str,
-    papers: tuple[tuple[float, float] | None, tuple[float, float] | None],
+    papers: tuple[Paper | None, Paper | None],
     prepare: Prepare,
     quick: Budget | None = None,
 ) -> dict[str, Case]:
     """Two rows with the settings of the network, by backpropagation and by Associated Learning."""
-    full = Budget(PAPERS_EPOCHS, SEEDS)
     return {
-        f"{name}_{rule}": Case(data, partial(make, net), told(rule, net), full, quick, paper, prepare=prepare)
+        f"{name}_{rule}": Case(data, partial(make, net), in_words(rule, net), FULL, quick, paper, prepare=prepare)
         for (rule, make), paper in zip({"bp": bp, "al": al}.items(), papers, strict=True)
     }
 
@@ -247,18 +239,18 @@ def tuned_pair(
     width: int,
     data: str,
     budget: Budget,
-    papers: tuple[tuple[float, float] | None, tuple[float, float] | None] = (None, None),
+    papers: tuple[Paper | None, Paper | None] = (None, None),
     slower: float = 1.0,
 ) -> dict[str, Case]:
-    """Two rows with the settings that the search found, their rates divided by `slower`, as long for either."""
+    """Two rows with the settings that the search found, the rates divided by `slower`, and with the same budget."""
     net = mlp(width)
     settings = {rule: setting._replace(rate=setting.rate / slower) for rule, setting in TUNED.items()}
     return {
         f"{name}_{rule}": Case(
             data,
             partial(tuned, rule, net, setting),
-            {"net": net.told, "optimizer": f"adam, its rate {COSINE.told}", "setting": str(setting)},
-            Budget(PAPERS_EPOCHS, SEEDS) if paper else budget,
+            {"net": net.words, "optimizer": f"adam, its rate {COSINE.words}", "setting": str(setting)},
+            FULL if paper else budget,
             budget,
             paper,
             TUNED_BATCH,
@@ -268,23 +260,13 @@ def tuned_pair(
 
 
 def centred(splits: jl.data.Splits) -> jl.augmentation.Augmentation:
-    """The paper's preparation: less the training set's mean image."""
+    """The paper's preparation of MNIST: the training set's mean image is subtracted."""
     return jl.augmentation.subtract(jl.augmentation.mean_image(np.asarray(splits.train[0])))
 
 
 def jittered(splits: jl.data.Splits) -> jl.augmentation.Augmentation:
-    """The paper's preparation of CIFAR."""
+    """The paper's preparation of CIFAR: two-pixel jitter, and the mean image is subtracted."""
     return jl.augmentation.chain(jl.augmentation.jitter(2), centred(splits))
-
-
-def curves(name: str, title: str) -> Draw:
-    """The learning curves of a table as its picture."""
-
-    def draw(rows: Mapping[str, results.Row]) -> dict[str, "Figure"]:
-        # The loss of scores that are no logits cannot be set beside that of logits.
-        return {name: figures.learning({row: made["history"] for row, made in rows.items()}, title, loss=False)}
-
-    return draw
 
 
 def distances(trained: Trained) -> dict[str, Any]:

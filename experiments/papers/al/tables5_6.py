@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxlocal as jl
-from experiments.lab import records as results
-from experiments.lab import study
-from experiments.lab.study import Budget, Case, Study, Trained
-from experiments.papers.al import shared as associated
-from experiments.papers.al.shared import Setting
+from experiments.lab.experiment import Budget, Experiment, Recorded, comparison
+from experiments.lab.main import main
+from experiments.lab.records import Row
+from experiments.lab.training import Case, Steps, Trained
+from experiments.papers.al.shared import COSINE, NARROW, TUNED_BATCH, Setting, al, centred, in_words, mlp, tuned
 from jaxlocal.data import floats
 
 PAPERS_TEST = {"one": 98.49, "two": 98.60, "three": 98.71}
@@ -23,12 +22,13 @@ PAPERS_LOSS = {
     "two": (1.5469e-5, 3.5818e-7),
     "three": (1.2219e-5, 3.8033e-7, 6.7192e-10),
 }
-WIDTH, NARROW = 1024, 256
-SETTING = Setting(1e-3, ratio=2, bridge=5)
-PIECE = 1000  # examples
+WIDTH = 1024
+FULL, SHORT = Budget(epochs=200, seeds=1), Budget(epochs=10, seeds=3)
+SETTING = Setting(1e-3, ratio=2, bridge=5)  # of the narrow rows
+PIECE = 1000  # the number of examples that are measured at a time
 
 
-def measure(trained: Trained) -> Mapping[str, Any]:
+def associated_losses(trained: Trained) -> Mapping[str, Any]:
     """The associated loss of every component over the training set."""
     rule, params, (x, y) = trained.rule, trained.params, trained.splits.train
 
@@ -42,59 +42,34 @@ def measure(trained: Trained) -> Mapping[str, Any]:
     return {"associated": [float(f"{value:.4g}") for value in jnp.stack(pieces).mean(0)]}
 
 
-def narrow(components: int, steps: study.Steps) -> jl.Rule:
-    """What two cores can train in minutes."""
-    return associated.tuned("al", associated.mlp(NARROW, components), SETTING, steps)
+def wide(components: int, paper: float) -> Case:
+    """A row of the paper."""
+    net = mlp(WIDTH, components)
+    settings = in_words("al", net)
+    return Case("mnist", partial(al, net), settings, FULL, paper=(paper, None), prepare=centred)
 
 
-def cases() -> dict[str, Case]:
-    """One, two and three components, with the paper's width and a quarter of it."""
-    rows = {}
-    for number, (name, paper) in enumerate(PAPERS_TEST.items(), 1):
-        net = associated.mlp(WIDTH, number)
-        full = Budget(associated.PAPERS_EPOCHS, 1)
-        rows[name] = Case(
-            "mnist",
-            partial(associated.al, net),
-            associated.told("al", net),
-            full,
-            paper=(paper, None),
-            prepare=associated.centred,
-        )
-        told = {"net": associated.mlp(NARROW, number).told, "setting": str(SETTING)}
-        told |= {"optimizer": "adam, its rate falling to zero by a cosine"}
-        short = Budget(10, 3)
-        rows[f"{name}_narrow"] = Case(
-            "mnist", partial(narrow, number), told, short, short, batch_size=associated.TUNED_BATCH
-        )
-    return rows
+def make_narrow(components: int, steps: Steps) -> jl.Rule:
+    """Associated Learning on narrower layers, which learns within minutes."""
+    return tuned("al", mlp(NARROW, components), SETTING, steps)
 
 
-STUDY = Study(
-    name="al_tables5_6",
-    title="Associated Learning, Tables 5 and 6: the number of components",
-    source="Kao and Chen 2021, Table 6",
-    cases=cases(),
-    note=(
-        "The associated loss is the mean over units and over the training set, after the last epoch. `narrow` has "
-        "layers of 256 units in place of 1024, and Adam at 1e-3 with a cosine: what two cores can train."
-    ),
-    measure=measure,
-)
-main = partial(study.main, STUDY)
+def narrow(components: int) -> Case:
+    """A row on narrower layers."""
+    optimizer = f"adam, its rate {COSINE.words}"
+    settings = {"net": mlp(NARROW, components).words, "setting": str(SETTING), "optimizer": optimizer}
+    return Case("mnist", partial(make_narrow, components), settings, SHORT, SHORT, batch_size=TUNED_BATCH)
 
 
-def rows(out: Path | None = None) -> Iterator[results.Row]:
+def losses(recorded: Recorded) -> Iterator[Row]:
     """Table 5: the associated loss of each component, the paper's and ours, the mean over the seeds."""
-    for row in STUDY.cases:
-        record = study.read(STUDY, row, out)
-        theirs = PAPERS_LOSS.get(row, ())
-        measured = record["rows"][0]["measured"] if record else []
-        ours = np.mean([one["associated"] for one in measured], axis=0) if measured else []
+    for row in recorded.experiment.rows:
+        theirs, line = PAPERS_LOSS.get(row, ()), recorded.rows().get(row)
+        ours = np.mean([one["associated"] for one in line["measured"]], axis=0) if line else []
         columns = {}
         for component in range(len(PAPERS_LOSS)):
             columns[f"paper's loss {component + 1}"] = _written(theirs, component)
-            columns[f"loss {component + 1}"] = _written(ours, component) if record else "not run"
+            columns[f"loss {component + 1}"] = _written(ours, component) if line else "not run"
         yield {"row": row, **columns}
 
 
@@ -102,5 +77,24 @@ def _written(losses: Sequence[float], component: int) -> str:
     return f"{losses[component]:.3g}" if component < len(losses) else ""
 
 
+ROWS = {
+    row: case
+    for components, (name, paper) in enumerate(PAPERS_TEST.items(), 1)
+    for row, case in {name: wide(components, paper), f"{name}_narrow": narrow(components)}.items()
+}
+
+EXPERIMENT = Experiment(
+    module="papers.al.tables5_6",
+    name="al_tables5_6",
+    title="Associated Learning, Tables 5 and 6: the number of components",
+    source="Kao and Chen 2021, Table 6",
+    rows={row: case._replace(measure=associated_losses) for row, case in ROWS.items()},
+    note=(
+        "The associated loss is the mean over units and over the training set, after the last epoch. `narrow` has "
+        "layers of 256 units instead of 1024, and Adam at 1e-3 with a cosine, for a shorter budget."
+    ),
+    tables=(comparison, losses),
+)
+
 if __name__ == "__main__":
-    main()
+    main(EXPERIMENT)

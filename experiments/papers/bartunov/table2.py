@@ -1,13 +1,14 @@
-"""Bartunov et al., Table 2: what ImageNet would take. The images are not here: nothing is trained, and all is measured.
+"""Bartunov et al., Table 2: what ImageNet would take. The images are not available, so that nothing is trained.
 
-Of each method a step on the paper's locally connected net, 224×224 pixels and 1000 classes: how many weights, how much
-memory, how much time. Of the loader, how many images a second come from a folder of JPEG files.
+Measured are the parameters, the memory and the time of a step of each method on the paper's locally connected net, with
+224×224 pixels and 1000 classes; and how many images per second the loader reads from a folder of JPEG files.
 """
 
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -19,26 +20,26 @@ import numpy as np
 import optax
 
 import jaxlocal as jl
-from experiments.lab import records as results
-from experiments.lab.study import Steps
-from experiments.papers.bartunov import table1 as bartunov_table1
-from experiments.papers.bartunov.table1 import Adam, Best, Part
+from experiments.lab import records
+from experiments.lab.experiment import Budget, CannotRun, Experiment, Job, Option, Outcome, Recorded, Task
+from experiments.lab.main import main
+from experiments.lab.records import Row
+from experiments.lab.training import Steps
+from experiments.lab.workers import take_turns
+from experiments.papers.bartunov import shared
+from experiments.papers.bartunov.shared import Adam, Best, Setup
 from jaxlocal import flags
 from jaxlocal.data import Splits
 from jaxlocal.data.streaming import stream
 from jaxlocal.training.learner import SHORTEST
 
-NAME = "bartunov_table2"
-TITLE = "Bartunov et al., Table 2: ImageNet"
 SIZE, CLASSES = 224, 1000
-BATCH, QUICK_BATCH = 32, 2
-IMAGES, QUICK_IMAGES = 4096, 2048
+BATCH = 32  # of the loader
+LEAST_IMAGES = 2 * BATCH  # enough for a batch after a tenth each is set aside for validation and test
 FOLDERS = 8  # classes of the loader's images
-LEAST_IMAGES = 2 * BATCH  # that a batch is left of, when a tenth each is kept for the other sets
 REPEATS = 3
 GIB = 2**30
-SETTINGS = {"image size": SIZE, "repeats": REPEATS}
-# The paper has no settings for DFA, which gets those of FA here; a step takes as long with any.
+# The paper has no settings for DFA, which has those of FA here; the time of a step does not depend on them.
 IMAGENET_LC = {
     "dtp_parallel": Best(Adam(0.000217, 0.9, 0.99, 1e-6), Adam(0.000234, 0.9, 0.999, 1e-6), 0.163359, 0.192835),
     "dtp_alternating": Best(Adam(0.000101, 0.9, 0.99, 1e-8), Adam(0.000064, 0.9, 0.999, 1e-8), 0.03706, 0.097217),
@@ -48,7 +49,7 @@ IMAGENET_LC = {
     "bp": Best(Adam(0.000024, 0.9, 0.999, 1e-8)),
     "bp_convnet": Best(Adam(0.000049, 0.9, 0.99, 1e-8)),
 }
-PAPER = {  # top-1 and top-5 test errors, %
+PAPER = {  # top-1 and top-5 test errors, in percent
     "dtp_parallel": ("98.34", "94.56"),
     "dtp_alternating": ("99.36", "97.28"),
     "sdtp_parallel": ("99.28", "97.15"),
@@ -57,35 +58,21 @@ PAPER = {  # top-1 and top-5 test errors, %
     "bp": ("71.43", "49.07"),
     "bp_convnet": ("63.93", "40.17"),
 }
-METHODS = tuple(PAPER)
-STEPS_NOTE = (
-    "ImageNet is not available here, so there is no accuracy of ours. Effective weights predict, affiliated ones "
-    "(feedback, inverses) only help in training. Memory is what XLA plans for the compiled step: arguments, results "
-    "and temporaries, with the parameters, which are overwritten, counted once. The alternating method takes turns "
-    "every step here, not every epoch, and its seconds are the mean of both turns. The images are random, the batch "
-    "size is ours. The paper left DFA out for the size of its feedback; it is here with FA's settings."
-)
-LOADER_NOTE = (
-    f"Random pictures, 500 by 375 pixels and about 100 kB each, in {FOLDERS} folders of JPEG files, brought to {SIZE} "
-    f"by {SIZE}. They are decoded once; when they are streamed, in batches of {BATCH}, they come from the operating "
-    "system's cache. `fit` trains a linear classifier, and its seconds have the evaluation in them."
-)
-NOTE = f"{STEPS_NOTE} {LOADER_NOTE}"
 
 
 class Method(NamedTuple):
-    """A method at a batch size, and its step as a compiled program: nothing is allocated yet."""
+    """A method with a batch size, and its compiled step; no array is allocated yet."""
 
     rule: jl.Rule
     batch: tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]
     params: jl.Params  # shapes
     step: Any
     seconds: float  # of the compilation
-    turns: int  # steps until all roles have learnt
+    steps: int  # after which all weights have been trained
 
     @property
     def gigabytes(self) -> float:
-        """What a step needs, in GiB."""
+        """The memory of a step, in GiB."""
         found = self.step.memory_analysis()
         kept = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
         return (kept + found.temp_size_in_bytes) / GIB
@@ -93,33 +80,43 @@ class Method(NamedTuple):
 
 def compiled(name: str, batch_size: int) -> Method:
     """A method with the paper's settings."""
-    part = Part("imagenet2012", jl.models.imagenet_lc, IMAGENET_LC, {}, None, jl.models.imagenet_conv)
-    rule = bartunov_table1.make(part, name, Steps(epoch=1, total=1))
+    setup = Setup("imagenet2012", jl.models.imagenet_lc, IMAGENET_LC, {}, None, jl.models.imagenet_conv)
+    rule = shared.make(setup, name, Steps(epoch=1, total=1))
     x, y = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((batch_size, SIZE, SIZE, 3), (batch_size, CLASSES)))
     params = jax.eval_shape(rule.init, jax.random.key(0), (x, y))
     began = time.perf_counter()
     step = jax.jit(rule.update, donate_argnums=0).lower(params, (x, y)).compile()
     seconds = time.perf_counter() - began
-    return Method(rule, (x, y), params, step, seconds, turns=2 if name.endswith("_alternating") else 1)
+    return Method(rule, (x, y), params, step, seconds, steps=2 if name.endswith("_alternating") else 1)
 
 
 def timed(method: Method) -> list[float]:
-    """Seconds of a step, several times."""
+    """Seconds of a step, measured several times."""
     x, y = method.batch
     batch = jax.random.uniform(jax.random.key(1), x.shape), jax.nn.one_hot(jnp.arange(len(y)) % CLASSES, CLASSES)
     params = jax.jit(method.rule.init)(jax.random.key(0), batch)
-    seconds = []
-    for _ in range(1 + REPEATS):  # the first one warms up
+
+    def steps() -> float:
+        nonlocal params
         began = time.perf_counter()
-        for _ in range(method.turns):
+        for _ in range(method.steps):
             params = method.step(params, batch)
         jax.block_until_ready(params)
-        seconds.append((time.perf_counter() - began) / method.turns)
-    return seconds[1:]
+        return (time.perf_counter() - began) / method.steps
+
+    return take_turns({"steps": steps}, REPEATS, warm_up=1)["steps"]
 
 
-def measure(name: str, batch_size: int, gigabytes: float) -> results.Row:
-    """A method's row; without time where its step needs more memory than that."""
+NOT_MEASURED = dict.fromkeys(
+    (
+        *("effective weights, millions", "affiliated, millions", "memory, GiB", "compilation, s"),
+        *("a step, s", "images/s", "paper's top-1 error %", "paper's top-5 error %", "ours"),
+    )
+)
+
+
+def measure(name: str, batch_size: int, gigabytes: float) -> Row:
+    """A method's row; without time if its step needs more memory than `gigabytes`."""
     method = compiled(name, batch_size)
     counts = jl.diagnostics.parameter_counts(method.rule, method.params)
     seconds = timed(method) if method.gigabytes <= gigabytes else None
@@ -130,7 +127,7 @@ def measure(name: str, batch_size: int, gigabytes: float) -> results.Row:
         "affiliated, millions": counts.affiliated / 1e6,
         "memory, GiB": round(method.gigabytes, 3),
         "compilation, s": round(method.seconds, 1),
-        "a step, s": seconds and results.spread(seconds),
+        "a step, s": seconds and records.spread(seconds),
         "images/s": seconds and batch_size / statistics.median(seconds),
         "paper's top-1 error %": top1,
         "paper's top-5 error %": top5,
@@ -138,63 +135,40 @@ def measure(name: str, batch_size: int, gigabytes: float) -> results.Row:
     }
 
 
-def rows(out: Path | None = None) -> list[results.Row]:
-    """The table: the steps."""
-    return _recorded(out, "steps", "method")
+def step(name: str, task: Task) -> Iterator[Outcome]:
+    """Measure a step of a method."""
+    settings = {
+        "image size": SIZE,
+        "repeats": REPEATS,
+        "classes": CLASSES,
+        "batch_size": task.budget["batch_size"],
+        "gigabytes": task.options["gigabytes"],
+    }
+    row = measure(name, task.budget["batch_size"], task.options["gigabytes"])
+    yield Outcome([row], settings, task.budget, f"{name}: measured")
 
 
-def loading(out: Path | None = None) -> list[results.Row]:
-    """Images a second."""
-    return _recorded(out, "loader", "way")
-
-
-TABLES = rows, loading
-
-
-def _recorded(out: Path | None, name: str, column: str) -> list[results.Row]:
-    record = results.found(f"{NAME}/{name}", out)
-    return record["rows"] if record else [{column: "not run"}]
-
-
-def steps(batch_size: int, gigabytes: float, again: bool, path: Path) -> None:
-    """Measure the methods that are not recorded yet, and record each."""
-    there = results.load(path) if path.exists() and not again else None
-    if there and there["settings"]["batch_size"] >= batch_size and len(there["rows"]) == len(METHODS):
-        print("steps: recorded before; --again measures anew", flush=True)
-        return
-    settings = {**SETTINGS, "classes": CLASSES, "batch_size": batch_size, "gigabytes": gigabytes}
-    rows = results.begun(path, settings) if there else []
-    for name in METHODS[len(rows) :]:
-        rows.append(measure(name, batch_size, gigabytes))
-        print(f"{name}: measured", flush=True)
-        command = f"python -m experiments.{results.module(NAME)} --batch-size {batch_size} --gigabytes {gigabytes}"
-        results.record(f"{NAME}/steps", rows, command, settings, note=STEPS_NOTE, out=path)
-
-
-def loader(images: int, again: bool, path: Path) -> None:
-    """Measure the way of so many images from files to a step, unless it is recorded of as many."""
-    if path.exists() and not again and results.load(path)["settings"]["images"] >= images:
-        print("loader: recorded before; --again measures anew", flush=True)
-        return
+def loader(task: Task) -> Iterator[Outcome]:
+    """Measure how fast images go from their files to a step."""
+    if (count := task.budget["images"]) < LEAST_IMAGES:
+        raise CannotRun(f"--images={count}: too few for a batch of {BATCH}; take {LEAST_IMAGES} or more")
     with TemporaryDirectory() as folder, patch.dict(os.environ, JAXLOCAL_CACHE=f"{folder}/cache"):
         files = Path(folder) / "images"
-        draw_pictures(files, images)
+        draw_pictures(files, count)
         began = time.perf_counter()
         splits = jl.data.load(files, size=SIZE)
-        rates: dict[str, Any] = {"decoding, by the first call of load": images / (time.perf_counter() - began)}
-        rates["streaming"] = results.spread(streamed(splits))
+        rates: dict[str, Any] = {"decoding, by the first call of load": count / (time.perf_counter() - began)}
+        rates["streaming"] = records.spread(streamed(splits))
         for way, bit_by_bit in (("streamed", True), ("all on the device", False)):
-            rates[f"fit, {way}"] = results.spread(fitted(splits, bit_by_bit))
-        del splits  # its files are mapped
+            rates[f"fit, {way}"] = records.spread(fitted(splits, bit_by_bit))
+        del splits  # its files are mapped into memory
     rows = [{"what": what, "images/s": rate} for what, rate in rates.items()]
-    settings = {**SETTINGS, "images": images, "batch_size": BATCH}
-    command = f"python -m experiments.{results.module(NAME)} --images {images}"
-    results.record(f"{NAME}/loader", rows, command, settings, note=LOADER_NOTE, out=path)
-    print("loader: measured", flush=True)
+    settings = {"image size": SIZE, "repeats": REPEATS, "images": count, "batch_size": BATCH}
+    yield Outcome(rows, settings, task.budget, "loader: measured")
 
 
 def draw_pictures(folder: Path, count: int) -> None:
-    """Smooth colours with as much grain as makes files of a photograph's size."""
+    """Smooth colours, with so much grain that the files are as large as those of photographs."""
     import PIL.Image
 
     rng = np.random.default_rng(0)
@@ -208,21 +182,22 @@ def draw_pictures(folder: Path, count: int) -> None:
 
 
 def streamed(splits: Splits) -> list[float]:
-    """Images a second of an epoch that nobody learns from."""
+    """Images per second of an epoch in which nothing is trained."""
     count = len(splits.train[0]) // BATCH * BATCH
     batches = np.random.default_rng(0).permutation(len(splits.train[0]))[:count].reshape(-1, BATCH)
     orders = [batches[at : at + SHORTEST] for at in range(0, len(batches), SHORTEST)]
-    rates = []
-    for _ in range(1 + REPEATS):
+
+    def epoch() -> float:
         began = time.perf_counter()
         for _ in stream(splits.train, orders):
             pass
-        rates.append(count / (time.perf_counter() - began))
-    return rates[1:]
+        return count / (time.perf_counter() - began)
+
+    return take_turns({"epoch": epoch}, REPEATS, warm_up=1)["epoch"]
 
 
 def fitted(splits: Splits, bit_by_bit: bool) -> list[float]:
-    """Images a second of training, epoch after epoch."""
+    """Images per second of training, epoch by epoch."""
     rule = jl.rules.bp(jl.models.mlp(hidden=(), classes=FOLDERS), optax.sgd(1e-6))
     ends: list[float] = []
 
@@ -234,29 +209,41 @@ def fitted(splits: Splits, bit_by_bit: bool) -> list[float]:
     return (len(splits.train[0]) // BATCH * BATCH / np.diff(ends)).tolist()
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure what is not recorded yet, and print both tables."""
-    parser = flags.Parser(
-        f"python -m experiments.{results.module(NAME)}", description=f"{__doc__} {STEPS_NOTE} {LOADER_NOTE}"
-    )
-    add = parser.add_argument
-    add("--quick", action="store_true", help=f"batches of {QUICK_BATCH}, and {QUICK_IMAGES} images for the loader")
-    add("--batch-size", type=flags.whole, metavar="N", help=f"examples a step (default: {BATCH})")
-    add("--images", type=flags.whole, metavar="N", help=f"for the loader (default: {IMAGES})")
-    add("--gigabytes", type=flags.positive, default=16.0, metavar="G", help="time a step that needs up to so many GiB")
-    add("--again", action="store_true", help="measure what is recorded already, too")
-    add("--out", type=flags.folder, metavar="FOLDER", help="record here, not in experiments/records")
-    args = parser.parse_args(argv)
-    results.code()  # of now: the code may be edited while it runs
-    folder = (args.out or results.RESULTS) / NAME
-    images = args.images or (QUICK_IMAGES if args.quick else IMAGES)
-    if images < LEAST_IMAGES:
-        parser.error(f"argument --images: {images} are too few for a batch of {BATCH}; take {LEAST_IMAGES} or more")
-    steps(args.batch_size or (QUICK_BATCH if args.quick else BATCH), args.gigabytes, args.again, folder / "steps.json")
-    loader(images, args.again, folder / "loader.json")
-    for name, note in (("steps", STEPS_NOTE), ("loader", LOADER_NOTE)):
-        print(f"\n{results.table(results.load(folder / f'{name}.json')['rows'])}\n\n{note}")
+def steps(recorded: Recorded) -> list[Row]:
+    """The table: the steps."""
+    found = recorded.rows()
+    return [found.get(f"steps/{name}", {"method": name, **NOT_MEASURED}) for name in PAPER]
 
+
+def loading(recorded: Recorded) -> list[Row]:
+    """The table of the loader."""
+    record = recorded.records.get("loader")
+    return record["rows"] if record else [{"what": "not run"}]
+
+
+EXPERIMENT = Experiment(
+    module="papers.bartunov.table2",
+    name="bartunov_table2",
+    title="Bartunov et al., Table 2: ImageNet",
+    source="Bartunov et al. 2018, Table 2",
+    rows={
+        **{f"steps/{name}": Job(Budget(batch_size=32), Budget(batch_size=2), partial(step, name)) for name in PAPER},
+        "loader": Job(Budget(images=4096), Budget(images=2048), loader),
+    },
+    note=(
+        "ImageNet is not available here, so there is no accuracy of ours. Effective weights are used in prediction, "
+        "affiliated ones (feedback, inverses) only in training. Memory is what XLA plans for the compiled step: "
+        "arguments, results and temporaries, with the parameters, which are overwritten, counted once. The alternating "
+        "method alternates every step here, not every epoch, and its seconds are the mean of both kinds of steps. The "
+        "images are random, the batch size is ours. The paper left DFA out because of the size of its feedback; here "
+        "it has FA's settings. The loader's images are random pictures, 500 by 375 pixels and about 100 kB each, in "
+        f"{FOLDERS} folders of JPEG files, resized to {SIZE} by {SIZE}. They are decoded once; when they are streamed, "
+        f"in batches of {BATCH}, they come from the operating system's cache. `fit` trains a linear classifier, and "
+        "its seconds include the evaluation."
+    ),
+    tables=(steps, loading),
+    options={"gigabytes": Option("time only steps that need up to this many GiB", flags.positive, 16.0)},
+)
 
 if __name__ == "__main__":
-    main()
+    main(EXPERIMENT)

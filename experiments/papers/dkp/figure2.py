@@ -1,13 +1,12 @@
-"""Direct Kolen-Pollack, Figure 2: how well feedback that learns, and feedback that does not, comes to fit the network.
+"""Direct Kolen-Pollack, Figure 2: how well fixed feedback, and feedback that learns, fits the network.
 
-Against training steps, the angle between a Bᵀ and the output's pre-activation, where a is the output of a hidden layer
-and B the feedback that leads to it. One program trains a seed and measures on the way.
+The figure shows, against training steps, the angle between a Bᵀ and the output's pre-activation, where a is the output
+of a hidden layer and B the feedback that leads to it. One program trains a seed and measures the angles on the way.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
@@ -16,41 +15,34 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxlocal as jl
-from experiments.lab import records as results
-from experiments.lab import study
-from experiments.lab.study import Budget
-from experiments.papers.dkp.table1 import DECAY, FEEDBACK_RATE, RATE, sgd
-from jaxlocal import flags
+from experiments.lab import figures, records
+from experiments.lab.experiment import Budget, Experiment, Job, Outcome, Recorded, Task, spent
+from experiments.lab.main import main
+from experiments.lab.records import Row
+from experiments.lab.tables import percent
+from experiments.lab.training import images
+from experiments.papers.dkp.shared import DECAY, FEEDBACK_RATE, RATE, sgd, sgd_in_words
 from jaxlocal.data import Splits, floats
 from jaxlocal.decay import decayed
+from jaxlocal.plots import style
 from jaxlocal.rule import Batch, Params, Rule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAME = "dkp_figure2"
-TITLE = "Direct Kolen-Pollack, Figure 2: does the feedback fit the network?"
-FULL, QUICK = Budget(21, 3), Budget(21, 1)
+FULL, QUICK = Budget(epochs=21, seeds=3), Budget(epochs=21, seeds=1)
+DATA = "mnist"
 HIDDEN = (256,) * 4
 BATCH = 64
-PROBES = 500  # examples that the angle is the mean over
-POINTS = 59  # measurements after the one at the start
+PROBES = 500  # the number of examples over which an angle is averaged
+POINTS = 59  # the number of measurements after the one at the start
 PANELS = {"dfa": "DFA: B stays as it is", "dkp": "DKP: B learns"}
 FEEDBACK_RATES = {"dkp": RATE, "dkp_slow": FEEDBACK_RATE}
-RULES = ("dfa", *FEEDBACK_RATES)
 LAYERS = [f"layer {i + 1}" for i in range(len(HIDDEN))]
-NOTE = (
-    "Angles at the start and at the end, the mean over 500 validation examples and the seeds. λ is the paper's, which "
-    "tells no other setting but about 18,000 steps: the forward rate is that of its 2-conv net; the net and batch size "
-    "64, of which 21 epochs have as many steps, are ours. In `dkp` the feedback learns at the rate of the forward "
-    "weights, as it must to do in the last hidden layer what Kolen-Pollack learning does (section 2.5). In `dkp_slow` "
-    f"it has the {FEEDBACK_RATE} of the 2-conv net: the paper warns that with too low a rate DKP behaves as DFA "
-    "(section 3.1)."
-)
 
 
 class Run(NamedTuple):
-    """One seed, trained."""
+    """The run of one seed."""
 
     steps: list[int]
     angles: list[list[float]]  # at each of the steps, of each layer
@@ -65,14 +57,31 @@ def make(name: str) -> Rule:
     return jl.rules.dkp(net, sgd(RATE), feedback_tx=sgd(FEEDBACK_RATES[name]), decay=DECAY)
 
 
-def told(name: str) -> dict[str, str]:
-    """The settings of a row, in words."""
+def in_words(name: str) -> dict[str, str]:
+    """The settings of a row for a reader."""
     learns = name in FEEDBACK_RATES
     return {
         "net": f"mlp({HIDDEN}, activation=relu, norm=True)",
-        "optimizer": f"sgd({RATE}, momentum 0.9, nesterov); decay {DECAY}",
-        "feedback": f"sgd({FEEDBACK_RATES[name]}, momentum 0.9, nesterov); decay {DECAY}" if learns else "fixed",
+        "optimizer": f"{sgd_in_words(RATE)}; decay {DECAY}",
+        "feedback": f"{sgd_in_words(FEEDBACK_RATES[name])}; decay {DECAY}" if learns else "fixed",
     }
+
+
+def run(name: str, task: Task) -> Iterator[Outcome]:
+    """Train all seeds of a rule, and record every angle."""
+    began = time.perf_counter()
+    splits, epochs, seeds = images(DATA), task.budget["epochs"], list(range(task.budget["seeds"]))
+    rule = make(name)
+    runs = [train(rule, splits, epochs, seed) for seed in seeds]
+    row: Row = {
+        "method": name,
+        "test": records.over_seeds([run.accuracy for run in runs]),
+        "seconds": round(time.perf_counter() - began, 1),
+        "steps": runs[0].steps,
+        "angles": [run.angles for run in runs],
+    }
+    settings = {"seeds": seeds, "data": DATA, **in_words(name), "batch_size": BATCH, "epochs": epochs}
+    yield Outcome([row], settings, task.budget, f"{name}: test {percent(row['test'])} %")
 
 
 def train(rule: Rule, splits: Splits, epochs: int, seed: int) -> Run:
@@ -115,94 +124,70 @@ def _measured(rule: Rule, params: Params, data: Any, rows: jax.Array, probe: jax
     return trained, jnp.concatenate([angles(params)[None], on_the_way])
 
 
-def record(name: str, splits: Splits, budget: Budget, command: str, path: Path) -> None:
-    """Train all seeds of a rule, and write down every angle."""
-    began = time.perf_counter()
-    rule, seeds = make(name), list(range(budget.seeds))
-    runs = [train(rule, splits, budget.epochs, seed) for seed in seeds]
-    row = {
-        "method": name,
-        "test": results.over_seeds([run.accuracy for run in runs]),
-        "seconds": round(time.perf_counter() - began, 1),
-        "steps": runs[0].steps,
-        "angles": [run.angles for run in runs],
-    }
-    settings = {"seeds": seeds, "data": "mnist", **told(name), "batch_size": BATCH, "epochs": budget.epochs}
-    results.record(f"{NAME}/{name}", [row], command, settings, note=NOTE, out=path)
-
-
-def rows(out: Path | None = None) -> Iterator[results.Row]:
-    """The table: of each layer the first angle and the last, the mean over the seeds."""
-    for name in RULES:
-        made = results.found(f"{NAME}/{name}", out)
-        if made is None:
-            yield {"method": name, **dict.fromkeys(LAYERS, "not run"), "test %": "", "epochs": None, "seeds": None}
-            continue
-        (row,), spent = made["rows"], study.spent(made)
-        first, last = np.array(row["angles"]).mean(0)[[0, -1]]
-        yield {
-            "method": name,
-            **{layer: f"{a:.1f}° → {b:.1f}°" for layer, a, b in zip(LAYERS, first, last, strict=True)},
-            "test %": results.percent(row["test"]),
-            **spent._asdict(),
-        }
-
-
-def picture(recorded: Mapping[str, results.Row]) -> "Figure":
-    """A panel a rule, a line a layer: the mean over the seeds, and a band of a standard deviation to either side."""
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.5, 4.2), layout="constrained")
-    panels: Any = figure.subplots(1, len(PANELS), sharex=True, sharey=True)
-    for (name, title), axes in zip(PANELS.items(), panels, strict=True):
-        steps, angles = recorded[name]["steps"], np.array(recorded[name]["angles"])
-        mean, deviation = angles.mean(0).T, angles.std(0).T
-        colours = colormaps["viridis"](np.linspace(0.85, 0, len(LAYERS)))
-        for layer, middle, spread, colour in zip(LAYERS, mean, deviation, colours, strict=True):
-            axes.plot(steps, middle, color=colour, label=layer)
-            axes.fill_between(steps, middle - spread, middle + spread, color=colour, alpha=0.2, linewidth=0)
-        axes.set(title=title, xlabel="step")
-        axes.yaxis.set_major_formatter("{x:.0f}°")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="0.92")
-    panels[0].set(ylabel="angle between a Bᵀ and the output", ylim=(0, None))
-    panels[-1].legend(frameon=False)
-    figure.suptitle("An MLP on MNIST, as the direct Kolen-Pollack paper's Figure 2")
-    return figure
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Train the rules that are not recorded yet, record each, draw the figure, and print the table."""
-    parser = flags.Parser(f"python -m experiments.{results.module(NAME)}", description=f"{__doc__} {NOTE}")
-    study.add_budget(parser, quick=f"{QUICK.seeds} seed, not {FULL.seeds}")
-    args = parser.parse_args(argv)
-    results.code()  # of now: the code may be edited while it runs
-    budget = study.asked(args, FULL, QUICK)
-    command = f"{parser.prog} --epochs {budget.epochs} --seeds {budget.seeds}"
-    for name in RULES:
-        if not args.again and study.covers(results.found(f"{NAME}/{name}", args.out), budget):
-            print(f"{name}: recorded before; --again trains it anew", flush=True)
-            continue
-        try:
-            splits = study.images("mnist")
-        except FileNotFoundError as error:
-            parser.error(str(error))
-        record(name, splits, budget, command, results.place(f"{NAME}/{name}", args.out))
-        print(f"{name}: recorded", flush=True)
-    print(f"\n{results.table(list(rows(args.out)))}\n\n{NOTE}")
-    results.draw(
-        picture({name: results.load(results.place(f"{NAME}/{name}", args.out))["rows"][0] for name in PANELS}),
-        NAME,
-        args.out,
-    )
-
-
 def _taken(pair: Any, rows: Any) -> Batch:
     """Some examples, in floats."""
     x, y = pair
     return floats((x[rows], y[rows]))
 
 
+def angles(recorded: Recorded) -> Iterator[Row]:
+    """The table: the first and the last angle of each layer, the mean over the seeds."""
+    for name in recorded.experiment.rows:
+        record = recorded.records.get(name)
+        if record is None:
+            yield {"method": name, **dict.fromkeys(LAYERS, "not run"), "test %": "", "epochs": None, "seeds": None}
+            continue
+        (row,) = record["rows"]
+        first, last = np.array(row["angles"]).mean(0)[[0, -1]]
+        yield {
+            "method": name,
+            **{layer: f"{a:.1f}° → {b:.1f}°" for layer, a, b in zip(LAYERS, first, last, strict=True)},
+            "test %": percent(row["test"]),
+            **spent(record, FULL),
+        }
+
+
+def draw(recorded: Recorded) -> dict[str, "Figure"]:
+    """The figure, once its rules are recorded."""
+    rows = recorded.rows()
+    return {"dkp_figure2": picture(rows)} if rows.keys() >= PANELS.keys() else {}
+
+
+def picture(rows: Mapping[str, Row]) -> "Figure":
+    """A panel for each rule, and a line for each layer: the mean over the seeds, with the sample deviation."""
+    from matplotlib import colormaps
+
+    figure, panels = figures.panels(len(PANELS), size=(9.5, 4.2), sharex=True, sharey=True)
+    for (name, title), axes in zip(PANELS.items(), panels, strict=True):
+        angles = np.moveaxis(np.array(rows[name]["angles"]), 0, -1)  # by step, layer and seed
+        colours = colormaps["viridis"](np.linspace(0.85, 0, len(LAYERS)))
+        for layer, (label, colour) in enumerate(zip(LAYERS, colours, strict=True)):
+            style.mean_and_band(axes, rows[name]["steps"], angles[:, layer], color=colour, label=label)
+        axes.set(title=title, xlabel="step")
+        axes.yaxis.set_major_formatter("{x:.0f}°")
+    panels[0].set(ylabel="angle between a Bᵀ and the output", ylim=(0, None))
+    panels[-1].legend(frameon=False)
+    figure.suptitle("An MLP on MNIST, as the direct Kolen-Pollack paper's Figure 2")
+    return figure
+
+
+EXPERIMENT = Experiment(
+    module="papers.dkp.figure2",
+    name="dkp_figure2",
+    title="Direct Kolen-Pollack, Figure 2: does the feedback fit the network?",
+    source="Learning the Connections in Direct Feedback Alignment, Figure 2",
+    rows={name: Job(FULL, QUICK, partial(run, name)) for name in ("dfa", *FEEDBACK_RATES)},
+    note=(
+        "Angles at the start and at the end, the mean over 500 validation examples and the seeds. λ is the paper's, "
+        "which gives no other setting except about 18,000 steps: the forward rate is that of its 2-conv net; the net "
+        "and the batch size of 64, with which 21 epochs have as many steps, are ours. In `dkp` the feedback learns at "
+        "the rate of the forward weights, as it must to do in the last hidden layer what Kolen-Pollack learning does "
+        f"(section 2.5). In `dkp_slow` it has the {FEEDBACK_RATE} of the 2-conv net: the paper warns that with too low "
+        "a rate DKP behaves as DFA (section 3.1)."
+    ),
+    tables=(angles,),
+    draw=draw,
+)
+
 if __name__ == "__main__":
-    main()
+    main(EXPERIMENT)

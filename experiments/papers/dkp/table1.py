@@ -1,23 +1,18 @@
 """Direct Kolen-Pollack, Table 1: the 2-conv net on CIFAR-10 and Fashion-MNIST; Figure 3 from its curves."""
 
-from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 import optax
 
 import jaxlocal as jl
-from experiments.lab import figures, study
-from experiments.lab import records as results
-from experiments.lab.study import Budget, Case, Steps, Study
+from experiments.lab import figures
+from experiments.lab.experiment import Budget, Experiment
+from experiments.lab.main import main
+from experiments.lab.training import Case, Steps
+from experiments.papers.dkp.shared import DECAY, FEEDBACK_RATE, RATE, sgd, sgd_in_words
 from jaxlocal.decay import decayed
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-RATE = 1e-2
-FEEDBACK_RATE, FEEDBACK_FACTOR = 1e-4, 0.85
-DECAY = 1e-6
+FEEDBACK_FACTOR = 0.85
 PAPER = {
     "cifar10": {
         "bp_fc": (60.01, 1.32),
@@ -40,11 +35,6 @@ PAPER = {
 }
 
 
-def sgd(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-    """With Nesterov's momentum, as everywhere in the paper."""
-    return optax.sgd(rate, momentum=0.9, nesterov=True)
-
-
 def make(name: str, steps: Steps) -> jl.Rule:
     """The rule of a row."""
     net = jl.models.conv2()
@@ -55,31 +45,24 @@ def make(name: str, steps: Steps) -> jl.Rule:
     if name == "dkp":
         slow = optax.exponential_decay(FEEDBACK_RATE, steps.epoch, FEEDBACK_FACTOR, staircase=True)
         return jl.rules.dkp(net, sgd(RATE), feedback_tx=sgd(slow), decay=DECAY)
-    settings: dict[str, Any] = {"frozen": {0, 1}} if name == "bp_fc" else {}
-    return jl.rules.ALL[name.removesuffix("_fc")](net, decayed(sgd(RATE), DECAY), **settings)
+    tx = decayed(sgd(RATE), DECAY)
+    return jl.rules.bp(net, tx, frozen={0, 1}) if name == "bp_fc" else jl.rules.ALL[name](net, tx)
 
 
-def told(name: str) -> dict[str, str]:
-    """The settings of a row, in words."""
-    optimizer = f"sgd({RATE}, momentum 0.9, nesterov)"
+def in_words(name: str) -> dict[str, str]:
+    """The settings of a row for a reader."""
+    optimizer = f"{sgd_in_words(RATE)}; decay {DECAY}"
     feedback = {
         "kp": f"the moves of the forward weights; decay {DECAY}",
-        "dkp": f"sgd({FEEDBACK_RATE} times {FEEDBACK_FACTOR} every epoch, momentum 0.9, nesterov); decay {DECAY}",
-        "dkp_fast": f"{optimizer}; decay {DECAY}",
+        "dkp": f"{sgd_in_words(f'{FEEDBACK_RATE} times {FEEDBACK_FACTOR} every epoch')}; decay {DECAY}",
+        "dkp_fast": optimizer,
     }
     settings = {
         "net": "conv2",
-        "optimizer": f"{optimizer}; decay {DECAY}",
+        "optimizer": optimizer,
         "preparation": "each image by its own mean and deviation",
     }
     return settings | ({"feedback": feedback[name]} if name in feedback else {})
-
-
-def draw(rows: Mapping[str, results.Row]) -> dict[str, "Figure"]:
-    """Figure 3."""
-    runs = {name.removeprefix("cifar10_"): row["history"] for name, row in rows.items() if name.startswith("cifar10_")}
-    title = "The 2-conv net on CIFAR-10 (JPEG copies), as the direct Kolen-Pollack paper's Figure 3"
-    return {"dkp_figure3": figures.learning(runs, title)} if runs else {}
 
 
 def case(data: str, name: str) -> Case:
@@ -87,20 +70,21 @@ def case(data: str, name: str) -> Case:
     return Case(
         data,
         partial(make, name),
-        told(name),
-        full=Budget(50, 10),
-        quick=Budget(2, 3) if data == "cifar10" else None,
+        in_words(name),
+        full=Budget(epochs=50, seeds=10),
+        quick=Budget(epochs=2, seeds=3) if data == "cifar10" else None,
         paper=PAPER[data].get(name),
         batch_size=128,
         prepare=lambda splits: jl.augmentation.standardise(),
     )
 
 
-STUDY = Study(
+EXPERIMENT = Experiment(
+    module="papers.dkp.table1",
     name="dkp_table1",
     title="Direct Kolen-Pollack, Table 1 and Figure 3: the 2-conv net",
     source="Learning the Connections in Direct Feedback Alignment, Table 1",
-    cases={f"{data}_{name}": case(data, name) for data, rows in PAPER.items() for name in [*rows, "dkp_fast"]},
+    rows={f"{data}_{name}": case(data, name) for data, rows in PAPER.items() for name in [*rows, "dkp_fast"]},
     note=(
         "The paper's net, optimizers, rates and decay, which is not multiplied by the rate; the batch size, 128, and "
         "the preparation of the images are ours, for it names none. `bp_fc` leaves the convolutions at their random "
@@ -108,9 +92,12 @@ STUDY = Study(
         "takes the moves of the forward weights. `dkp_fast` is ours: the feedback learns at the rate of the forward "
         "weights."
     ),
-    draw=draw,
+    draw=figures.curves(
+        "dkp_figure3",
+        "The 2-conv net on CIFAR-10 (JPEG copies), as the direct Kolen-Pollack paper's Figure 3",
+        prefix="cifar10_",
+    ),
 )
-main = partial(study.main, STUDY)
 
 if __name__ == "__main__":
-    main()
+    main(EXPERIMENT)

@@ -1,25 +1,23 @@
 """Direct Kolen-Pollack, Table 2: AlexNet on CIFAR-100 and TinyImageNet200; Figure 4 from its curves.
 
-TinyImageNet200 is not in TFDS: the folder that its archive unpacks to, tiny-imagenet-200, is read from the home folder,
+TinyImageNet200 is not in TFDS. The folder that its archive unpacks to, tiny-imagenet-200, is read from the home folder,
 where it may also be a link.
 """
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import optax
 
 import jaxlocal as jl
-from experiments.lab import figures, study
-from experiments.lab import records as results
-from experiments.lab.study import Budget, Case, Steps, Study
-from experiments.papers.dkp.table1 import sgd
+from experiments.lab import figures
+from experiments.lab.experiment import Budget, Experiment
+from experiments.lab.main import main
+from experiments.lab.training import Case, Steps
+from experiments.papers.dkp.shared import sgd, sgd_in_words
 from jaxlocal.data.augmentation import chain, crop, flip, standardise
 from jaxlocal.decay import decayed
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 BACKPROP_RATE = 0.1
 FEEDBACK_RATE = 5e-4
@@ -29,13 +27,13 @@ CONVOLUTIONS = frozenset(range(5))
 
 
 class Images(NamedTuple):
-    """A data set of the table, and what differs between the two."""
+    """A data set of the table with the settings that are its own."""
 
     data: str  # for jl.data.load
     classes: int
     size: int
-    rate: float  # of all rules but backpropagation
-    padding: int  # that crops are taken out of
+    rate: float  # of all rules except backpropagation
+    padding: int  # before cropping
     paper: Mapping[str, tuple[float, float]]
 
 
@@ -76,7 +74,7 @@ IMAGES = {
 
 
 def rate(images: Images, name: str) -> float:
-    """That of the forward weights."""
+    """The rate of the forward weights."""
     return BACKPROP_RATE if name in ("bp", "bp_fc") else images.rate
 
 
@@ -88,30 +86,22 @@ def make(images: Images, name: str, steps: Steps) -> jl.Rule:
         return jl.rules.kp(net, tx, decay=DECAY)
     if name == "dkp":
         return jl.rules.dkp(net, tx, feedback_tx=optax.adam(FEEDBACK_RATE), decay=DECAY)
-    settings: dict[str, Any] = {"frozen": CONVOLUTIONS} if name == "bp_fc" else {}
-    return jl.rules.ALL[name.removesuffix("_fc")](net, decayed(tx, DECAY), **settings)
+    tx = decayed(tx, DECAY)
+    return jl.rules.bp(net, tx, frozen=CONVOLUTIONS) if name == "bp_fc" else jl.rules.ALL[name](net, tx)
 
 
-def told(images: Images, name: str) -> dict[str, str]:
-    """The settings of a row, in words."""
+def in_words(images: Images, name: str) -> dict[str, str]:
+    """The settings of a row for a reader."""
     feedback = {
         "kp": f"the moves of the forward weights; decay {DECAY}",
         "dkp": f"adam({FEEDBACK_RATE}); decay {DECAY}",
     }
     settings = {
         "net": f"alexnet({images.classes}, image_size={images.size}, dropout={DROPOUT})",
-        "optimizer": f"sgd({rate(images, name)}, momentum 0.9, nesterov); decay {DECAY}",
+        "optimizer": f"{sgd_in_words(rate(images, name))}; decay {DECAY}",
         "preparation": f"crop({images.padding}), flip; each image by its own mean and deviation",
     }
     return settings | ({"feedback": feedback[name]} if name in feedback else {})
-
-
-def draw(rows: Mapping[str, results.Row]) -> dict[str, "Figure"]:
-    """Figure 4."""
-    of_cifar = {name: row for name, row in rows.items() if name.startswith("cifar100_")}
-    runs = {name.removeprefix("cifar100_"): row["history"] for name, row in of_cifar.items()}
-    title = "AlexNet on CIFAR-100, as the direct Kolen-Pollack paper's Figure 4"
-    return {"dkp_figure4": figures.learning(runs, title)} if runs else {}
 
 
 def case(images: Images, name: str) -> Case:
@@ -119,19 +109,20 @@ def case(images: Images, name: str) -> Case:
     return Case(
         images.data,
         partial(make, images, name),
-        told(images, name),
-        full=Budget(90, 10),
+        in_words(images, name),
+        full=Budget(epochs=90, seeds=10),
         paper=images.paper[name],
         batch_size=128,
         prepare=lambda splits: chain(crop(images.padding), flip(), standardise()),
     )
 
 
-STUDY = Study(
+EXPERIMENT = Experiment(
+    module="papers.dkp.table2",
     name="dkp_table2",
     title="Direct Kolen-Pollack, Table 2 and Figure 4: AlexNet with batch norm",
     source="Learning the Connections in Direct Feedback Alignment, Table 2",
-    cases={f"{data}_{name}": case(images, name) for data, images in IMAGES.items() for name in images.paper},
+    rows={f"{data}_{name}": case(images, name) for data, images in IMAGES.items() for name in images.paper},
     note=(
         "The paper's optimizers, rates and decay. As in its equations, λ is not multiplied by the rate; all rules' "
         "forward weights have it, feedback that does not learn has none. KP's feedback takes the moves of the forward "
@@ -140,11 +131,14 @@ STUDY = Study(
         "training accuracies are below its test accuracies, so it must have used dropout or augmentation, of which it "
         "says nothing: AlexNet's own dropout of 0.5, crops and flips are ours, and so are the batch size (128), the "
         "preparation, and the kernels and strides for small images. `bp_fc` leaves the convolutions at their random "
-        "start. No row is one for two cores."
+        "start. There is no shorter budget: on a small machine every row takes too long."
     ),
-    draw=draw,
+    draw=figures.curves(
+        "dkp_figure4",
+        "AlexNet on CIFAR-100, as the direct Kolen-Pollack paper's Figure 4",
+        prefix="cifar100_",
+    ),
 )
-main = partial(study.main, STUDY)
 
 if __name__ == "__main__":
-    main()
+    main(EXPERIMENT)

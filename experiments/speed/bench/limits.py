@@ -1,10 +1,10 @@
-"""What the machine could do at best: how fast it moves and multiplies, and how much of both a step needs.
+"""The limits of the machine: how fast it moves and multiplies numbers, and how much of both a step needs.
 
-A step's least time is taken as operations / rate + bytes / bandwidth, nothing overlapped; if all of it were
-overlapped, the larger of the two. Operations are those of the matrix products and convolutions that the hand-written
-program's jaxpr asks for, which does nothing twice. Bytes are those of the state that cannot stay in a cache: whatever
-changes is read and written, whatever stays is read, and an optimizer reads its gradient; with Adam 7 words for each
-weight that learns. Activations count nothing.
+A step's least time is operations / rate + bytes / bandwidth if nothing overlaps, and the larger of the two if
+everything overlaps. Operations are those of the matrix products and convolutions in the jaxpr of the hand-written
+program, which computes nothing twice. Bytes are those of the state, which does not fit a cache: what changes is read
+and written, what does not change is read, and an optimizer reads its gradient. With Adam these are 7 words for each
+weight that learns. Activations are not counted.
 """
 
 import time
@@ -19,7 +19,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 Tree = Any
 
-BANDWIDTH_BYTES = 1 << 28  # of the array that is multiplied in place: no cache holds it
+BANDWIDTH_BYTES = 1 << 28  # of the array that is multiplied in place; it does not fit a cache
 RATE_SIZE = 2048  # rows and columns of the matrices
 REPEATS = 5
 
@@ -59,7 +59,7 @@ def _jaxprs(values: Any) -> Iterator[Jaxpr]:
 
 
 def bytes_moved(step: Callable[[Tree, Tree], Tree], state: Tree, batch: Tree, moments: Tree) -> int:
-    """The least that a step moves; `moments` is the part of the state that is the optimizer's, two for a gradient."""
+    """The fewest bytes that a step moves; `moments` are those of the optimizer, two for a gradient."""
     jaxpr = jax.make_jaxpr(step)(state, batch).jaxpr
     leaves = jax.tree.leaves(state)
     changed = [before is not after for before, after in zip(jaxpr.invars, jaxpr.outvars, strict=False)]
@@ -68,12 +68,12 @@ def bytes_moved(step: Callable[[Tree, Tree], Tree], state: Tree, batch: Tree, mo
 
 
 def _size(leaf: Any) -> int:
-    """Bytes of an array of numbers; counts and random keys are nothing."""
+    """Bytes of an array of numbers; counts and random keys are not counted."""
     return leaf.size * leaf.dtype.itemsize if jnp.issubdtype(leaf.dtype, jnp.floating) else 0
 
 
 def measure() -> dict[str, float]:
-    """Bytes a second through memory and operations a second in a matrix product, the best of several."""
+    """Bytes per second through memory and operations per second in a matrix product, the best of several."""
 
     @partial(jax.jit, donate_argnums=0)
     def scale(a: jax.Array) -> jax.Array:
@@ -83,7 +83,7 @@ def measure() -> dict[str, float]:
     array = jnp.ones(BANDWIDTH_BYTES // 4)
     matrix = jnp.ones((RATE_SIZE, RATE_SIZE))
     moving, multiplying = [], []
-    for _ in range(1 + REPEATS):  # the first one compiles, and is never the best
+    for _ in range(1 + REPEATS):  # the first call compiles, and is never the best
         start = time.perf_counter()
         array = jax.block_until_ready(scale(array))
         middle = time.perf_counter()

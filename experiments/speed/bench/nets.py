@@ -1,23 +1,22 @@
-"""What is trained: three nets and their batches, as plain numbers that travel from process to process."""
+"""The nets that are trained and their batches, as numbers, so that no library is needed to read them."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 RULES = ("bp", "al", "dfa", "fa", "kp", "dkp", "drtp", "tp", "dtp", "sdtp", "ao_sdtp")
-TARGET_PROP = RULES[7:]  # these want an activation with a bounded range, and no pooling
+TARGET_PROP = RULES[7:]  # these need an activation with a bounded range, and no pooling
 CLASSES = 10
 RATE = 1e-4  # of Adam
 SEED = 0
 
 
 class Net(NamedTuple):
-    """A net, its batch, and how many of its steps make a measurement long enough."""
+    """A net, its batch, and the number of steps after which a measurement is long enough."""
 
     batch: int
     inputs: tuple[int, ...]  # shape of an example; an image makes it `jl.models.conv2`
     hidden: tuple[int, ...] = ()
     activation: str = "relu"
-    al_hidden: tuple[int, ...] | None = None  # where associated learning has its weights elsewhere: in its bridges
+    al_hidden: tuple[int, ...] | None = None  # of Associated Learning, if it has other weights in its bridges instead
     steps: int = 10
 
     def of(self, rule: str) -> Self:
@@ -30,14 +29,6 @@ class Net(NamedTuple):
     def images(self) -> bool:
         """Whether it is the convolutional one."""
         return len(self.inputs) > 1
-
-    @classmethod
-    def read(cls, values: Mapping[str, Any]) -> Self:
-        """A net again, out of JSON, which has no tuples."""
-        given: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-        }
-        return cls(**given)
 
 
 NETS = {

@@ -1,20 +1,23 @@
-"""The records at a glance: how many times as fast as the unit each rule and each peer is, and memory by depth."""
+"""The records at a glance: the speed of each rule as a multiple of the unit's, and memory by depth."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from experiments.lab import records as results
+from experiments.lab import figures
+from experiments.lab.experiment import Recorded
+from experiments.lab.records import Record, Row
 from experiments.speed.bench.nets import NETS
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def rows(folder: Path) -> list[results.Row]:
+
+def rows(recorded: Recorded) -> list[Row]:
     """A line for each rule, the faster of its two forms, and for each of PyTorch's programs that ran."""
-    lines: dict[str, results.Row] = {}
+    lines: dict[str, Row] = {}
     for net in NETS:
-        for row in results.load(folder / f"{net}.json")["rows"]:
+        for row in recorded.records[net]["rows"]:
             ratio = row["times the unit"]
-            if row["world"] == "plain" or ratio is None:
+            if row["world"] == "plain" or not isinstance(ratio, dict):
                 continue
             program = f"PyTorch: {row['program']}" if row["world"] == "torch" else row["program"].partition(",")[0]
             line = lines.setdefault(program, {"program": program} | dict.fromkeys(NETS))
@@ -26,13 +29,17 @@ def _median(ratio: dict[str, Any]) -> float:
     return ratio["median"]
 
 
-def draw_memory(lines: Sequence[results.Row], path: Path) -> None:
-    """Megabytes of a step against depth, a line for each rule."""
-    from matplotlib.figure import Figure  # here: only the picture needs it
+def draw(recorded: Recorded) -> dict[str, "Figure"]:
+    """The picture of memory."""
+    return {"memory": memory(recorded.records["memory"])} if "memory" in recorded.records else {}
 
+
+def memory(record: Record) -> "Figure":
+    """Megabytes of a step against depth, a line for each rule."""
+    lines = record["rows"]
     depths = [line["depth"] for line in lines]
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = figures.panels(size=(6.4, 4.2))
+    axes.grid(False)
     for column in list(lines[0])[1:]:
         (drawn,) = axes.loglog(depths, [line[column] for line in lines], marker="o", markersize=4)
         name = column.removesuffix(" MB")
@@ -43,5 +50,4 @@ def draw_memory(lines: Sequence[results.Row], path: Path) -> None:
     axes.minorticks_off()
     axes.set_xlabel("hidden layers of 64 units")
     axes.set_ylabel("MB that a step needs, batch 4096")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
+    return figure

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 - as everybody calls it
+from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from experiments.speed.bench.nets import CLASSES, RATE, SEED, Net
 
@@ -18,7 +18,7 @@ Step = Callable[[], Any]
 
 
 class TorchProgram:
-    """A program that is called one step at a time."""
+    """A program that is called once for each batch."""
 
     def __init__(self, net: Net, name: str):
         self._step, self._steps = make(net, name), net.steps
@@ -27,7 +27,7 @@ class TorchProgram:
         self.facts = {"update": {"compile s": time.perf_counter() - start} if "compiled" in name else {}}
 
     def seconds(self, form: str) -> float:
-        """Of one step, on average over `net.steps`."""
+        """Seconds of a step, the mean over `net.steps`."""
         start = time.perf_counter()
         for _ in range(self._steps):
             self._step()

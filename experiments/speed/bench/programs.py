@@ -1,4 +1,4 @@
-"""JAX's programs: the hand-written ones, and jaxlocal's, which is imported only where it is asked for."""
+"""JAX's programs: the hand-written ones, and jaxlocal's, which alone import it."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.speed.batch import make_batch
 from experiments.speed.bench import handwritten, limits
 from experiments.speed.bench.nets import CLASSES, RATE, SEED, TARGET_PROP, Net
 
@@ -17,7 +18,7 @@ MB = 1e6
 
 
 class JaxProgram:
-    """A step that is called one at a time ("update") or scanned over `net.steps` batches ("scan")."""
+    """A step that is called once for each batch ("update") or scanned over `net.steps` batches ("scan")."""
 
     def __init__(self, init: Callable, step: Callable, net: Net, forms: Sequence[str]):
         one = batch(net)
@@ -34,7 +35,7 @@ class JaxProgram:
             self._calls[form] = call, given
 
     def seconds(self, form: str) -> float:
-        """Of one step, on average over `net.steps`."""
+        """Seconds of a step, the mean over `net.steps`."""
         call, given = self._calls[form]
         start = time.perf_counter()
         for _ in range(1 if form == "scan" else self._steps):
@@ -49,9 +50,8 @@ def scan(step: Callable, state: Tree, batches: Tree) -> Tree:
 
 
 def batch(net: Net) -> tuple[jax.Array, jax.Array]:
-    """Random examples, as many of each class: time does not depend on what they are."""
-    x = jax.random.uniform(jax.random.key(SEED + 1), (net.batch, *net.inputs))
-    return x, jax.nn.one_hot(jnp.arange(net.batch) % CLASSES, CLASSES)
+    """A batch for the net."""
+    return make_batch(net.batch, net.inputs, CLASSES)
 
 
 def many(one: Tree, steps: int) -> Tree:
@@ -60,14 +60,14 @@ def many(one: Tree, steps: int) -> Tree:
 
 
 def memory(compiled: Any) -> dict[str, float]:
-    """Megabytes of a compiled program: what it needs in all, and what it needs beside its arguments and results."""
+    """Megabytes of a compiled program: in all, and in addition to its arguments and results."""
     found = compiled.memory_analysis()
     kept = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     return {"memory MB": (kept + found.temp_size_in_bytes) / MB, "temp MB": found.temp_size_in_bytes / MB}
 
 
 def optimizer() -> optax.GradientTransformation:
-    """Of all programs."""
+    """The optimizer of all programs."""
     return optax.adam(RATE)
 
 
@@ -101,7 +101,7 @@ def jaxlocal(net: Net, rule: str, forms: Sequence[str]) -> JaxProgram:
 
 
 def temp_bytes(net: Net, rule: str) -> int:
-    """What one update with plain SGD needs beside its arguments and results; nothing is run."""
+    """The memory of an update with plain SGD in addition to its arguments and results; nothing is run."""
     made = _rule(net, rule, optax.sgd(0.1))
     one = jax.eval_shape(partial(batch, net))
     params = jax.eval_shape(made.init, jax.random.key(SEED), one)

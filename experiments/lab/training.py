@@ -1,0 +1,195 @@
+"""Rows of accuracies: a rule trained on a data set from one or more seeds, each seed resumed where it stopped.
+
+On an accelerator all seeds are trained at once in one program; on a CPU, where that gains nothing, one after another.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import jaxlocal as jl
+from experiments.lab import records
+from experiments.lab.experiment import Budget, Outcome, Paper, Task
+from experiments.lab.tables import percent
+from jaxlocal.data import Splits
+from jaxlocal.files import write_whole
+
+Prepare = Callable[[Splits], jl.augmentation.Augmentation | None]
+NOTES = {"cifar10": "CIFAR-10 from JPEG copies of its images: no number is exactly comparable."}  # by data set
+
+
+class Steps(NamedTuple):
+    """The length of a run in steps, on which schedules depend."""
+
+    epoch: int
+    total: int
+
+
+class Trained(NamedTuple):
+    """The run of one seed at its end."""
+
+    rule: jl.Rule
+    params: jl.Params
+    splits: Splits
+    augmentation: jl.augmentation.Augmentation | None
+    seed: int
+    folder: Path  # for what is too large for a record
+
+
+def unprepared(splits: Splits) -> None:
+    """The images as they are."""
+
+
+class Case(NamedTuple):
+    """A row: which rule is trained on which data and for how long, and what the paper reports."""
+
+    data: str
+    rule: Callable[[Steps], jl.Rule]
+    settings: Mapping[str, str]  # the network, the optimizer and the like, in words
+    full: Budget  # the paper's epochs and seeds
+    quick: Budget | None = None  # None if even a short run takes too long on a small machine
+    paper: Paper | None = None
+    batch_size: int = 32
+    prepare: Prepare = unprepared
+    size: int | None = None  # the height and width that images are reduced to
+    examples: int | None = None  # the number of training examples; by default all
+    measure: Callable[[Trained], Mapping[str, Any]] | None = None  # numbers in addition to the accuracies
+
+    def run(self, task: Task) -> Iterator[Outcome]:
+        """Train every seed; there is an outcome after each of them, or after all if they are trained at once."""
+        training = _Training(self, task)
+        seeds = range(task.budget["seeds"])
+        done: list[dict[str, Any]] = []
+        for group in [[seed] for seed in seeds] if jax.default_backend() == "cpu" else [list(seeds)]:
+            trained = training.train(group)
+            if trained is None:
+                return
+            done += trained
+            yield self._outcome(task, done)
+        for folder in task.folder.glob("seeds-*"):  # otherwise `--again` would find them
+            shutil.rmtree(folder)
+
+    def _outcome(self, task: Task, done: Sequence[Mapping[str, Any]]) -> Outcome:
+        paper = self.paper and {
+            "test": self.paper[0] / 100,
+            "std": self.paper[1] and self.paper[1] / 100,
+            "source": task.experiment.source,
+        }
+        seconds = sum(one["seconds"] for one in done)
+        row = records.row(task.row, [one["accuracies"] for one in done], seconds, paper)
+        row |= {
+            "full": dict(self.full),
+            "measured": [one["measured"] for one in done],
+            "history": merged([one["history"] for one in done]),
+        }
+        settings = {
+            "seeds": [one["seed"] for one in done],
+            "data": self.data,
+            **{name: value for name in ("size", "examples") if (value := getattr(self, name))},
+            **self.settings,
+            "batch_size": self.batch_size,
+            "epochs": task.budget["epochs"],
+            "reported": "accuracy after the last epoch; curves on the validation set",
+        }
+        message = f"{task.row}: test {percent(row['test'])} % of {len(done)} seeds ({seconds:.0f} s)"
+        budget = Budget(epochs=task.budget["epochs"], seeds=len(done))
+        return Outcome([row], settings, budget, message, NOTES.get(self.data, ""))
+
+
+class _Training:
+    """The training of a case with a number of epochs."""
+
+    def __init__(self, case: Case, task: Task):
+        self._case, self._task = case, task
+        splits = images(case.data, case.size)
+        x, y = splits.train
+        self._splits = splits._replace(train=(x[: case.examples], y[: case.examples]))
+        self._augmentation = case.prepare(self._splits)
+        steps = len(self._splits.train[0]) // case.batch_size
+        self._rule = case.rule(Steps(steps, steps * task.budget["epochs"]))
+
+    def train(self, seeds: Sequence[int]) -> list[dict[str, Any]] | None:
+        """Each seed's numbers, from the folder if it was trained before; None if the time is over before the end."""
+        folder = self._task.folder / f"seeds-{seeds[0]}-{seeds[-1] + 1}"
+        if (file := folder / "trained.json").exists():
+            return json.loads(file.read_text(encoding="utf-8"))
+        rule = jl.ensemble(self._rule, len(seeds)) if len(seeds) > 1 else self._rule
+        with jl.training.Session(folder, rule, self._splits, keep=1) as session:
+            result = session.train(
+                epochs=self._task.budget["epochs"],
+                batch_size=self._case.batch_size,
+                seed=seeds[0],
+                augmentation=self._augmentation,
+                watch=partial(self._watch, seeds),
+                until=self._task.until,
+            )
+        if result.stopped:
+            return None
+        trained = self._numbers(rule, result, seeds, session.seconds / len(seeds))
+        write_whole(file, json.dumps(trained))
+        shutil.rmtree(folder / "checkpoints")  # they are large
+        return trained
+
+    def _watch(self, seeds: Sequence[int], progress: jl.training.Progress) -> None:
+        if progress.state:
+            row = progress.state.history[-1]
+            accuracy = jnp.mean(jnp.asarray(row["validation"]["accuracy"]))
+            names = ", ".join(map(str, seeds))
+            epoch = f"  {self._task.row} seed {names} epoch {row['epoch']}"
+            print(f"{epoch}: validation {100 * accuracy:.2f} %", flush=True)
+
+    def _numbers(
+        self, rule: jl.Rule, result: jl.training.Result, seeds: Sequence[int], seconds: float
+    ) -> list[dict[str, Any]]:
+        measured = [jl.training.evaluate(rule, result.params, split, self._augmentation) for split in self._splits]
+        numbers = []
+        for place, seed in enumerate(seeds):
+            params = jax.tree.map(lambda leaf, at=place: leaf[at], result.params) if len(seeds) > 1 else result.params
+            trained = Trained(self._rule, params, self._splits, self._augmentation, seed, self._task.folder)
+            accuracies = [_of_member(split["accuracy"], place) for split in measured]
+            numbers.append(
+                {
+                    "seed": seed,
+                    "seconds": seconds,
+                    "accuracies": dict(zip(records.SPLITS, accuracies, strict=True)),
+                    "history": [_member(row, place) for row in result.state.history],
+                    "measured": dict(self._case.measure(trained)) if self._case.measure else {},
+                }
+            )
+        return numbers
+
+
+@cache
+def images(name: str, size: int | None = None) -> Splits:
+    """A data set as it is stored, put on the device once."""
+    return jax.tree.map(jnp.asarray, jl.data.load(name, size=size))
+
+
+def merged(histories: Sequence[Sequence[jl.training.Row]]) -> list[jl.training.Row]:
+    """The epochs of several seeds, as `fit` reports those of an ensemble: each number a list over the seeds."""
+
+    def lists(*leaves: Any) -> Any:
+        return list(leaves)
+
+    rows = [jax.tree.map(lists, *rows) for rows in zip(*histories, strict=True)]
+    return [{**row, "epoch": row["epoch"][0]} for row in rows]
+
+
+def _of_member(value: Any, place: int) -> float:
+    """One member's number; those of an ensemble are lists over its members."""
+    return float(f"{value[place] if isinstance(value, list) else value:.6g}")
+
+
+def _member(row: jl.training.Row, place: int) -> jl.training.Row:
+    """One member's numbers of an epoch."""
+    return {
+        "epoch": row["epoch"],
+        "terms": [{name: _of_member(value, place) for name, value in term.items()} for term in row["terms"]],
+        **{split: {name: _of_member(v, place) for name, v in row[split].items()} for split in ("train", "validation")},
+    }

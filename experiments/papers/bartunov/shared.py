@@ -1,0 +1,108 @@
+"""What the experiments of Bartunov et al. share: the best settings of the paper's search, and rules with them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import optax
+
+import jaxlocal as jl
+from experiments.lab.experiment import Budget
+from experiments.lab.training import Steps
+
+BATCH = 64
+
+
+class Adam(NamedTuple):
+    """Rate, β₁, β₂ and ε."""
+
+    rate: float
+    b1: float
+    b2: float
+    eps: float
+
+    def tx(self) -> optax.GradientTransformation:
+        return optax.adam(self.rate, b1=self.b1, b2=self.b2, eps=self.eps)
+
+
+class Best(NamedTuple):
+    """A column of Table 5."""
+
+    forward: Adam
+    inverse: Adam | None = None
+    alpha: float | None = None
+    noise: float | None = None
+
+
+# Table 5 has no column for AO-SDTP. Here AO-SDTP has the settings of SDTP.
+MNIST_FC = {
+    "dtp_parallel": Best(Adam(0.000757, 0.99, 0.95, 1e-3), Adam(0.000768, 0.99, 0.99, 1e-4), 0.15008, 0.36133),
+    "dtp_alternating": Best(Adam(0.000308, 0.99, 0.99, 1e-4), Adam(0.004593, 0.99, 0.99, 1e-4), 0.231758, 0.220444),
+    "sdtp_parallel": Best(Adam(0.000402, 0.99, 0.999, 1e-8), Adam(0.001101, 0.99, 0.99, 1e-6), noise=0.213995),
+    "sdtp_alternating": Best(Adam(0.000301, 0.9, 0.95, 1e-4), Adam(0.009572, 0.9, 0.95, 1e-3), noise=0.118267),
+    "fa": Best(Adam(0.000168, 0.9, 0.999, 1e-4)),
+    "dfa": Best(Adam(0.001649, 0.9, 0.95, 1e-3)),
+    "bp": Best(Adam(0.000152, 0.9, 0.999, 1e-8)),
+}
+MNIST_LC = {
+    "dtp_parallel": Best(Adam(0.000905, 0.9, 0.99, 1e-4), Adam(0.001239, 0.9, 0.999, 1e-4), 0.116131, 0.099236),
+    "dtp_alternating": Best(Adam(0.001481, 0.9, 0.99, 1e-4), Adam(0.000137, 0.9, 0.999, 1e-6), 0.310892, 0.366964),
+    "sdtp_parallel": Best(Adam(0.000145, 0.9, 0.99, 1e-6), Adam(0.001652, 0.9, 0.999, 1e-4), noise=0.061555),
+    "sdtp_alternating": Best(Adam(0.000651, 0.9, 0.99, 1e-4), Adam(0.003741, 0.9, 0.99, 1e-4), noise=0.134739),
+    "fa": Best(Adam(0.000219, 0.9, 0.999, 1e-6)),
+    "dfa": Best(Adam(0.002462, 0.9, 0.99, 1e-4)),
+    "bp": Best(Adam(0.000133, 0.9, 0.99, 1e-8)),
+    "bp_convnet": Best(Adam(0.000297, 0.9, 0.99, 1e-8)),
+}
+CIFAR_FC = {
+    "dtp_parallel": Best(Adam(0.000012, 0.9, 0.999, 1e-8), Adam(0.000039, 0.9, 0.99, 1e-6), 0.125693, 0.169783),
+    "dtp_alternating": Best(Adam(0.000013, 0.9, 0.999, 1e-8), Adam(0.000114, 0.9, 0.99, 1e-4), 0.172085, 0.134811),
+    "sdtp_parallel": Best(Adam(0.000129, 0.9, 0.99, 1e-6), Adam(0.000011, 0.9, 0.99, 1e-6), noise=0.273341),
+    "sdtp_alternating": Best(Adam(0.000041, 0.9, 0.99, 1e-4), Adam(0.000014, 0.9, 0.99, 1e-8), noise=0.125678),
+    "fa": Best(Adam(0.000025, 0.9, 0.99, 1e-4)),
+    "dfa": Best(Adam(0.000050, 0.9, 0.99, 1e-8)),
+    "bp": Best(Adam(0.000019, 0.9, 0.999, 1e-6)),
+}
+CIFAR_LC = {
+    "dtp_parallel": Best(Adam(0.000032, 0.9, 0.99, 1e-6), Adam(0.000852, 0.9, 0.999, 1e-4), 0.189828, 0.146728),
+    "dtp_alternating": Best(Adam(0.000036, 0.9, 0.99, 1e-8), Adam(0.000389, 0.9, 0.999, 1e-8), 0.208141, 0.094869),
+    "sdtp_parallel": Best(Adam(0.000020, 0.9, 0.99, 1e-4), Adam(0.000261, 0.9, 0.999, 1e-6), noise=0.299769),
+    "sdtp_alternating": Best(Adam(0.000109, 0.9, 0.99, 1e-4), Adam(1.1e-05, 0.9, 0.99, 1e-8), noise=0.023804),
+    "fa": Best(Adam(0.000022, 0.9, 0.999, 1e-8)),
+    "dfa": Best(Adam(0.000040, 0.9, 0.999, 1e-8)),
+    "bp": Best(Adam(0.000044, 0.9, 0.999, 1e-6)),
+    "bp_convnet": Best(Adam(0.000133, 0.9, 0.99, 1e-4)),
+}
+
+
+class Setup(NamedTuple):
+    """A network on a data set, with the settings and the errors of all methods."""
+
+    data: str
+    net: Callable[[], jl.Network]
+    best: Mapping[str, Best]
+    errors: Mapping[str, float]  # of the paper on the test set, in percent
+    quick: Budget | None
+    convnet: Callable[[], jl.Network] | None = None  # of the method "bp_convnet"
+
+
+def best(setup: Setup, method: str) -> Best:
+    """The settings of a method."""
+    return setup.best[method.removeprefix("ao_")]
+
+
+def make(setup: Setup, method: str, steps: Steps) -> jl.Rule:
+    """The rule of a row."""
+    setting = best(setup, method)
+    name = method.removesuffix("_parallel").removesuffix("_alternating").removesuffix("_convnet")
+    options: dict[str, Any] = {"alternate": steps.epoch} if method.endswith("_alternating") else {}
+    if setting.inverse:
+        options |= {"inverse_tx": setting.inverse.tx(), "noise": setting.noise}
+    if setting.alpha:
+        options |= {"alpha": setting.alpha}
+    convnet = setup.convnet if method == "bp_convnet" else None
+    return jl.rules.ALL[name]((convnet or setup.net)(), setting.forward.tx(), **options)
+
+
+def prepared(splits: jl.data.Splits) -> jl.augmentation.Augmentation:
+    """The paper's flips and crops of CIFAR; the standardisation is ours."""
+    return jl.augmentation.chain(jl.augmentation.crop(4), jl.augmentation.flip(), jl.augmentation.standardise())

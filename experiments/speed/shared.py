@@ -1,0 +1,66 @@
+"""What the timings of the pipeline share: programs that are timed in processes of their own."""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+import jaxlocal as jl
+from experiments.lab.experiment import CannotRun
+from experiments.lab.workers import available_cores
+
+RATE = 1e-4
+ADAM = optax.adam(RATE)
+DEVICES = 2
+
+Batch = tuple[jax.Array, jax.Array]
+Problem = Callable[[], tuple[jl.Rule, Batch]]  # makes a rule and a batch
+Timed = Callable[[], float]  # runs a program once, and returns its seconds for each batch
+
+
+def sequential(problem: Problem, steps: int) -> Timed:
+    """The rule itself, batch after batch, on one device."""
+    rule, batch = problem()
+    return timed(lambda params, batches: lax.scan(rule.step, params, batches), jax.jit(rule.init), batch, steps)
+
+
+def pipeline(problem: Problem, steps: int, stages: Sequence[int] | None = None, room: float = 1.0) -> Timed:
+    """The rule as a pipeline over all devices of the process, and the drain, which takes a few ticks more."""
+    rule, batch = problem()
+    pipe = jl.pipelined(rule, jl.pipeline.mesh(component=len(jax.devices())), stages=stages, room=room)
+    return timed(pipe.run, pipe.init, batch, steps)
+
+
+def costs(problem: Problem) -> Callable[[], jl.pipeline.Costs]:
+    """What the rule's components cost on one device."""
+    rule, batch = problem()
+    return partial(jl.pipeline.measure, rule, jax.jit(rule.init)(jax.random.key(0), batch), batch)
+
+
+def timed(run: Callable[..., Any], init: Callable[..., Any], batch: Batch, steps: int) -> Timed:
+    """A program over `steps` times the same batch, compiled."""
+    batches = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (steps, *leaf.shape)), batch)
+    state = init(jax.random.key(0), batch)
+    program = jax.jit(run, donate_argnums=0)
+
+    def call() -> float:
+        nonlocal state
+        start = time.perf_counter()
+        state, _ = jax.block_until_ready(program(state, batches))
+        return (time.perf_counter() - start) / steps
+
+    call()  # the first call compiles
+    return call
+
+
+def two_cores() -> list[int]:
+    """The cores that the processes are pinned to."""
+    cores = available_cores()
+    if len(cores) < DEVICES:
+        raise CannotRun("needs Linux and two cores, to pin one device to each")
+    return cores[:DEVICES]
