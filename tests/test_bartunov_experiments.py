@@ -7,24 +7,30 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from lab_helpers import few_digits, main, one_line
 
 import jaxlocal as jl
-from experiments.lab import records as results
-from experiments.lab import study
-from experiments.papers.bartunov import figure4, figure5, figures6_7, table2
+from experiments.lab import training
+from experiments.lab.experiment import Recorded
+from experiments.lab.training import Steps
+from experiments.papers.bartunov import figure4, figure5, figures6_7, shared, table2
 
 ALL = [figure4, figure5, figures6_7, table2]
 
 
+@cache
+def tiny_net():
+    """The same network for all tests, so that its rules differ no more than they must."""
+    return jl.models.mlp((16, 8), activation=jnp.tanh)
+
+
 @pytest.fixture(autouse=True)
-def small(tmp_path, monkeypatch):
-    """Few digits for every set, networks of some units, and no record that is committed in reach."""
-    splits = jl.data.Splits(*((x[:100], y[:100]) for x, y in jl.data.digits()))
-    monkeypatch.setattr(study, "images", lambda name, size=None: splits)
-    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(results, "PICTURES", tmp_path / "pictures")
-    monkeypatch.setattr(jl.models, "mnist_fc", lambda: jl.models.mlp((16, 8), activation=jnp.tanh))
-    monkeypatch.setattr(jl.models, "cifar_fc", lambda: jl.models.mlp((16, 8), activation=jnp.tanh))
+def small(monkeypatch):
+    """Few digits for every set, and networks of some units."""
+    for module in (training, figure5, figures6_7):
+        monkeypatch.setattr(module, "images", lambda name, size=None: few_digits())
+    monkeypatch.setattr(jl.models, "mnist_fc", tiny_net)
+    monkeypatch.setattr(jl.models, "cifar_fc", tiny_net)
 
 
 @pytest.fixture
@@ -32,8 +38,7 @@ def run(tmp_path, capsys):
     """Run an experiment in a folder, and return what it printed."""
 
     def run(module, *flags):
-        works = [] if module in (figures6_7, table2) else ["--work", str(tmp_path / "work")]
-        module.main([*flags, "--out", str(tmp_path / "out"), *works])
+        main(module.EXPERIMENT, [*flags, "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")])
         return capsys.readouterr().out
 
     return run
@@ -41,53 +46,51 @@ def run(tmp_path, capsys):
 
 @pytest.mark.parametrize("module", ALL)
 def test_bad_flags_are_one_line(module, capsys):
-    bad = [["--rows", "aux_17"]] if module is figure4 else [["--methods", "dpt"]] if module is not table2 else []
-    for flags in [["--again", "no"], ["--out", __file__], *bad]:
-        with pytest.raises(SystemExit) as stop:
-            module.main(flags)
-        error = capsys.readouterr().err
-        assert stop.value.code == 2
-        assert error.startswith("python -m experiments.papers.bartunov.") and error.count("\n") == 1
+    for flags in [["--again", "no"], ["--out", __file__], ["--rows", "dpt"]]:
+        one_line(main, module.EXPERIMENT, flags, capsys)
 
 
 @pytest.mark.parametrize("module", [figure5, figures6_7])
-def test_missing_images_are_one_line(module, monkeypatch, capsys):
+def test_missing_images_are_one_line_for_each_method(module, run, monkeypatch, capsys):
     def missing(name):
         raise FileNotFoundError(f"name={name!r}: prepare it")
 
-    monkeypatch.setattr(study, "images", missing)
+    monkeypatch.setattr(module, "images", missing)
     with pytest.raises(SystemExit) as stop:
-        module.main([])
-    assert stop.value.code == 2
-    assert capsys.readouterr().err == f"python -m experiments.{results.module(module.NAME)}: name='mnist': prepare it\n"
+        run(module, "--rows", "bp")
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.splitlines()[0] == f"{module.EXPERIMENT.command}: bp: name='mnist': prepare it"
 
 
 def test_figure4(run, tmp_path):
     run(figure4, "--rows", "aux_16", "--epochs", "1", "--seeds", "2")
-    ((name, row),) = study.recorded(figure4.STUDY, tmp_path / "out").items()
+    ((name, row),) = figure4.EXPERIMENT.recorded(tmp_path / "out").rows().items()
     assert name == "aux_16" and len(row["test"]["per_seed"]) == 2 and row["paper"] is None
-    assert "recorded before" in run(figure4, "--rows", "aux_16", "--epochs", "1", "--seeds", "1")
+    assert "already recorded" in run(figure4, "--rows", "aux_16", "--epochs", "1", "--seeds", "1")
     assert (tmp_path / "out" / "bartunov_figure4.png").stat().st_size > 0
 
 
-def test_figure4_draws_errors_against_sizes():
-    def row(train, test):
-        return {"train": {"mean": train, "std": None}, "test": {"mean": test, "std": 0.01}}
+def test_figure4_draws_errors_against_sizes(tmp_path):
+    def record(train, test):
+        return {"rows": [{"train": {"mean": train, "std": None}, "test": {"mean": test, "std": 0.01}}]}
 
-    rows = {"aux_16": row(0.5, 0.4), "aux_64": row(0.7, 0.45), "sdtp": row(0.5, 0.375)}
-    (axes,) = figure4.draw(rows)["bartunov_figure4"].axes
+    def draw(found):
+        return figure4.draw(Recorded(figure4.EXPERIMENT, found, None, tmp_path))
+
+    found = {"aux_16": record(0.5, 0.4), "aux_64": record(0.7, 0.45), "sdtp": record(0.5, 0.375)}
+    (axes,) = draw(found)["bartunov_figure4"].axes
     train, test = (container.lines[0] for container in axes.containers)
     np.testing.assert_allclose(train.get_xydata(), [[16, 50], [64, 30]])
     np.testing.assert_allclose(test.get_xydata(), [[16, 60], [64, 55]])
     assert axes.lines[-1].get_ydata() == [62.5, 62.5]
-    assert figure4.draw({"sdtp": rows["sdtp"]}) == {}
+    assert draw({"sdtp": found["sdtp"]}) == {}
 
 
 def test_figure4_changes_the_size_of_the_auxiliary_output_alone():
     batch = tuple(leaf[:2] for leaf in jl.data.digits().train)
 
     def affiliated(size):
-        rule = figure4.make(size, study.Steps(1, 1))
+        rule = figure4.make(size, Steps(1, 1))
         params = jax.eval_shape(rule.init, jax.random.key(0), batch)
         return jl.diagnostics.parameter_counts(rule, params).affiliated
 
@@ -95,30 +98,30 @@ def test_figure4_changes_the_size_of_the_auxiliary_output_alone():
     assert affiliated(16) - affiliated(None) == 8 * 16 + 16 + 16 * 8
 
 
-def test_figure5_goes_on_where_it_was_cut_off(run, tmp_path, monkeypatch, capsys):
+def test_figure5_resumes_where_it_was_cut_off(run, tmp_path, monkeypatch, capsys):
     search = jl.search.search
 
     def cut_off(make, settings, *rest, **options):
         search(make, settings[:2], *rest, **options)
         raise KeyboardInterrupt
 
-    flags = "--methods", "fa", "--settings", "3", "--epochs", "1"
+    flags = "--rows", "fa", "--trials", "3", "--epochs", "1"
     monkeypatch.setattr(jl.search, "search", cut_off)
     with pytest.raises(KeyboardInterrupt):
         run(figure5, *flags)
     monkeypatch.setattr(jl.search, "search", search)
     capsys.readouterr()
     assert "2 settings done" in (printed := run(figure5, *flags)) and "0 settings done" not in printed
-    (row,) = figure5.read("fa", tmp_path / "out")["rows"]
+    (row,) = figure5.EXPERIMENT.record("fa", tmp_path / "out")["rows"]
     drawn = jl.search.draw(jl.search.bartunov("fa"), 3)
     assert [{name: trial[name] for name in drawn[0]} for trial in row["trials"]] == drawn
     assert row["seconds"] is None
-    assert not list((tmp_path / "work" / figure5.NAME).iterdir())
+    assert not list((tmp_path / "work" / "bartunov_figure5" / "fa").iterdir())
 
 
 def test_figure5_records_every_method(run, tmp_path, monkeypatch):
     def search(make, settings, splits, *, epochs, batch_size, group, folder, report):
-        assert isinstance(make(settings[0]), jl.Rule) and (epochs, batch_size, group) == (1, figure5.BATCH, 1)
+        assert isinstance(make(settings[0]), jl.Rule) and (epochs, batch_size, group) == (1, shared.BATCH, 1)
         folder.mkdir(parents=True)
         accuracies = np.linspace(0, 0.9, len(settings)).tolist()
         return [
@@ -127,13 +130,15 @@ def test_figure5_records_every_method(run, tmp_path, monkeypatch):
         ]
 
     monkeypatch.setattr(jl.search, "search", search)
-    assert run(figure5, "--quick").count("not run") == 2
-    assert run(figure5, "--settings", "4", "--epochs", "1").count("recorded before") == len(figure5.QUICK_METHODS)
-    record = figure5.read("sdtp_alternating", tmp_path / "out")
+    quick = [method for method, entry in figure5.EXPERIMENT.rows.items() if entry.quick]
+    assert run(figure5, "--quick").count("not run") == len(figure5.METHODS) - len(quick) == 2
+    assert run(figure5, "--trials", "4", "--epochs", "1").count("already recorded") == len(quick)
+    record = figure5.EXPERIMENT.record("sdtp_alternating", tmp_path / "out")
     assert record["command"] == (
-        "python -m experiments.papers.bartunov.figure5 --methods sdtp_alternating --settings 4 --epochs 1"
+        "python -m experiments.papers.bartunov.figure5 --rows sdtp_alternating --epochs 1 --trials 4"
     )
-    table = list(figure5.rows(tmp_path / "out"))
+    recorded = figure5.EXPERIMENT.recorded(tmp_path / "out")
+    table = list(figure5.summary(recorded))
     assert [row["method"] for row in table] == list(figure5.METHODS)
     seconds = table[0].pop("seconds")
     assert seconds >= 0 and table[0] == {
@@ -141,10 +146,10 @@ def test_figure5_records_every_method(run, tmp_path, monkeypatch):
         "best validation %": "90.00",
         "median validation %": "45.00",
         "diverged": 1,
-        "settings": figure5.QUICK.settings,
+        "trials": figure5.QUICK["trials"],
         "epochs": 1,
     }
-    assert len(figure5.picture(tmp_path / "out").axes) == len(figure5.METHODS)
+    assert len(figure5.draw(recorded)["bartunov_figure5"].axes) == len(figure5.METHODS)
     assert (tmp_path / "out" / "bartunov_figure5.png").stat().st_size > 0
 
 
@@ -152,41 +157,43 @@ def test_figures6_and_7(run, tmp_path, monkeypatch):
     net = jl.models.autoencoder
     monkeypatch.setattr(jl.models, "autoencoder", lambda units: net((8, 4), units))
     monkeypatch.setattr(figures6_7, "make", cache(figures6_7.make))
-    assert "not run" in run(figures6_7, "--methods", "bp", "--epochs", "2", "--seeds", "2")
-    assert run(figures6_7, "--epochs", "2").count("recorded before") == 1
-    splits = figures6_7.autoencoding(study.images("mnist"))
-    for method, seeds in zip(figures6_7.METHODS, (2, 1, 1), strict=True):
-        (row,) = figures6_7.read(method, tmp_path / "out")["rows"]
+    assert "not run" in run(figures6_7, "--rows", "bp", "--epochs", "3", "--seeds", "2")
+    assert run(figures6_7, "--epochs", "3").count("already recorded") == 1
+    splits = figures6_7.autoencoding(few_digits())
+    rows = figures6_7.EXPERIMENT.recorded(tmp_path / "out").rows()
+    for row, seeds in zip(rows.values(), (2, 1, 1), strict=True):
         first = row["history"][0]["train"]
         assert len(first) == seeds and row["train"]["mean"] < np.mean(first)
         assert row["validation"]["per_seed"] == row["history"][-1]["validation"]
-    (row,) = figures6_7.read("bp", tmp_path / "out")["rows"]
+    row = rows["bp"]
     pixels = np.frombuffer(bytes.fromhex(row["reconstructions"]), np.uint8).reshape(10, 64)
     rule = figures6_7.make("bp", 64)
-    params = jl.training.fit(rule, splits, epochs=2, batch_size=figures6_7.BATCH).params
+    params = jl.training.fit(rule, splits, epochs=3, batch_size=shared.BATCH).params
     again = rule.predict(params, splits.test[0][np.array(row["shown"])])
     np.testing.assert_allclose(pixels / 255, again.clip(0, 1), atol=0.01)
     x, y = splits.test
     distance = jnp.mean(jnp.sum(jnp.square(rule.predict(params, x) - y), 1))
     assert row["test"]["per_seed"][0] == pytest.approx(float(distance), rel=1e-4)
-    labels = study.images("mnist").test[1].argmax(1)
+    labels = few_digits().test[1].argmax(1)
     assert labels[np.array(row["shown"])].tolist() == list(range(10))
     for number in (6, 7):
         assert (tmp_path / "out" / f"bartunov_figure{number}.png").stat().st_size > 0
 
 
 def test_the_autoencoder_has_the_settings_of_table_5_but_for_b1():
-    theirs, ours = figures6_7.MNIST_FC["dtp_parallel"], figures6_7.best("dtp_parallel")
+    theirs, ours = shared.MNIST_FC["dtp_parallel"], figures6_7.best("dtp_parallel")
     assert theirs.forward.b1 == 0.99 and ours.forward == theirs.forward._replace(b1=0.9)
     assert ours.inverse == theirs.inverse._replace(b1=0.9)
     assert ours[2:] == theirs[2:]
-    assert figures6_7.best("bp") == figures6_7.MNIST_FC["bp"]
+    assert figures6_7.best("bp") == shared.MNIST_FC["bp"]
 
 
 @pytest.fixture
 def tiny(monkeypatch):
     """Two of the methods on a net of one layer, and images of 32 pixels a side."""
-    monkeypatch.setattr(table2, "METHODS", ("dtp_alternating", "bp_convnet"))
+    rows = table2.EXPERIMENT.rows
+    kept = {row: rows[row] for row in ("steps/dtp_alternating", "steps/bp_convnet", "loader")}
+    monkeypatch.setattr(table2, "EXPERIMENT", table2.EXPERIMENT._replace(rows=kept))
     monkeypatch.setattr(table2, "SIZE", 32)
     monkeypatch.setattr(table2, "REPEATS", 1)
     monkeypatch.setattr(jl.models, "imagenet_lc", lambda: jl.models.mlp((8, 4), 1000))
@@ -196,31 +203,24 @@ def tiny(monkeypatch):
 def test_table2(run, tmp_path, tiny):
     printed = run(table2, "--quick", "--images", "80")
     assert "98.34" not in printed and "99.36" in printed and "40.17" in printed and "not run" in printed
-    record = results.load(tmp_path / "out" / table2.NAME / "steps.json")
-    alternating, convnet = record["rows"]
+    recorded = table2.EXPERIMENT.recorded(tmp_path / "out")
+    alternating, convnet = (recorded.rows()[f"steps/{name}"] for name in ("dtp_alternating", "bp_convnet"))
     inputs = 32 * 32 * 3
     assert alternating["effective weights, millions"] == (inputs * 8 + 8 + 8 * 4 + 4 + 4 * 1000 + 1000) / 1e6
     assert (alternating["affiliated, millions"], convnet["affiliated, millions"]) == ((4 * 8 + 8) / 1e6, 0)
     assert alternating["memory, GiB"] >= 0 and alternating["images/s"] > 0
-    assert [row["what"] for row in results.load(tmp_path / "out" / table2.NAME / "loader.json")["rows"]] == [
+    assert [row["what"] for row in table2.loading(recorded)] == [
         "decoding, by the first call of load",
         "streaming",
         "fit, streamed",
         "fit, all on the device",
     ]
-    assert run(table2, "--batch-size", "1", "--images", "70").count("recorded before") == 2
+    assert run(table2, "--batch-size", "1", "--images", "70").count("already recorded") == 3
 
 
-def test_table2_goes_on_where_it_was_cut_off(tmp_path, tiny, monkeypatch):
-    path = tmp_path / "steps.json"
-    measured = []
-    monkeypatch.setattr(table2, "measure", lambda name, *rest: measured.append(name) or {"method": name})
-    with monkeypatch.context() as patch:
-        patch.setattr(table2, "METHODS", table2.METHODS[:1])
-        table2.steps(2, 16.0, False, path)
-    table2.steps(2, 16.0, False, path)
-    assert measured == list(table2.METHODS)
-    assert [row["method"] for row in results.load(path)["rows"]] == measured
+def test_the_older_record_of_all_steps_is_read():
+    rows = table2.steps(table2.EXPERIMENT.recorded())
+    assert [row["method"] for row in rows] == list(table2.PAPER) and all(row["memory, GiB"] for row in rows)
 
 
 def test_a_step_that_needs_too_much_memory_is_not_timed(tiny):
@@ -235,17 +235,16 @@ def test_the_memory_of_a_step_counts_what_is_overwritten_once(tiny):
     assert parameters + inputs < method.gigabytes * 2**30 < 1.7 * parameters + inputs
 
 
-def test_table2_wants_a_batch_of_images(capsys):
+def test_the_loader_needs_a_batch_of_images(run, capsys):
     with pytest.raises(SystemExit) as stop:
-        table2.main(["--images", "63"])
-    assert stop.value.code == 2
-    assert capsys.readouterr().err == (
-        "python -m experiments.papers.bartunov.table2: argument --images: 63 are too few for a batch of 32; "
-        "take 64 or more\n"
+        run(table2, "--rows", "loader", "--images", "63")
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.splitlines()[0] == (
+        "python -m experiments.papers.bartunov.table2: loader: --images=63: too few for a batch of 32; take 64 or more"
     )
 
 
 def test_settings_of_table2_are_whole():
-    assert table2.IMAGENET_LC.keys() == table2.PAPER.keys() == set(table2.METHODS)
+    assert table2.IMAGENET_LC.keys() == table2.PAPER.keys()
     tx = table2.IMAGENET_LC["bp"].forward.tx()
     assert isinstance(tx, optax.GradientTransformation)

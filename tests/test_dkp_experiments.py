@@ -6,32 +6,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lab_helpers import few_digits, main, one_line
 
 import jaxlocal as jl
-from experiments.beyond import pipeline as beyond_pipeline
-from experiments.lab import records as results
-from experiments.lab import study
-from experiments.lab.study import Steps
-from experiments.papers.dkp import figure2 as dkp_figure2
-from experiments.papers.dkp import table2 as dkp_table2
+from experiments.beyond import pipeline
+from experiments.lab import training
+from experiments.lab.experiment import Budget
+from experiments.lab.training import Steps
+from experiments.papers.dkp import figure2, table2
 from jaxlocal.rule import Component
 
-EXPERIMENTS = {"dkp_table2": dkp_table2, "dkp_figure2": dkp_figure2, "beyond_pipeline": beyond_pipeline}
 STEPS = Steps(10, 100)
-NAMES = list(dkp_table2.IMAGES["cifar100"].paper)
+NAMES = list(table2.IMAGES["cifar100"].paper)
 
 
 @pytest.fixture(autouse=True)
 def small(tmp_path, monkeypatch):
-    """The digits for every data set, small networks, and nothing that touches the committed records."""
-    splits, mlp = jl.data.digits(), jl.models.mlp
-    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(results, "PICTURES", tmp_path / "pictures")
-    monkeypatch.setattr(study, "images", lambda name, size=None: splits)
-    monkeypatch.setattr(dkp_figure2, "HIDDEN", (32,) * 4)
-    monkeypatch.setattr(beyond_pipeline, "DATA", "digits")
+    """The digits for every data set, and small networks."""
+    mlp = jl.models.mlp
+    for module in (training, pipeline):
+        monkeypatch.setattr(module, "images", lambda name, size=None: few_digits())
+    monkeypatch.setattr(figure2, "images", lambda name: jl.data.digits())
+    monkeypatch.setattr(figure2, "HIDDEN", (32,) * 4)
+    monkeypatch.setattr(pipeline, "DATA", "digits")
     monkeypatch.setattr(jl.models, "alexnet", lambda *args, **settings: mlp((8,), norm=True))
     return tmp_path
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run an experiment in a folder."""
+
+    def run(module, *flags):
+        main(module.EXPERIMENT, [*flags, "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")])
+        return module.EXPERIMENT.recorded(tmp_path / "out", tmp_path / "work")
+
+    return run
 
 
 def is_picture(path):
@@ -41,7 +51,7 @@ def is_picture(path):
 @pytest.mark.parametrize("row", [*(f"cifar100_{name}" for name in NAMES), "tiny_imagenet_dkp"])
 def test_every_rule_of_table_2_trains_alexnet(row, monkeypatch):
     monkeypatch.undo()
-    case, images = dkp_table2.STUDY.cases[row], dkp_table2.IMAGES["tiny_imagenet" if "tiny" in row else "cifar100"]
+    case, images = table2.EXPERIMENT.rows[row], table2.IMAGES["tiny_imagenet" if "tiny" in row else "cifar100"]
     batch = jnp.ones((2, images.size, images.size, 3)), jnp.ones((2, images.classes))
     rule = case.rule(STEPS)
     params = jax.eval_shape(rule.init, jax.random.key(0), batch)
@@ -53,9 +63,9 @@ def test_every_rule_of_table_2_trains_alexnet(row, monkeypatch):
 
 
 def test_budgets_and_rates_of_table_2():
-    cases = dkp_table2.STUDY.cases
-    assert {(case.full, case.quick) for case in cases.values()} == {((90, 10), None)}
-    rates = {row: case.told["optimizer"].split(",")[0] for row, case in cases.items()}
+    cases = table2.EXPERIMENT.rows
+    assert all((case.full, case.quick) == (Budget(epochs=90, seeds=10), None) for case in cases.values())
+    rates = {row: case.settings["optimizer"].split(",")[0] for row, case in cases.items()}
     assert rates["cifar100_bp"] == rates["cifar100_bp_fc"] == rates["tiny_imagenet_bp"] == "sgd(0.1"
     assert rates["cifar100_kp"] == rates["cifar100_dfa"] == "sgd(0.01"
     assert rates["tiny_imagenet_kp"] == rates["tiny_imagenet_dkp"] == "sgd(0.005"
@@ -66,8 +76,8 @@ def test_the_forward_weights_of_every_rule_decay_by_lambda(monkeypatch):
     batch, names = tuple(leaf[:32] for leaf in jl.data.digits().train), [name for name in NAMES if name != "bp_fc"]
     rules = {}
     for decay in (0.0, 1e-4):
-        monkeypatch.setattr(dkp_table2, "DECAY", decay)
-        rules |= {(name, decay): dkp_table2.make(dkp_table2.IMAGES["cifar100"], name, STEPS) for name in names}
+        monkeypatch.setattr(table2, "DECAY", decay)
+        rules |= {(name, decay): table2.make(table2.IMAGES["cifar100"], name, STEPS) for name in names}
 
     @jax.jit
     def weights(key):
@@ -86,99 +96,105 @@ def test_the_forward_weights_of_every_rule_decay_by_lambda(monkeypatch):
             np.testing.assert_allclose(without - with_decay, decay * start, atol=2e-7, err_msg=name)
 
 
-def test_table_2_is_recorded_row_by_row(small, capsys):
-    flags = ["--rows", "cifar100_dkp", "--epochs", "1", "--seeds", "1", "--work", str(small / "work")]
-    dkp_table2.main(flags)
-    record = study.read(dkp_table2.STUDY, "cifar100_dkp")
+def test_table_2_is_recorded_row_by_row(run, small, capsys):
+    flags = "--rows", "cifar100_dkp", "--epochs", "1", "--seeds", "1"
+    record = run(table2, *flags).records["cifar100_dkp"]
     assert record["rows"][0]["paper"]["test"] == pytest.approx(0.5262)
     assert record["settings"]["feedback"] == "adam(0.0005); decay 0.0001"
-    assert is_picture(small / "pictures" / "dkp_figure4.png")
-    dkp_table2.main(flags)
-    assert "cifar100_dkp: recorded before" in capsys.readouterr().out
+    assert is_picture(small / "out" / "dkp_figure4.png")
+    run(table2, *flags)
+    assert "cifar100_dkp: already recorded" in capsys.readouterr().out
 
 
-def test_no_row_of_table_2_is_for_two_cores(small):
-    dkp_table2.main(["--quick", "--work", str(small / "work")])
+def test_no_row_of_table_2_has_a_shorter_budget(run, small, capsys):
+    assert not run(table2, "--quick").records
+    assert "no row has a shorter budget" in capsys.readouterr().out
     assert not list(small.iterdir())
 
 
-def test_a_missing_tiny_imagenet_is_one_line(monkeypatch, small, capsys):
-    monkeypatch.setattr(study, "images", lambda name, size=None: jl.data.load(name, size=size))
+def test_a_missing_tiny_imagenet_is_one_line(run, monkeypatch, small, capsys):
+    monkeypatch.setattr(training, "images", lambda name, size=None: jl.data.load(name, size=size))
     monkeypatch.setenv("HOME", str(small))
     with pytest.raises(SystemExit) as stop:
-        dkp_table2.main(["--rows", "tiny_imagenet_bp", "--work", str(small / "work")])
+        run(table2, "--rows", "tiny_imagenet_bp")
     assert stop.value.code == 1
     error, summary = capsys.readouterr().err.splitlines()
     assert "tiny_imagenet_bp: name='~/tiny-imagenet-200'" in error
     assert summary == "python -m experiments.papers.dkp.table2: not trained: tiny_imagenet_bp"
 
 
-def test_figure_2_is_drawn_from_records(small, capsys):
-    flags = ["--epochs", "35", "--seeds", "2"]
-    dkp_figure2.main(flags)
-    paths = {name: small / "results" / "dkp_figure2" / f"{name}.json" for name in dkp_figure2.RULES}
-    records = {name: results.load(path) for name, path in paths.items()}
-    for name, record in records.items():
-        assert record["settings"]["seeds"] == [0, 1] and record["command"].endswith("--epochs 35 --seeds 2")
+def test_figure_2_is_drawn_from_records(run, small, capsys):
+    found = run(figure2, "--epochs", "35", "--seeds", "2").records
+    assert list(found) == ["dfa", "dkp", "dkp_slow"]
+    for name, record in found.items():
+        assert record["settings"]["seeds"] == [0, 1]
+        assert record["command"].endswith(f"--rows {name} --epochs 35 --seeds 2")
         (row,) = record["rows"]
         angles = np.array(row["angles"])
         assert row["method"] == name and angles.shape == (2, len(row["steps"]), 4) == (2, 60, 4)
         assert row["steps"] == list(range(0, 600, 10))  # of 17 an epoch, 595 in all
         assert row["test"]["mean"] > 0.9
-    fixed, learnt, slow = (np.array(record["rows"][0]["angles"]).mean(0) for record in records.values())
+    fixed, learnt, slow = (np.array(record["rows"][0]["angles"]).mean(0) for record in found.values())
     np.testing.assert_array_equal(fixed[0], learnt[0])  # the same start
     assert np.all(fixed[-1] < fixed[0] - 20)  # the forward weights align themselves with the feedback
     assert np.all(learnt[-1, 1:] < fixed[-1, 1:] - 1)  # and more where it learns
     np.testing.assert_allclose(slow[-1], fixed[-1], atol=1)  # but not where it learns too slowly
     printed = capsys.readouterr().out
     assert f"{fixed[0, 0]:.1f}° → {fixed[-1, 0]:.1f}°" in printed
-    assert is_picture(small / "pictures" / "dkp_figure2.png")
+    assert is_picture(small / "out" / "dkp_figure2.png")
+    assert run(figure2, "--quick").records == found
+    assert capsys.readouterr().out.count("already recorded") == 3
 
-    dkp_figure2.main(["--quick"])
-    assert capsys.readouterr().out.count("recorded before") == 3
-    assert {name: results.load(path) for name, path in paths.items()} == records
+
+def test_the_bands_of_figure_2_are_sample_deviations():
+    angles = [[[10.0] * 4], [[20.0] * 4]]  # of two seeds, at one step
+    rows = {name: {"steps": [0], "angles": angles} for name in figure2.PANELS}
+    for axes in figure2.picture(rows).axes:
+        for band in axes.collections:
+            heights = band.get_paths()[0].vertices[:, 1]
+            np.testing.assert_allclose([heights.min(), heights.max()], 15 + np.array([-1, 1]) * 50**0.5, rtol=1e-6)
 
 
 def test_what_is_not_run_of_figure_2_is_in_its_table(small):
-    rows = list(dkp_figure2.rows(small))
+    rows = list(figure2.angles(figure2.EXPERIMENT.recorded(small)))
     assert [row["method"] for row in rows] == ["dfa", "dkp", "dkp_slow"]
     assert {row["layer 4"] for row in rows} == {"not run"}
-    assert "| dkp | not run |" in results.as_markdown(rows)
 
 
 @pytest.fixture
 def one_device(monkeypatch):
-    """A machine that has to make four devices out of its cores."""
+    """A machine that has to use its cores as four devices."""
     one = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: one)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="pins devices to cores")
-def test_the_pipeline_trains_the_same_network(one_device, small):
-    beyond_pipeline.main(["--epochs", "1", "--seeds", "2"])
-    record = results.load(small / "results" / "beyond_pipeline" / "al.json")
+def test_the_pipeline_trains_the_same_network(run, one_device, small):
+    record = run(pipeline, "--epochs", "1", "--seeds", "2").records["al"]
     assert record["command"] == "python -m experiments.beyond.pipeline --epochs 1 --seeds 2"
     assert record["settings"]["devices"] == "4, of the CPU's cores"
     assert [row["seed"] for row in record["rows"]] == record["settings"]["seeds"] == [0, 1]
     for row in record["rows"]:
         assert row["largest difference"] == 0 and row["bit-identical"]
         assert row["sequential, test %"] == row["pipeline, test %"]
-    assert is_picture(small / "pictures" / "al_table1.png")
+    assert is_picture(small / "out" / "al_table1.png")
 
 
-def test_the_comparison_goes_on_where_it_stopped(small, monkeypatch, capsys):
-    asked = []
+def test_the_comparison_resumes_where_it_stopped(run, monkeypatch, capsys):
+    compared = []
 
-    def comparisons(data, epochs, seeds):
-        asked.append((data, epochs, list(seeds)))
-        return iter([{"seed": seed} for seed in seeds]).__next__
+    def comparing(data, epochs):
+        def compare(seed):
+            compared.append((data, epochs, seed))
+            return {"seed": seed}
 
-    monkeypatch.setattr(beyond_pipeline, "comparisons", comparisons)
+        return compare
+
+    monkeypatch.setattr(pipeline, "comparing", comparing)
     for flags in (["--seeds", "2"], ["--seeds", "3"], ["--quick"], ["--seeds", "3", "--again"]):
-        beyond_pipeline.main(["--epochs", "2", *flags])
-    assert asked == [("digits", 2, [0, 1]), ("digits", 2, [2]), ("digits", 2, [0, 1, 2])]
-    assert capsys.readouterr().out.count("recorded before") == 1
-    record = results.load(small / "results" / "beyond_pipeline" / "al.json")
+        record = run(pipeline, "--epochs", "2", *flags).records["al"]
+    assert compared == [("digits", 2, seed) for seed in (0, 1, 2, 0, 1, 2)]
+    assert capsys.readouterr().out.count("already recorded") == 1
     assert record["rows"] == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
     assert record["settings"]["devices"] == "4, cpu"
 
@@ -189,7 +205,7 @@ def test_a_difference_is_seen():
         return jl.Params((Component(weights, {}, (), np.zeros(2, np.uint32), np.int32(count)),), ())
 
     def difference(other):
-        return beyond_pipeline._difference(params(), other)
+        return pipeline.difference(params(), other)
 
     assert difference(params()) == {"largest difference": 0, "bit-identical": True}
     assert difference(params(weight=0.75)) == {"largest difference": 0.25, "bit-identical": False}
@@ -197,35 +213,29 @@ def test_a_difference_is_seen():
 
 
 @pytest.mark.parametrize(
-    ("experiment", "flags", "complaint"),
+    ("module", "flags", "complaint"),
     [
-        ("dkp_table2", ["--rows", "cifar100_dpk"], "--rows: there is no row 'cifar100_dpk'; did you mean cifar100_dkp"),
-        ("dkp_figure2", ["--seeds", "0"], "--seeds: '0' is not a whole number from 1"),
-        ("dkp_figure2", ["--rows", "dfa"], "unrecognized arguments: --rows dfa"),
-        ("beyond_pipeline", ["--epochs", "two"], "--epochs: 'two' is not a whole number from 1"),
-        ("beyond_pipeline", ["--out", __file__], "is a file; name a folder"),
+        (table2, ["--rows", "cifar100_dpk"], "--rows: there is no row 'cifar100_dpk'; did you mean cifar100_dkp"),
+        (figure2, ["--seeds", "0"], "--seeds: '0' is not a whole number from 1"),
+        (pipeline, ["--rows", "al"], "unrecognized arguments: --rows al"),
+        (pipeline, ["--epochs", "two"], "--epochs: 'two' is not a whole number from 1"),
+        (pipeline, ["--out", __file__], "is a file; name a folder"),
     ],
 )
-def test_bad_flags_are_one_line_and_status_2(experiment, flags, complaint, capsys):
-    with pytest.raises(SystemExit) as stop:
-        EXPERIMENTS[experiment].main(flags)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert (
-        error.startswith(f"python -m experiments.{results.module(experiment)}: ")
-        and complaint in error
-        and error.count("\n") == 1
-    )
+def test_bad_flags_are_one_line_and_status_2(module, flags, complaint, capsys):
+    assert complaint in one_line(main, module.EXPERIMENT, flags, capsys)
 
 
-@pytest.mark.parametrize("experiment", ["dkp_figure2", "beyond_pipeline"])
-def test_missing_data_are_one_line_and_status_2(experiment, monkeypatch, capsys):
+@pytest.mark.parametrize("module", [figure2, pipeline])
+def test_missing_data_are_one_line_for_each_row(module, run, monkeypatch, capsys):
     def missing(name, size=None):
         raise FileNotFoundError(f"name={name!r}: prepare it")
 
-    monkeypatch.setattr(study, "images", missing)
+    monkeypatch.setattr(module, "images", missing)
     monkeypatch.setattr(jl.data, "load", missing)
     with pytest.raises(SystemExit) as stop:
-        EXPERIMENTS[experiment].main(["--quick"])
-    assert stop.value.code == 2
-    assert capsys.readouterr().err.endswith(": prepare it\n")
+        run(module, "--quick")
+    assert stop.value.code == 1
+    *rows, summary = capsys.readouterr().err.splitlines()
+    assert len(rows) == len(module.EXPERIMENT.rows) and all(row.endswith(": prepare it") for row in rows)
+    assert "not trained" in summary

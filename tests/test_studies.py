@@ -1,37 +1,37 @@
 """Every row of every paper's table can be made, and has the weights and settings that its paper gives it."""
 
-import importlib
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lab_helpers import few_digits, main, tiny_rule
 
 import jaxlocal as jl
-from experiments.beyond import resnet as beyond_resnet
-from experiments.beyond import tuning as beyond_tuning
-from experiments.lab import records as results
-from experiments.lab import study
-from experiments.lab.study import Budget, Case, Steps
-from experiments.papers.al import shared as associated
-from experiments.papers.al import table3 as al_table3
-from experiments.papers.al import table7 as al_table7
-from experiments.papers.al import tables5_6 as al_tables5_6
+from experiments.beyond import resnet, tuning
+from experiments.lab import training
+from experiments.lab.experiment import Budget
+from experiments.lab.report import EXPERIMENTS
+from experiments.lab.training import Case, Steps
+from experiments.papers.al import shared, table3, table7, tables5_6
 
-TABLES = ("al_table2", "al_table3", "al_table4", "al_tables5_6", "bartunov_table1", "beyond_resnet", "dkp_table1")
+IMAGES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3), "cifar100": (32, 32, 3)}
 CASES = {
-    f"{name}-{row}": case
-    for name in TABLES
-    for row, case in importlib.import_module(f"experiments.{results.module(name)}").STUDY.cases.items()
+    f"{experiment.name}-{row}": case
+    for experiment in EXPERIMENTS
+    if experiment.name not in ("bartunov_figure4", "dkp_table2")  # which have tests of their own
+    for row, case in experiment.rows.items()
+    if isinstance(case, Case)
 }
-SHAPES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3), "cifar100": (32, 32, 3)}
 STEPS = Steps(10, 100)
 
 
-def traced(case):
+@cache
+def traced(row):
     """The rule of a row and the shapes of its parameters, after a step that is traced."""
-    shape = SHAPES[case.data] if case.size is None else (case.size, case.size, 3)
+    case = CASES[row]
+    shape = IMAGES[case.data] if case.size is None else (case.size, case.size, 3)
     rule = case.rule(STEPS)
     batch = jnp.zeros((4, *shape)), jnp.zeros((4, 100 if case.data == "cifar100" else 10))
     params = jax.eval_shape(rule.init, jax.random.key(0), batch)
@@ -43,29 +43,29 @@ def traced(case):
 @pytest.mark.parametrize("row", CASES)
 def test_every_row_can_be_trained(row):
     case = CASES[row]
-    traced(case)
-    assert case.quick is None or min(case.quick) >= 1
-    assert case.paper is None or case.full.epochs >= (case.quick or case.full).epochs
+    traced(row)
+    assert case.quick is None or min(case.quick.values()) >= 1
+    assert case.paper is None or case.full.covers({"epochs": (case.quick or case.full)["epochs"]})
 
 
 @pytest.mark.parametrize("net", ["mlp", "cnn", "resnet20", "resnet32"])
 def test_both_rules_of_a_row_predict_by_as_many_weights(net):
-    counts = [jl.diagnostics.parameter_counts(*traced(al_table3.STUDY.cases[f"{net}_{rule}"])) for rule in ("bp", "al")]
+    counts = [jl.diagnostics.parameter_counts(*traced(f"al_table3-{net}_{rule}")) for rule in ("bp", "al")]
     assert counts[0].effective == counts[1].effective
 
 
-@pytest.mark.parametrize("net", [associated.mlp(32), associated.cnn(), associated.resnet(8), associated.vgg()])
+@pytest.mark.parametrize("net", [shared.mlp(32), shared.cnn(), shared.resnet(8), shared.vgg()])
 def test_associated_learning_has_elu_in_every_block(net, monkeypatch):
-    rule = associated.al(net, STEPS)
+    rule = shared.al(net, STEPS)
     blocks = [block.activation for block in rule.net.blocks]
     assert {activation.__name__ for activation in blocks} == {"elu"}
 
 
 def test_the_decay_is_on_the_kernels_of_the_blocks_alone():
     """Encoders and decoders have tiny gradients, which it would drown."""
-    net = associated.mlp(16)._replace(decay=(0.1, 0.1))
-    rule = associated.al(net, STEPS)
-    without = associated.al(net._replace(decay=(0.0, 0.0)), STEPS)
+    net = shared.mlp(16)._replace(decay=(0.1, 0.1))
+    rule = shared.al(net, STEPS)
+    without = shared.al(net._replace(decay=(0.0, 0.0)), STEPS)
     batch = jax.random.uniform(jax.random.key(1), (8, 20)), jax.nn.one_hot(jnp.arange(8), 10)
     params = rule.init(jax.random.key(0), batch)
     moved, plain = (jax.jit(one.update)(params, batch) for one in (rule, without))
@@ -77,64 +77,83 @@ def test_the_decay_is_on_the_kernels_of_the_blocks_alone():
         np.testing.assert_array_equal(here["linear"]["bias"], there["linear"]["bias"])
 
 
-def short(make, **settings):
-    return Case("digits", make, {"net": "a small one"}, Budget(1, 1), **settings)
-
-
 @pytest.fixture
 def on_digits(tmp_path, monkeypatch):
-    """A study's measure and picture on two small rows."""
-    splits = jl.data.digits()
-    monkeypatch.setattr(study, "images", lambda name, size=None: splits)
+    """An experiment of the paper with small rows in place of its own."""
+    monkeypatch.setattr(training, "images", lambda name, size=None: few_digits())
+    monkeypatch.setattr(tuning, "images", lambda name: few_digits())
 
-    def run(made, rules):
+    def run(experiment, rules, measure):
+        net = shared.mlp(16)
         cases = {
-            row: short(partial(rule, associated.mlp(16)), prepare=associated.centred) for row, rule in rules.items()
+            row: Case(
+                "digits", partial(rule, net), {}, Budget(epochs=1, seeds=1), prepare=shared.centred, measure=measure
+            )
+            for row, rule in rules.items()
         }
-        small = made._replace(cases=cases)
-        study.main(small, ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")])
-        return {row: study.read(small, row, tmp_path / "out") for row in cases}
+        small = experiment._replace(rows=cases)
+        main(small, ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")])
+        return small.recorded(tmp_path / "out").rows()
 
     return run
 
 
 def test_distances_between_classes_are_recorded_and_drawn(on_digits, tmp_path, monkeypatch):
-    records = on_digits(al_table3.STUDY, {"mlp_bp": associated.bp, "mlp_al": associated.al})
-    layers = records["mlp_al"]["rows"][0]["measured"][0]["distances"]
+    rows = on_digits(table3.EXPERIMENT, {"mlp_bp": shared.bp, "mlp_al": shared.al}, shared.distances)
+    layers = rows["mlp_al"]["measured"][0]["distances"]
     assert list(layers) == ["raw data", "block 1", "block 2", "bridge", "decoder 2", "output"]
     assert layers["output"]["ratio"] > 0
-    al_table7.main(["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")])
-    assert (tmp_path / "out" / "al_figure5.png").stat().st_size > 0
-    shown = {row["network"]: row["ratio"] for row in al_table7.rows(tmp_path / "out") if row["data"] == "CIFAR-10"}
+    drawn = {}
+    monkeypatch.setattr(jl.plots, "tsne", lambda panels, labels, title: drawn.update(panels) or "a figure")
+    recorded = table7.EXPERIMENT.recorded(tmp_path / "out", tmp_path / "work")
+    assert table7.draw(recorded) == {"al_figure5": "a figure"}
+    assert list(drawn) == ["BP", "AL"] and list(drawn["AL"]) == ["raw data", "layer 2", "layer 4", "output"]
+    shown = {row["network"]: row["ratio"] for row in table7.distances(recorded) if row["data"] == "CIFAR-10"}
     assert float(shown["mlp_al"]) == pytest.approx(layers["decoder 2"]["ratio"], abs=0.01)
     assert shown["cnn_al"] == "not run"
 
 
 def test_associated_losses_are_recorded(on_digits, tmp_path):
-    records = on_digits(al_tables5_6.STUDY, {"two": associated.al})
-    losses = records["two"]["rows"][0]["measured"][0]["associated"]
+    rows = on_digits(tables5_6.EXPERIMENT, {"two": shared.al}, tables5_6.associated_losses)
+    losses = rows["two"]["measured"][0]["associated"]
     assert len(losses) == 2 and all(0 < loss < 1 for loss in losses)
-    table = {row["row"]: row for row in al_tables5_6.rows(tmp_path / "out")}
+    recorded = tables5_6.EXPERIMENT.recorded(tmp_path / "out")
+    table = {row["row"]: row for row in tables5_6.losses(recorded)}
     assert float(table["two"]["loss 2"]) == pytest.approx(losses[1], rel=0.01)
     assert table["two"]["loss 3"] == "" and table["three"]["loss 1"] == "not run"
 
 
-def test_a_search_is_recorded_and_drawn_and_done_once(on_digits, tmp_path, capsys):
-    flags = ["--trials", "2", "--epochs", "1", "--out", str(tmp_path)]
-    beyond_tuning.main(flags)
-    made = {rule: results.load(tmp_path / "beyond_tuning" / f"{rule}.json") for rule in ("bp", "al")}
-    for rule, record in made.items():
+def test_a_search_is_recorded_and_drawn_and_resumed(on_digits, tmp_path, monkeypatch, capsys):
+    def tiny(rule, net, setting, steps):
+        assert setting.rate > 0 and net.width == shared.NARROW
+        return tiny_rule()
+
+    trained = []
+    train = tuning.train
+    monkeypatch.setattr(tuning, "tuned", tiny)
+    monkeypatch.setattr(
+        tuning, "train", lambda rule, trial, *rest: trained.append((rule, trial)) or train(rule, trial, *rest)
+    )
+
+    def search(trials):
+        flags = ["--trials", str(trials), "--epochs", "1", "--out", str(tmp_path), "--work", str(tmp_path / "work")]
+        main(tuning.EXPERIMENT, flags)
+        return {rule: tuning.EXPERIMENT.record(rule, tmp_path) for rule in ("bp", "al")}
+
+    search(1)
+    for rule, record in search(2).items():
         assert [row["trial"] for row in record["rows"]] == [0, 1]
-        assert record["rows"][0]["rate"] == beyond_tuning.drawn(rule, 0).rate
+        assert record["rows"][0]["rate"] == tuning.drawn(rule, 0).rate
+    assert trained == [("bp", 0), ("al", 0), ("bp", 1), ("al", 1)]
     assert (tmp_path / "beyond_tuning.png").stat().st_size > 0
     capsys.readouterr()
-    beyond_tuning.main(flags)
-    assert capsys.readouterr().out.count("recorded before") == 2
+    search(2)
+    assert capsys.readouterr().out.count("already recorded") == 2
 
 
 def test_resnets_bridges_take_the_spatial_mean():
     x = jax.random.uniform(jax.random.key(0), (2, 4, 4, 3))
-    bridge = beyond_resnet.pooled(5)
+    bridge = resnet.pooled(5)
     weights = bridge.init(jax.random.key(1), x)
     mirrored = x[:, ::-1]
     np.testing.assert_allclose(bridge.apply(weights, x), bridge.apply(weights, mirrored), rtol=1e-6)

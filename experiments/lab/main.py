@@ -141,9 +141,13 @@ def _show(experiment: Experiment, args: argparse.Namespace) -> None:
     for table in experiment.tables:
         print(f"\n{tables.text(list(table(recorded)))}")
     print(f"\n{experiment.note}")
-    if experiment.draw:
-        for name, figure in experiment.draw(recorded).items():
-            print(f"drawn: {figures.save(figure, name, args.out)}", flush=True)
+    try:
+        drawn = experiment.draw(recorded) if experiment.draw else {}
+    except FileNotFoundError as error:  # some figures show examples of the data
+        drawn = {}
+        print(f"{experiment.command}: not drawn: {error}", file=sys.stderr, flush=True)
+    for name, figure in drawn.items():
+        print(f"drawn: {figures.save(figure, name, args.out)}", flush=True)
 
 
 def _done(experiment: Experiment) -> str:

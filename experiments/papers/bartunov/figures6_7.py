@@ -20,6 +20,7 @@ from experiments.lab.training import Steps, images, merged
 from experiments.papers.bartunov import shared
 from experiments.papers.bartunov.shared import BATCH, MNIST_FC, Best, Setup
 from jaxlocal.data import Splits, floats
+from jaxlocal.plots import style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,0 +1,363 @@
+"""The lab: rows are trained seed by seed, each is recorded by itself, and resumes where it stopped."""
+
+import json
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+import pytest
+from lab_helpers import few_digits, one_line, tiny_rule
+
+import jaxlocal as jl
+from experiments.lab import figures, records, tables, training, workers
+from experiments.lab import main as lab
+from experiments.lab.experiment import Budget, CannotRun, Experiment, Job, Option, Outcome, spent
+from experiments.lab.main import main
+from experiments.lab.training import Case
+from jaxlocal import flags as types
+from jaxlocal.training import session
+
+FIELDS = {"experiment", "command", "commit", "source", "date", "versions", "device", "settings", "note", "rows"}
+
+
+def norm(trained):
+    """A number beside the accuracies."""
+    return {"norm": float(optax.tree.norm(jl.rule.forward_weights(trained.params)))}
+
+
+def budget(epochs, seeds):
+    return Budget(epochs=epochs, seeds=seeds)
+
+
+ROWS = {
+    "first": Case(
+        "digits", tiny_rule, {"net": "mlp"}, budget(3, 2), quick=budget(1, 2), paper=(98.5, 0.1), measure=norm
+    ),
+    "second": Case("digits", tiny_rule, {"net": "mlp"}, budget(1, 1)),
+}
+TOY = Experiment(
+    module="toy",
+    name="toy",
+    title="A toy",
+    note="No table.",
+    source="nowhere",
+    rows=ROWS,
+    draw=figures.curves("toy", "toys"),
+)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "images", lambda name, size: few_digits())
+
+    def run(*flags):
+        main(TOY, [*flags, "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")])
+        return {row: TOY.record(row, tmp_path / "out") for row in ROWS}
+
+    return run
+
+
+def short(row, epochs, seeds):
+    return "--rows", row, "--epochs", str(epochs), "--seeds", str(seeds)
+
+
+def test_a_quick_run_records_the_rows_that_have_a_quick_budget(run, tmp_path):
+    found = run("--quick")
+    assert found["second"] is None
+    record = found["first"]
+    assert record.keys() == FIELDS
+    assert record["command"] == "python -m experiments.toy --rows first --epochs 1 --seeds 2"
+    assert record["versions"].keys() == {"python", "jax", "jaxlib", "flax", "optax", "numpy"}
+    assert record["device"].keys() == {"jax", "cpu", "cores"}
+    assert record["settings"]["seeds"] == [0, 1] and spent(record, ("epochs", "seeds")) == budget(1, 2)
+    (row,) = record["rows"]
+    assert row.keys() >= {"rule", *records.SPLITS, "seconds", "paper"}
+    assert row["paper"] == {"test": 0.985, "std": 0.001, "source": "nowhere"}
+    assert row["full"] == {"epochs": 3, "seeds": 2}
+    first, second = (measured["norm"] for measured in row["measured"])
+    assert first != second
+    assert [len(epoch["validation"]["accuracy"]) for epoch in row["history"]] == [2]
+    assert row["test"]["std"] is not None and 0 <= row["test"]["mean"] <= 1
+    assert (tmp_path / "out" / "toy.png").stat().st_size > 0
+    assert [path.name for path in (tmp_path / "out" / "toy").iterdir()] == ["first.json"]  # and no draft of it
+    assert json.dumps(record)
+
+
+def test_a_record_of_a_larger_budget_stays(run, capsys):
+    longer = run(*short("first", 2, 2))["first"]
+    assert run(*short("first", 2, 1))["first"] == longer
+    assert "already recorded" in capsys.readouterr().out
+    assert spent(run(*short("first", 1, 1), "--again")["first"], ("epochs", "seeds")) == budget(1, 1)
+
+
+def test_more_epochs_of_fewer_seeds_do_not_replace_a_record(run, capsys):
+    more_seeds = run(*short("first", 1, 2))["first"]
+    assert run(*short("first", 2, 1))["first"] == more_seeds
+    assert "--again replaces it" in capsys.readouterr().out
+    assert spent(run(*short("first", 2, 2))["first"], ("epochs", "seeds")) == budget(2, 2)
+
+
+def test_a_seed_that_diverges_does_not_stop_the_other_rows(run, monkeypatch, capsys):
+    fit = session.fit
+
+    def diverge(rule, *args, seed, **kwargs):
+        if kwargs["epochs"] == 3:
+            raise jl.training.DivergedError("component 0: its loss is nan")
+        return fit(rule, *args, seed=seed, **kwargs)
+
+    monkeypatch.setattr(session, "fit", diverge)
+    with pytest.raises(SystemExit) as stop:
+        run()
+    assert stop.value.code == 1
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [
+        "python -m experiments.toy: first: component 0: its loss is nan",
+        "python -m experiments.toy: not trained: first",
+    ]
+    assert "second: test" in printed.out
+
+
+def slow_clock(monkeypatch):
+    """Ten seconds pass between two looks at the clock."""
+    clock = iter(range(10**6))
+    monkeypatch.setattr(lab.time, "monotonic", lambda: 10.0 * next(clock))
+
+
+def test_other_code_begins_anew(run, monkeypatch, capsys):
+    cut = (*short("first", 2, 1), "--minutes", "1")
+    with monkeypatch.context() as patch:
+        slow_clock(patch)
+        run(*cut)
+    monkeypatch.setattr(records, "code", lambda: {"commit": "another", "source": "another"})
+    run(*cut)
+    assert "epoch 1" in capsys.readouterr().out.rpartition("the same command resumes")[2]
+
+
+def test_the_seeds_are_those_of_single_runs(run):
+    (row,) = run(*short("first", 2, 2))["first"]["rows"]
+    data, rule = few_digits(), tiny_rule()
+    params = jl.training.fit(rule, data, epochs=2, seed=1).params
+    assert row["test"]["per_seed"][1] == pytest.approx(jl.training.evaluate(rule, params, data.test)["accuracy"], 1e-5)
+
+
+def test_an_accelerator_trains_all_seeds_at_once(run, monkeypatch):
+    by_turns = run(*short("first", 2, 2))["first"]["rows"][0]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    together = run(*short("first", 2, 2), "--again")["first"]["rows"][0]
+    for name in ("measured", "test"):
+        close = jax.tree.map(lambda a, b: a == pytest.approx(b, rel=1e-2), together[name], by_turns[name])
+        assert all(jax.tree.leaves(close)), name
+    same = jax.tree.map(lambda a, b: a == pytest.approx(b, rel=1e-3), together["history"], by_turns["history"])
+    assert all(jax.tree.leaves(same))
+
+
+def test_a_row_that_the_minutes_cut_off_resumes(run, monkeypatch, capsys):
+    whole = run(*short("first", 2, 1))["first"]["rows"][0]
+    with monkeypatch.context() as patch:
+        slow_clock(patch)
+        run(*short("first", 2, 1), "--again", "--minutes", "1")
+        assert "the same command resumes" in capsys.readouterr().out
+    again = run(*short("first", 2, 1), "--again")["first"]["rows"][0]
+    printed = capsys.readouterr().out
+    assert "epoch 1" not in printed and "epoch 2" in printed
+    assert {**again, "seconds": 0} == {**whole, "seconds": 0}
+
+
+def test_a_signal_ends_the_command(run, monkeypatch, capsys):
+    def stop(self, **settings):
+        raise session.Interrupted(15, 7)
+
+    monkeypatch.setattr(jl.training.Session, "train", stop)
+    with pytest.raises(SystemExit) as ended:
+        run(*short("first", 1, 1))
+    assert ended.value.code == 128 + 15
+    assert "the same command resumes" in capsys.readouterr().err
+
+
+def test_a_row_without_its_data_is_one_line(run, monkeypatch, capsys):
+    def missing(name, size):
+        raise FileNotFoundError(f"name={name!r}: prepare it")
+
+    monkeypatch.setattr(training, "images", missing)
+    with pytest.raises(SystemExit):
+        run("--rows", "second")
+    assert capsys.readouterr().err.startswith("python -m experiments.toy: second: name='digits': prepare it\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--rows", "frist"], "argument --rows: there is no row 'frist'; did you mean first?"),
+        (["--rows", "FIRST"], "argument --rows: there is no row 'FIRST'; did you mean first?"),
+        (["--rows", "zzz"], "argument --rows: there is no row 'zzz'; choose from first, second"),
+        (
+            ["--rows", "second", "--quick"],
+            "argument --quick: second has no shorter budget; give --epochs and --seeds",
+        ),
+        (["--minutes", "0"], "argument --minutes: '0' is not a number above 0"),
+        (["--seeds", "0"], "argument --seeds: '0' is not a whole number from 1"),
+        (["--epochs", "few"], "argument --epochs: 'few' is not a whole number from 1"),
+        (["--out", __file__], f"argument --out: {__file__!r} is a file; name a folder"),
+        (["--sed", "3"], "unrecognized arguments: --sed 3; did you mean --seeds?"),
+    ],
+)
+def test_bad_flags_are_one_line_and_status_2(flags, complaint, capsys):
+    assert one_line(main, TOY, flags, capsys) == complaint
+
+
+def test_a_budget_covers_another_in_everything_that_it_counts():
+    assert budget(3, 2).covers(budget(3, 2))
+    assert not budget(4, 1).covers(budget(3, 2)) and not budget(2, 9).covers(budget(3, 2))
+
+
+# Timings.
+
+
+def timing(rounds=3, refuse=False):
+    """A timing with an option, which counts its calls."""
+
+    def measure(task):
+        if refuse:
+            raise CannotRun("needs a quiet machine")
+        calls.append(task.options)
+        settings = dict(task.options) | task.budget
+        yield Outcome([{"case": "a", "ms": 1.5}], settings, task.budget, "measured")
+
+    calls = []
+    options = {"width": Option("units", types.whole, 8, 4), "few": Option("not all", bool, False)}
+    row = Job(Budget(rounds=rounds), Budget(rounds=1), measure)
+    made = Experiment(
+        "timing", "timing", "A timing", "A note.", {"all": row}, tables=(), options=options, is_timing=True
+    )
+    return made, calls
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Nothing in these tests may touch the committed records."""
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
+    return tmp_path
+
+
+def test_a_timing_is_measured_at_each_call_and_keeps_the_larger_record(elsewhere):
+    made, calls = timing()
+    main(made, [])
+    full = made.record("all")
+    assert full["command"] == "python -m experiments.timing --rounds 3" and full["settings"]["width"] == 8
+    main(made, ["--quick"])
+    assert [options["width"] for options in calls] == [8, 4]
+    assert made.record("all") == full
+
+
+def test_a_timing_with_other_options_is_recorded_elsewhere_only(elsewhere):
+    made, _ = timing()
+    main(made, ["--width", "5", "--few"])
+    assert made.record("all") is None
+    main(made, ["--width", "5", "--few", "--out", str(elsewhere / "other")])
+    record = made.record("all", elsewhere / "other")
+    assert record["command"] == "python -m experiments.timing --rounds 3 --width 5 --few"
+
+
+def test_what_cannot_run_here_is_told_in_one_line(elsewhere, capsys):
+    made, _ = timing(refuse=True)
+    with pytest.raises(SystemExit) as stop:
+        main(made, [])
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "python -m experiments.timing: all: needs a quiet machine",
+        "python -m experiments.timing: not measured: all",
+    ]
+
+
+def test_turns_are_taken_round_by_round():
+    calls = []
+
+    def turn(name):
+        calls.append(name)
+        return float(len(calls))
+
+    turns = {name: partial(turn, name) for name in "ab"}
+    assert workers.take_turns(turns, 2, warm_up=1) == {"a": [3, 5], "b": [4, 6]}
+    assert calls == list("ababab")
+
+
+def test_a_worker_answers_and_an_error_in_it_is_an_error_here(capfd):
+    with workers.Worker(str, "text") as worker:
+        assert worker.ask("upper") == "TEXT" and worker.ask("replace", "t", "n") == "nexn"
+    with pytest.raises(RuntimeError, match="a worker process stopped"), workers.Worker(int, "no number"):
+        pass
+    assert "invalid literal" in capfd.readouterr().err
+
+
+# Records, tables and figures.
+
+
+def test_tables(tmp_path):
+    accuracies = [{"train": 1.0, "validation": 0.9, "test": 0.8}, {"train": 1.0, "validation": 0.9, "test": 0.9}]
+    paper = {"test": 0.9852, "source": "somewhere"}
+    rows = [records.row("bp", accuracies, 12.34, paper), records.row("ao_sdtp", accuracies, 1.0)]
+    assert rows[0]["test"] == {
+        "per_seed": [0.8, 0.9],
+        "mean": pytest.approx(0.85),
+        "std": pytest.approx(0.05 * 2**0.5),
+    }
+    assert tables.text(rows).splitlines()[2:] == [
+        "     bp  100.00 ± 0.00  90.00 ± 0.00  85.00 ± 7.07           98.52     12.3",
+        "ao_sdtp  100.00 ± 0.00  90.00 ± 0.00  85.00 ± 7.07                      1.0",
+    ]
+    path = records.write("tables", rows, "command", {}, out=tmp_path)
+    assert tables.markdown(records.load(path)["rows"]).splitlines() == [
+        "| rule | train % | validation % | test % | paper's test % | seconds |",
+        "| :-- | --: | --: | --: | --: | --: |",
+        "| bp | 100.00 ± 0.00 | 90.00 ± 0.00 | 85.00 ± 7.07 | 98.52 | 12.3 |",
+        "| ao_sdtp | 100.00 ± 0.00 | 90.00 ± 0.00 | 85.00 ± 7.07 |  | 1.0 |",
+    ]
+
+
+def test_older_columns_of_the_authors_are_not_shown():
+    ran = {"program": "bp", "ms a step": records.spread([1.0, 3.0, 2.0]), "target": "≥ 1", "outcome": "met"}
+    refused = {"program": "fa", "ms a step": None, "target": "", "outcome": "not run: torch is not installed"}
+    assert tables.markdown([ran, refused]).splitlines() == [
+        "| program | ms a step |",
+        "| :-- | --: |",
+        "| bp | 2 (1 to 3) |",
+        "| fa | not run: torch is not installed |",
+    ]
+
+
+def test_a_row_of_an_older_record_of_several_rows_is_found(tmp_path):
+    rows = [records.row(rule, [dict.fromkeys(records.SPLITS, 0.5)], 1.0) for rule in ("bp", "dfa")]
+    records.write("together", rows, "command", {"seeds": [0], "epochs": 4}, out=tmp_path)
+    record = records.found("together/dfa", tmp_path)
+    assert record["rows"] == rows[1:] and spent(record, ("epochs", "seeds")) == budget(4, 1)
+    assert records.found("together/fa", tmp_path) is None
+    records.write("together/dfa", rows[:1], "command", {}, out=tmp_path)
+    assert records.found("together/dfa", tmp_path)["rows"] == rows[:1]
+
+
+def test_rows_of_other_code_or_settings_are_not_continued(tmp_path, monkeypatch):
+    record = records.load(records.write("a", [{"trial": 0}], "command", {"seeds": [0], "rate": 1}, out=tmp_path))
+    assert records.continued(record, {"seeds": [0, 1], "rate": 1}) == [{"trial": 0}]
+    assert records.continued(record, {"rate": 2}) == [] == records.continued(None, {"rate": 1})
+    monkeypatch.setattr(records, "code", lambda: {"commit": "another", "source": "another"})
+    assert records.continued(record, {"rate": 1}) == []
+
+
+@pytest.mark.parametrize(("epochs", "scale"), [(20, "linear"), (21, "log")])
+def test_short_runs_are_visible_beside_far_longer_ones(epochs, scale):
+    def history(length):
+        numbers = {"loss": [0.5], "accuracy": [0.5]}
+        return [{"epoch": epoch + 1, "train": numbers, "validation": numbers} for epoch in range(length)]
+
+    figure = figures.learning({"short": history(1), "long": history(epochs)}, "toys")
+    assert [axes.get_xscale() for axes in figure.axes] == [scale] * 3
+
+
+def test_bands_are_sample_deviations():
+    numbers = {"loss": [0.25, 0.75], "accuracy": [0.25, 0.75]}
+    history = [{"epoch": epoch, "train": numbers, "validation": numbers} for epoch in (1, 2)]
+    for axes in figures.learning({"a": history}, "toys").axes:
+        (band,) = axes.collections
+        heights = band.get_paths()[0].vertices[:, 1]
+        np.testing.assert_allclose([heights.min(), heights.max()], 0.5 + np.array([-1, 1]) * 0.125**0.5)
