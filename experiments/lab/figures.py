@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PICTURES = records.ROOT / "docs" / "pictures" / "records"
 BLUE, ORANGE, RED = style.COLOURS[:3]
 FAR = 20  # the ratio of two runs' epochs beyond which the axis of the epochs is logarithmic
-Curves = Mapping[str, Sequence[jl.training.Row]]  # each row's history by name, as records keep it
+Curves = Mapping[str, Sequence[jl.training.Metrics]]  # each row's history by name, as records keep it
 Draw = Callable[[Recorded], Mapping[str, "Figure"]]
 
 

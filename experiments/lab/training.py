@@ -171,7 +171,7 @@ def images(name: str, size: int | None = None) -> Splits:
     return jax.tree.map(jnp.asarray, jl.data.load(name, size=size))
 
 
-def merged(histories: Sequence[Sequence[jl.training.Row]]) -> list[jl.training.Row]:
+def merged(histories: Sequence[Sequence[jl.training.Metrics]]) -> list[jl.training.Metrics]:
     """The epochs of several seeds, as `fit` reports those of an ensemble: each number a list over the seeds."""
 
     def lists(*leaves: Any) -> Any:
@@ -186,7 +186,7 @@ def _of_member(value: Any, place: int) -> float:
     return float(f"{value[place] if isinstance(value, list) else value:.6g}")
 
 
-def _member(row: jl.training.Row, place: int) -> jl.training.Row:
+def _member(row: jl.training.Metrics, place: int) -> jl.training.Metrics:
     """One member's numbers of an epoch."""
     return {
         "epoch": row["epoch"],
