@@ -11,7 +11,7 @@ import jaxlocal as jl
 from experiments.lab import tables
 from experiments.lab.experiment import Budget, Job
 from experiments.speed.bench import __main__ as bench
-from experiments.speed.bench import handwritten, limits, programs, worlds
+from experiments.speed.bench import handwritten, handwritten_layers, limits, programs, worlds
 from experiments.speed.bench.__main__ import Program
 from experiments.speed.bench.nets import CLASSES, NETS, RULES, TARGET_PROP, Net
 
@@ -75,13 +75,13 @@ def test_a_program_written_by_hand_computes_what_the_rule_computes(name, net):
         made = jl.models.mlp(net.hidden, CLASSES, activation={"relu": jax.nn.relu, "tanh": jnp.tanh}[net.activation])
     options = QUIET if name in TARGET_PROP else {}
     rule = jl.rules.ALL[name](made, tx, **options)
-    program = handwritten.ALL[name](handwritten.layers(net), tx, **options)
+    program = handwritten.ALL[name](handwritten_layers.layers(net), tx, **options)
     params = start(rule, batch)
     mine = before = by_role(name, params)
     state = jax.eval_shape(program.init, jax.random.key(0), batch)
     assert jax.tree.map(jnp.shape, state.weights) == jax.tree.map(jnp.shape, mine)
     opt = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state.opt)
-    state = handwritten.State(mine, opt, statistics(params)[: len(state.running)], jax.random.key(0))
+    state = handwritten_layers.State(mine, opt, statistics(params)[: len(state.running)], jax.random.key(0))
     update, step = jax.jit(rule.update), jax.jit(program.step)
     for _ in range(2):
         params, state = update(params, batch), step(state, batch)
@@ -110,7 +110,7 @@ def test_the_operations_of_a_jaxpr():
     branches = limits.operations(lambda s: jax.lax.cond(s[0, 0] > 0, lambda s: s @ s @ s, lambda s: s @ s, s), square)
     assert branches == 2 * 2 * 3**3
     image, kernel = jnp.ones((2, 6, 6, 3)), jnp.ones((3, 3, 3, 5))
-    assert limits.operations(handwritten.linear, kernel, image) == 2 * (2 * 6 * 6 * 5) * (3 * 3 * 3)
+    assert limits.operations(handwritten_layers.linear, kernel, image) == 2 * (2 * 6 * 6 * 5) * (3 * 3 * 3)
 
 
 def test_what_a_step_needs():

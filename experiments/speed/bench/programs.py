@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.speed.batch import make_batch
-from experiments.speed.bench import handwritten, limits
+from experiments.speed.bench import handwritten, handwritten_layers, limits
 from experiments.speed.bench.nets import CLASSES, RATE, SEED, TARGET_PROP, Net
 
 Tree = Any
@@ -77,11 +77,11 @@ def plain(net: Net, rule: str, forms: Sequence[str]) -> JaxProgram:
     return JaxProgram(program.init, program.step, net, forms)
 
 
-def by_hand(net: Net, rule: str) -> handwritten.Program:
+def by_hand(net: Net, rule: str) -> handwritten_layers.Program:
     """The equations of a rule for a net."""
     if net.images and rule in TARGET_PROP:
         raise ValueError("max pooling has no inverse")
-    return handwritten.ALL[rule](handwritten.layers(net.of(rule)), optimizer())
+    return handwritten.ALL[rule](handwritten_layers.layers(net.of(rule)), optimizer())
 
 
 def needs(net: Net, rule: str) -> dict[str, float]:
