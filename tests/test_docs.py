@@ -122,8 +122,11 @@ def understood(command, monkeypatch):
 
 
 def check_module(name, argv, monkeypatch):
-    main = importlib.import_module(name).main
-    read = understood(lambda: main(argv), monkeypatch)
+    module = importlib.import_module(name)
+    if hasattr(module, "__path__"):  # a package
+        module = importlib.import_module(f"{name}.__main__")
+    experiment = [module.EXPERIMENT] if hasattr(module, "EXPERIMENT") else []
+    read = understood(lambda: module.main(*experiment, argv), monkeypatch)
     if name == "jaxlocal.distributed" and read.module:
         check_module(read.program, read.arguments, monkeypatch)
 

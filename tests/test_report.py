@@ -46,6 +46,16 @@ def test_every_experiment_and_every_record_is_on_the_page():
         assert f"(pictures/records/{picture.name})" in pages, picture.name
 
 
+def test_no_experiment_imports_another():
+    """What two of them share is in `lab` or in a module named shared."""
+    names = {module.removesuffix(".__main__") for module in MODULES}
+    for path in (ROOT / "experiments").rglob("*.py"):
+        if path.parent.name not in ("lab", "bench"):
+            for package, imported in re.findall(r"^from (experiments\S*) import (.*)$", path.read_text(), re.MULTILINE):
+                modules = {package, *(f"{package}.{name.strip()}" for name in imported.split(","))}
+                assert not modules & names, path
+
+
 def test_no_number_of_the_findings_is_typed():
     assert FINDINGS.keys() <= report.BY_NAME.keys()
     for name, text in FINDINGS.items():
