@@ -208,6 +208,26 @@ def test_tables_are_those_of_the_recorded_results(page, tables):
     assert tables.filled(text) == text, "python docs/tables.py brings them up to date"
 
 
+def recorded_rows(page, name):
+    """The cells of a recorded table on a page, row by row."""
+    (table,) = re.findall(rf"^<!-- {name} -->\n(.*?)^<!-- end -->", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def test_the_readmes_numbers_are_those_of_the_tables():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    test = {rule: float(accuracy) for rule, _, _, accuracy, *_ in recorded_rows("docs/results.md", "mnist")}
+    al, bp = test.pop("al"), test.pop("bp")
+    assert f"`al` reaches {al:.1f} %, backpropagation {bp:.1f} %, and the others {min(test.values()):.1f} %" in text
+    assert f"to {max(test.values()):.1f} %" in text
+    speedups = [
+        float(speedup.partition(" ")[0])
+        for case, _, program, _, _, speedup, *_ in recorded_rows("docs/multi-device.md", "pipeline/speed")
+        if (case, program) == ("two equal components", "pipeline, two devices")
+    ]
+    assert f"{min(speedups):.1f} to {max(speedups):.1f} times as fast" in text
+
+
 def test_every_recorded_table_is_shown(tables):
     shown = {page: set(tables.names((ROOT / page).read_text())) for page in PAGES}
     benchmarks = {f"bench/{path.stem}" for path in (records.FOLDER / "bench").glob("*.json")}
