@@ -559,7 +559,7 @@ DEFECTS = (
     ),
     Defect(
         "pipeline: the cut that is dearest",
-        "pipeline/balance.py",
+        "pipeline/costs.py",
         "            n: min(",
         "            n: max(",
         pipeline("balance_finds_the_best_cut"),

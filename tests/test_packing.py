@@ -57,5 +57,13 @@ def test_leading_axes_stay():
     assert same(unpack(found, 1, slots), message)
 
 
+def test_the_rest_of_a_slot_is_zero_not_uninitialised_memory():
+    found = packing(TREES)
+    jaxpr = str(jax.make_jaxpr(lambda tree: (zeros(found), pack(found, 1, tree)))(TREES[1]))
+    assert "empty" not in jaxpr  # On a CPU, JAX fills such memory with zeros; on other devices it does not.
+    for slot in plain(zeros(found)):
+        np.testing.assert_array_equal(slot, 0)
+
+
 def test_nothing_to_pack():
     assert packing([]).slots == ()

@@ -1,6 +1,6 @@
 """The pipeline: all components of a forward-only rule learn at the same time, each on its own device."""
 
-from jaxlocal.pipeline.balance import Costs, balance, measure
+from jaxlocal.pipeline.costs import Costs, balance, measure
 from jaxlocal.pipeline.devices import mesh
 from jaxlocal.pipeline.pipeline import Fed, Pipeline, PipelineParams, pipelined
 from jaxlocal.pipeline.schedule import Schedule

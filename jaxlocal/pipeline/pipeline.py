@@ -53,12 +53,6 @@ class Fed:
 
     batch: Batch  # the parts of all devices, one after the other; those of other stages are zeros
 
-    def of_one_device(self, devices: int) -> Any:
-        """The shapes of one device's part."""
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // devices, *leaf.shape[1:]), leaf.dtype), self.batch
-        )
-
 
 @dataclass(frozen=True, eq=False)  # A pipeline is compared by identity, so that it can be a static argument of jit.
 class Pipeline:
@@ -165,7 +159,7 @@ class Pipeline:
             )
         if batch is None:
             return
-        entering: Any = batch.of_one_device(layout.devices) if isinstance(batch, Fed) else batch
+        entering: Any = _of_one_device(batch, layout.devices) if isinstance(batch, Fed) else batch
         checks.batch(entering, tuple(leaf.shape[1:] for leaf in layout.batch))
         found, wanted = entering[0].shape[0], layout.batch[0].shape[0]
         if found != wanted:
@@ -243,6 +237,13 @@ class Pipeline:
             components += scatter(groups, unpack(layout.components, device, own))
         drained = Params(tuple(components), tuple(leaf.shape[1:] for leaf in layout.batch))
         return lax.with_sharding_constraint(drained, self._devices.sharding())
+
+
+def _of_one_device(fed: Fed, devices: int) -> Any:
+    """The shapes of one device's part of a fed batch."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // devices, *leaf.shape[1:]), leaf.dtype), fed.batch
+    )
 
 
 def pipelined(

@@ -52,7 +52,7 @@ def tick(program: Program, device: jax.Array, state: State, batch: Batch | None)
     """A device's tick: its new state, and the note of the message that its last stage has sent."""
     devices = program.layout.devices
     for number in range(devices):
-        mine = device == number if devices > 1 else True
+        mine = device == number if devices > 1 else True  # A single device needs no loop.
         state = _run_if(mine, partial(_work, program, number, mine, batch), state)
     mail, notes = jax.tree.map(partial(_move_on, program), (state.mail, state.notes))
     return State(state.components, mail, notes), state.notes[-1:]
@@ -81,53 +81,61 @@ def _work(program: Program, device: int, mine: Flag, batch: Batch | None, state:
 
 
 def _learn_alone(task: Task, mine: Flag, state: State) -> State:
-    """The only stage of a group learns, if there is a message for it."""
-    layout, number, (stage,) = task.program.layout, task.group.first, task.group.stages
-    first, last = number == 0, number == len(layout.stages) - 1
+    """The only stage of a group learns if there is a message for it."""
+    first = task.group.first == 0
     if first and task.entering is None:
         return state
+    # The first stage learns whenever its device works, which is where `mine` is true. It is always true here, but if
+    # the compiler knew that, it would merge the stage's loop with the device's and copy the arrays that they update.
+    busy = mine if first else state.notes[0, -1] > 0
+    return _run_if(busy, partial(_one_step, task), state)
 
-    def learn_one(state: State) -> State:
-        inbox = tuple(slot[0] for slot in state.mail)
-        message = unpack(layout.messages, number - 1, inbox) if task.entering is None else task.entering
-        components, message, losses = learn(task.program.steps, stage, state.components, _split(task, message))
+
+def _one_step(task: Task, state: State) -> State:
+    """The only stage of a group reads its message, learns, and sends a message."""
+    layout, number, (stage,) = task.program.layout, task.group.first, task.group.stages
+    inbox = tuple(slot[0] for slot in state.mail)
+    message = unpack(layout.messages, number - 1, inbox) if task.entering is None else task.entering
+    components, message, losses = learn(task.program.steps, stage, state.components, _split(task, message))
+    if number < len(layout.stages) - 1:
+        outbox = pack(layout.messages, number, message)
+    else:
         # Nobody reads what the last stage sends. But if it sent what it has received, the compiler would see that the
         # exchange of messages need not wait for this stage. It would put the exchange before the stage's work, and the
         # last device could begin its work only when all others have finished theirs.
-        outbox = tuple(map(jnp.zeros_like, inbox)) if last else pack(layout.messages, number, message)
-        return State(components, tuple(slot[None] for slot in outbox), _note(task, state.notes, losses[None]))
-
-    # The first stage learns whenever its device works, and that is where `mine` is true. It is always true here, but if
-    # the compiler knew that, it would merge the stage's loop with the device's and copy the arrays that they update.
-    busy = mine if first else state.notes[0, -1] > 0
-    return _run_if(busy, learn_one, state)
+        outbox = tuple(map(jnp.zeros_like, inbox))
+    return State(components, tuple(slot[None] for slot in outbox), _note(task, state.notes, losses[None]))
 
 
 def _learn_together(task: Task, state: State) -> State:
     """The stages of a group learn as one batched operation; those without a message keep their old state."""
-    layout, number, (stage, *_) = task.program.layout, task.group.first, task.group.stages
     busy = state.notes[:, -1] > 0
     if task.entering is not None:
         busy = busy.at[0].set(True)
 
-    def learn_all(state: State) -> State:
-        # Alike stages read messages of the same shapes, and so does the first stage of all, which has no form here.
-        messages = jax.vmap(partial(unpack, layout.messages, max(number - 1, 0)))(state.mail)
-        if task.entering is not None:
-            messages = jax.tree.map(lambda rows, new: rows.at[0].set(new), messages, task.entering)
-        messages = _split(task, messages, axis=1)
-        components, messages, losses = jax.vmap(partial(learn, task.program.steps, stage))(state.components, messages)
-        mail = jax.vmap(partial(pack, layout.messages, number))(messages)
-        return State(components, mail, _note(task, state.notes, losses))
-
-    def learn_busy(state: State) -> State:
+    def busy_step(state: State) -> State:
         def choose(new: jax.Array, old: jax.Array) -> jax.Array:
             return jnp.where(busy.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
-        return jax.tree.map(choose, learn_all(state), state)
+        return jax.tree.map(choose, _batched_step(task, state), state)
 
     all_busy = jnp.all(busy)
-    return _run_if(jnp.any(busy) & ~all_busy, learn_busy, _run_if(all_busy, learn_all, state))
+    some_busy = jnp.any(busy) & ~all_busy
+    state = _run_if(all_busy, partial(_batched_step, task), state)
+    return _run_if(some_busy, busy_step, state)
+
+
+def _batched_step(task: Task, state: State) -> State:
+    """All stages of a group read their messages, learn, and send messages."""
+    layout, number, (stage, *_) = task.program.layout, task.group.first, task.group.stages
+    # Alike stages read messages of the same shapes, and so does the first stage of all, which has no form of its own.
+    messages = jax.vmap(partial(unpack, layout.messages, max(number - 1, 0)))(state.mail)
+    if task.entering is not None:
+        messages = jax.tree.map(lambda rows, new: rows.at[0].set(new), messages, task.entering)
+    messages = _split(task, messages, axis=1)
+    components, messages, losses = jax.vmap(partial(learn, task.program.steps, stage))(state.components, messages)
+    mail = jax.vmap(partial(pack, layout.messages, number))(messages)
+    return State(components, mail, _note(task, state.notes, losses))
 
 
 def _note(task: Task, notes: jax.Array, losses: jax.Array) -> jax.Array:

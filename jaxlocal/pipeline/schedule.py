@@ -11,7 +11,7 @@ from jaxlocal import checks
 
 
 class Schedule(NamedTuple):
-    """The timetable of so many batches through so many stages, the pipeline empty before and after.
+    """The timetable of a number of batches through a number of stages; the pipeline is empty before and after.
 
     Example:
       >>> schedule = jl.pipeline.Schedule(batches=4, stages=2)
@@ -28,21 +28,21 @@ class Schedule(NamedTuple):
 
     @property
     def ticks(self) -> int:
-        """How many ticks it takes."""
+        """The number of ticks until all batches have left."""
         return self.batches + self.stages - 1
 
     @property
     def utilisation(self) -> float:
-        """The share of stages' ticks in which they learn."""
+        """The fraction of the time in which a stage learns."""
         return self.batches / self.ticks
 
     @property
     def bubble(self) -> float:
-        """The share in which they wait, while the pipeline fills and empties."""
+        """The fraction of the time in which a stage waits, while the pipeline fills and empties."""
         return 1 - self.utilisation
 
     def table(self) -> np.ndarray:
-        """The number of the batch that each stage learns from at each tick, (ticks, stages); -1 where it waits."""
+        """The number of the batch from which each stage learns at each tick, (ticks, stages); -1 where it waits."""
         batch = np.arange(self.ticks)[:, None] - np.arange(self.stages)
         return np.where((batch >= 0) & (batch < self.batches), batch, -1)
 
@@ -54,18 +54,19 @@ class Schedule(NamedTuple):
         return "\n".join(row[0].ljust(names) + "".join(cell.rjust(width) for cell in row[1:]) for row in rows)
 
     def trace(self, path: Path | str, seconds: Sequence[float]) -> Path:
-        """Write the timetable as a trace that opens in Perfetto (ui.perfetto.dev): a line a stage, a bar a batch.
+        """Write the timetable as a trace for Perfetto (ui.perfetto.dev), with a line per stage and a bar per batch.
 
         Args:
-          path: the file to write, NAME.json.
-          seconds: how long each stage learns from a batch, as `measure` finds it; a tick lasts as long as the longest.
+          path: the file to write, such as trace.json.
+          seconds: the time in which each stage learns from a batch, as `measure` finds it; the slowest stage sets the
+            length of a tick.
 
         Returns:
           The path.
         """
         if len(seconds) != self.stages:
             raise ValueError(
-                f"seconds: has {len(seconds)} entries, but there are {self.stages} stages; give one for each"
+                f"seconds: has {len(seconds)} entries, but there are {self.stages} stages; pass one for each"
             )
         for value in seconds:
             checks.non_negative("seconds", value)
