@@ -149,8 +149,10 @@ def _check_fit(config: Config, net: Network, data: Splits) -> None:
 
 
 def _forward(net: Network, x: jax.Array) -> jax.Array:
-    for layer in net.layers:
+    for i, layer in enumerate(net.layers):
         x = init_layer(layer, jax.random.key(0), x)[2]
+        if 0 in x.shape:
+            raise ValueError(f"layer {i} has an output of shape {x.shape[1:]}")
     return x
 
 

@@ -111,7 +111,7 @@ def list_names(argv: Sequence[str]) -> None:
         for name, function in functions.items():
             _say(f"  {name:14}{(inspect.getdoc(function) or '').splitlines()[0]}")
     _say(f"optimizers: {', '.join(OPTIMIZERS)}")
-    _say(f"data sets: {', '.join(('digits', *data.NAMES))}")
+    _say(f"data sets: {', '.join(data.NAMES)}")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {

@@ -19,7 +19,7 @@ def heading(config: Config, counts: ParameterCounts, components: int, folder: Pa
     weights = counts.effective + counts.affiliated
     return (
         f"{config.rule} on {config.data}: {config.model}, {plural(components, 'component')}, "
-        f"{weights // config.seeds:,} weights ({counts.effective / weights:.0%} used in prediction)"
+        f"{weights // config.seeds:,} weights ({100 * counts.effective / weights:.0f} % used in prediction)"
         f"{f', {config.seeds} seeds' if config.seeds > 1 else ''}"
         f"{f', {config.devices} devices' if config.devices > 1 else ''} → {folder}"
     )

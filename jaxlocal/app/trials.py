@@ -104,4 +104,4 @@ def _test(make: Make, config: Config, data: Splits, trials: list[Trial]) -> str:
         batch_size=config.batch_size,
         seed=config.seed,
     )
-    return f"test accuracy of the best setting, trained again: {accuracy:.2%}\n"
+    return f"test accuracy of the best setting, trained again: {100 * accuracy:.2f} %\n"
