@@ -618,7 +618,7 @@ DEFECTS = (
         "training/feed.py",
         "for at in range(first, self.order.steps, self.length)",
         "for at in range(0, self.order.steps, self.length)",
-        training("a_run_that_was_stopped_goes_on_as_if_it_had_not[1]"),
+        training("a_stopped_run_continues_as_if_it_had_not_stopped[1]"),
     ),
     Defect(
         "fit: the mean loss is over a step too few",
@@ -644,8 +644,8 @@ DEFECTS = (
     Defect(
         "evaluate: the examples that fill up the last piece count",
         "training/evaluation.py",
-        "(rows < count)",
-        "(rows <= count)",
+        "counted = rows < count",
+        "counted = rows <= count",
         training("whole_sets_are_evaluated_in_pieces[37]"),
     ),
     Defect(
@@ -654,6 +654,20 @@ DEFECTS = (
         "augmentation.test(x) if augmentation else x",
         "x",
         training("augmentation_is_for_training_and_its_other_half_for_both"),
+    ),
+    Defect(
+        "session: what was written after the checkpoint stays in the metrics",
+        "training/session.py",
+        "        self._begin_metrics()\n",
+        "",
+        "test_session.py::test_what_a_killed_process_had_not_saved_is_trained_again",
+    ),
+    Defect(
+        "session: the best epoch is the last one",
+        "training/session.py",
+        '== state.history[-1]["epoch"]',
+        "> 0",
+        "test_session.py::test_the_best_epoch_is_kept",
     ),
     Defect(
         "data_parallel: every device does all the work",

@@ -13,7 +13,7 @@ import pytest
 from helpers import same
 
 import jaxlocal as jl
-from jaxlocal.training import Interrupted, NotSavedError, Session, fit, learner, load_state
+from jaxlocal.training import Interrupted, NotSavedError, Session, fit, learner, load_state, loop
 from jaxlocal.training.checkpoints import MismatchError
 from jaxlocal.training.session import reason
 
@@ -22,11 +22,13 @@ DATA = jl.data.Splits(*((x[:n], y[:n]) for n, (x, y) in zip((64, 30, 20), jl.dat
 STEPS = 64 // 8
 
 
-@pytest.fixture(autouse=True)
-def short_chunks(monkeypatch):
-    """Epochs of eight steps, three steps at a time."""
-    monkeypatch.setattr(learner, "CHUNKS", 3)
-    monkeypatch.setattr(learner, "SHORTEST", 1)
+@pytest.fixture(autouse=True, scope="module")
+def short_chunks():
+    """Epochs of eight steps, three steps at a time: all runs are one compiled program."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learner, "CHUNKS", 3)
+        patch.setattr(learner, "SHORTEST", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,23 @@ def test_a_session_trains_as_fit_does_and_leaves_metrics_and_checkpoints(tmp_pat
     best = load_state(tmp_path, RULE, DATA.train, best=True)
     assert len(best.history) == jl.training.best_epoch(whole.state.history)
     assert same(best.params, fit(RULE, DATA, epochs=len(best.history), batch_size=8).params)
+
+
+def test_the_best_epoch_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxlocal.training.session.SAVING", 1e-9)  # only the first and the last epoch are saved at once
+    accuracies = iter([0.1, 0.7, 0.3, 0.2])
+    real = loop.evaluate
+
+    def scripted(rule, params, pair, augmentation):
+        accuracy = next(accuracies) if len(pair[0]) == 30 and np.array_equal(pair[0], DATA.validation[0]) else 0.0
+        return {**real(rule, params, pair, augmentation), "accuracy": accuracy}
+
+    monkeypatch.setattr(loop, "evaluate", scripted)
+    train(tmp_path, epochs=4)
+    best = load_state(tmp_path, RULE, DATA.train, best=True)
+    assert len(best.history) == 2
+    monkeypatch.undo()
+    assert same(best.params, fit(RULE, DATA, epochs=2, batch_size=8).params)
 
 
 @pytest.mark.parametrize("stop", [3, STEPS + 6, 2 * STEPS])
