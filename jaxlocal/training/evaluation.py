@@ -31,11 +31,14 @@ def totals(
     augmentation: Augmentation | None = None,
     *,
     count: int | jax.Array | None = None,
-    piece: int = PIECE,
+    piece: int | None = None,
 ) -> Totals:
-    """The totals over the first `count` examples, by default over all. It may be called inside a compiled program."""
+    """The totals over the first `count` examples, by default over all, computed `piece` examples at a time.
+
+    It may be called inside a compiled program.
+    """
     every = len(data[0])
-    size, count = min(piece, every), every if count is None else count
+    size, count = min(piece or PIECE, every), every if count is None else count
     members = rule.placement.members
 
     def add(i: jax.Array, sums: Totals) -> Totals:
