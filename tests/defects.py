@@ -145,14 +145,14 @@ DEFECTS = (
     ),
     Defect(
         "tp: an inverse has the activation of the layer that it inverts, not of the one below",
-        "rules/target_prop.py",
+        "targets.py",
         'getattr(self.net.layers[i - 1], "activation", identity)',
         'getattr(self.net.layers[i], "activation", identity)',
         equations("tp-dense tanh"),
     ),
     Defect(
         "tp: squared distances are the mean over the units",
-        "rules/target_prop.py",
+        "targets.py",
         "return jnp.sum(jnp.square(a - b)) / a.shape[0]",
         "return jnp.mean(jnp.square(a - b))",
         equations("tp-dense tanh"),
@@ -173,14 +173,14 @@ DEFECTS = (
     ),
     Defect(
         "dtp: the inverses reconstruct h, not h + ε",
-        "rules/target_prop.py",
+        "targets.py",
         "noisy if self.settings.noise_preserving else h",
         "h",
         equations("dtp-dense tanh"),
     ),
     Defect(
         "sdtp: the inverses reconstruct h + ε, not h",
-        "rules/target_prop.py",
+        "targets.py",
         "noisy if self.settings.noise_preserving else h",
         "noisy",
         equations("sdtp-dense tanh"),
@@ -194,14 +194,14 @@ DEFECTS = (
     ),
     Defect(
         "sdtp: the head's inverse reads the scores, not their distribution",
-        "rules/target_prop.py",
+        "targets.py",
         "above = self.output.read(component.weights, self.net.loss.output(above), h)",
         "above = self.output.read(component.weights, above, h)",
         equations("sdtp-dense tanh"),
     ),
     Defect(
         "sdtp: layers and inverses have each other's optimizer",
-        "rules/target_prop.py",
+        "targets.py",
         '{"forward": tx, "inverse": settings.inverse_tx}',
         '{"forward": settings.inverse_tx, "inverse": tx}',
         equations("sdtp-dense tanh"),
@@ -215,7 +215,7 @@ DEFECTS = (
     ),
     Defect(
         "ao_sdtp: the head's inverse is trained with the z of h, not of h + ε",
-        "rules/target_prop.py",
+        "targets.py",
         "v, _ = self._forward(i, component, noisy, key)",
         "v, _ = self._forward(i, component, noisy, key)\n"
         "        if self._is_head(i):  # the targets are of three classes\n"
@@ -489,7 +489,7 @@ DEFECTS = (
     ),
     Defect(
         "dtp: a layer is taught under another dropout mask than it was run with",
-        "rules/target_prop.py",
+        "targets.py",
         "self._forward_loss, i, component, h[i], wanted, forward_keys[i])",
         "self._forward_loss, i, component, h[i], wanted, noise_keys[i])",
         details("one_dropout_mask_a_step[dtp]"),

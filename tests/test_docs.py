@@ -27,7 +27,16 @@ from jaxlocal import flags
 from jaxlocal.app import Config, build, cli, settings
 
 MODULES = [module.name for module in pkgutil.walk_packages(jl.__path__, "jaxlocal.")]
-INTERNAL = {"checks", "descent", "files", "flags", "text", "transport", "version"}  # These have no page of their own.
+INTERNAL = {
+    "checks",
+    "descent",
+    "files",
+    "flags",
+    "targets",
+    "text",
+    "transport",
+    "version",
+}  # These have no page of their own.
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 
 

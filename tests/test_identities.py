@@ -12,7 +12,8 @@ from helpers import NETS, make_batch
 import jaxlocal as jl
 from jaxlocal.network import apply_layer
 from jaxlocal.rule import forward_weights
-from jaxlocal.rules.target_prop import difference, squared_distance
+from jaxlocal.rules.target_prop import difference
+from jaxlocal.targets import squared_distance
 
 SGD = optax.sgd(0.1)
 RESNET = jl.Network(

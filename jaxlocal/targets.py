@@ -1,0 +1,223 @@
+"""Target propagation, Algorithm 1: activities go up, targets come down through inverses, every layer hits its target.
+
+Numbering: h[0] is x, and layer i maps h[i] to h[i + 1]. So h[i] is the papers' h_i, and layer i is their f_{i+1}. Its
+inverse, their g_{i+1}, maps h[i + 1] back to h[i]. The last layer is the head.
+
+Reference:
+  Bartunov, Santoro, Richards, Marris, Hinton, Lillicrap. Assessing the scalability of biologically-motivated deep
+  learning algorithms and architectures. NeurIPS 2018, algorithm 1.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.lax import stop_gradient
+
+from jaxlocal import checks
+from jaxlocal.layers import Transposed, identity
+from jaxlocal.make import make_rule
+from jaxlocal.network import Network, Tree, apply_layer, units
+from jaxlocal.parts import init_forward, init_helper
+from jaxlocal.rule import Batch, Component, Lesson, Message, Part, Rule, Stats, Weights
+
+Inverse = Callable[[jax.Array], jax.Array]
+# (g, h_l, h_{l+1}, target_{l+1}) -> target_l
+Propagate = Callable[[Inverse, jax.Array, jax.Array, jax.Array], jax.Array]
+Locality = Mapping[str, Callable[[int], np.ndarray]]  # the mask of each role, for a number of components
+
+
+class Settings(NamedTuple):
+    """The settings that the four rules share; `tp` explains them."""
+
+    inverse_tx: optax.GradientTransformation
+    noise: float
+    noise_preserving: bool
+    alternate: int | None
+    inverses: Mapping[int, nn.Module] | None
+    frozen: Collection[int]
+
+
+class Output(NamedTuple):
+    """What the inverse of the head reads, given the output distribution o and the head's input h."""
+
+    init: Callable[[jax.Array, jax.Array], Weights]  # (key, h) -> further weights of the head, which do not learn
+    read: Callable[[Weights, jax.Array, jax.Array], jax.Array]  # (the head's weights, o, h) -> what the inverse reads
+
+
+class First(NamedTuple):
+    """Where the targets start: the number of the first one, and the function that finds it."""
+
+    number: int
+    target: Callable[[Component, list[jax.Array], jax.Array, jax.Array], jax.Array]  # (head, h, y, key) -> target
+
+
+PLAIN = Output(init=lambda key, h: {}, read=lambda weights, o, h: o)
+
+
+def target_prop(
+    net: Network,
+    tx: optax.GradientTransformation,
+    settings: Settings,
+    first: First,
+    propagate: Propagate,
+    locality: Locality,
+    output: Output = PLAIN,
+) -> Rule:
+    """A rule of the family: where its targets start, how they come down, and what the head's inverse reads."""
+    checks.non_negative("noise", settings.noise)
+    checks.flag("noise_preserving", settings.noise_preserving)
+    if settings.alternate is not None:
+        checks.positive_int("alternate", settings.alternate)
+    inverted = range(1, first.number)  # no target goes below the first layer
+    family = _Algorithm(net, settings, first, propagate, output, inverted, _checked(settings.inverses, inverted))
+    return make_rule(
+        net,
+        tuple(Part((i,), partial(family.init, i)) for i in range(len(net.layers))),
+        {"forward": tx, "inverse": settings.inverse_tx},
+        family.teach,
+        locality={role: mask(len(net.layers)) for role, mask in locality.items()},
+        frozen=settings.frozen,
+        alternate=settings.alternate,
+    )
+
+
+class _Algorithm(NamedTuple):
+    """Algorithm 1 of Bartunov et al., with what its variants change."""
+
+    net: Network
+    settings: Settings
+    first: First
+    propagate: Propagate
+    output: Output
+    inverted: range  # the layers with an inverse
+    inverses: dict[int, nn.Module]  # those that the user gives
+
+    def init(self, i: int, key: jax.Array, message: Message) -> tuple[Weights, Stats, Message]:
+        """The weights of layer i and of its inverse."""
+        forward_key, inverse_key, z_key = jax.random.split(key, 3)
+        h, _ = message
+        weights, stats, (above, y) = init_forward((self.net.layers[i],))(forward_key, message)
+        v = above
+        if self._is_head(i):
+            weights |= self.output.init(z_key, h)
+            v = self.output.read(weights, self.net.loss.output(above), h) if i in self.inverted else above
+        if i in self.inverted:
+            g = self._inverse(i, h, v)
+            weights["inverse"] = init_helper(f"inverses[{i}]", g, inverse_key, v, h.shape[1:])
+        return weights, stats, (above, y)
+
+    def teach(self, components: tuple[Component, ...], batch: Batch, keys: tuple[jax.Array, ...]) -> tuple[Lesson, ...]:
+        """Activities go up, targets come down; then every layer and every inverse learns, each by its own loss."""
+        x, y = batch
+        forward_keys, noise_keys = zip(*map(jax.random.split, keys), strict=True)
+        h, stats = self._activities(components, x, forward_keys)
+        target = self._targets(components, h, y, forward_keys[-1])
+        lessons = []
+        for i, component in enumerate(components):
+            wanted = y if self._is_head(i) else stop_gradient(target[i + 1])
+            losses = {"forward": partial(self._forward_loss, i, component, h[i], wanted, forward_keys[i])}
+            if i in self.inverted:
+                losses["inverse"] = partial(self._inverse_loss, i, component, h[i], forward_keys[i], noise_keys[i])
+            taught = {role: jax.value_and_grad(loss)(component.weights[role]) for role, loss in losses.items()}
+            grads = {role: grad for role, (_, grad) in taught.items()}
+            lessons.append(Lesson(grads, (stats[i],), {role: loss for role, (loss, _) in taught.items()}))
+        return tuple(lessons)
+
+    def _activities(
+        self, components: tuple[Component, ...], x: jax.Array, keys: tuple[jax.Array, ...]
+    ) -> tuple[list[jax.Array], list[Tree]]:
+        """h_0 = x, h_1, … and last what the head's inverse reads; and each layer's new batch statistics."""
+        h, stats = [x], []
+        for i, (component, key) in enumerate(zip(components, keys, strict=True)):
+            above, new_stats = self._forward(i, component, h[i], key)
+            h.append(above)
+            stats.append(new_stats)
+        return stop_gradient(h), stats
+
+    def _targets(
+        self, components: tuple[Component, ...], h: list[jax.Array], y: jax.Array, key: jax.Array
+    ) -> dict[int, jax.Array]:
+        """ĥ by number, from the first target down."""
+        target = {self.first.number: self.first.target(components[-1], h, y, key)}
+        for i in reversed(self.inverted):
+            module, weights = self._inverse(i, h[i], h[i + 1]), components[i].weights["inverse"]
+            g = partial(_apply, module, weights)
+            target[i] = self.propagate(g, h[i], h[i + 1], target[i + 1])
+        return target
+
+    def _forward_loss(
+        self, i: int, component: Component, h: jax.Array, wanted: jax.Array, key: jax.Array, weights: tuple[Tree, ...]
+    ) -> jax.Array:
+        """‖f(h_i) - ĥ_{i+1}‖², and at the head the network's loss.
+
+        The layer is applied once more, now as a function of its weights. The compiler sees that it is the same
+        computation as in the forward pass, and does it once.
+        """
+        a, _ = apply_layer(self.net.layers[i], weights[0], component.stats[0], h, key)
+        return self.net.loss.mean(a, wanted) if self._is_head(i) else squared_distance(a, wanted)
+
+    def _inverse_loss(
+        self, i: int, component: Component, h: jax.Array, key: jax.Array, noise_key: jax.Array, weights: Tree
+    ) -> jax.Array:
+        """‖g(f(h_i + ε)) - (h_i + ε)‖², or - h_i where the noise is not preserved."""
+        noisy = h + self.settings.noise * jax.random.normal(noise_key, h.shape, h.dtype)
+        v, _ = self._forward(i, component, noisy, key)
+        again = _apply(self._inverse(i, h, v), weights, v)
+        return squared_distance(again, noisy if self.settings.noise_preserving else h)
+
+    def _forward(self, i: int, component: Component, h: jax.Array, key: jax.Array) -> tuple[jax.Array, Tree]:
+        """The activity above layer i, at the head what its inverse reads; and the new batch statistics."""
+        above, stats = apply_layer(self.net.layers[i], component.weights["forward"][0], component.stats[0], h, key)
+        if self._is_head(i):
+            above = self.output.read(component.weights, self.net.loss.output(above), h)
+        return above, stats
+
+    def _inverse(self, i: int, h: jax.Array, above: jax.Array) -> nn.Module:
+        """The module that maps the output of layer i back to its input h, in the range of the layer below."""
+        if i in self.inverses:
+            return self.inverses[i]
+        shape, activation = h.shape[1:], getattr(self.net.layers[i - 1], "activation", identity)
+        activation = activation if callable(activation) else identity
+        if self._is_head(i):
+            return Transposed(dense(units(above)), shape, activation)
+        layer = self.net.layers[i]
+        if not hasattr(layer, "inverse"):
+            raise ValueError(
+                f"net.layers[{i}] is {type(layer).__name__}, whose inverse target propagation needs; build it of "
+                f"jl.layers, give it a method inverse(shape, activation), or pass inverses={{{i}: a Flax module}}"
+            )
+        return layer.inverse(shape, activation)
+
+    def _is_head(self, i: int) -> bool:
+        return i == len(self.net.blocks)
+
+
+def _apply(module: nn.Module, weights: Tree, v: jax.Array) -> jax.Array:
+    return apply_layer(module, weights, {}, v)[0]
+
+
+def _checked(inverses: Mapping[int, nn.Module] | None, inverted: range) -> dict[int, nn.Module]:
+    if not isinstance(inverses, Mapping | None):
+        raise TypeError(f"inverses={checks.show(inverses)}: must be a dict, layer number: Flax module")
+    for i in inverses or {}:
+        if i not in inverted:
+            raise ValueError(
+                f"inverses={{{i}: …}}: only the layers {list(inverted)} have an inverse; leave the others out"
+            )
+    return dict(inverses or {})
+
+
+def squared_distance(a: jax.Array, b: jax.Array) -> jax.Array:
+    """‖a - b‖², summed over the units and averaged over the batch."""
+    return jnp.sum(jnp.square(a - b)) / a.shape[0]
+
+
+def dense(features: int) -> nn.Dense:
+    """A linear map with Glorot weights, as the paper has everywhere."""
+    return nn.Dense(features, kernel_init=nn.initializers.glorot_uniform())
