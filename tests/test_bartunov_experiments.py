@@ -14,6 +14,7 @@ from experiments.lab import training
 from experiments.lab.experiment import Recorded
 from experiments.lab.training import Steps
 from experiments.papers.bartunov import figure4, figure5, figures6_7, shared, table2
+from jaxlocal.data.splits import autoencoding
 
 ALL = [figure4, figure5, figures6_7, table2]
 
@@ -159,7 +160,7 @@ def test_figures6_and_7(run, tmp_path, monkeypatch):
     monkeypatch.setattr(figures6_7, "make", cache(figures6_7.make))
     assert "not run" in run(figures6_7, "--rows", "bp", "--epochs", "3", "--seeds", "2")
     assert run(figures6_7, "--epochs", "3").count("already recorded") == 1
-    splits = figures6_7.autoencoding(few_digits())
+    splits = autoencoding(few_digits())
     rows = figures6_7.EXPERIMENT.recorded(tmp_path / "out").rows()
     for row, seeds in zip(rows.values(), (2, 1, 1), strict=True):
         first = row["history"][0]["train"]

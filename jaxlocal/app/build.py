@@ -14,6 +14,7 @@ from jaxlocal import checks, models, parallel, rules
 from jaxlocal.app.settings import Config, ConfigError, check, known, pairs
 from jaxlocal.data import Splits, augmentation, floats, load
 from jaxlocal.data.augmentation import Augmentation
+from jaxlocal.data.splits import autoencoding
 from jaxlocal.decay import l2
 from jaxlocal.network import Network, cross_entropy, init_layer, squared_error
 from jaxlocal.pipeline import Pipeline, mesh, pipelined
@@ -99,9 +100,7 @@ def load_data(config: Config) -> Splits:
     except (ValueError, TypeError, OSError) as error:
         reason = str(error).removeprefix(f"name={config.data!r}: ")
         raise ConfigError(f"--data={config.data}: {reason}") from None
-    if config.model == "autoencoder":
-        return Splits(*((x, floats((x, x))[0].reshape(len(x), -1)) for x, _ in data))
-    return data
+    return autoencoding(data) if config.model == "autoencoder" else data
 
 
 def arguments(source: str, texts: Iterable[str]) -> dict[str, Any]:

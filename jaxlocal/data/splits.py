@@ -36,6 +36,11 @@ def floats(pair: tuple[Any, Any]) -> tuple[Any, Any]:
     return _float32(x) / 255 if x.dtype == np.uint8 else _float32(x), _float32(y)
 
 
+def autoencoding(splits: Splits) -> Splits:
+    """The splits for an autoencoder: the target of each example is the example itself, as a vector of float32."""
+    return Splits(*((x, floats((x, x))[0].reshape(len(x), -1)) for x, _ in splits))
+
+
 def _float32(array: Any) -> Any:
     return np.asarray(array, np.float32) if isinstance(array, np.ndarray) else array.astype(jnp.float32)
 

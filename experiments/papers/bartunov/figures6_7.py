@@ -20,6 +20,7 @@ from experiments.lab.training import Steps, images, merged
 from experiments.papers.bartunov import shared
 from experiments.papers.bartunov.shared import BATCH, MNIST_FC, Best, Setup
 from jaxlocal.data import Splits, floats
+from jaxlocal.data.splits import autoencoding
 from jaxlocal.plots import style
 
 if TYPE_CHECKING:
@@ -49,12 +50,6 @@ def make(method: str, pixels: int) -> jl.Rule:
     net = partial(jl.models.autoencoder, units=pixels)
     setup = Setup(DATA, net, {method: best(method)}, errors={}, quick=None)
     return shared.make(setup, method, Steps(0, 0))
-
-
-def autoencoding(splits: Splits) -> Splits:
-    """Each image with itself, as a vector, in place of its label."""
-    images = (floats(pair)[0] for pair in splits)
-    return Splits(*((x, x.reshape(len(x), -1)) for x in images))
 
 
 def first_of_each_digit(splits: Splits) -> list[int]:
@@ -93,7 +88,8 @@ def run(method: str, task: Task) -> Iterator[Outcome]:
     splits, shown = autoencoding(labelled), first_of_each_digit(labelled)
     rule, epochs, seeds = make(method, splits.train[1].shape[1]), task.budget["epochs"], range(task.budget["seeds"])
     runs = [train(rule, splits, epochs, seed) for seed in seeds]
-    pixels = np.asarray(rule.predict(runs[0].params, splits.test[0][np.asarray(shown)]))
+    examples, _ = floats(splits.test)
+    pixels = np.asarray(rule.predict(runs[0].params, examples[np.asarray(shown)]))
     row: Row = {
         "method": method,
         **{split: records.over_seeds([run.errors[split] for run in runs]) for split in SPLITS},
