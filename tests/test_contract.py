@@ -17,6 +17,10 @@ import jaxlocal as jl
 every_rule = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in RULES]
 )
+FAMILIES = ("bp", "al", "dtp", "kp", "dkp", "layer_local")
+one_of_each_family = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in FAMILIES]
+)
 every_net = pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 
 
@@ -35,9 +39,8 @@ def test_step_is_pure_and_compiles_once(name, net):
     assert rule.predict(params, batch[0]).shape == batch[1].shape
 
 
-# Without jit every operation is a program of its own, so not every rule takes every net here: each rule runs on one,
-# and one rule of each family (one component, several, targets, feedback through layers, direct) also on convolutions.
-UNCOMPILED = [(name, "dense dropout") for name in RULES] + [(name, "conv") for name in ("bp", "al", "dtp", "kp", "dkp")]
+# Without jit every operation is a program of its own, so that one rule of each file stands for those beside it.
+UNCOMPILED = [(name, "dense dropout") for name in FAMILIES] + [(name, "conv") for name in ("bp", "dtp")]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +55,7 @@ def test_update_is_step_without_info_and_needs_no_jit(name, net):
     )
 
 
-@every_rule
+@one_of_each_family
 def test_init_compiles_and_starts_with_the_same_numbers(name):
     """Other tests call init without jit: then all rules share the programs that draw numbers."""
     rule, _, _, _, batch = start(name, NETS["dense"])

@@ -9,6 +9,7 @@ import jaxlocal as jl
 LEAST = dict.fromkeys(jl.rules.ALL, 0.95) | dict.fromkeys(("tp", "sdtp", "ao_sdtp", "drtp"), 0.90)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", jl.rules.ALL)
 def test_digits(name):
     data = jl.data.digits()
