@@ -125,7 +125,7 @@ def test_the_best_is_the_first_of_equals(tmp_path):
     [
         ({"rule": "al", "seeds": 2, "augment": ("jitter", "flip"), "schedule": "al"}, {}),
         ({"rule": "dfa", "precision": "bfloat16", "optimizer": "nesterov", "l2": 1e-4, "schedule": "cosine"}, {}),
-        ({"rule": "al", "optimizer": "sgd", "model_args": ("hidden=[8,8]",)}, {"pipeline": True, "devices": 2}),
+        ({"rule": "al", "model_args": ("hidden=[8,8]",)}, {"pipeline": True, "devices": 2}),
     ],
 )
 def test_a_run_that_was_interrupted_ends_like_one_that_was_not(changed, then):

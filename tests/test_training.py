@@ -14,8 +14,8 @@ from jaxlocal.training import DivergedError, evaluate, evaluation, fit, learner,
 
 NET = jl.models.mlp((8, 6))
 # With plain gradient descent different programs of the same steps have the same bits; Adam's roundings may differ.
-AL = jl.rules.al(NET, optax.sgd(0.1))
-BP = jl.rules.bp(NET, optax.sgd(0.1))
+AL = jl.rules.al(NET, optax.adam(1e-2))
+BP = jl.rules.bp(NET, optax.adam(1e-2))
 SMALL = jl.data.Splits(*((x[:n], y[:n]) for n, (x, y) in zip((70, 30, 20), jl.data.digits(), strict=True)))
 BUDGET = {"epochs": 2, "batch_size": 8}
 STEPS = 70 // 8
