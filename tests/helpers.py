@@ -1,4 +1,4 @@
-"""What several test modules share."""
+"""Rules, nets, batches and comparisons that several test modules share."""
 
 import re
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import jaxlocal as jl
 
@@ -22,7 +23,7 @@ def code_blocks(document, language="python"):
 
 
 def layer_local(net, tx):
-    """The rule that the README shows, taken from there."""
+    """The rule that README.md shows, run from its text."""
     (source,) = [block for block in code_blocks("README.md") if "def layer_local" in block]
     namespace = {}
     exec(source, namespace)
@@ -31,6 +32,14 @@ def layer_local(net, tx):
 
 # Every rule that the contract is tested on. A new rule is one more line here.
 RULES = {**jl.rules.ALL, "layer_local": layer_local}
+# One rule of each file, for what the rules of a file cannot do differently.
+FAMILIES = ("bp", "al", "dtp", "kp", "dkp", "layer_local")
+
+
+def by_rule(names):
+    """Run a test for each of the rules; one process takes all tests of a rule, so that `start` compiles it once."""
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names])
+
 
 NETS = {
     "dense": jl.models.mlp((7, 6, 5), classes=3),
@@ -53,7 +62,7 @@ def make_batch(net, batch_size=8, seed=0):
 
 
 class Start(NamedTuple):
-    """A rule, compiled, with parameters a step after the start, where no bias is zero any more."""
+    """A compiled rule, and parameters after one step, when no bias is zero."""
 
     rule: jl.Rule
     init: Callable
@@ -64,7 +73,7 @@ class Start(NamedTuple):
 
 @cache
 def start(name, net):
-    """Compiled once for all tests of a process."""
+    """Compile a rule for a net, once for all tests of a process."""
     rule, batch = RULES[name](net, optax.sgd(0.5)), make_batch(net)
     step = jax.jit(rule.step)
     params, _ = step(rule.init(jax.random.key(0), batch), batch)
@@ -72,7 +81,7 @@ def start(name, net):
 
 
 def plain(tree):
-    """The tree with NumPy arrays in the place of JAX's, random keys as their data."""
+    """The tree with its arrays as NumPy arrays, and random keys as their data."""
 
     def one(leaf):
         return np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
@@ -81,6 +90,6 @@ def plain(tree):
 
 
 def same(a, b):
-    """Bit for bit."""
+    """Whether two trees are equal bit for bit."""
     leaves = zip(jax.tree.leaves(plain(a)), jax.tree.leaves(plain(b)), strict=True)
     return all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in leaves)

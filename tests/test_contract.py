@@ -9,18 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import NETS, RULES, make_batch, plain, same, start
+from helpers import FAMILIES, NETS, RULES, by_rule, make_batch, plain, same, start
 
 import jaxlocal as jl
 
-# All tests of a rule run in one process, so that its programs are compiled once.
-every_rule = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in RULES]
-)
-FAMILIES = ("bp", "al", "dtp", "kp", "dkp", "layer_local")
-one_of_each_family = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in FAMILIES]
-)
+every_rule = by_rule(RULES)
 every_net = pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 
 
@@ -55,7 +48,7 @@ def test_update_is_step_without_info_and_needs_no_jit(name, net):
     )
 
 
-@one_of_each_family
+@by_rule(FAMILIES)
 def test_init_compiles_and_starts_with_the_same_numbers(name):
     """Other tests call init without jit: then all rules share the programs that draw numbers."""
     rule, _, _, _, batch = start(name, NETS["dense"])
@@ -184,7 +177,7 @@ def test_no_gradient_enters_a_component_from_outside(name):
     assert np.all(jax.jit(jax.grad(learnt))(x) == 0)
 
 
-@pytest.mark.parametrize("name", jl.rules.ALL)
+@by_rule(jl.rules.ALL)
 def test_frozen_layers_keep_their_weights_and_nothing_else_does(name):
     net = NETS["dense norm"]
     batch = make_batch(net)
