@@ -1,4 +1,4 @@
-"""The pipeline is the sequential rule, on any number of devices, cut anywhere, entered and left at any time."""
+"""The pipeline gives the results of the sequential rule: on any number of devices, for any cut, drained at any time."""
 
 import itertools
 import json
@@ -97,7 +97,7 @@ def broken(error, match):
 
 
 def close(found, wanted, tolerance=1e-6):
-    """To 1e-6 of the size of the array, and what Adam makes of a gradient that is zero but for rounding."""
+    """The arrays agree to 1e-6 of their largest value."""
     for a, b in zip(jax.tree.leaves(plain(found)), jax.tree.leaves(plain(wanted)), strict=True):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * max(1, np.abs(b).max(initial=0)))
 
@@ -132,7 +132,7 @@ def test_init_makes_each_component_on_its_device_as_the_rule_does(name, devices,
 
 @every_cut
 def test_ticks_and_a_drain_are_sequential_updates(name, devices, stages):
-    """Bit for bit: weights, optimizer states, statistics, keys, counts; also of fewer batches than components."""
+    """Weights, optimizer states, statistics, keys and counts are equal bit for bit, also for few batches."""
     pipe, wanted = pipeline(name, devices, stages), sequential(name).params
     params = start(name, pipe)
     assert same(pipe.drain(params), wanted[0])
@@ -151,7 +151,7 @@ def test_run_is_a_scan_of_the_rule_with_losses_by_batch(name, devices, stages):
 
 
 @pytest.mark.xdist_group("pipeline dense")
-def test_training_goes_on_after_a_drain_in_the_middle_and_on_other_devices():
+def test_training_continues_after_a_drain_in_the_middle_and_on_other_devices():
     wanted = sequential("dense").params
     three, two = pipeline("dense", 3), pipeline("dense", 2)
     drained = three.drain(ticks("dense", three, start("dense", three), range(2)))
@@ -188,7 +188,7 @@ def test_ticks_without_a_batch_change_nothing():
 @pytest.mark.xdist_group("pipeline alike")
 @pytest.mark.parametrize(("devices", "stages", "groups"), [(1, (1,) * 8, (8,)), (2, (2, 1, 1, 1, 1, 2), (1, 2, 2, 1))])
 def test_alike_stages_of_a_device_run_as_one(devices, stages, groups):
-    """As a batched operation, whose sums may round otherwise; fewer batches than stages, too."""
+    """A batched operation may round its sums differently, so this is not bit for bit; also for few batches."""
     pipe, wanted = pipeline("alike", devices, stages), sequential("alike")
     params = start("alike", pipe)
     assert tuple(len(group.stages) for own in params.layout.groups for group in own) == groups
@@ -205,8 +205,8 @@ def test_alike_stages_of_a_device_run_as_one(devices, stages, groups):
 
 @pytest.mark.xdist_group("pipeline mixed")
 def test_two_dimensions_are_one_device_on_the_whole_batch():
-    """Gradients and batch statistics are those of the whole batch; so is what dropout draws."""
-    rule = jl.rules.al(MIXED, optax.sgd(0.1))  # of Adam, zero gradients would show their rounding
+    """Gradients, batch statistics and dropout masks are those of the whole batch."""
+    rule = jl.rules.al(MIXED, optax.sgd(0.1))  # Adam would magnify the rounding of gradients near zero.
     pipe = jl.pipelined(rule, jl.pipeline.mesh(component=2, data=4))
     params = pipe.init(jax.random.key(0), batch("mixed", 0))
     wanted = pipe.drain(params)
@@ -219,7 +219,7 @@ def test_two_dimensions_are_one_device_on_the_whole_batch():
     wanted, _ = jax.lax.scan(rule.step, wanted, jax.tree.map(lambda leaf: leaf[:3], batches("mixed")))
     close(pipe.drain(params), wanted)
     shards = {shard.data.shape[1] for slot in params.mail for shard in slot.addressable_shards}
-    assert shards == {8 // 4}  # of the examples that are under way
+    assert shards == {8 // 4}  # The messages are split, too.
 
 
 @pytest.mark.xdist_group("pipeline drtp")
@@ -284,7 +284,7 @@ def test_an_epoch_is_one_program_that_exchanges_messages_between_neighbours_only
 @pytest.mark.xdist_group("pipeline drtp")
 def test_a_second_tick_compiles_nothing_and_changes_no_input(caplog):
     pipe = pipeline("drtp", 3)
-    step = jax.jit(lambda params, batch: pipe.step(params, batch))  # known to no other test
+    step = jax.jit(lambda params, batch: pipe.step(params, batch))  # No other test has compiled this function.
     params = start("drtp", pipe)
     before = jax.tree.map(np.copy, plain(params))
     with jax.log_compiles():
@@ -342,7 +342,7 @@ def test_more_room_is_the_same_run():
     assert same(more.drain(ticks("mixed", more, b, range(2))), sequential("mixed").params[2])
 
 
-# What JAX checks: which values differ between devices.
+# JAX's check of which values differ between devices.
 
 
 @pytest.mark.parametrize(
@@ -387,7 +387,7 @@ def test_a_layer_with_a_loop_passes_without_the_check_only():
         jax.eval_shape(replace(pipe, check_vma=True).step, params, batch("dense", 0))
 
 
-# What is known beforehand.
+# Costs, cuts and the timetable.
 
 
 def test_balance_finds_the_best_cut():
@@ -442,7 +442,7 @@ def test_the_picture_has_a_cell_for_every_stage_and_tick(tmp_path):
     assert (tmp_path / "schedule.png").stat().st_size > 1000
 
 
-# What it says of bad input.
+# Error messages.
 
 
 @pytest.mark.parametrize("name", [name for name in jl.rules.ALL if name not in ("al", "drtp")])

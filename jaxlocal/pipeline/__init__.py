@@ -1,4 +1,8 @@
-"""The pipeline: all components of a forward-only rule learn at the same time, each on its own device."""
+"""The pipeline: all components of a forward-only rule learn at the same time, each on its own device.
+
+`pipelined` makes a `Pipeline` from a rule and a `mesh` of devices. `measure` and `balance` find out how to cut the
+network into stages, and `Schedule` is the timetable.
+"""
 
 from jaxlocal.pipeline.costs import Costs, balance, measure
 from jaxlocal.pipeline.devices import mesh
