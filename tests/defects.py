@@ -1,10 +1,10 @@
-"""Deliberate defects, each a slip that a person could make, and the test that must catch it.
+"""Deliberate defects, each a mistake that a person could make, and the test that must catch it.
 
     python tests/defects.py [--only NAME …] [--jobs N]
 
-For each defect the package and its tests are copied to a temporary folder, the one snippet is changed there, and the
-named test is run on the copy. The defect is caught if that test fails, by an assertion: a crash, an import error or a
-test that is not found does not count. First every named test has to pass on an unchanged copy.
+For each defect the package and its tests are copied to a temporary folder, one snippet is changed there, and the named
+test runs on the copy. The defect is caught if an assertion of that test fails. A crash, an import error or a test that
+is not found does not count. Before that, every named test must pass on an unchanged copy.
 """
 
 import argparse
@@ -23,14 +23,14 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = "jaxlocal", "tests", "README.md", "pyproject.toml"
-# How the message of a failure begins where an assertion, `pytest.raises` or `pytest.fail` has found something.
+# How the message begins if an assertion, `pytest.raises` or `pytest.fail` has failed.
 FOUND = "AssertionError", "assert ", "Failed"
 
 
 class Defect(NamedTuple):
-    """`before`, which the file holds exactly once, becomes `after`; then `test` must fail."""
+    """`before`, which is in the file exactly once, becomes `after`; then `test` must fail."""
 
-    name: str  # rule or module, and what is wrong
+    name: str  # the rule or module, and the mistake
     file: str  # in jaxlocal/
     before: str
     after: str
@@ -674,7 +674,7 @@ DEFECTS = (
         "parallel.py",
         "with_sharding_constraint(array, split)",
         "with_sharding_constraint(array, everywhere)",
-        parallel("devices_that_share_a_batch_come_to_the_same[bp-conv]"),
+        parallel("devices_that_share_a_batch_compute_the_same[bp-conv]"),
     ),
     Defect(
         "mixed_precision: it stays switched on",
@@ -737,11 +737,11 @@ DEFECTS = (
 
 
 class Outcome(NamedTuple):
-    """What a run of pytest came to."""
+    """The outcome of a run of pytest."""
 
     passed: bool
-    found: bool  # a test failed by an assertion, and nothing crashed
-    words: str  # the first line of the first failure, or of pytest's own complaint
+    found: bool  # whether a test failed by an assertion and nothing crashed
+    words: str  # the message of the first failure, or the last line of pytest's output
     seconds: float
 
 
@@ -753,8 +753,8 @@ def copy(source: Path, folder: Path) -> None:
             shutil.copy(source / name, folder / name)
 
 
-def spoilt(defect: Defect, source: Path) -> str:
-    """The text of the defect's file, with the defect."""
+def with_defect(defect: Defect, source: Path) -> str:
+    """The text of the defect's file with the defect in it."""
     text = (source / "jaxlocal" / defect.file).read_text()
     if (count := text.count(defect.before)) != 1:
         sys.exit(
@@ -765,7 +765,7 @@ def spoilt(defect: Defect, source: Path) -> str:
 
 
 def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Python in a folder, whose jaxlocal goes before the one that is installed."""
+    """Run Python in a folder, with the jaxlocal of that folder in place of an installed one."""
     environment = os.environ | {"PYTHONPATH": str(folder)}
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -774,7 +774,7 @@ def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def run(folder: Path, tests: Collection[str]) -> Outcome:
     start = time.monotonic()
     report = folder / "report.xml"
-    options = "-n0", "-q", "-x", "-p", "no:cacheprovider", f"--junitxml={report}"
+    options = "-n0", "-q", "-x", "-m", "slow or not slow", "-p", "no:cacheprovider", f"--junitxml={report}"
     done = python(folder, "-m", "pytest", *options, *(f"tests/{test}" for test in tests))
     failures, errors = [], []
     if report.exists():
@@ -790,40 +790,42 @@ def run(folder: Path, tests: Collection[str]) -> Outcome:
 
 
 def check_unchanged(folder: Path, defects: Collection[Defect]) -> None:
-    """Without a defect the named tests pass; and it is this folder that they test."""
+    """Check that the named tests pass without a defect, and that they test this folder."""
     imported = python(folder, "-c", "import jaxlocal; print(jaxlocal.__file__)").stdout.strip()
     if imported != str(folder / "jaxlocal" / "__init__.py"):
-        sys.exit(f"{folder} is to be tested, but Python imports {imported or 'nothing'}")
+        sys.exit(f"the tests must import jaxlocal from {folder}, but Python imports {imported or 'nothing'}")
     outcome = run(folder, dict.fromkeys(defect.test for defect in defects))
     if not outcome.passed:
-        sys.exit(f"without a defect the tests do not pass: {outcome.words}")
+        sys.exit(f"the tests fail without a defect: {outcome.words}")
     print(f"without a defect all these tests pass ({outcome.seconds:.0f} s)", flush=True)
 
 
-def run_spoilt(defect: Defect, source: Path) -> Outcome:
+def run_with(defect: Defect, source: Path) -> Outcome:
     with tempfile.TemporaryDirectory() as name:
         copy(source, Path(name))
-        (Path(name) / "jaxlocal" / defect.file).write_text(spoilt(defect, source))
+        (Path(name) / "jaxlocal" / defect.file).write_text(with_defect(defect, source))
         return run(Path(name), [defect.test])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Shows that each deliberate defect is caught by its test.")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="those whose name begins so: al, dtp, rule …")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="the defects whose name begins with one of these: al, dtp, rule …"
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="defects at the same time (default 1)")
     args = parser.parse_args()
     defects = [d for d in DEFECTS if not args.only or d.name.startswith(tuple(args.only))]
     if not defects:
-        parser.error(f"--only {' '.join(args.only)}: no defect's name begins so")
+        parser.error(f"--only {' '.join(args.only)}: no defect has a name that begins like this")
 
     start, escaped = time.monotonic(), 0
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(args.jobs) as pool:
-        unchanged = Path(name).resolve()  # from here on nobody's edits matter
+        unchanged = Path(name).resolve()  # edits of the original no longer matter
         copy(ROOT, unchanged)
         for defect in defects:
-            spoilt(defect, unchanged)
+            with_defect(defect, unchanged)
         check_unchanged(unchanged, defects)
-        for defect, outcome in zip(defects, pool.map(partial(run_spoilt, source=unchanged), defects), strict=True):
+        for defect, outcome in zip(defects, pool.map(partial(run_with, source=unchanged), defects), strict=True):
             escaped += not outcome.found
             verdict = f"caught by {defect.test}" if outcome.found else f"ESCAPED {defect.test}: {outcome.words}"
             print(f"{defect.name}\n    {verdict} ({outcome.seconds:.0f} s)", flush=True)

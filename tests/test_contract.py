@@ -68,7 +68,7 @@ def test_the_same_key_gives_the_same_run_and_another_key_another(name):
 
 @every_rule
 def test_optimizer_states_keep_their_types_through_a_scan(name):
-    """A scan refuses a carry that changes shape, dtype or weak type."""
+    """A scan raises an error if what it carries changes shape, dtype or weak type."""
     net = NETS["dense norm"]
     rule, batch = RULES[name](net, optax.adamw(1e-3)), make_batch(net)
     batches = jax.tree.map(lambda a: jnp.stack([a] * 3), batch)
@@ -122,7 +122,7 @@ def test_vmap_over_runs_is_a_step_of_each(name):
 
 
 def moved(step, before, after, batch):
-    """For each component, whether it learns otherwise from a batch after a change of the parameters than before."""
+    """For each component, whether a change of the parameters changes what it learns from a batch."""
 
     def updates(params):
         new, _ = step(params, batch)
@@ -132,7 +132,7 @@ def moved(step, before, after, batch):
         ]
 
     pairs = zip(updates(before), updates(after), strict=True)
-    # The difference of two nearby numbers carries their rounding, some 1e-7; a real dependence is far above.
+    # The difference of two close numbers contains their rounding, about 1e-7; a real dependence is far larger.
     return np.array([not close(*pair, tolerance=1e-6) for pair in pairs])
 
 
@@ -141,7 +141,7 @@ def close(a, b, tolerance):
 
 
 def perturbed(params, j, role):
-    """The parameters with component j's weights of one role moved, by a tenth of their size and more."""
+    """The parameters with component j's weights of one role changed by more than a tenth."""
     component = params.components[j]
     noise = np.random.default_rng(j)
     weights = jax.tree.map(
@@ -154,7 +154,7 @@ def perturbed(params, j, role):
 @every_rule
 @pytest.mark.parametrize("net", ["dense", "dense norm", "conv"])
 def test_locality_is_what_the_rule_declares(name, net):
-    """Move one component's weights, and see exactly which components learn otherwise."""
+    """Change one component's weights: exactly the components that the rule declares learn something else."""
     rule, _, step, params, batch = start(name, NETS[net])
     roles = {role for component in params.components for role in component.weights if role != "auxiliary"}
     for role in roles:
@@ -167,7 +167,7 @@ def test_locality_is_what_the_rule_declares(name, net):
 
 @pytest.mark.parametrize("name", ["al", "drtp", "layer_local"])
 def test_no_gradient_enters_a_component_from_outside(name):
-    """Even a gradient taken through a component's whole step finds the message to be a constant."""
+    """Even a gradient through a component's whole step treats the message as a constant."""
     rule, _, _, params, (x, y) = start(name, NETS["dense"])
 
     def learnt(x):
@@ -188,7 +188,7 @@ def test_frozen_layers_keep_their_weights_and_nothing_else_does(name):
         not same(old, new)
         for old, new in zip(jl.rule.forward_weights(before), jl.rule.forward_weights(after), strict=True)
     ]
-    # AL leaves the head out; the others have it as their fourth layer.
+    # AL does not use the head; for the others it is the fourth layer.
     assert changed == ([False, False, True] if name == "al" else [False, False, True, True])
     stats = zip(jl.rule.forward_stats(before), jl.rule.forward_stats(after), strict=True)
     assert all(not same(old, new) for old, new in stats if old)

@@ -246,9 +246,11 @@ def test_every_recorded_table_is_shown(tables):
 
 
 def test_the_list_of_defects_is_up_to_date():
-    """Each still has its place in the code; the script itself shows that they are caught, which takes some minutes."""
+    """Each snippet is found exactly once, each test exists, each rule has two; the script itself runs the tests."""
     for defect in defects.DEFECTS:
         assert (ROOT / "jaxlocal" / defect.file).read_text().count(defect.before) == 1, defect.name
+        file, function = defect.test.partition("[")[0].split("::")
+        assert f"\ndef {function}(" in (ROOT / "tests" / file).read_text(), defect.name
     for rule in jl.rules.ALL:
         assert sum(defect.name.startswith(f"{rule}:") for defect in defects.DEFECTS) >= 2
 

@@ -1,8 +1,8 @@
 """Every rule agrees with a NumPy reference of its paper's equations, after one step and after ten.
 
-The reference (reference.py) was written from the papers alone. All that a rule carries is compared: weights, feedback,
-inverses, local losses. Tolerances, on values of about one: 1e-10 in float64, far above rounding and far below any real
-difference; 1e-5 in float32, some hundred roundings.
+The reference (reference.py) was written from the papers alone. All that a rule keeps is compared: weights, feedback,
+inverses, local losses. The values are of about one. The tolerance is 1e-10 in float64, far above rounding and far below
+any real difference, and 1e-5 in float32, about a hundred roundings.
 """
 
 from functools import partial
@@ -31,7 +31,7 @@ def dense_net(activation, loss=jl.cross_entropy, **options):
 
 
 def conv_net(activation, **options):
-    """Stride where there is no pooling: target propagation has no inverse of pooling."""
+    """A convolution with a stride if it does not pool: target propagation has no inverse of pooling."""
     blocks = (
         conv(3, 3, 1 if "pool" in options else 2, activation, **options),
         conv(4, 3, 1, activation),
@@ -51,7 +51,7 @@ NETS = {
 
 
 def as_layer(layer, weights):
-    """A layer of ours in the reference's terms."""
+    """A layer of the library in the form that the reference takes."""
     linear = getattr(layer, "linear", None)
     view = {"kind": "dense", "W": weights["linear"]["kernel"], "b": weights["linear"]["bias"]}
     if isinstance(linear, nn.Conv):
@@ -68,13 +68,13 @@ def as_net(net, params, x):
 
 
 def as_feedback_through(net, params, x):
-    """FA, KP: a B in the layout of W for each layer but the first."""
+    """FA and KP: for each layer but the first a B of the shape of W."""
     feedback = [of_layer.get("linear") for of_layer in params.components[0].weights["feedback"]]
     return as_net(net, params, x) | {"feedback": feedback}
 
 
 def as_feedback_direct(net, params, x):
-    """DFA, DRTP, DKP: a B from the output to each block."""
+    """DFA, DRTP and DKP: for each block a B from the output to it."""
     return as_net(net, params, x) | {"feedback": [c.weights["feedback"] for c in params.components[:-1]]}
 
 
@@ -86,7 +86,7 @@ def inputs_of_layers(net, params, x):
 
 
 def as_inverses(net, params, x):
-    """The TP family: an inverse of each layer but the first, and AO-SDTP's fixed features."""
+    """Target propagation: an inverse of each layer but the first, and the fixed features of AO-SDTP."""
     inverses = []
     inputs = jax.eval_shape(partial(inputs_of_layers, net), params, x)
     for i, (h, c) in enumerate(zip(inputs, params.components, strict=True)):
@@ -105,7 +105,7 @@ def as_inverses(net, params, x):
 
 
 def as_components(net, params, x):
-    """AL: f, b, g, h of each component."""
+    """AL: f, b, g and h of each component."""
 
     def coder(weights):
         layers = [weights[f"layers_{i}"] for i in range(2)] if "layers_0" in weights else [weights]
@@ -205,7 +205,7 @@ def cast(params, dtype):
 
 
 def arrays(view):
-    """The arrays of a view in float64, by path; its settings left out."""
+    """The arrays of a view in float64 by path, without its settings."""
     leaves = jax.tree_util.tree_leaves_with_path(view)
     return {jax.tree_util.keystr(path): np.asarray(a, np.float64) for path, a in leaves if hasattr(a, "dtype")}
 
@@ -235,13 +235,13 @@ def run_beside_reference(name, net, shape, dtype, tolerance, settings=None, adva
         state, losses = (advance or reference_step)(state, *in_numpy((x, y)), loss, in_numpy(noise))
         if params.components[0].count in (1, 10):
             assert_agree(view(net, params, x), state, tolerance)
-        # Rules of the feedback family have no losses but the task's in the reference.
+        # For rules with feedback the reference has the loss of the task only.
         np.testing.assert_allclose(info.losses[-len(losses) :], losses, rtol=tolerance, atol=tolerance)
 
 
 @partial(jax.jit, static_argnums=0)
 def noise_of(net, params, x):
-    """What each layer draws for its input: by the second half of its component's key for this batch."""
+    """The noise on the input of each layer, drawn with the second half of its component's key for this batch."""
     keys = [jax.random.split(jax.random.fold_in(c.key, c.count))[1] for c in params.components]
     h = inputs_of_layers(net, params, x)
     return [NOISE * jax.random.normal(key, a.shape, a.dtype) for key, a in zip(keys, h, strict=True)]
@@ -253,12 +253,12 @@ CASES_BY_NET = [(name, net) for name in CASES for net in NETS if not (net == "co
 @pytest.mark.parametrize(("name", "net"), CASES_BY_NET)
 def test_float64(name, net):
     has_norm = any(block.norm for block in NETS[net][0].blocks)
-    promotion = "standard" if has_norm else "strict"  # Flax's own batch norm mixes float32 and float64
+    promotion = "standard" if has_norm else "strict"  # Flax's batch norm mixes float32 and float64
     with jax.enable_x64(True), jax.numpy_dtype_promotion(promotion):
         run_beside_reference(name, *NETS[net], jnp.float64, 1e-10)
 
 
-# A rule's arithmetic is that of float64; what may differ are casts, and the convolutions written for speed.
+# The equations are those of float64. What can differ are casts, and the convolutions that are written for speed.
 IN_FLOAT32 = [
     *((name, "dense tanh") for name in CASES),
     *((name, "conv pooled") for name in ("bp", "al", "kp", "dkp")),
@@ -273,7 +273,7 @@ def test_float32(name, net):
 
 @pytest.mark.parametrize("name", TARGET_PROP)
 def test_the_other_inverse_loss(name):
-    """Denoising in the place of noise-preserving, and the other way round."""
+    """Each rule with the inverse loss that is not its default: denoising or noise-preserving."""
     other = name in ("sdtp", "ao_sdtp")
     settings = (ALPHA,) if name == "dtp" else ()
     advance = targets(getattr(reference, f"{name}_step"), *settings, noise_preserving=other)
@@ -283,7 +283,7 @@ def test_the_other_inverse_loss(name):
 
 @pytest.mark.parametrize("name", TARGET_PROP)
 def test_inverses_and_layers_take_turns(name):
-    """Three steps of inverse training, then three of forward training, and so on."""
+    """Three steps train the inverses, the next three the layers, and so on."""
     reference_step = getattr(reference, f"{name}_step")
     settings = (ALPHA,) if name == "dtp" else ()
     preserving = {"noise_preserving": True} if name == "tp" else {}

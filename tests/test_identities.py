@@ -1,4 +1,4 @@
-"""Rules that are each other in special cases are so to the last digit that rounding leaves."""
+"""Rules that are equal in special cases give the same numbers there, up to rounding."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ RESNET = jl.Network(
     (jl.layers.conv(4, norm=True), jl.layers.Residual(4), jl.layers.Residual(6, stride=2)),
     jl.layers.Head(3, average=True),
 )
-# Float32 sums in another order: some twenty roundings.
+# Float32 sums in another order; this allows about twenty roundings.
 TOLERANCE = 2e-6
 
 
@@ -33,13 +33,13 @@ def image_batch():
 
 
 def with_weights(params, role, weights):
-    """Parameters of a rule of one component, with other weights of a role."""
+    """The parameters of a rule of one component, with the weights of one role replaced."""
     (component,) = params.components
     return replace(params, components=(replace(component, weights=component.weights | {role: weights}),))
 
 
 def symmetric(params):
-    """Every feedback weight set to the weight that it stands for."""
+    """The parameters with every feedback weight equal to the weight that it replaces."""
     (component,) = params.components
     kernels = []
     for weights, feedback in zip(component.weights["forward"], component.weights["feedback"], strict=True):
@@ -63,7 +63,7 @@ def run(rule, params, batches):
 @pytest.mark.parametrize(("make", "settings"), [(jl.rules.fa, {}), (jl.rules.kp, {"decay": 0.0})])
 @pytest.mark.parametrize("net", ["dense norm", "dense dropout", "conv", "resnet"])
 def test_feedback_through_the_transposed_weights_is_backprop(make, settings, net):
-    """Also on a ResNet, whose shortcuts and batch norm the rules know nothing of."""
+    """Also on a ResNet, whose shortcuts and batch norm the rules treat like any layer."""
     net = RESNET if net == "resnet" else NETS[net]
     batch = image_batch() if net is RESNET else make_batch(net)
     rule, bp = make(net, SGD, **settings), jl.rules.bp(net, SGD)
@@ -77,7 +77,7 @@ def test_feedback_through_the_transposed_weights_is_backprop(make, settings, net
 
 
 def test_kp_with_one_optimizer_for_both_is_kp_with_two_of_the_same():
-    """By default B takes the moves of W; with an optimizer of its own it makes the same ones from the same gradient."""
+    """By default B moves as W does; with an optimizer of its own it computes the same moves from the same gradient."""
     net, batches = NETS["dense"], [make_batch(NETS["dense"])] * 3
     decays = {"decay": 1e-3, "feedback_decay": 1e-2, "frozen": {1}}
     one, two = (jl.rules.kp(net, optax.adam(1e-2), **decays, **own) for own in ({}, {"feedback_tx": optax.adam(1e-2)}))
@@ -102,7 +102,7 @@ def test_kolen_pollack_from_the_transposed_weights_with_equal_decay_stays_backpr
 
 
 def test_kolen_pollack_brings_weights_and_feedback_together_by_the_decay():
-    """Equation 11: W - B shrinks by 1 - λ a step, whatever is learnt."""
+    """Equation 11: W - B shrinks by the factor 1 - λ in each step, whatever the data."""
     net, decay, steps = NETS["dense"], 0.05, 10
     batches = [make_batch(net, seed=seed) for seed in range(steps)]
     kp = jl.rules.kp(net, SGD, decay=decay)
@@ -151,7 +151,7 @@ def test_target_propagation_with_the_transposed_jacobian_is_backprop():
     h = [x]
     for i, w in enumerate(weights):
         h.append(f(i, w, h[i]))
-    # Per-example gradients: targets do not know of the mean over the batch.
+    # Targets are per example, without the mean over the batch.
     target = {len(h) - 1: h[-1] - len(x) * net.loss.error(h[-1], y)}
     for i in reversed(range(1, len(weights))):
         _, transposed_jacobian = jax.vjp(lambda below, i=i: f(i, weights[i], below), h[i])
@@ -164,7 +164,7 @@ def test_target_propagation_with_the_transposed_jacobian_is_backprop():
 
 
 def test_sdtp_on_a_linear_network_with_transposed_inverses_is_backprop():
-    """The same through the rule itself: without activations the transposed Jacobian is the transposed weights."""
+    """The same by the rule itself: without activations the transposed Jacobian is the transposed weights."""
     net = jl.models.mlp((7, 6, 5), classes=3, activation=jl.layers.identity, loss=jl.squared_error)
     batch = make_batch(NETS["dense"])
     rule, bp = jl.rules.sdtp(net, SGD, noise=0.0), jl.rules.bp(net, SGD)
@@ -187,7 +187,7 @@ def test_sdtp_on_a_linear_network_with_transposed_inverses_is_backprop():
 
 
 def test_associated_learning_with_one_component_is_two_separate_problems():
-    """f and b fit the code of y by plain descent, g and h are an autoencoder of y: each can be had by itself."""
+    """f and b fit the code of y, and g and h are an autoencoder of y; here each of the two is trained by itself."""
     net = jl.models.mlp((7,), classes=3)
     x, y = make_batch(NETS["dense"])
     rule = jl.rules.al(net, SGD, autoencoder_tx=optax.sgd(0.3), width=6)

@@ -1,4 +1,4 @@
-"""Every rule learns real data with its defaults: the embedded digits, two hidden layers of 256."""
+"""Every rule with its defaults learns the digits: a network of two hidden layers of 256 reaches a known accuracy."""
 
 import jax
 import optax

@@ -1,4 +1,4 @@
-"""The transforms: members are runs of their own, devices share a batch to the same end, fewer bits change little."""
+"""The transforms: a member of an ensemble is a run by itself, devices share a batch, fewer bits change little."""
 
 import re
 
@@ -57,7 +57,7 @@ def test_the_parts_of_an_ensemble():
 @pytest.mark.parametrize(
     ("name", "net"), [("bp", "conv"), ("al", "conv"), ("dtp", "dense norm"), ("kp", "dense dropout")]
 )
-def test_devices_that_share_a_batch_come_to_the_same(name, net):
+def test_devices_that_share_a_batch_compute_the_same(name, net):
     """Batch norm is over the whole batch, and dropout is drawn as on one device."""
     one = start(name, NETS[net])
     split = jl.data_parallel(one.rule, MESH)
@@ -65,13 +65,13 @@ def test_devices_that_share_a_batch_come_to_the_same(name, net):
     params = wanted = one.init(jax.random.key(0), one.batch)
     for _ in range(3):
         (params, info), (wanted, info_alone) = step(params, one.batch), one.step(wanted, one.batch)
-    assert step._cache_size() == 2  # the first one finds the parameters on one device
-    # Sums over the devices are in another order.
+    assert step._cache_size() == 2  # in the first call the parameters are on one device
+    # Sums over the devices have another order.
     for a, b in zip(weights(params), weights(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(info.losses, info_alone.losses, rtol=1e-5, atol=1e-6)
     text = jax.jit(split.step).lower(params, one.batch).compile().as_text()
-    assert "all-reduce" in text  # the work was divided, and the parts summed
+    assert "all-reduce" in text  # the work was divided, and its parts were summed
 
 
 def test_a_pipeline_takes_what_shares_batches():
@@ -103,9 +103,11 @@ def test_layers_compute_in_fewer_bits_and_nothing_else_does(name):
     products = re.compile(r":(bf16|f32)\[[\d,]*\] = (?:dot_general|conv_general_dilated)")
     found = products.findall(str(jax.make_jaxpr(half.step)(one.params, one.batch)))
     assert "bf16" in found
-    assert name != "bp" or "f32" not in found  # other rules compute between layers, too
-    plain = jax.make_jaxpr(lambda *args: one.rule.step(*args))(one.params, one.batch)  # not from jit's cache
-    assert "bf16" not in str(plain)  # nothing is left switched on
+    assert name != "bp" or "f32" not in found  # the other rules also compute between the layers
+    plain = jax.make_jaxpr(lambda *args: one.rule.step(*args))(
+        one.params, one.batch
+    )  # a new function, which jit has not cached
+    assert "bf16" not in str(plain)  # the transform left nothing switched on
 
 
 def test_a_pipeline_in_fewer_bits():
@@ -160,6 +162,6 @@ BATCH = make_batch(NETS["dense"])
         ),
     ],
 )
-def test_what_cannot_be_is_said_in_one_sentence(wrong, error, complaint):
+def test_a_mistake_is_explained_in_one_sentence(wrong, error, complaint):
     with pytest.raises(error, match=complaint):
         wrong()
