@@ -61,6 +61,11 @@ def make_batch(net, batch_size=8, seed=0):
     return jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
 
 
+def slow(*values):
+    """One case of a parametrized test, marked slow."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 class Start(NamedTuple):
     """A compiled rule, and parameters after one step, when no bias is zero."""
 

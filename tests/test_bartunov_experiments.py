@@ -63,6 +63,7 @@ def test_missing_images_are_one_line_for_each_method(module, run, monkeypatch, c
     assert capsys.readouterr().err.splitlines()[0] == f"{module.EXPERIMENT.command}: bp: name='mnist': prepare it"
 
 
+@pytest.mark.slow
 def test_figure4(run, tmp_path):
     run(figure4, "--rows", "aux_16", "--epochs", "1", "--seeds", "2")
     ((name, row),) = figure4.EXPERIMENT.recorded(tmp_path / "out").rows().items()
@@ -99,6 +100,7 @@ def test_figure4_changes_the_size_of_the_auxiliary_output_alone():
     assert affiliated(16) - affiliated(None) == 8 * 16 + 16 + 16 * 8
 
 
+@pytest.mark.slow
 def test_figure5_resumes_where_it_was_cut_off(run, tmp_path, monkeypatch, capsys):
     search = jl.search.search
 
@@ -154,6 +156,7 @@ def test_figure5_records_every_method(run, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "bartunov_figure5.png").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_figures6_and_7(run, tmp_path, monkeypatch):
     net = jl.models.autoencoder
     monkeypatch.setattr(jl.models, "autoencoder", lambda units: net((8, 4), units))
@@ -201,6 +204,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(jl.models, "imagenet_conv", lambda: jl.models.mlp((8,), 1000))
 
 
+@pytest.mark.slow
 def test_table2(run, tmp_path, tiny):
     printed = run(table2, "--quick", "--images", "80")
     assert "98.34" not in printed and "99.36" in printed and "40.17" in printed and "not run" in printed

@@ -210,6 +210,7 @@ def test_targets_of_another_precision_than_the_weights(name):
     assert jax.tree.leaves(after)[0].dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_orbax_saves_the_parameters_as_they_stand(tmp_path):
     rule, batch = jl.rules.al(NET, optax.adam(1e-2)), make_batch(NET)
     params = jax.jit(rule.update)(init(rule, batch), batch)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import NETS, make_batch, start
+from helpers import NETS, make_batch, slow, start
 
 import jaxlocal as jl
 from jaxlocal.diagnostics import activations, alignment, angle, class_distances, feedback_alignment, parameter_counts
@@ -26,7 +26,7 @@ def first_alignment(rule, batch):
     return np.asarray(jax.jit(lambda batch: alignment(rule, rule.init(jax.random.key(0), batch), batch))(batch))
 
 
-@pytest.mark.parametrize("net", ["dense", "dense norm", "conv"])
+@pytest.mark.parametrize("net", ["dense", slow("dense norm"), slow("conv")])
 def test_backprop_is_aligned_with_itself_and_feedback_rules_are_not(net):
     def angles(name):
         return first_alignment(jl.rules.ALL[name](NETS[net], SGD), make_batch(NETS[net]))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from helpers import ROOT
+from helpers import ROOT, slow
 
 from experiments.demos import multihost
 from jaxlocal import distributed
@@ -121,7 +121,7 @@ def launch(*arguments):
     return subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize(("processes", "devices"), [(2, 1), (4, 1)])
+@pytest.mark.parametrize(("processes", "devices"), [(2, 1), slow(4, 1)])
 def test_the_pipeline_is_exact_over_processes(processes, devices, script):
     done = launch("--processes", str(processes), "--devices", str(devices), script(EXACT))
     assert done.returncode == 0, done.stderr
@@ -141,12 +141,14 @@ def killed(flags, script):
     return launch("--processes", "2", script(DYING), *flags("interrupted"))
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_stops_the_others(killed):
     assert killed.returncode == 128 + signal.SIGKILL
     assert "process 1 of 2 was killed by SIGKILL; all processes are stopped" in killed.stderr.splitlines()[-1]
     assert "epoch 1 of 3" in killed.stdout and "epoch 2 of 3" not in killed.stdout
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_as_an_uninterrupted_one(killed, flags, script):
     """It is killed in its second epoch, resumed, stopped after that by a signal to one process, and resumed again."""
     stopped = launch("--processes", "2", script(STOPPING), *flags("interrupted"))
@@ -172,6 +174,7 @@ def final(folder):
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_its_own_settings_only(tmp_path, capsys):
     def run(*flags):
         multihost.main(["--out", str(tmp_path / "run"), "--component", "2", "--data", "4", *flags])

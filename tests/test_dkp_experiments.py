@@ -123,6 +123,7 @@ def test_a_missing_tiny_imagenet_is_one_line(run, monkeypatch, small, capsys):
     assert summary == "python -m experiments.papers.dkp.table2: not trained: tiny_imagenet_bp"
 
 
+@pytest.mark.slow
 def test_figure_2_is_drawn_from_records(run, small, capsys):
     found = run(figure2, "--epochs", "35", "--seeds", "2").records
     assert list(found) == ["dfa", "dkp", "dkp_slow"]
@@ -168,6 +169,7 @@ def one_device(monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: one)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="pins devices to cores")
 def test_the_pipeline_trains_the_same_network(run, one_device, small, monkeypatch):
     # With both of the compiler flags of these tests, which nobody else has, sums may differ in the last bit.

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import ROOT, code_blocks, layer_local
+from helpers import ROOT, code_blocks, layer_local, slow
 
 import jaxlocal as jl
 from experiments.lab import records
@@ -64,7 +64,10 @@ def test_doctests(name):
     assert runner.summarize().failed == 0
 
 
-@pytest.mark.parametrize("page", with_blocks("python"))
+SLOW_PAGES = "docs/tutorial.md", "docs/training.md", "docs/multi-device.md"
+
+
+@pytest.mark.parametrize("page", [slow(page) if page in SLOW_PAGES else page for page in with_blocks("python")])
 def test_code_runs(page, tmp_path, monkeypatch):
     """One block after the other in one namespace, as a reader would."""
     monkeypatch.chdir(tmp_path)

@@ -266,6 +266,7 @@ IN_FLOAT32 = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "net"), IN_FLOAT32)
 def test_float32(name, net):
     run_beside_reference(name, *NETS[net], jnp.float32, 1e-5)

@@ -197,7 +197,7 @@ def test_blocks_without_an_inverse(name):
         jl.rules.ALL[name](net, ADAM).init(jax.random.key(0), (X, Y))
     says(error, "net.layers[1]", "Plain", "inverses={1")
     rule = jl.rules.ALL[name](net, ADAM, inverses={1: nn.Dense(7)})
-    rule.update(rule.init(jax.random.key(0), (X, Y)), (X, Y))
+    jax.eval_shape(rule.update, jax.eval_shape(rule.init, jax.random.key(0), (X, Y)), (X, Y))
     with pytest.raises(ValueError, match="shape") as error:
         jl.rules.ALL[name](net, ADAM, inverses={1: nn.Dense(8)}).init(jax.random.key(0), (X, Y))
     says(error, "inverses[1]=Dense", "(8,)", "(7,)")

@@ -74,6 +74,7 @@ def test_devices_that_share_a_batch_compute_the_same(name, net):
     assert "all-reduce" in text  # the work was divided, and its parts were summed
 
 
+@pytest.mark.slow
 def test_a_pipeline_takes_what_shares_batches():
     rule = jl.rules.al(NETS["dense norm"], optax.sgd(0.5))
     mesh = jl.pipeline.mesh(component=2, data=4)
@@ -110,6 +111,7 @@ def test_layers_compute_in_fewer_bits_and_nothing_else_does(name):
     assert "bf16" not in str(plain)  # the transform left nothing switched on
 
 
+@pytest.mark.slow
 def test_a_pipeline_in_fewer_bits():
     rule = jl.mixed_precision(jl.rules.al(NETS["dense"], optax.sgd(0.5)))
     pipe = jl.pipelined(rule, jl.pipeline.mesh(component=3))

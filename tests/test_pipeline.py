@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import RULES, plain, same
+from helpers import RULES, plain, same, slow
 
 import jaxlocal as jl
 from jaxlocal.layers import Residual, dense, local
@@ -112,17 +112,29 @@ CUTS = [
     ("layer_local", 2, None),
     ("one", 1, None),
 ]
+
+
+def group(name):
+    """One process compiles for all tests of a net."""
+    return pytest.mark.xdist_group(f"pipeline {name}")
+
+
 every_cut = pytest.mark.parametrize(
     ("name", "devices", "stages"),
-    [pytest.param(*cut, marks=pytest.mark.xdist_group(f"pipeline {cut[0]}")) for cut in CUTS],
+    [pytest.param(*cut, marks=group(cut[0])) for cut in CUTS],
 )
 
 
 @pytest.mark.parametrize(
     ("name", "devices", "stages"),
     [
-        pytest.param(*cut, marks=pytest.mark.xdist_group(f"pipeline {cut[0]}"))
-        for cut in [("dense", 3, None), ("alike", 1, (1,) * 8), ("mixed", 2, (2, 1)), ("layer_local", 2, None)]
+        pytest.param(*cut, marks=[group(cut[0]), *marks])
+        for *cut, marks in [
+            ("dense", 3, None, []),
+            ("alike", 1, (1,) * 8, [pytest.mark.slow]),
+            ("mixed", 2, (2, 1), [pytest.mark.slow]),
+            ("layer_local", 2, None, []),
+        ]
     ],
 )
 def test_init_makes_each_component_on_its_device_as_the_rule_does(name, devices, stages):
@@ -141,7 +153,13 @@ def test_ticks_and_a_drain_are_sequential_updates(name, devices, stages):
         assert same(pipe.drain(params), wanted[i + 1])
 
 
-@every_cut
+@pytest.mark.parametrize(
+    ("name", "devices", "stages"),
+    [
+        pytest.param(*cut, marks=[group(cut[0]), *([pytest.mark.slow] if cut[0] in ("alike", "mixed") else [])])
+        for cut in CUTS
+    ],
+)
 def test_run_is_a_scan_of_the_rule_with_losses_by_batch(name, devices, stages):
     pipe, wanted = pipeline(name, devices, stages), sequential(name)
     params, info = pipe.run(start(name, pipe), batches(name))
@@ -150,6 +168,7 @@ def test_run_is_a_scan_of_the_rule_with_losses_by_batch(name, devices, stages):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7), info, wanted.info)
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("pipeline dense")
 def test_training_continues_after_a_drain_in_the_middle_and_on_other_devices():
     wanted = sequential("dense").params
@@ -186,7 +205,9 @@ def test_ticks_without_a_batch_change_nothing():
 
 
 @pytest.mark.xdist_group("pipeline alike")
-@pytest.mark.parametrize(("devices", "stages", "groups"), [(1, (1,) * 8, (8,)), (2, (2, 1, 1, 1, 1, 2), (1, 2, 2, 1))])
+@pytest.mark.parametrize(
+    ("devices", "stages", "groups"), [(1, (1,) * 8, (8,)), slow(2, (2, 1, 1, 1, 1, 2), (1, 2, 2, 1))]
+)
 def test_alike_stages_of_a_device_run_as_one(devices, stages, groups):
     """A batched operation may round its sums differently, so this is not bit for bit; also for few batches."""
     pipe, wanted = pipeline("alike", devices, stages), sequential("alike")
@@ -203,6 +224,7 @@ def test_alike_stages_of_a_device_run_as_one(devices, stages, groups):
     np.testing.assert_allclose(info.losses, wanted.info.losses[3:], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("pipeline mixed")
 def test_two_dimensions_are_one_device_on_the_whole_batch():
     """Gradients, batch statistics and dropout masks are those of the whole batch."""
@@ -333,6 +355,7 @@ def test_it_trains_and_predicts_as_a_rule_does():
     np.testing.assert_array_equal(pipe.predict(params, x), rule.predict(wanted, x))
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("pipeline mixed")
 def test_more_room_is_the_same_run():
     least = pipeline("mixed", 2, (2, 1))

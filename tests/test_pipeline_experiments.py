@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import slow
 from lab_helpers import main, one_line
 
 import jaxlocal as jl
@@ -48,7 +49,7 @@ def test_a_line_of_speeds():
     assert "500 (400 to 1000)" in tables.text([line]) and "2 (1.5 to 2)" in tables.text([line])
 
 
-@pytest.mark.parametrize(("devices", "micro"), [(2, 1), (2, 8), (4, 2)])
+@pytest.mark.parametrize(("devices", "micro"), [slow(2, 1), slow(2, 8), (4, 2)])
 def test_gpipe_has_the_gradients_of_backpropagation(devices, micro):
     rule, batch = gpipe.backpropagation(6, 16, optax.sgd(1.0))
     params = rule.init(jax.random.key(0), batch)
@@ -58,6 +59,7 @@ def test_gpipe_has_the_gradients_of_backpropagation(devices, micro):
         np.testing.assert_allclose(found, old - new, atol=1e-5 * float(jnp.abs(old - new).max()))
 
 
+@pytest.mark.slow
 @needs_two_cores
 def test_speed(tmp_path, capsys):
     flags = ["--cases", "gpipe-512", "--width", "8", "--quick", "--out", str(tmp_path)]
@@ -117,6 +119,7 @@ def test_what_the_cases_compare(monkeypatch):
     assert first == second
 
 
+@pytest.mark.slow
 @needs_two_cores
 def test_scaling(tmp_path, capsys):
     flags = [

@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers import same
+from helpers import same, slow
 
 from jaxlocal import app
 from jaxlocal.app import Config, ConfigError, build, runs, settings, text
@@ -123,9 +123,9 @@ def test_the_best_is_the_first_of_equals(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "then"),
     [
-        ({"rule": "al", "seeds": 2, "augment": ("jitter", "flip"), "schedule": "al"}, {}),
+        slow({"rule": "al", "seeds": 2, "augment": ("jitter", "flip"), "schedule": "al"}, {}),
         ({"rule": "dfa", "precision": "bfloat16", "optimizer": "nesterov", "l2": 1e-4, "schedule": "cosine"}, {}),
-        ({"rule": "al", "model_args": ("hidden=[8,8]",)}, {"pipeline": True, "devices": 2}),
+        slow({"rule": "al", "model_args": ("hidden=[8,8]",)}, {"pipeline": True, "devices": 2}),
     ],
 )
 def test_a_run_that_was_interrupted_ends_like_one_that_was_not(changed, then):
@@ -252,9 +252,9 @@ def long(tmp_path_factory):
 @pytest.mark.parametrize(
     ("number", "when", "code"),
     [
-        (signal.SIGKILL, "long/config.yaml", -9),
+        slow(signal.SIGKILL, "long/config.yaml", -9),
         (signal.SIGKILL, "long/checkpoints/*tmp*", -9),
-        (signal.SIGINT, "long/checkpoints/[0-9]*", 130),
+        slow(signal.SIGINT, "long/checkpoints/[0-9]*", 130),
     ],
 )
 def test_a_process_may_be_stopped_at_any_moment(number, when, code, long):
@@ -345,6 +345,7 @@ def test_tensorboard(monkeypatch):
     assert not Path("other").exists()
 
 
+@pytest.mark.slow
 def test_pictures_of_several_seeds():
     config = replace(TINY, epochs=1, seeds=2)
     summary, said = train(config, "run")

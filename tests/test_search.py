@@ -231,6 +231,7 @@ def test_the_fingerprint_is_that_of_what_is_computed():
     assert fingerprint(jax.make_jaxpr(jnp.sin)(x)) != fingerprint(jax.make_jaxpr(jnp.sin)(x[:1]))
 
 
+@pytest.mark.slow
 def test_the_fingerprint_does_not_depend_on_the_process():
     """Python's sets are ordered differently under another hash seed."""
     code = "import test_search; print(*map(test_search.mark, ('al', 'dtp', 'dkp')))"

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import slow
 from lab_helpers import few_digits, main, tiny_rule
 
 import jaxlocal as jl
@@ -40,7 +41,7 @@ def traced(row):
     return rule, params
 
 
-@pytest.mark.parametrize("row", CASES)
+@pytest.mark.parametrize("row", [slow(row) if "resnet" in row or "vgg" in row else row for row in CASES])
 def test_every_row_can_be_trained(row):
     case = CASES[row]
     traced(row)
@@ -98,6 +99,7 @@ def on_digits(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_distances_between_classes_are_recorded_and_drawn(on_digits, tmp_path, monkeypatch):
     rows = on_digits(table3.EXPERIMENT, {"mlp_bp": shared.bp, "mlp_al": shared.al}, shared.distances)
     layers = rows["mlp_al"]["measured"][0]["distances"]
@@ -113,6 +115,7 @@ def test_distances_between_classes_are_recorded_and_drawn(on_digits, tmp_path, m
     assert shown["cnn_al"] == "not run"
 
 
+@pytest.mark.slow
 def test_associated_losses_are_recorded(on_digits, tmp_path):
     rows = on_digits(tables5_6.EXPERIMENT, {"two": shared.al}, tables5_6.associated_losses)
     losses = rows["two"]["measured"][0]["associated"]

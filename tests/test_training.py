@@ -114,6 +114,7 @@ def test_members_of_an_ensemble_are_runs_of_their_own(in_chunks):
         assert [loss[i] for loss in row["losses"]] == pytest.approx(own["losses"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_pipeline_learns_the_same(whole):
     pipe = jl.pipelined(AL, jl.pipeline.mesh(component=2))
     result = fit(pipe, SMALL, **BUDGET)
