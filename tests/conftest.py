@@ -13,7 +13,11 @@ from platform import machine
 # without AVX2 it cannot. A flag that is in XLA_FLAGS already stays as it is.
 FLAGS = {"xla_force_host_platform_device_count": 8, "xla_backend_optimization_level": 0}
 if version("jaxlib").startswith("0.10.") and machine() == "x86_64":
-    FLAGS |= {"xla_cpu_use_fusion_emitters": "false", "xla_cpu_max_isa": "AVX"}
+    FLAGS |= {
+        "xla_cpu_use_fusion_emitters": "false",
+        "xla_cpu_max_isa": "AVX",
+        "xla_cpu_parallel_codegen_split_count": 1,  # the programs are too small to be compiled by several threads
+    }
 given = os.environ.get("XLA_FLAGS", "")
 added = (f"--{name}={value}" for name, value in FLAGS.items() if name not in given)
 os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
