@@ -36,9 +36,16 @@ RULES = {**jl.rules.ALL, "layer_local": layer_local}
 FAMILIES = ("bp", "al", "dtp", "kp", "dkp", "layer_local")
 
 
-def by_rule(names):
-    """Run a test for each of the rules; one process takes all tests of a rule, so that `start` compiles it once."""
-    return pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names])
+def by_rule(names, quick=tuple(RULES)):
+    """Run a test for each of the rules; one process takes all tests of a rule, so that `start` compiles it once.
+
+    Rules that are not among the quick ones are marked slow.
+    """
+    cases = []
+    for name in names:
+        marks = [pytest.mark.xdist_group(name), *([] if name in quick else [pytest.mark.slow])]
+        cases.append(pytest.param(name, marks=marks))
+    return pytest.mark.parametrize("name", cases)
 
 
 NETS = {

@@ -60,6 +60,7 @@ def start(rule, batch):
     return params.replace(components=tuple(map(fill, params.components)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "net"),
     [

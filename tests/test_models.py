@@ -281,6 +281,7 @@ PAPERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "model", "shape", "outputs"), PAPERS)
 def test_a_rule_takes_the_networks_of_its_paper(name, model, shape, outputs):
     """Traced, not run: the shapes of a whole step fit together."""

@@ -19,7 +19,7 @@ def weights(params):
     return [np.asarray(leaf) for component in params.components for leaf in jax.tree.leaves(component.weights)]
 
 
-@by_rule(RULES)
+@by_rule(RULES, quick=FAMILIES)
 def test_every_member_of_an_ensemble_is_the_rule(name):
     """With one batch for all members; and, for a rule of each family, with a batch for each member."""
     one = start(name, NETS["dense norm"])
@@ -88,7 +88,7 @@ def test_a_pipeline_takes_what_shares_batches():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-@by_rule(RULES)
+@by_rule(RULES, quick=FAMILIES)
 def test_layers_compute_in_fewer_bits_and_nothing_else_does(name):
     one = start(name, NETS["conv"])
     half = jl.mixed_precision(one.rule)

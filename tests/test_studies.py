@@ -41,7 +41,8 @@ def traced(row):
     return rule, params
 
 
-@pytest.mark.parametrize("row", [slow(row) if "resnet" in row or "vgg" in row else row for row in CASES])
+@pytest.mark.slow
+@pytest.mark.parametrize("row", CASES)
 def test_every_row_can_be_trained(row):
     case = CASES[row]
     traced(row)
@@ -49,7 +50,7 @@ def test_every_row_can_be_trained(row):
     assert case.paper is None or case.full.covers({"epochs": (case.quick or case.full)["epochs"]})
 
 
-@pytest.mark.parametrize("net", ["mlp", "cnn", "resnet20", "resnet32"])
+@pytest.mark.parametrize("net", ["mlp", "cnn", slow("resnet20"), slow("resnet32")])
 def test_both_rules_of_a_row_predict_by_as_many_weights(net):
     counts = [jl.diagnostics.parameter_counts(*traced(f"al_table3-{net}_{rule}")) for rule in ("bp", "al")]
     assert counts[0].effective == counts[1].effective
