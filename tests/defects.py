@@ -497,8 +497,8 @@ DEFECTS = (
     Defect(
         "kp: the weights have B's decay",
         "rules/feedback.py",
-        "decayed(tx, decay)",
-        "decayed(tx, feedback_decay)",
+        'shrunk(moves["forward"], weights["forward"], decay)',
+        'shrunk(moves["forward"], weights["forward"], feedback_decay)',
         details("each_decay_is_its_own_and_spares_biases_and_scales[dense norm-kp]"),
     ),
     Defect(
