@@ -8,7 +8,7 @@ params = rule.init(jax.random.key(0), batch)
 params = rule.update(params, batch)
 """
 
-from jaxlocal import data, diagnostics, layers, models, pipeline, plots, rules, search, training
+from jaxlocal import codes, data, diagnostics, layers, models, pipeline, plots, rules, search, training
 from jaxlocal.data import augmentation, streaming
 from jaxlocal.decay import l2
 from jaxlocal.fast import compiler
@@ -34,6 +34,7 @@ __all__ = [
     "apply_layer",
     "apply_layers",
     "augmentation",
+    "codes",
     "compiler",
     "cross_entropy",
     "data",

@@ -439,19 +439,43 @@ def mse(p, target):
     return ((p - target) ** 2).mean(), 2 * (p - target) / p.size
 
 
-def al_step(components, x, y, lr, auto_lr):
+def average_matrix(side, cells, dtype):
+    """A with A v = the means of v over adjacent windows, as small as they can be with at most `cells` of them."""
+    window = int(np.ceil(side / cells))
+    windows = [range(start, min(start + window, side)) for start in range(0, side, window)]
+    return np.array([[1 / len(w) if i in w else 0 for i in range(side)] for w in windows], dtype)
+
+
+def average_cells(x, cells):
+    """The means of an image over its cells, A_rows x A_columns^T, in every channel; not an image: x."""
+    if cells is None or x.ndim == 2:
+        return x
+    rows, columns = (average_matrix(side, cells, x.dtype) for side in x.shape[1:3])
+    return np.einsum("rh,cw,bhwk->brck", rows, columns, x)
+
+
+def average_cells_backward(d, cells, shape):
+    """(d average / dx)^T d."""
+    if cells is None or len(shape) == 2:
+        return d.reshape(shape)
+    rows, columns = (average_matrix(side, cells, d.dtype) for side in shape[1:3])
+    return np.einsum("rh,cw,brck->bhwk", rows, columns, d.reshape(len(d), len(rows), len(columns), shape[3]))
+
+
+def al_step(components, x, y, lr, auto_lr, cells=None):
     """MSE(b_i(s_i), t_i) trains f_i, b_i by lr; MSE(h_i(g_i(t_{i-1})), t_{i-1}) trains g_i, h_i by auto_lr;
-    s_i = f_i(s_{i-1}), t_i = g_i(t_{i-1}), s_0 = x, t_0 = y (eqs. 4.1, 4.4, 4.7)
+    s_i = f_i(s_{i-1}), t_i = g_i(t_{i-1}), s_0 = x, t_0 = y (eqs. 4.1, 4.4, 4.7). With `cells`, b_i reads the means of
+    an image over its cells
     -> (components, [(associated loss, autoencoder loss), ...])."""
     s, t, new, losses = x, y, [], []
     for c in components:
         fs, f_caches = stack_forward(c["f"], s)
-        bs, b_caches = stack_forward(c["b"], flatten(fs[-1]))
+        bs, b_caches = stack_forward(c["b"], flatten(average_cells(fs[-1], cells)))
         gs, g_caches = stack_forward(c["g"], t)
         ds, h_caches = stack_forward(c["h"], gs[-1])
         associated, d = mse(bs[-1], gs[-1])
         d, b_grads = stack_backward(c["b"], b_caches, d)
-        _, f_grads = stack_backward(c["f"], f_caches, d.reshape(fs[-1].shape))
+        _, f_grads = stack_backward(c["f"], f_caches, average_cells_backward(d, cells, fs[-1].shape))
         autoencoder, d = mse(ds[-1], t)
         d, h_grads = stack_backward(c["h"], h_caches, d)
         _, g_grads = stack_backward(c["g"], g_caches, d)

@@ -151,7 +151,7 @@ def test_associated_learnings_second_rate_is_twice_the_first_by_default():
 )
 def test_associated_learnings_components_and_widths(settings, shapes, codes):
     batch = make_batch(NET)
-    rule = jl.rules.al(NET, SGD, **settings)
+    rule = jl.rules.al(NET, SGD, codes=jl.codes.paper, **settings)
     components = init(rule, batch).components
     assert [[w["linear"]["kernel"].shape for w in c.weights["forward"]] for c in components] == shapes
     assert [c.weights["encoder"]["linear"]["kernel"].shape for c in components] == list(

@@ -121,7 +121,7 @@ def test_parameter_counts_of_the_papers_mnist_network():
     lower_bridge = 1024 * 5120 + 5120 + 5120 * 1024 + 1024
     encoders = 10 * 1024 + 1024 + 1024 * 1024 + 1024
     net = jl.models.mlp((1024, 1024))
-    assert counts(jl.rules.al(net, SGD), (784,)) == (effective, lower_bridge + encoders)
+    assert counts(jl.rules.al(net, SGD, codes=jl.codes.paper), (784,)) == (effective, lower_bridge + encoders)
     assert counts(jl.rules.bp(jl.models.matched(net, components=2, width=1024), SGD), (784,)) == (effective, 0)
 
 
@@ -136,7 +136,7 @@ def test_parameter_counts_of_the_papers_mnist_network():
     ids=["vanilla_cnn", "vgg", "resnet20", "resnet32"],
 )
 def test_associated_learning_and_its_baseline_have_the_same_number_of_effective_weights(net, components, width):
-    rule = jl.rules.al(net, SGD, components=components, width=width)
+    rule = jl.rules.al(net, SGD, components=components, codes=jl.codes.paper._replace(width=width))
     baseline = jl.rules.bp(jl.models.matched(net, components=4, width=width), SGD)
     assert counts(rule, (32, 32, 3)).effective == counts(baseline, (32, 32, 3)).effective
 

@@ -108,7 +108,7 @@ def as_components(net, params, x):
     """AL: f, b, g and h of each component."""
 
     def coder(weights):
-        layers = [weights[f"layers_{i}"] for i in range(2)] if "layers_0" in weights else [weights]
+        layers = [weights[name] for name in sorted(weights) if "layers" in name] or [weights]
         return [as_layer(dense(1, nn.sigmoid), layer) for layer in layers]
 
     components, blocks = [], iter(net.blocks)
@@ -165,8 +165,8 @@ def targets(step, *settings, **options):
     return advance
 
 
-def step_al(s, x, y, loss, noise):
-    components, losses = reference.al_step(s["components"], x, y, RATE, SECOND_RATE)
+def step_al(s, x, y, loss, noise, cells=None):
+    components, losses = reference.al_step(s["components"], x, y, RATE, SECOND_RATE, cells)
     return {"components": components}, [sum(pair) for pair in losses]
 
 
@@ -175,7 +175,7 @@ INVERSE = {"inverse_tx": optax.sgd(SECOND_RATE), "noise": NOISE}
 LEARNT = {"feedback_tx": optax.sgd(SECOND_RATE), "decay": DECAY}
 CASES = {  # rule -> settings, view of our parameters, step of the reference
     "bp": ({}, as_net, step_bp),
-    "al": ({"autoencoder_tx": optax.sgd(SECOND_RATE), "width": 6}, as_components, step_al),
+    "al": ({"autoencoder_tx": optax.sgd(SECOND_RATE), "codes": jl.codes.paper, "width": 6}, as_components, step_al),
     "tp": (INVERSE, as_inverses, targets(reference.tp_step, noise_preserving=True)),
     "dtp": (INVERSE | {"alpha": ALPHA}, as_inverses, targets(reference.dtp_step, ALPHA)),
     "sdtp": (INVERSE, as_inverses, targets(reference.sdtp_step)),
@@ -223,7 +223,7 @@ def assert_agree(ours, theirs, tolerance):
 
 def run_beside_reference(name, net, shape, dtype, tolerance, settings=None, advance=None):
     given, view, reference_step = CASES[name]
-    rule = jl.rules.ALL[name](net, optax.sgd(RATE), **given, **(settings or {}))
+    rule = jl.rules.ALL[name](net, optax.sgd(RATE), **given | (settings or {}))
     loss = "mse" if net.loss is jl.squared_error else "ce"
     first, *_ = batches(net, shape, jnp.float32, 1)
     params = cast(rule.init(jax.random.key(1), first), dtype)
@@ -270,6 +270,28 @@ IN_FLOAT32 = [
 @pytest.mark.parametrize(("name", "net"), IN_FLOAT32)
 def test_float32(name, net):
     run_beside_reference(name, *NETS[net], jnp.float32, 1e-5)
+
+
+LEAN = {"codes": jl.codes.lean, "width": 6, "bridge": jl.codes.pooled(jl.codes.one_layer, 2)}
+
+
+@pytest.mark.parametrize(
+    ("net", "settings"),
+    [
+        ("dense tanh", {"codes": jl.codes.lean}),
+        ("conv strided", LEAN),
+        ("conv pooled", LEAN | {"components": 2}),
+        ("dense tanh", {"by_class": True}),
+        ("conv strided", LEAN | {"by_class": True}),
+    ],
+    ids=["lean", "lean conv", "lean, two components", "by class", "lean conv, by class"],
+)
+def test_other_codes_of_associated_learning(net, settings):
+    """The same reference, example by example, for lean codes, and for codes that are computed once for each class."""
+    cells = 2 if "bridge" in settings else None
+    promotion = "standard" if net.startswith("conv") else "strict"  # Flax's batch norm mixes float32 and float64
+    with jax.enable_x64(True), jax.numpy_dtype_promotion(promotion):
+        run_beside_reference("al", *NETS[net], jnp.float64, 1e-10, settings, partial(step_al, cells=cells))
 
 
 @pytest.mark.parametrize("name", TARGET_PROP)

@@ -190,11 +190,11 @@ def test_associated_learning_with_one_component_is_two_separate_problems():
     """f and b fit the code of y, and g and h are an autoencoder of y; here each of the two is trained by itself."""
     net = jl.models.mlp((7,), classes=3)
     x, y = make_batch(NETS["dense"])
-    rule = jl.rules.al(net, SGD, autoencoder_tx=optax.sgd(0.3), width=6)
+    rule = jl.rules.al(net, SGD, autoencoder_tx=optax.sgd(0.3), codes=jl.codes.paper, width=6)
     params = rule.init(jax.random.key(0), (x, y))
     after = run(rule, params, [(x, y)])
     weights = params.components[0].weights
-    code, bridge = jl.rules.associated.code, jl.rules.associated.bridge_code
+    code, bridge = jl.codes.one_layer, jl.codes.hidden_layer
 
     def coder(module, w, v):
         return apply_layer(module, w, {}, v)[0]

@@ -298,8 +298,9 @@ def test_layer_outputs_of_associated_learning_go_through_the_targets_side():
 
     below, last = params.components[-2:]
     bridge = last.weights["bridge"]
-    hidden = sigmoid_layer(bridge["layers_0"]["linear"], outputs["block 3"])
-    np.testing.assert_allclose(outputs["bridge"], sigmoid_layer(bridge["layers_1"]["linear"], hidden), rtol=1e-5)
+    np.testing.assert_allclose(
+        outputs["bridge"], sigmoid_layer(bridge["layers_1"]["linear"], outputs["block 3"]), rtol=1e-5
+    )
     decoded = sigmoid_layer(last.weights["decoder"]["linear"], outputs["bridge"])
     np.testing.assert_allclose(outputs["decoder 3"], decoded, rtol=1e-5)
     decoded = sigmoid_layer(below.weights["decoder"]["linear"], decoded)

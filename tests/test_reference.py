@@ -502,6 +502,19 @@ def al_components():
     return parts, rand(1, B, 4, 8, 2)
 
 
+@pytest.mark.parametrize(
+    ("side", "cells", "windows"), [(4, 2, [2, 2]), (5, 2, [3, 2]), (7, 4, [2, 2, 2, 1]), (3, 4, [1] * 3)]
+)
+def test_cells_are_means_of_windows_and_their_backward_pass_is_the_transpose(side, cells, windows):
+    x, stops = rand(1, B, side, 4, 2), np.cumsum(windows)
+    found = ref.average_cells(x, cells)
+    of_rows = np.stack([x[:, stop - size : stop].mean(1) for stop, size in zip(stops, windows, strict=True)], 1)
+    narrow = -(-4 // cells)
+    np.testing.assert_allclose(found, of_rows.reshape(B, len(windows), -1, narrow, 2).mean(3))
+    d = rand(2, *found.shape)
+    np.testing.assert_allclose(np.vdot(found, d), np.vdot(x, ref.average_cells_backward(d, cells, x.shape)))
+
+
 def test_al_follows_both_terms():
     components, x = al_components()
     y = one_hot()

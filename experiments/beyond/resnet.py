@@ -21,8 +21,8 @@ from experiments.lab.experiment import Budget, Experiment
 from experiments.lab.main import main
 from experiments.lab.training import Case, Steps
 from experiments.papers.al.shared import COSINE, decayed_adam, jittered
+from jaxlocal.codes import Coder, hidden_layer, one_layer
 from jaxlocal.layers import dense
-from jaxlocal.rules.associated import Coder, bridge_code, code
 
 DEPTH, WIDTH = 8, 100
 RATE, DECAY = 1e-3, 1e-4
@@ -31,7 +31,7 @@ SHORT, MIDDLE, LONG = Budget(epochs=10, seeds=2), Budget(epochs=30, seeds=3), Bu
 
 def pooled(width: int) -> nn.Module:
     """The paper's bridge on the spatial mean of the image."""
-    return nn.Sequential([lambda s: jnp.mean(s, axis=(1, 2)), dense(5 * width, nn.sigmoid), code(width)])
+    return nn.Sequential([lambda s: jnp.mean(s, axis=(1, 2)), dense(5 * width, nn.sigmoid), one_layer(width)])
 
 
 class Way(NamedTuple):
@@ -39,7 +39,7 @@ class Way(NamedTuple):
 
     words: str
     components: Sequence[int] = ()
-    bridge: Coder = bridge_code
+    bridge: Coder = hidden_layer
     elu: bool = False  # backpropagation with ELU instead of ReLU
     matched: bool = False  # backpropagation with the layers by which `al_4` predicts instead of the readout
     decay_all: bool = False  # L2 on bridges, encoders and decoders, too
@@ -72,7 +72,11 @@ def make(way: Way, steps: Steps) -> jl.Rule:
     if not way.components:
         return jl.rules.bp(jl.models.matched(net, 4, WIDTH) if way.matched else net, tx)
     return jl.rules.al(
-        net, tx, autoencoder_tx=autoencoder_tx, components=way.components, width=WIDTH, bridge=way.bridge
+        net,
+        tx,
+        autoencoder_tx=autoencoder_tx,
+        components=way.components,
+        codes=jl.codes.paper._replace(width=WIDTH, bridge=way.bridge),
     )
 
 

@@ -1,4 +1,4 @@
-"""Max pooling whose gradient is fast on CPUs, where XLA's own takes longer than the convolution below it."""
+"""Pooling whose gradient is fast on CPUs, where XLA's own takes longer than the convolution below it."""
 
 from functools import partial
 
@@ -49,3 +49,25 @@ def _back(size: int, x: jax.Array, error: jax.Array) -> tuple[jax.Array]:
 
 
 _pool.defvjp(_forward, _back)
+
+
+def average_to(x: jax.Array, cells: int) -> jax.Array:
+    """The mean over windows of x (B, …, C), so that at most `cells` are left along each axis between the two.
+
+    The windows are as small as they can be. Where a side is not a multiple of them, the last window is cut short.
+
+    Example:
+      >>> jaxlocal.fast.pooling.average_to(jnp.arange(16.0).reshape(1, 4, 4, 1), 2)[0, :, :, 0].tolist()
+      [[2.5, 4.5], [10.5, 12.5]]
+      >>> jaxlocal.fast.pooling.average_to(jnp.arange(5.0).reshape(1, 5, 1), 2)[0, :, 0].tolist()
+      [1.0, 3.5]
+    """
+    for axis, side in enumerate(x.shape[1:-1], start=1):
+        window = -(-side // cells)
+        count = -(-side // window)
+        padding = [(0, 0)] * x.ndim
+        padding[axis] = 0, count * window - side
+        total = jnp.pad(x, padding).reshape(*x.shape[:axis], count, window, *x.shape[axis + 1 :]).sum(axis + 1)
+        sizes = np.minimum(window, side - window * np.arange(count))
+        x = total / jnp.asarray(sizes, x.dtype).reshape([count if other == axis else 1 for other in range(x.ndim)])
+    return x

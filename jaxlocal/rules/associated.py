@@ -3,41 +3,23 @@
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.lax import stop_gradient
 
 from jaxlocal import checks
 from jaxlocal.checks import learning_rule
-from jaxlocal.layers import dense, identity
+from jaxlocal.codes import IMAGE_WIDTH, Coder, Codes, lean, linear
 from jaxlocal.locality import own, upward
 from jaxlocal.make import make_rule
 from jaxlocal.network import Network, Tree, apply_layer, apply_layers, cross_entropy, evenly, neighbours, units
 from jaxlocal.parts import init_forward, init_helper
 from jaxlocal.rule import Lesson, Message, Params, Part, Rule, Stats, Weights, forward_weights
-
-Coder = Callable[[int], nn.Module]  # number of output units -> module
-
-IMAGE_WIDTH = 256  # units of t_i where s_i is an image: the paper's choice for the vanilla CNN
-
-
-def code(width: int) -> nn.Module:
-    """The paper's encoder g and decoder h: a dense layer with a sigmoid."""
-    return dense(width, nn.sigmoid)
-
-
-def bridge_code(width: int) -> nn.Module:
-    """The paper's bridge b: a hidden layer of five times the width, then the code, both with a sigmoid."""
-    return nn.Sequential([dense(5 * width, nn.sigmoid), dense(width, nn.sigmoid)])
-
-
-def linear_code(width: int) -> nn.Module:
-    """A decoder without bounds, for real-valued targets."""
-    return dense(width, identity)
 
 
 @learning_rule
@@ -47,11 +29,13 @@ def al(
     *,
     autoencoder_tx: optax.GradientTransformation | None = None,
     components: int | Sequence[int] | None = None,
+    codes: Codes = lean,
     width: int | Sequence[int] | None = None,
-    bridge: Coder = bridge_code,
-    encoder: Coder = code,
-    decoder: Coder = code,
+    bridge: Coder | None = None,
+    encoder: Coder | None = None,
+    decoder: Coder | None = None,
     readout: Coder | None = None,
+    by_class: bool = False,
     frozen: Collection[int] = (),
 ) -> Rule:
     r"""Associated Learning: each component makes its code of x predict its code of y, and its code of y decodable.
@@ -68,18 +52,29 @@ def al(
     Component i needs the message (s_{i-1}, t_{i-1}) and nothing else, and the message is computed with the weights
     before this batch's update. So no component waits for an error from another.
 
+    By default the codes are lean: 64 units, a bridge of one layer, and images averaged to 4 × 4 cells in front of it.
+    A step then costs about as much as one of backpropagation. With `codes=jl.codes.paper` the codes are as wide as
+    the layers, and each bridge has a hidden layer of five times that width, as in the paper.
+
+    If every example of a class has the same target, as with one-hot labels, all codes t_i belong to classes, too. With
+    `by_class` they are computed once for each class in the batch instead of once for each example, which gives the
+    same gradients to rounding. Soft labels, such as those of mixup, do not allow this; they are refused where their
+    values can be seen, which is outside of `jax.jit`.
+
     Args:
       net: the network; its blocks, alone or in groups, are the associated functions f_i.
       tx: the optimizer of f and b.
       autoencoder_tx: the optimizer of g and h; by default `tx` with its moves doubled: the paper's twice the rate.
       components: None for one component per block; a number, to cut the blocks into that many components of about the
-        same size; or the number of blocks of each component, such as (1, 3, 3, 3) for ResNet-20.
-      width: the units of t_i, one number or one for each component; by default those of s_i, or 256 where s_i is an
-        image.
-      bridge: width -> b_i; by default dense 5·width, dense width, both with a sigmoid, on the flattened s_i.
-      encoder: width -> g_i; by default dense with a sigmoid.
-      decoder: width of t_{i-1} -> h_i, for i > 1; by default dense with a sigmoid.
-      readout: number of targets -> h_1; by default as `decoder` for classes, and linear for real targets.
+        same size; or the number of blocks of each component, such as (1, 3, 3, 3) for ResNet-20. Fewer components are
+        more accurate on convolutional networks; more of them can use more devices.
+      codes: the width of the codes, and the modules that lead to them and back; see `jl.codes`.
+      width: the units of t_i, one number or one for each component; by default as in `codes`.
+      bridge: width -> b_i; by default as in `codes`, like the next three.
+      encoder: width -> g_i.
+      decoder: width of t_{i-1} -> h_i, for i > 1.
+      readout: number of targets -> h_1.
+      by_class: whether the codes are computed once for each class.
       frozen: numbers of the blocks that keep their weights.
 
     Returns:
@@ -98,11 +93,14 @@ def al(
       propagation. Neural Computation 33, 2021. Equations 4.1 to 4.8.
     """
     checks.callables(bridge=bridge, encoder=encoder, decoder=decoder, readout=readout)
+    codes = _with(codes, width=width, bridge=bridge, encoder=encoder, decoder=decoder, readout=readout)
+    _check_by_class(by_class, net)
     groups = _groups(components, len(net.blocks))
     n = len(groups)
     f = tuple(tuple(net.blocks[layer] for layer in layers) for layers in groups)
-    readout = readout or (decoder if net.loss == cross_entropy else linear_code)
-    pairs = _Associations(f, _widths(width, n), bridge, encoder, (readout, *(decoder for _ in groups[1:])))
+    readout = codes.readout or (codes.decoder if net.loss == cross_entropy else linear)
+    decoders = readout, *(codes.decoder for _ in groups[1:])
+    pairs = _Associations(f, _widths(codes.width, n), codes.bridge, codes.encoder, decoders, by_class)
     parts = tuple(Part(layers, partial(pairs.init, i), partial(pairs.teach, i)) for i, layers in enumerate(groups))
     autoencoder_tx = autoencoder_tx or optax.chain(tx, optax.scale(2.0))
     return make_rule(
@@ -132,6 +130,7 @@ class _Associations(NamedTuple):
     bridge: Coder
     encoder: Coder
     decoders: tuple[Coder, ...]
+    by_class: bool
 
     def width(self, i: int, s: jax.Array) -> int:
         """The units of t_i."""
@@ -144,32 +143,41 @@ class _Associations(NamedTuple):
 
     def init(self, i: int, key: jax.Array, message: Message) -> tuple[Weights, Stats, Message]:
         """The weights of component i."""
+        s_below, t_below, y = _read(message)
+        if self.by_class:
+            _check_labels(y)
         f_key, b_key, g_key, h_key = jax.random.split(key, 4)
-        weights, stats, (s, t_below) = init_forward(self.f[i])(f_key, message)
+        weights, stats, (s, _) = init_forward(self.f[i])(f_key, (s_below, t_below))
         b, g, h = self.coders(i, s, units(t_below))
         t_shape = (self.width(i, s),)
         weights["bridge"] = init_helper("bridge", b, b_key, s, t_shape)
         weights["encoder"] = init_helper("encoder", g, g_key, t_below, t_shape)
         t = _apply(g, weights["encoder"], t_below)
         weights["decoder"] = init_helper("decoder", h, h_key, t, t_below.shape[1:])
-        return weights, stats, (s, t)
+        return weights, stats, self.message(s, t, y)
 
     def teach(self, i: int, weights: Weights, stats: Stats, message: Message, key: jax.Array) -> tuple[Lesson, Message]:
         """Equations 4.1 to 4.8: s_i = f_i(s_{i-1}), t_i = g_i(t_{i-1}), and the gradient of L_i."""
-        s_below, t_below = message
+        s_below, t_below, y = _read(message)
         f_key, b_key, g_key, h_key = jax.random.split(key, 4)  # of dropout, where there is any
+        targets = each_class(t_below, y) if self.by_class else each_example(t_below)
 
         def objective(weights: Weights) -> tuple[jax.Array, tuple[dict[str, jax.Array], Message, Stats]]:
             s, new_stats = apply_layers(self.f[i], weights["forward"], stats, s_below, f_key)
             b, g, h = self.coders(i, s, units(t_below))
-            t = _apply(g, weights["encoder"], t_below, g_key)
+            codes = _apply(g, weights["encoder"], targets.rows, g_key)
+            t = targets.of_examples(codes)
             associated = mse(_apply(b, weights["bridge"], s, b_key), stop_gradient(t))
-            autoencoder = mse(_apply(h, weights["decoder"], t, h_key), t_below)
+            autoencoder = targets.mean(jnp.square(_apply(h, weights["decoder"], codes, h_key) - targets.rows))
             losses = {"associated": associated, "autoencoder": autoencoder}
-            return associated + autoencoder, (losses, (s, t), new_stats)
+            return associated + autoencoder, (losses, self.message(s, t, y), new_stats)
 
         grads, (losses, message, stats) = jax.grad(objective, has_aux=True)(weights)
         return Lesson(grads, stats, losses), message
+
+    def message(self, s: jax.Array, t: jax.Array, y: jax.Array) -> Message:
+        """What the next component gets; the label is part of it if that component needs it."""
+        return (s, t, y) if self.by_class else (s, t)
 
     def scores(self, params: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
         """Up through f_1 … f_N, across the last bridge, and down through h_N … h_1."""
@@ -193,6 +201,36 @@ def effective(params: Params) -> dict[str, Tree]:
     }
 
 
+class Targets(NamedTuple):
+    """The targets t_{i-1} of a batch: each row once, however many examples have it."""
+
+    rows: jax.Array
+    of_examples: Callable[[jax.Array], jax.Array]  # from a value for each row to one for each example
+    mean: Callable[[jax.Array], jax.Array]  # the mean over examples and units of a value for each row and unit
+
+
+def each_example(t_below: jax.Array) -> Targets:
+    """A row for each example."""
+    return Targets(t_below, lambda values: values, jnp.mean)
+
+
+def each_class(t_below: jax.Array, y: jax.Array) -> Targets:
+    """A row for each class: that of its first example. Classes without an example count nothing."""
+    _check_labels(y)
+    label = jnp.argmax(y, axis=-1)
+    member = jax.nn.one_hot(label, y.shape[-1], dtype=t_below.dtype)
+
+    def mean(values: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.mean(member, axis=0) @ values)
+
+    return Targets(t_below[jnp.argmax(member, axis=0)], lambda values: values[label], mean)
+
+
+def _read(message: Message) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """s_{i-1}, t_{i-1} and, where it is needed, y. The first component's message is (x, y): there t_{i-1} is y."""
+    return message[0], message[1], message[-1]
+
+
 def mse(a: jax.Array, b: jax.Array) -> jax.Array:
     """The mean over batch and units of (a - b)²."""
     return jnp.mean(jnp.square(a - b))
@@ -200,6 +238,33 @@ def mse(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _apply(coder: nn.Module, weights: Tree, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
     return apply_layer(coder, weights, {}, x, key)[0]
+
+
+def _with(codes: Codes, **given: Any) -> Codes:
+    """The codes with those settings that the user has given."""
+    if not isinstance(codes, Codes):
+        raise TypeError(f"codes={checks.show(codes)}: must be a jl.codes.Codes, such as jl.codes.paper")
+    return codes._replace(**{name: value for name, value in given.items() if value is not None})
+
+
+def _check_by_class(by_class: bool, net: Network) -> None:
+    checks.flag("by_class", by_class)
+    if by_class and net.loss != cross_entropy:
+        raise ValueError(
+            "by_class=True: the network's loss is for real targets, but codes belong to classes only where targets are "
+            "labels; leave it out, or use jl.cross_entropy"
+        )
+
+
+def _check_labels(y: jax.Array) -> None:
+    """Refuse soft labels, where the values can be seen."""
+    if isinstance(y, jax.core.Tracer):
+        return
+    labels = np.asarray(y)
+    if not np.array_equal(labels, np.eye(labels.shape[-1])[labels.argmax(-1)]):
+        raise ValueError(
+            "by_class=True: y has rows that are not one-hot, so codes do not belong to classes; leave it out"
+        )
 
 
 def _groups(components: int | Sequence[int] | None, blocks: int) -> tuple[tuple[int, ...], ...]:

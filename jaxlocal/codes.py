@@ -1,0 +1,111 @@
+"""Codes for Associated Learning: how wide they are, and the modules that lead to them and back.
+
+A component of `jl.rules.al` has a code t_i of the target. Its bridge predicts the code from the component's output s_i,
+its encoder makes the code from the code below, and its decoder leads back. `lean` and `paper` are two sets of these;
+`jl.rules.al(net, tx, codes=jl.codes.paper)` takes the second. The other functions here are parts for sets of your own.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+
+from jaxlocal.fast.pooling import average_to
+from jaxlocal.fast.product import product
+from jaxlocal.layers import dense, flat, identity
+
+Coder = Callable[[int], nn.Module]  # number of output units -> module
+
+GRID = 4  # cells along each axis of an image that a lean bridge reads
+IMAGE_WIDTH = 256  # units of t_i where s_i is an image and the width is None: the paper's choice for the vanilla CNN
+
+
+def one_layer(width: int) -> nn.Module:
+    """A dense layer with a sigmoid, on the flattened input: the paper's encoder g and decoder h.
+
+    Example:
+      >>> jl.codes.one_layer(3).init_with_output(jax.random.key(0), jnp.ones((2, 4, 4, 1)))[0].shape
+      (2, 3)
+    """
+    return dense(width, nn.sigmoid)
+
+
+def hidden_layer(width: int, times: int = 5) -> nn.Module:
+    """The paper's bridge: a hidden layer of `times` the width, then the code, both with a sigmoid.
+
+    Example:
+      >>> module = jl.codes.hidden_layer(3)
+      >>> [layer.linear.features for layer in module.layers]
+      [15, 3]
+    """
+    return nn.Sequential([dense(times * width, nn.sigmoid), one_layer(width)])
+
+
+def low_rank(width: int, rank: int = 16) -> nn.Module:
+    """One layer whose weights are a product of two narrow matrices, without a bias or an activation between them.
+
+    Example:
+      >>> module = jl.codes.low_rank(64, rank=8)
+      >>> weights = module.init(jax.random.key(0), jnp.ones((1, 1024)))
+      >>> sum(leaf.size for leaf in jax.tree.leaves(weights))  # one_layer(64) has 65600
+      8768
+    """
+    narrow = nn.Dense(rank, use_bias=False, kernel_init=nn.initializers.lecun_normal(), dot_general=product)
+    return nn.Sequential([flat, narrow, one_layer(width)])
+
+
+def linear(width: int) -> nn.Module:
+    """A dense layer without bounds: the last decoder for real-valued targets.
+
+    Example:
+      >>> float(jl.codes.linear(1).apply({"params": {"linear": {"kernel": jnp.full((1, 1), 9.0), "bias": jnp.ones(1)}}},
+      ...                                jnp.ones((1, 1)))[0, 0])
+      10.0
+    """
+    return dense(width, identity)
+
+
+def pooled(coder: Coder, grid: int = GRID) -> Coder:
+    """The same bridge on an image whose cells are averaged, to at most `grid` cells along each axis.
+
+    Whatever is not an image is left as it is.
+
+    Args:
+      coder: width -> module.
+      grid: the largest number of cells along each axis; 1 gives the mean of each channel.
+
+    Returns:
+      width -> module.
+
+    Example:
+      >>> bridge = jl.codes.pooled(jl.codes.one_layer, grid=2)(3)
+      >>> weights = bridge.init(jax.random.key(0), jnp.ones((1, 8, 8, 5)))
+      >>> [leaf.shape for leaf in jax.tree.leaves(weights)]  # 2 · 2 · 5 = 20 inputs
+      [(3,), (20, 3)]
+    """
+
+    def average(x: jax.Array) -> jax.Array:
+        return average_to(x, grid) if x.ndim > 2 else x
+
+    return lambda width: nn.Sequential([average, coder(width)])
+
+
+class Codes(NamedTuple):
+    """Everything about the codes of Associated Learning. `_replace` changes a part of a set.
+
+    Example:
+      >>> codes = jl.codes.lean._replace(width=128, bridge=jl.codes.hidden_layer)
+      >>> codes.width
+      128
+    """
+
+    width: int | Sequence[int] | None  # units of t_i, one number or one for each component; None: those of s_i
+    bridge: Coder  # width of t_i -> b_i
+    encoder: Coder  # width of t_i -> g_i
+    decoder: Coder  # width of t_{i-1} -> h_i, for i > 1
+    readout: Coder | None  # number of targets -> h_1; None: as `decoder` for classes, and linear for real targets
+
+
+lean = Codes(width=64, bridge=pooled(one_layer), encoder=one_layer, decoder=one_layer, readout=None)
+paper = Codes(width=None, bridge=hidden_layer, encoder=one_layer, decoder=one_layer, readout=None)
