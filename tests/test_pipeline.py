@@ -435,6 +435,20 @@ def test_measured_costs():
     assert costs.message == tuple(8 * 4 * (width + 3) for width in (7, 6, 6))
 
 
+def test_balanced_cuts_by_what_it_measures(monkeypatch):
+    params = sequential("drtp").params[0]
+    costs = jl.pipeline.Costs(seconds=(2.0, 1.0, 1.5), message=(1, 1, 1))
+    seen = []
+    monkeypatch.setattr("jaxlocal.pipeline.costs.measure", lambda *arguments: (seen.append(arguments), costs)[1])
+    pipe, found = jl.pipeline.balanced(RULE["drtp"], params, batch("drtp", 0), mesh(data=2, stage=2), "stage", room=2)
+    assert found == costs and len(seen) == 1 and seen[0][0] is RULE["drtp"]
+    assert pipe.sizes == (1, 2) and pipe.room == 2 and pipe.axis == "stage"
+    assert costs.of_stages(pipe.sizes) == (2.0, 2.5)
+    with broken(ValueError, "has 8 devices, but the rule has only 3 components"):
+        jl.pipeline.balanced(RULE["drtp"], params, batch("drtp", 0), mesh(component=8))
+    assert len(seen) == 1  # The error came before a measurement.
+
+
 @pytest.mark.parametrize(("count", "stages"), [(1, 1), (1, 4), (3, 4), (20, 4)])
 def test_the_schedule_is_that_of_the_paper(count, stages):
     schedule = jl.pipeline.Schedule(count, stages)
@@ -444,6 +458,11 @@ def test_the_schedule_is_that_of_the_paper(count, stages):
         assert table[tick, stage] == (tick - stage if 0 <= tick - stage < count else -1)
     assert schedule.utilisation == pytest.approx((table >= 0).mean())
     assert schedule.bubble == pytest.approx((stages - 1) / (count + stages - 1))
+    learns = table >= 0
+    assert (learns.sum(axis=0) == schedule.steps).all()
+    assert schedule.in_flight == learns.sum(axis=1).max() == max(len(set(row[row >= 0])) for row in table)
+    # A batch is with one stage at a time, and with each stage for one tick.
+    assert schedule.kept == max(learns[:, stage].astype(int).max() for stage in range(stages)) == 1
 
 
 def test_the_trace_is_what_perfetto_reads(tmp_path):
@@ -507,6 +526,11 @@ def test_rules_with_a_backward_pass_are_refused(name):
         (lambda: jl.pipelined(RULE["dense"], mesh(component=2), stages=(0, 3)), ValueError, "^stages=0: must be at"),
         (lambda: jl.pipelined(RULE["dense"], mesh(component=2), room=0.5), ValueError, "^room=0.5: must be 1 or more"),
         (lambda: jl.pipeline.balance([1.0, 2.0], 3), ValueError, "^stages=3: there are 2 components"),
+        (
+            lambda: jl.pipeline.Costs((1.0, 2.0), (4, 4)).of_stages((1, 2)),
+            ValueError,
+            r"^sizes=\(1, 2\): must sum to 2, the number of components",
+        ),
         (lambda: jl.pipeline.balance([1.0, -2.0], 2), ValueError, r"^costs=-2\.0: must be zero or more"),
         (
             lambda: jl.pipeline.Schedule(3, 2).trace("x.json", (1.0,)),

@@ -10,8 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental.multihost_utils import broadcast_one_to_all
+from jax.sharding import Mesh
 
 from jaxlocal import checks
+from jaxlocal.network import neighbours
+from jaxlocal.pipeline.pipeline import Pipeline, pipelined
 from jaxlocal.pipeline.stages import steps
 from jaxlocal.rule import Batch, Component, Learn, Message, Params, Rule
 
@@ -23,6 +27,19 @@ class Costs(NamedTuple):
 
     seconds: tuple[float, ...]  # the time of one step
     message: tuple[int, ...]  # the size of its message to the next component, in bytes
+
+    def of_stages(self, sizes: Sequence[int]) -> tuple[float, ...]:
+        """The time of each stage, given the number of components in each.
+
+        Example:
+          >>> jl.pipeline.Costs(seconds=(4.0, 1.0, 2.0), message=(8, 8, 8)).of_stages((1, 2))
+          (4.0, 3.0)
+        """
+        if sum(sizes) != len(self.seconds):
+            raise ValueError(
+                f"sizes={tuple(sizes)}: must sum to {len(self.seconds)}, the number of components that were measured"
+            )
+        return tuple(sum(self.seconds[i] for i in stage) for stage in neighbours(sizes))
 
 
 def measure(rule: Rule, params: Params, batch: Batch, repeats: int = 5) -> Costs:
@@ -98,3 +115,45 @@ def balance(costs: Sequence[float], stages: int) -> tuple[int, ...]:
             for n in range(made, len(costs) + 1)
         }
     return best[len(costs)][1]
+
+
+def balanced(
+    rule: Rule,
+    params: Params,
+    batch: Batch,
+    mesh: Mesh,
+    axis: str = "component",
+    *,
+    room: float = 1.0,
+    repeats: int = 5,
+) -> tuple[Pipeline, Costs]:
+    """`measure`, `balance` and `pipelined` in one call: a pipeline whose slowest stage is as fast as possible.
+
+    The results do not depend on the cut. So it does not matter that another measurement may lead to another one.
+
+    Args:
+      rule: a forward-only rule.
+      params: its parameters.
+      batch: a batch of the size to train with.
+      mesh: the devices. If there are several hosts, all of them use what the first one has measured.
+      axis: the axis of the mesh along which the components lie.
+      room: the memory for components on each device; see `pipelined`.
+      repeats: the number of measurements; see `measure`.
+
+    Returns:
+      The pipeline, with one stage for each device on the axis, and what was measured.
+
+    Example:
+      >>> rule = jl.rules.al(jl.models.mlp(hidden=(16, 16), classes=10), optax.adam(1e-3))
+      >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
+      >>> params = rule.init(jax.random.key(0), batch)
+      >>> pipe, costs = jl.pipeline.balanced(rule, params, batch, jl.pipeline.mesh(component=1))
+      >>> pipe.sizes, len(costs.seconds)
+      ((2,), 2)
+    """
+    pipe = pipelined(rule, mesh, axis, room=room)  # raises an error before anything is measured
+    costs = measure(rule, params, batch, repeats)
+    if jax.process_count() > 1:
+        costs = costs._replace(seconds=tuple(broadcast_one_to_all(np.asarray(costs.seconds)).tolist()))
+    sizes = balance(costs.seconds, len(pipe.stages))
+    return pipelined(rule, mesh, axis, stages=sizes, room=room), costs

@@ -135,6 +135,11 @@ class Pipeline:
         return Schedule(batches, len(self.stages))
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """The number of components in each stage."""
+        return tuple(map(len, self.stages))
+
+    @property
     def _devices(self) -> Devices:
         return Devices(self.mesh, self.axis)
 

@@ -17,6 +17,8 @@ class Schedule(NamedTuple):
       >>> schedule = jl.pipeline.Schedule(batches=4, stages=2)
       >>> schedule.ticks, schedule.utilisation, round(schedule.bubble, 2)
       (5, 0.8, 0.2)
+      >>> schedule.steps, schedule.in_flight, schedule.kept
+      (4, 2, 1)
       >>> print(schedule)
       tick     0  1  2  3  4
       stage 0  0  1  2  3  .
@@ -40,6 +42,25 @@ class Schedule(NamedTuple):
     def bubble(self) -> float:
         """The fraction of the time in which a stage waits, while the pipeline fills and empties."""
         return 1 - self.utilisation
+
+    @property
+    def steps(self) -> int:
+        """The number of steps that each stage does: one for each batch."""
+        return self.batches
+
+    @property
+    def in_flight(self) -> int:
+        """The number of batches that are in the pipeline at its busiest tick."""
+        return min(self.batches, self.stages)
+
+    @property
+    def kept(self) -> int:
+        """The number of batches whose message a stage keeps at any time, and whose activations it holds as it learns.
+
+        It is one, however many stages there are. A pipeline of backpropagation keeps the activations of a batch until
+        its error comes back.
+        """
+        return min(self.batches, 1)
 
     def table(self) -> np.ndarray:
         """The number of the batch from which each stage learns at each tick, (ticks, stages); -1 where it waits."""
