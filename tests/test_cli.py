@@ -96,6 +96,7 @@ def images(folder, *sizes):
         ("train --devices 3", "--batch-size=32: cannot be split evenly over 3 devices; take a multiple"),
         ("train --devices 16", "--devices=16: mesh(data=16): needs 16 devices, but there are 8"),
         ("train --pipeline --seeds 2", "--seeds=2: a pipeline trains one seed"),
+        ("train --pipeline --devices 8", "axis 'component' has 8 devices, but the rule has only 2 components"),
         ("train --pipeline --rule bp", "a pipeline needs a forward-only rule"),
         ("train --image-size 16", "digits is not resized"),
         ("train --validation 5000", "the training set has 1397 examples; hold out fewer than that"),

@@ -18,8 +18,9 @@ import pytest
 from helpers import same, slow
 
 from jaxlocal import app
-from jaxlocal.app import Config, ConfigError, build, runs, settings, text
+from jaxlocal.app import Config, ConfigError, build, runs, settings, stages, text
 from jaxlocal.app import folder as folders
+from jaxlocal.pipeline import Costs
 from jaxlocal.training import NotSavedError, best_epoch, goodness, session
 
 # 137 steps an epoch, in shares of 25.
@@ -136,12 +137,39 @@ def test_a_run_that_was_interrupted_ends_like_one_that_was_not(changed, then):
     _, said = train(replace(config, **then), "cut", resume=True)
     assert "resuming after epoch 1 and " in said
     assert same(parameters("whole"), parameters("cut"))
-    if then:  # only the losses are added in another order
+    if then:
+        assert "pipeline of 2 stages, cut by the measured time" in said
+        # only the losses are added in another order
         for one, other in zip(folders.history(Path("whole")), folders.history(Path("cut")), strict=True):
             assert one["validation"] == other["validation"]
             np.testing.assert_allclose(one["losses"], other["losses"], rtol=1e-12)
     else:
         assert metrics("whole") == metrics("cut")
+
+
+def test_a_pipeline_is_cut_by_what_its_components_cost(monkeypatch):
+    """And it says what to expect: a tick as long as the slowest stage, and an epoch of 137 batches."""
+    costs = Costs(seconds=(0.004, 0.001, 0.002), message=(1, 1, 1))
+    monkeypatch.setattr("jaxlocal.pipeline.costs.measure", lambda *arguments: costs)
+    config = replace(TINY, rule="al", model_args=("hidden=[8,8,8]",), pipeline=True, devices=2)
+    built, expected = stages.cut(config, build.build(config))
+    assert built.rule.sizes == (1, 2)
+    lines = expected.splitlines()
+    assert lines[0] == "pipeline of 2 stages, cut by the measured time of the components:"
+    assert [line.split() for line in lines[2:4]] == [["0", "1", "4"], ["1", "2", "3"]]
+    assert "one device would take 7 ms per step; the slowest stage makes a tick of 4 ms" in expected
+    share, used = 3.5 / 4, 137 / 138
+    assert f"a stage learns {100 * share:.0f} % of a tick on average" in expected
+    assert f"expected utilisation: {100 * share * used:.0f} %" in expected
+    assert f"137 batches takes 138 ticks, {100 * (1 - used):.1f} % of which a stage waits" in expected
+    assert "the devices share" in lines[-1]
+
+
+def test_one_device_and_rules_without_a_pipeline_are_not_measured(monkeypatch):
+    monkeypatch.setattr("jaxlocal.pipeline.costs.measure", None)
+    for config in (TINY, replace(TINY, rule="al", pipeline=True)):
+        built = build.build(config)
+        assert stages.cut(config, built) == (built, None)
 
 
 def test_a_run_resumes_on_other_devices(finished):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlocal import plots, training
-from jaxlocal.app import settings, text
+from jaxlocal.app import settings, stages, text
 from jaxlocal.app.build import Built, build, load_data
 from jaxlocal.app.folder import Measured, Summary, history, next_free, opened, write_summary
 from jaxlocal.app.record import Record, tensorboard_writer
@@ -70,25 +70,26 @@ def train(
     built = build(config)
     writer = tensorboard_writer() if tensorboard else None
     folder = folder or next_free(f"{config.rule}-{Path(config.data).stem}")
-    with (
-        opened(folder, config, resume) as exists,
-        Session(folder, built.rule, built.data, annotate=lambda row: {"lr": built.lr(row["step"] - 1)}) as session,
-    ):
-        start, spent = session.state, session.seconds
-        _check_epochs(config, folder, start)
-        settings.write(config, folder / "config.yaml")
-        say(_heading(config, built, folder))
-        if exists:
-            say(text.resuming(start and start.step, len(built.data.train[0]) // config.batch_size))
-        result = _train(config, built, session, writer)
-        rows = result.state.history
-        plots.curves(rows).savefig(folder / "curves.png", dpi=120)
-        summary = Summary(folder, _measure(built, session, result.state), rows, session.seconds)
-        write_summary(summary, config)
-        if not start or result.state.step > start.step:
-            say(text.timing(result, start, session.seconds - spent))
-        say(text.table({"": summary}))
-        return summary
+    with opened(folder, config, resume) as exists:
+        built, expected = stages.cut(config, built)
+        with Session(folder, built.rule, built.data, annotate=lambda row: {"lr": built.lr(row["step"] - 1)}) as session:
+            start, spent = session.state, session.seconds
+            _check_epochs(config, folder, start)
+            settings.write(config, folder / "config.yaml")
+            say(_heading(config, built, folder))
+            if expected:
+                say(expected)
+            if exists:
+                say(text.resuming(start and start.step, len(built.data.train[0]) // config.batch_size))
+            result = _train(config, built, session, writer)
+            rows = result.state.history
+            plots.curves(rows).savefig(folder / "curves.png", dpi=120)
+            summary = Summary(folder, _measure(built, session, result.state), rows, session.seconds)
+            write_summary(summary, config)
+            if not start or result.state.step > start.step:
+                say(text.timing(result, start, session.seconds - spent))
+            say(text.table({"": summary}))
+            return summary
 
 
 def compare(
