@@ -9,9 +9,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlocal.costs import Cost, CostTable, costs
 from jaxlocal.layers import flat
 from jaxlocal.network import Tree, apply_layer
 from jaxlocal.rule import Batch, Params, Rule, forward_stats, forward_weights
+
+__all__ = [
+    "ClassDistances",
+    "Cost",
+    "CostTable",
+    "ParameterCounts",
+    "activations",
+    "alignment",
+    "angle",
+    "class_distances",
+    "costs",
+    "feedback_alignment",
+    "layer_outputs",
+    "local_losses",
+    "parameter_counts",
+]
 
 
 class ParameterCounts(NamedTuple):

@@ -159,3 +159,39 @@ def test_local_losses_are_those_that_step_reports():
 
     losses, terms = both(make_batch(NETS["dense"]))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), losses, terms)
+
+
+# ------------------------------------------------------------------------------------------------- costs
+
+
+def test_costs_are_those_that_can_be_counted_by_hand():
+    """A wide layer on many examples, so that everything but the matrix products and the weights counts little."""
+    units, size = 512, 256
+    net = jl.models.mlp((units, units), classes=units)
+    batch = jax.ShapeDtypeStruct((size, units), jnp.float32), jax.ShapeDtypeStruct((size, units), jnp.float32)
+    product, weights = 2 * size * units**2, units**2
+    found = jl.diagnostics.costs(jl.rules.bp(net, SGD), batch, backprop=jl.rules.drtp(net, SGD))
+    assert found.rule.operations == pytest.approx(8 * product, rel=0.05)  # three of each layer; none for x
+    assert found.rule.weights == 3 * (weights + units)
+    assert found.components == ()
+    assert found.backprop.weights == 3 * (weights + units) + 2 * weights  # and the feedback
+    assert found.times_backprop().weights == pytest.approx(3 / 5, rel=0.01)
+    assert found.rule.words >= 2 * 3 * weights  # every weight is read and written
+    assert found.rule.memory >= 4 * 3 * weights
+    lines = str(found).splitlines()
+    assert lines[0].split() == list(found.rule._fields) and lines[2].split()[0] == "rule"
+
+
+def test_the_components_costs_of_a_forward_only_rule():
+    net, batch = jl.models.mlp((64,) * 3), (jnp.zeros((8, 64)), jnp.zeros((8, 10)))
+    found = jl.diagnostics.costs(jl.rules.al(net, SGD, width=16), batch)
+    below, middle, above = found.components
+    assert below.weights < middle.weights == above.weights  # its code of the target is made of ten units, not of 16
+    assert sum(one.weights for one in found.components) == found.rule.weights
+    assert sum(one.operations for one in found.components) == pytest.approx(found.rule.operations, rel=0.05)
+    assert (
+        max(one.memory for one in found.components)
+        < found.rule.memory
+        < sum(one.memory for one in found.components) + 4 * 8 * 74 * 3
+    )
+    assert [line.split()[0] for line in str(found).splitlines()[1:]] == ["backprop", "rule", *["component"] * 3]

@@ -1,0 +1,111 @@
+"""What a rule costs: operations, weights, memory, and how much of it is moved, beside backpropagation."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from jaxlocal import checks
+from jaxlocal.network import Tree
+from jaxlocal.rule import Batch, Rule
+from jaxlocal.rules.backprop import bp
+
+
+class Cost(NamedTuple):
+    """What one step takes, as XLA counts it."""
+
+    operations: float  # additions, multiplications and the like
+    weights: int  # of all roles, also those that never learn, such as the feedback of `dfa`
+    words: float  # numbers of four bytes that are read or written
+    memory: int  # bytes of parameters, optimizer states, batch and everything in between, at the worst moment
+
+
+class CostTable(NamedTuple):
+    """The cost of a rule, of each of its components, and of backpropagation on the same network and batch.
+
+    The components of a rule with a backward pass cannot be separated: then `components` is empty. As text it is a
+    table, in which everything is a multiple of backpropagation's cost.
+    """
+
+    rule: Cost
+    components: tuple[Cost, ...]
+    backprop: Cost
+
+    def times_backprop(self, cost: Cost | None = None) -> Cost:
+        """A cost, by default that of the whole rule, as a multiple of backpropagation's."""
+        return Cost(*(ours / theirs for ours, theirs in zip(cost or self.rule, self.backprop, strict=True)))
+
+    def __str__(self) -> str:
+        lines = {"backprop": self.backprop, "rule": self.rule}
+        lines |= {f"component {i}": cost for i, cost in enumerate(self.components)}
+        rows = [["", *Cost._fields]]
+        rows += [[name, *(f"{times:.3g}" for times in self.times_backprop(cost))] for name, cost in lines.items()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
+
+
+def costs(rule: Rule, batch: Batch, backprop: Rule | None = None) -> CostTable:
+    """Count what one `update` of a rule costs, without running it: XLA compiles it, and counts.
+
+    Args:
+      rule: the rule.
+      batch: a batch, or its shapes as `jax.ShapeDtypeStruct`.
+      backprop: what to compare with; by default `jl.rules.bp` on the rule's network, with Adam.
+
+    Returns:
+      The costs. Those of the components do not sum up to the rule's exactly: a component counts the message that it
+      reads, and the compiler joins some of their work.
+
+    Example:
+      >>> net = jl.models.mlp(hidden=(256, 256))
+      >>> batch = jnp.ones((32, 784)), jax.nn.one_hot(jnp.arange(32) % 10, 10)
+      >>> lean = jl.diagnostics.costs(jl.rules.al(net, optax.adam(1e-3)), batch)
+      >>> paper = jl.diagnostics.costs(jl.rules.al(net, optax.adam(1e-3), codes=jl.codes.paper), batch)
+      >>> [round(costs.times_backprop().operations, 1) for costs in (lean, paper)]
+      [1.1, 7.8]
+      >>> len(lean.components)
+      2
+    """
+    checks.single_rule("costs", rule)
+    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
+    return CostTable(
+        _of_rule(rule, batch),
+        _of_components(rule, batch),
+        _of_rule(backprop or bp(rule.net, optax.adam(1e-3)), batch),
+    )
+
+
+def _of_rule(rule: Rule, batch: Batch) -> Cost:
+    params = jax.eval_shape(rule.init, jax.random.key(0), batch)
+    return _cost(rule.update, params, batch, [component.weights for component in params.components])
+
+
+def _of_components(rule: Rule, message: Any) -> tuple[Cost, ...]:
+    """The cost of each component's own step, if the rule's components learn one after the other."""
+    if rule.learn is None:
+        return ()
+    found = []
+    components = jax.eval_shape(rule.init, jax.random.key(0), message).components
+    for learn, component in zip(rule.learn, components, strict=True):
+
+        def step(component: Any, message: Any, learn: Any = learn) -> Any:
+            return learn(component, message)[:2]
+
+        found.append(_cost(step, component, message, component.weights))
+        _, message = jax.eval_shape(step, component, message)
+    return tuple(found)
+
+
+def _cost(step: Callable[[Any, Any], Any], state: Any, batch: Any, weights: Tree) -> Cost:
+    """The cost of a program that replaces its state, which it need not keep."""
+    compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+    counted: Any = compiled.cost_analysis()
+    memory: Any = compiled.memory_analysis()
+    used = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return Cost(
+        counted["flops"],
+        sum(leaf.size for leaf in jax.tree.leaves(weights)),
+        counted["bytes accessed"] / 4,
+        used + memory.temp_size_in_bytes,
+    )
