@@ -107,5 +107,16 @@ class Codes(NamedTuple):
     readout: Coder | None  # number of targets -> h_1; None: as `decoder` for classes, and linear for real targets
 
 
+# The coders by the names that the command line takes, such as `--rule-args bridge=hidden_layer`.
+ALL: dict[str, Coder] = {
+    "one_layer": one_layer,
+    "hidden_layer": hidden_layer,
+    "low_rank": low_rank,
+    "linear": linear,
+    "pooled_one_layer": pooled(one_layer),
+    "pooled_hidden_layer": pooled(hidden_layer),
+    "pooled_low_rank": pooled(low_rank),
+}
+
 lean = Codes(width=64, bridge=pooled(one_layer), encoder=one_layer, decoder=one_layer, readout=None)
 paper = Codes(width=None, bridge=hidden_layer, encoder=one_layer, decoder=one_layer, readout=None)

@@ -16,9 +16,9 @@ class Cost(NamedTuple):
     """What one step takes, as XLA counts it."""
 
     operations: float  # additions, multiplications and the like
-    weights: int  # of all roles, also those that never learn, such as the feedback of `dfa`
+    weights: float  # of all roles, also those that never learn, such as the feedback of `dfa`
     words: float  # numbers of four bytes that are read or written
-    memory: int  # bytes of parameters, optimizer states, batch and everything in between, at the worst moment
+    memory: float  # bytes of parameters, optimizer states, batch and everything in between, at the worst moment
 
 
 class CostTable(NamedTuple):

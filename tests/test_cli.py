@@ -12,11 +12,13 @@ from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 
+import jax
 import numpy as np
+import optax
 import PIL.Image
 import pytest
 
-from jaxlocal import app, data, models, rules, search
+from jaxlocal import app, codes, data, models, rules, search
 from jaxlocal.app import Config, build, cli, runs, settings
 from jaxlocal.training import Interrupted, session
 from jaxlocal.version import __version__
@@ -174,6 +176,24 @@ def test_arguments_are_read_as_yaml():
     given = build.arguments("--rule-args", ("a=1e-3", "b=[1e-1,2]", "c=x", "d=null", "activation=relu"))
     assert given.pop("activation") is build.FUNCTIONS["activation"]["relu"]
     assert given == {"a": 1e-3, "b": (0.1, 2), "c": "x", "d": None}
+
+
+def test_the_codes_of_associated_learning_have_names():
+    given = build.arguments("--rule-args", ("codes=paper", "bridge=pooled_hidden_layer", "by_class=true"))
+    assert given["codes"] is codes.paper and given["by_class"] is True
+    rule = rules.al(models.mlp((8,)), optax.sgd(0.1), **given)
+    bridge = (
+        rule.init(jax.random.key(0), (np.ones((2, 4), "f4"), np.eye(2, 10, dtype="f4"))).components[0].weights["bridge"]
+    )
+    assert bridge["layers_1"]["layers_0"]["linear"]["kernel"].shape == (
+        8,
+        40,
+    )  # codes of 8 units, five times that hidden
+
+
+def test_an_unknown_bridge_is_refused(run):
+    code, _, error = run(f"train --rule-args bridge=hidden {TINY}")
+    assert code == 2 and "--rule-args bridge=hidden" in error and "hidden_layer" in error
 
 
 def test_images_of_different_sizes_and_images_too_small_for_the_network(run):

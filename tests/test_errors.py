@@ -142,6 +142,8 @@ BAD_SETTINGS = [
     ("al", {"components": 0}, ValueError, ["components=0", "at least 1"]),
     ("al", {"components": (1, 1)}, ValueError, ["(1, 1)", "2 blocks", "3"]),
     ("al", {"width": (5, 5)}, ValueError, ["width=(5, 5)", "3 components"]),
+    ("al", {"codes": "paper"}, TypeError, ["codes='paper'", "jl.codes.paper"]),
+    ("al", {"by_class": 1}, TypeError, ["by_class=1", "True or False"]),
     ("al", {"width": -1}, ValueError, ["width=-1", "at least 1"]),
     ("al", {"width": 2.5}, TypeError, ["width=2.5", "whole number"]),
     ("tp", {"noise": -0.1}, ValueError, ["noise=-0.1", "zero or more"]),
@@ -208,6 +210,18 @@ def test_pooling_has_no_inverse():
     with pytest.raises(ValueError, match="pool=2") as error:
         jl.rules.sdtp(net, ADAM).init(jax.random.key(0), (jnp.ones((8, 4, 4, 1)), Y))
     says(error, "stride", "inverses")
+
+
+def test_codes_by_class_need_labels():
+    rule = jl.rules.al(NET, ADAM, by_class=True)
+    x, y = make_batch(NET)
+    soft = 0.9 * y + 0.1 / 3
+    with pytest.raises(ValueError, match="one-hot"):
+        rule.init(jax.random.key(0), (x, soft))
+    with pytest.raises(ValueError, match="one-hot"):
+        rule.update(rule.init(jax.random.key(0), (x, y)), (x, soft))
+    with pytest.raises(ValueError, match="real targets"):
+        jl.rules.al(NET._replace(loss=jl.squared_error), ADAM, by_class=True)
 
 
 def test_bridge_with_batch_norm():

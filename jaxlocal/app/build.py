@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxlocal import checks, models, parallel, rules
+from jaxlocal import checks, codes, models, parallel, rules
 from jaxlocal.app.settings import Config, ConfigError, check, known, pairs
 from jaxlocal.data import Splits, augmentation, floats, load
 from jaxlocal.data.augmentation import Augmentation
@@ -35,10 +35,12 @@ PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {**augmentation.ALL, "mean": augmentation.subtract}
 HELPERS = "autoencoder_tx", "inverse_tx", "feedback_tx"  # the optimizers of weights that prediction does not use
 
-# The arguments of rules and networks that are functions, and the names by which they are given.
-FUNCTIONS = {
+# The arguments of rules and networks that are functions or made of them, and the names by which they are given.
+FUNCTIONS: dict[str, dict[str, Any]] = {
     "activation": {name: getattr(nn, name) for name in ("relu", "elu", "gelu", "silu", "sigmoid", "softplus", "tanh")},
     "init": {name: getattr(nn.initializers, name) for name in ("he_normal", "glorot_uniform", "lecun_normal")},
+    "codes": {"lean": codes.lean, "paper": codes.paper},
+    **dict.fromkeys(("bridge", "encoder", "decoder", "readout"), codes.ALL),
     "loss": {"cross_entropy": cross_entropy, "squared_error": squared_error},
 }
 
