@@ -1,0 +1,271 @@
+"""Accuracy against cost: backpropagation, Associated Learning with lean codes and with the paper's, DFA and DRTP.
+
+Every contender trains the same blocks on the same examples, with Adam whose rate falls to zero by a cosine. Each has
+the same rates to choose from, is trained with each of them for the same short time, and is judged on the validation
+set alone; its best rate is then trained for the whole time from several seeds. The cost of a step is counted by XLA and
+divided by that of backpropagation (`jl.diagnostics.costs`); the rows `*_time` measure the seconds.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import optax
+
+import jaxlocal as jl
+from experiments.lab import figures, records, tables
+from experiments.lab.experiment import Budget, Entry, Experiment, Job, Outcome, Recorded, Task
+from experiments.lab.main import main
+from experiments.lab.records import Row
+from experiments.lab.training import NOTES, images
+from experiments.lab.workers import take_turns
+from experiments.speed.batch import make_batch
+from experiments.speed.shared import sequential
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BATCH = 64
+RATES = 1e-3, 2e-3, 4e-3, 8e-3
+SEARCH = 3  # the whole training is this many times as long as that with each of the rates
+
+
+class Problem(NamedTuple):
+    """What is learned, and by which blocks."""
+
+    data: str
+    net: jl.Network
+    words: str
+    paper: int  # the number of components in the row of the paper's codes
+    components: tuple[int, ...]  # the numbers of components in the rows of lean codes
+    full: Budget
+    quick: Budget
+    size: int | None = None  # the height and width that images are reduced to
+    examples: int | None = None  # the number of training examples; by default all
+
+    def splits(self) -> jl.data.Splits:
+        """The data."""
+        splits = images(self.data, self.size)
+        x, y = splits.train
+        return splits._replace(train=(x[: self.examples], y[: self.examples]))
+
+
+MLP = jl.models.mlp((256,) * 8)
+SHORT, LONG = Budget(epochs=6, seeds=3), Budget(epochs=20, seeds=5)
+PROBLEMS = {
+    "mnist": Problem("mnist", MLP, "8 layers of 256 units", 8, (1, 2, 4, 8), LONG, SHORT),
+    "fashion": Problem("fashion_mnist", MLP, "8 layers of 256 units", 8, (1, 2, 4, 8), LONG, SHORT),
+    "cifar": Problem(
+        "cifar10", jl.models.vanilla_cnn(), "vanilla_cnn", 4, (1, 2, 4, 8), LONG, SHORT, size=16, examples=20_000
+    ),
+    "resnet": Problem("cifar10", jl.models.resnet(8), "resnet(8)", 4, (1, 2, 4), LONG, SHORT, size=16, examples=10_000),
+}
+
+COLOURS = {"bp": figures.ORANGE, "dfa": figures.RED, "drtp": figures.RED}  # those of Associated Learning are blue
+Make = Callable[[jl.Network, optax.GradientTransformation], jl.Rule]
+
+
+def contenders(problem: Problem) -> dict[str, Make]:
+    """The rules by the names of their rows."""
+    lean = {f"al_{count}": partial(jl.rules.al, components=count) for count in problem.components}
+    paper = partial(jl.rules.al, components=problem.paper, codes=jl.codes.paper)
+    return {"bp": jl.rules.bp, **lean, "al_paper": paper, "dfa": jl.rules.dfa, "drtp": jl.rules.drtp}
+
+
+def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:
+    """Choose the rate, then train the seeds; there is an outcome after every training."""
+    problem = PROBLEMS[name]
+    splits, epochs = problem.splits(), task.budget["epochs"]
+    search = max(1, epochs // SEARCH)
+    settings = {
+        "data": problem.data,
+        **{key: value for key in ("size", "examples") if (value := getattr(problem, key))},
+        "net": problem.words,
+        "batch_size": BATCH,
+        "epochs": epochs,
+        "rates": list(RATES),
+        "epochs for each rate": search,
+    }
+    begun = task.begun(settings)
+    row: Row = begun[0] if begun else {"contender": contender, "trials": [], "runs": []} | costs(problem, contender)
+
+    def outcome(message: str) -> Outcome:
+        trained = [one["seed"] for one in row["runs"]]
+        budget = Budget(epochs=epochs if trained else 0, seeds=len(trained))
+        return Outcome([row], settings | {"seeds": trained}, budget, message, NOTES.get(problem.data, ""))
+
+    for rate in RATES[len(row["trials"]) :]:
+        trial = train(problem, contender, splits, rate, search, seed=0)
+        row["trials"].append({"rate": rate, "validation": trial["history"][-1]})
+        yield outcome(f"{task.row}: rate {rate}: {100 * trial['history'][-1]:.2f} % on the validation set")
+    rate = max(row["trials"], key=itemgetter("validation"))["rate"]
+    for seed in range(len(row["runs"]), task.budget["seeds"]):
+        row["runs"].append({"seed": seed, "rate": rate} | train(problem, contender, splits, rate, epochs, seed))
+        yield outcome(f"{task.row}: seed {seed}: {100 * row['runs'][-1]['test']:.2f} % on the test set")
+
+
+def train(problem: Problem, contender: str, splits: jl.data.Splits, rate: float, epochs: int, seed: int) -> Row:
+    """One training: the validation accuracy after each epoch, the test accuracy, and the seconds.
+
+    The accuracies of a training that diverges are zero.
+    """
+    steps = epochs * (len(splits.train[0]) // BATCH)
+    rule = contenders(problem)[contender](problem.net, optax.adam(optax.cosine_decay_schedule(rate, steps)))
+    began = time.perf_counter()
+    try:
+        trained = jl.training.fit(rule, splits, epochs=epochs, batch_size=BATCH, seed=seed)
+    except jl.training.DivergedError:
+        return {"history": [0.0], "test": 0.0, "seconds": round(time.perf_counter() - began, 1)}
+    history = [float(f"{row['validation']['accuracy']:.6g}") for row in trained.state.history]
+    accuracy = float(f"{jl.training.evaluate(rule, trained.params, splits.test)['accuracy']:.6g}")
+    return {"history": history, "test": accuracy, "seconds": round(time.perf_counter() - began, 1)}
+
+
+def costs(problem: Problem, contender: str) -> Row:
+    """What a step costs, as a multiple of backpropagation's."""
+    rule, batch = stepping(problem, contender)
+    times = jl.diagnostics.costs(rule, batch).times_backprop()
+    return {"times BP's": {name: float(f"{value:.4g}") for name, value in times._asdict().items()}}
+
+
+def stepping(problem: Problem, contender: str) -> tuple[jl.Rule, tuple[jax.Array, jax.Array]]:
+    """The rule and a batch of the problem's shapes."""
+    x, y = problem.splits().train
+    rule = contenders(problem)[contender](problem.net, optax.adam(RATES[0]))
+    return rule, make_batch(BATCH, x.shape[1:], y.shape[-1])
+
+
+def measure(name: str, task: Task) -> Iterator[Outcome]:
+    """The seconds of a step of every contender, in turn, and as a multiple of backpropagation's."""
+    problem = PROBLEMS[name]
+    turns = {
+        contender: sequential(partial(stepping, problem, contender), task.budget["steps"])
+        for contender in contenders(problem)
+    }
+    found = take_turns(turns, task.budget["rounds"])
+    rows = [
+        {
+            "contender": contender,
+            "ms a step": records.spread([1e3 * value for value in seconds]),
+            "times BP's": records.spread([a / b for a, b in zip(seconds, found["bp"], strict=True)]),
+        }
+        for contender, seconds in found.items()
+    ]
+    settings = {"net": problem.words, "batch_size": BATCH} | task.budget
+    yield Outcome(rows, settings, task.budget, tables.text(rows))
+
+
+def rows() -> dict[str, Entry]:
+    """All rows: each contender on each problem, and the times."""
+    found: dict[str, Entry] = {}
+    for name, problem in PROBLEMS.items():
+        for contender in contenders(problem):
+            found[f"{name}_{contender}"] = Job(problem.full, problem.quick, partial(run, name, contender))
+        found[f"{name}_time"] = Job(Budget(rounds=5, steps=20), Budget(rounds=2, steps=4), partial(measure, name))
+    return found
+
+
+def table(recorded: Recorded) -> Iterator[Row]:
+    """Accuracy and cost of every contender."""
+    for name, problem in PROBLEMS.items():
+        times = _times(recorded, name)
+        for contender in contenders(problem):
+            record = recorded.records.get(f"{name}_{contender}")
+            line: Row = {"problem": name, "contender": contender}
+            if not record or not record["rows"][0]["runs"]:
+                yield (
+                    line
+                    | dict.fromkeys(
+                        ("test %", "below BP", "operations", "time", "weights", "memory", "rate", "epochs", "seeds"),
+                        None,
+                    )
+                    | {"test %": "not run"}
+                )
+                continue
+            (row,) = record["rows"]
+            test, bp = accuracy(row), _backprop(recorded, name)
+            cost = row["times BP's"]
+            yield line | {
+                "test %": tables.percent(test),
+                "below BP": f"{100 * (bp['mean'] - test['mean']):.2f}" if bp else None,
+                "operations": cost["operations"],
+                "time": times.get(contender),
+                "weights": cost["weights"],
+                "memory": cost["memory"],
+                "rate": row["runs"][0]["rate"],
+                "epochs": record["settings"]["epochs"],
+                "seeds": len(row["runs"]),
+            }
+
+
+def accuracy(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The test accuracy over the seeds."""
+    return records.over_seeds([one["test"] for one in row["runs"]])
+
+
+def _backprop(recorded: Recorded, name: str) -> dict[str, Any] | None:
+    record = recorded.records.get(f"{name}_bp")
+    return accuracy(record["rows"][0]) if record and record["rows"][0]["runs"] else None
+
+
+def _times(recorded: Recorded, name: str) -> dict[str, Any]:
+    """The measured time of each contender as a multiple of backpropagation's, where there is a record."""
+    record = recorded.records.get(f"{name}_time")
+    return {row["contender"]: row["times BP's"] for row in record["rows"]} if record else {}
+
+
+def draw(recorded: Recorded) -> dict[str, "Figure"]:
+    """The figure: test accuracy against operations, a panel for each problem."""
+    shown = {
+        name: {
+            contender: record["rows"][0]
+            for contender in contenders(problem)
+            if (record := recorded.records.get(f"{name}_{contender}")) and record["rows"][0]["runs"]
+        }
+        for name, problem in PROBLEMS.items()
+    }
+    shown = {name: lines for name, lines in shown.items() if lines}
+    return {"frontier": picture(shown)} if shown else {}
+
+
+def picture(shown: Mapping[str, Mapping[str, Row]]) -> "Figure":
+    """A dot for each contender, with the sample standard deviation of its accuracy; lean codes are joined by a line."""
+    figure, panels = figures.panels(len(shown), size=(3.6 * len(shown), 3.8))
+    for (name, lines), axes in zip(shown.items(), panels, strict=True):
+        lean = []
+        for contender, row in lines.items():
+            test, cost = accuracy(row), row["times BP's"]["operations"]
+            colour = COLOURS.get(contender, figures.BLUE)
+            height, error = 100 * test["mean"], 100 * (test["std"] or 0)
+            axes.errorbar(cost, height, error, fmt="o", color=colour, capsize=2, markersize=4)
+            axes.annotate(contender, (cost, height), textcoords="offset points", xytext=(5, 3), fontsize=8)
+            if contender.removeprefix("al_").isdigit():
+                lean.append((cost, height))
+        axes.plot(*zip(*sorted(lean), strict=True) if lean else ([], []), color=figures.BLUE, linewidth=0.8)
+        axes.set(title=name, xscale="log", xlabel="operations of a step, times BP's")
+    panels[0].set_ylabel("test accuracy, %")
+    figure.suptitle("Accuracy against cost")
+    return figure
+
+
+EXPERIMENT = Experiment(
+    module="beyond.frontier",
+    name="beyond_frontier",
+    title="Accuracy against cost",
+    rows=rows(),
+    note=(
+        f"Batch {BATCH}, Adam, its rate falling to zero by a cosine. Each contender chose its rate among "
+        f"{', '.join(map(str, RATES))} on the validation set, with a {SEARCH}rd of the epochs. `al_N` is Associated "
+        "Learning with lean codes in N components, `al_paper` has the paper's codes. Operations, time, weights and "
+        "memory are multiples of backpropagation's. `cifar` is the vanilla CNN on 20,000 images of 16 by 16 pixels, "
+        "`resnet` ResNet-8 on 10,000 of them; `mnist` and `fashion` are 8 layers of 256 units on all images."
+    ),
+    tables=(table,),
+    draw=draw,
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)
