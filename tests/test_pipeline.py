@@ -34,7 +34,7 @@ ALIKE = jl.models.mlp((4,) * 8, classes=4)
 RULE = {
     "dense": al(jl.models.mlp((7, 6, 6), classes=3, norm=True, dropout=0.3)),
     "mixed": al(MIXED),
-    "alike": jl.rules.al(ALIKE, optax.sgd(0.1, momentum=0.9)),
+    "alike": jl.rules.al(ALIKE, optax.sgd(0.1, momentum=0.9), width=4),  # as wide as layers, inputs and targets
     "drtp": RULES["drtp"](jl.models.mlp((7, 6), classes=3), adam),
     "layer_local": RULES["layer_local"](jl.models.mlp((7, 6), classes=3), adam),
     "one": al(jl.models.mlp((7,), classes=3)),
