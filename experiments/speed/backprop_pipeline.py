@@ -1,0 +1,352 @@
+"""Backpropagation as a pipeline: the layers divided over the devices, and each batch into micro-batches.
+
+All devices run one compiled program. In a tick each of them takes a micro-batch forward or backward through its own
+layers, as a `Timetable` says; then activations move up by one device and errors down. What the backward pass needs is
+kept, and nothing is computed twice. Gradients are means over the whole batch, so that a step is that of `jl.rules.bp`,
+but for rounding. The optimizer must treat each weight alone, as Adam does.
+
+A device holds its own weights, optimizer state, gradients and activations only. Those of different devices share the
+same arrays (see `jaxlocal.pipeline.packing`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.sharding import Mesh
+
+import jaxlocal as jl
+from experiments.speed.backprop_schedule import NOTHING, Schedule, Timetable
+from experiments.speed.backprop_stage import Stage, layer_costs, make_stages
+from experiments.speed.shared import ADAM, Batch, Problem, Timed, timed
+from jaxlocal.fast.compiler import one_pass
+from jaxlocal.network import Tree, neighbours
+from jaxlocal.pipeline.devices import Devices, on_host
+from jaxlocal.pipeline.packing import Packing, Slots, pack, packing, unpack, zeros
+
+
+class State(NamedTuple):
+    """What the devices hold; every array is sharded along its first axis, and each device has its own part."""
+
+    weights: Slots
+    opt: Slots
+    work: "Work"
+
+
+class Work(NamedTuple):
+    """What a device works with during a batch; the next batch needs nothing of it."""
+
+    kept: Slots  # what the backward passes of the micro-batches on their way need
+    up: Slots  # the activations that the device has received
+    down: Slots  # the error that the device has received
+    sent_up: Slots
+    sent_down: Slots
+    grads: Slots
+    loss: jax.Array  # (1,)
+    passes: jax.Array  # (1,), the number of passes that the device has made
+
+
+class Layout(NamedTuple):
+    """The stages, and where everything lies in the arrays; a packing has a form for each stage."""
+
+    stages: tuple[Stage, ...]
+    weights: Packing
+    opt: Packing
+    messages: Packing  # a form for each stage but the last: the activations that it sends
+    kept: Packing  # each leaf has an axis for the micro-batches that the stage holds at a time
+
+
+class Memory(NamedTuple):
+    """The bytes of each array on a device."""
+
+    weights: int
+    opt: int
+    grads: int
+    kept: int
+    messages: int
+
+
+@dataclass(frozen=True, eq=False)
+class BackpropPipeline:
+    """Backpropagation of a feed-forward network, without batch statistics and dropout, over the devices of a mesh.
+
+    Args:
+      net: the network.
+      tx: the optimizer.
+      mesh: devices along one axis, one for each stage.
+      sizes: the number of layers of each stage, the head included; `balanced` finds a good cut.
+      timetable: when the micro-batches go through the stages.
+    """
+
+    net: jl.Network
+    tx: optax.GradientTransformation
+    mesh: Mesh
+    sizes: tuple[int, ...]
+    timetable: Timetable
+
+    def __post_init__(self) -> None:
+        """Refuse stages that do not fit the devices or the layers."""
+        if not self._devices.count == len(self.sizes) == self.timetable.stages:
+            raise ValueError(f"stages={self.sizes}: there are {self._devices.count} devices, and each has one stage")
+        if sum(self.sizes) != len(self.net.layers) or min(self.sizes) < 1:
+            raise ValueError(f"stages={self.sizes}: must be 1 or more and sum to the {len(self.net.layers)} layers")
+
+    def layout(self, batch: Any) -> Layout:
+        """Where everything lies, for batches of these shapes."""
+        stages = make_stages(self.net, self.sizes, micro_batch(batch, self.timetable.micro))
+        kept = [
+            tuple(jax.ShapeDtypeStruct((held, *leaf.shape), leaf.dtype) for leaf in stage.shapes)
+            for stage, held in zip(stages, self.timetable.held, strict=True)
+        ]
+        weights = [stage.weights for stage in stages]
+        return Layout(
+            stages,
+            packing(weights),
+            packing([jax.eval_shape(self.tx.init, own) for own in weights]),
+            packing([stage.sends for stage in stages[:-1]], lead=1),
+            packing(kept),
+        )
+
+    def place(self, weights: tuple[Tree, ...], batch: Batch) -> State:
+        """The state with these weights of each layer; all batches must have the shapes of this one."""
+        layout = self.layout(batch)
+        own = [jax.tree.map(on_host, tuple(weights[i] for i in numbers)) for numbers in neighbours(self.sizes)]
+
+        def one_each(pieces: Sequence[Any]) -> Any:
+            return jax.tree.map(lambda *leaves: self._devices.one_each(leaves), *pieces)
+
+        return State(
+            one_each([pack(layout.weights, d, tree) for d, tree in enumerate(own)]),
+            one_each([pack(layout.opt, d, self.tx.init(tree)) for d, tree in enumerate(own)]),
+            one_each([_idle(layout)] * len(own)),
+        )
+
+    def weights(self, state: State, batch: Batch) -> tuple[Tree, ...]:
+        """The weights of each layer."""
+        layout, layers = self.layout(batch), []
+        for d in range(len(layout.stages)):
+            own = tuple(jnp.split(on_host(slot), len(layout.stages))[d] for slot in state.weights)
+            layers += unpack(layout.weights, d, own)
+        return tuple(layers)
+
+    def run(self, state: State, batches: Batch) -> tuple[State, jax.Array]:
+        """A step for each of the batches (T, B, …), and the loss of each, in one program; it can be compiled."""
+        layout = self.layout(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batches))
+
+        def here(device: jax.Array, own: State, batches: Batch) -> tuple[State, jax.Array]:
+            program = Program(layout, self.timetable, one_pass(self.tx), self._devices.axis, device)
+            return lax.scan(partial(_step, program), own, batches)
+
+        state, losses = self._devices.run(here, state, batches, check_vma=False)
+        return state, losses[-len(batches[0]) :]  # those of the last device
+
+    def memory(self, batch: Batch) -> Memory:
+        """The bytes on each device, which are those of the largest stage; for batches of these shapes."""
+        layout = self.layout(batch)
+
+        def size(packing: Packing) -> int:
+            return sum(prod(slot.shape) * slot.dtype.itemsize for slot in packing.slots)
+
+        weights, opt, kept, messages = map(size, (layout.weights, layout.opt, layout.kept, layout.messages))
+        return Memory(weights, opt, weights, kept, 4 * messages)
+
+    @property
+    def _devices(self) -> Devices:
+        (axis,) = self.mesh.axis_names
+        return Devices(self.mesh, axis)
+
+
+def balanced(net: jl.Network, batch: Batch, stages: int, micro: int) -> tuple[int, ...]:
+    """The numbers of layers of each stage such that the most expensive stage has the fewest operations."""
+    return jl.pipeline.balance(layer_costs(net, micro_batch(batch, micro)), stages)
+
+
+def micro_batch(batch: Any, micro: int) -> Any:
+    """The shapes of a micro-batch."""
+    size = len(batch[0]) if hasattr(batch[0], "__len__") else batch[0].shape[0]
+    if size % micro:
+        raise ValueError(f"micro={micro}: a batch of {size} cannot be divided into so many micro-batches of one size")
+    return tuple(jax.ShapeDtypeStruct((size // micro, *leaf.shape[1:]), leaf.dtype) for leaf in batch)
+
+
+# What one device does.
+
+
+class Program(NamedTuple):
+    """What a device knows beforehand."""
+
+    layout: Layout
+    timetable: Timetable
+    tx: optax.GradientTransformation
+    axis: str
+    device: jax.Array
+
+
+def _idle(layout: Layout) -> Work:
+    """The work of a device that has none."""
+    kept, grads = zeros(layout.kept), zeros(layout.weights)
+    up, down, sent_up, sent_down = (zeros(layout.messages) for _ in range(4))
+    return Work(kept, up, down, sent_up, sent_down, grads, jnp.zeros(1), jnp.zeros(1, jnp.int32))
+
+
+def _step(program: Program, state: State, batch: Batch) -> tuple[State, jax.Array]:
+    """All micro-batches of a batch go through the device's stage, and its weights change."""
+    weights, opt, work = state
+    micro = program.timetable.micro
+    x, y = (leaf.reshape(micro, -1, *leaf.shape[1:]) for leaf in batch)
+    work = work._replace(loss=jnp.zeros_like(work.loss), passes=jnp.zeros_like(work.passes))
+    tables = tuple(map(jnp.asarray, program.timetable))
+
+    def tick(work: Work, rows: tuple[jax.Array, jax.Array]) -> tuple[Work, None]:
+        return _tick(program, weights, (x, y), work, rows), None
+
+    work, _ = lax.scan(tick, work, tables)
+    moved = weights, opt
+    for d in range(len(program.layout.stages)):
+        moved = run_if(program.device == d, partial(_descend, program, d, work.grads), moved)
+    return State(*moved, work), work.loss[0]
+
+
+def _tick(program: Program, weights: Slots, batch: Batch, work: Work, rows: tuple[jax.Array, jax.Array]) -> Work:
+    """The passes of a device in a tick; then all devices exchange their messages."""
+    stages = len(program.layout.stages)
+    forward_row, backward_row = rows
+    for d in range(stages):
+        passes = [(_forward, forward_row[d]), (_backward, backward_row[d])]
+        for one, m in passes if d == stages - 1 else reversed(passes):
+            mine = (program.device == d) & (m != NOTHING)
+            work = run_if(mine, partial(one, program, d, weights, batch, m), work)
+    sent_up, sent_down = _after(work.passes, (work.sent_up, work.sent_down))
+    ups = [(d, d + 1) for d in range(stages - 1)]
+    downs = [(d + 1, d) for d in range(stages - 1)]
+    up = tuple(lax.ppermute(slot, program.axis, ups) for slot in sent_up)
+    down = tuple(lax.ppermute(slot, program.axis, downs) for slot in sent_down)
+    return work._replace(up=up, down=down, sent_up=sent_up, sent_down=sent_down)
+
+
+def _forward(program: Program, d: int, weights: Slots, batch: Batch, m: jax.Array, work: Work) -> Work:
+    """A micro-batch goes forward through stage d."""
+    layout, stage = program.layout, program.layout.stages[d]
+    x = batch[0][m] if d == 0 else unpack(layout.messages, d - 1, work.up)
+    out, leaves = stage.forward(unpack(layout.weights, d, weights), x, batch[1][m])
+    place = m % program.timetable.held[d]
+    work = work._replace(kept=_keep(layout.kept, d, work.kept, place, leaves), passes=work.passes + 1)
+    if d == len(layout.stages) - 1:
+        return work._replace(loss=work.loss + out / program.timetable.micro)
+    return work._replace(sent_up=pack(layout.messages, d, out, work.sent_up))
+
+
+def _backward(program: Program, d: int, weights: Slots, batch: Batch, m: jax.Array, work: Work) -> Work:
+    """The error of a micro-batch goes backward through stage d, and its gradients are added to those before it."""
+    layout, stage = program.layout, program.layout.stages[d]
+    leaves = _recall(layout.kept, d, work.kept, m % program.timetable.held[d])
+    if d == len(layout.stages) - 1:
+        error = jnp.full(stage.sends.shape, 1 / program.timetable.micro, stage.sends.dtype)
+    else:
+        error = unpack(layout.messages, d, work.down)
+    x = batch[0][m] if d == 0 else None
+    grads, below = stage.backward(unpack(layout.weights, d, weights), x, batch[1][m], leaves, error)
+    before = unpack(layout.weights, d, work.grads)
+    # The first micro-batch of a batch finds the gradients of the last batch, which need not be set to zero before.
+    grads = jax.tree.map(lambda old, new: jnp.where(m == 0, 0, old) + new, before, grads)
+    work = work._replace(grads=pack(layout.weights, d, grads, work.grads), passes=work.passes + 1)
+    return work if d == 0 else work._replace(sent_down=pack(layout.messages, d - 1, below, work.sent_down))
+
+
+def _descend(program: Program, d: int, grads: Slots, moved: tuple[Slots, Slots]) -> tuple[Slots, Slots]:
+    """The optimizer's step of stage d."""
+    layout = program.layout
+    weights, opt = unpack(layout.weights, d, moved[0]), unpack(layout.opt, d, moved[1])
+    with jax.numpy_dtype_promotion("standard"):  # optax multiplies its int32 counts by floats
+        updates, opt = program.tx.update(unpack(layout.weights, d, grads), opt, weights)
+    weights = optax.apply_updates(weights, updates)
+    return pack(layout.weights, d, weights, moved[0]), pack(layout.opt, d, opt, moved[1])
+
+
+def _keep(packing: Packing, d: int, slots: Slots, place: jax.Array, leaves: Sequence[jax.Array]) -> Slots:
+    """Write the leaves of a micro-batch to their place in the slots."""
+    after, (_, shapes, numbers) = list(slots), packing.forms[d]
+    for leaf, shape, number in zip(leaves, shapes, numbers, strict=True):
+        slot = after[number]
+        if slot.shape == shape.shape:
+            after[number] = lax.dynamic_update_index_in_dim(slot, leaf, place, 0)
+        else:
+            after[number] = lax.dynamic_update_slice(slot, leaf.reshape(-1), (place * leaf.size,))
+    return tuple(after)
+
+
+def _recall(packing: Packing, d: int, slots: Slots, place: jax.Array) -> list[jax.Array]:
+    """Read the leaves of a micro-batch from their place in the slots."""
+    found, (_, shapes, numbers) = [], packing.forms[d]
+    for shape, number in zip(shapes, numbers, strict=True):
+        slot, one = slots[number], shape.shape[1:]
+        if slot.shape == shape.shape:
+            found.append(lax.dynamic_index_in_dim(slot, place, 0, keepdims=False))
+        else:
+            found.append(lax.dynamic_slice(slot, (place * prod(one),), (prod(one),)).reshape(one))
+    return found
+
+
+def _after(passes: jax.Array, slots: Any) -> Any:
+    """The same slots, but they depend on all passes of the tick.
+
+    Otherwise the compiler could put the exchange before a pass whose message is not sent, and the device would begin
+    that pass only when all others have finished theirs.
+    """
+    start = jnp.minimum(passes[0], 0)  # zero, which the compiler does not know
+
+    def touch(slot: jax.Array) -> jax.Array:
+        corner = lax.slice(slot, (0,) * slot.ndim, (1,) * slot.ndim)
+        return lax.dynamic_update_slice(slot, corner, (start,) * slot.ndim)
+
+    return jax.tree.map(touch, slots)
+
+
+def run_if(condition: jax.Array, function: Callable[[Any], Any], state: Any) -> Any:
+    """`function(state)` if the condition holds, else the state as it is: a loop, whose arrays XLA updates in place."""
+    return lax.fori_loop(0, jnp.asarray(condition, jnp.int32), lambda _, state: function(state), state)
+
+
+def backprop_pipeline(
+    problem: Problem, steps: int, schedule: Schedule, micro: int, stages: Sequence[int] | None = None
+) -> Timed:
+    """Pipelined backpropagation of the problem's network over all devices, once its gradients have been checked.
+
+    The optimizer is Adam. Without `stages` the layers are cut by their numbers of operations.
+    """
+    rule, batch = problem()
+    mesh = jl.pipeline.mesh(stage=len(jax.devices()))
+    sizes = balanced(rule.net, batch, mesh.size, micro) if stages is None else tuple(stages)
+    timetable = schedule(mesh.size, micro)
+    if (worst := gradient_error(rule.net, mesh, sizes, timetable, batch)) > 1e-5:
+        raise RuntimeError(f"the pipeline's gradients differ from those of bp by {worst:.1e} of the largest")
+    pipe = BackpropPipeline(rule.net, ADAM, mesh, sizes, timetable)
+
+    def init(key: jax.Array, batch: Batch) -> State:
+        return pipe.place(jax.jit(rule.init)(key, batch).components[0].weights["forward"], batch)
+
+    return timed(pipe.run, init, batch, steps)
+
+
+def gradient_error(net: jl.Network, mesh: Mesh, sizes: tuple[int, ...], timetable: Timetable, batch: Batch) -> float:
+    """The largest difference between the pipeline's gradients, or its loss, and those of bp, as a share of the largest.
+
+    With this optimizer a step is the gradient. Of each layer's arrays the worst counts.
+    """
+    tx = optax.sgd(1.0)
+    rule, pipe = jl.rules.bp(net, tx), BackpropPipeline(net, tx, mesh, sizes, timetable)
+    params = jax.jit(rule.init)(jax.random.key(0), batch)
+    after, info = jax.jit(rule.step)(params, batch)
+    before, wanted = (one.components[0].weights["forward"] for one in (params, after))
+    state, losses = jax.jit(pipe.run)(pipe.place(before, batch), jax.tree.map(lambda leaf: leaf[None], batch))
+    trees = before, wanted, pipe.weights(state, batch)
+    errors = [abs(float(losses[0] - info.losses[0])) / float(info.losses[0])]
+    for old, new, found in zip(*map(jax.tree.leaves, trees), strict=True):
+        errors.append(float(jnp.abs(on_host(new) - found).max() / jnp.abs(old - new).max()))
+    return max(errors)
