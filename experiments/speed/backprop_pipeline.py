@@ -25,7 +25,7 @@ import jaxlocal as jl
 from experiments.speed.backprop_schedule import NOTHING, Schedule, Timetable
 from experiments.speed.backprop_stage import Stage, layer_costs, make_stages
 from experiments.speed.shared import ADAM, Batch, Problem, Timed, timed
-from jaxlocal.fast.compiler import one_pass
+from jaxlocal.fast.compiler import fuses, one_pass
 from jaxlocal.network import Tree, neighbours
 from jaxlocal.pipeline.devices import Devices, on_host
 from jaxlocal.pipeline.packing import Packing, Slots, pack, packing, unpack, zeros
@@ -139,6 +139,8 @@ class BackpropPipeline:
         """A step for each of the batches (T, B, …), and the loss of each, in one program; it can be compiled."""
         layout = self.layout(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batches))
 
+        fuses()  # asks the compiler, which it cannot do while it traces what a device does
+
         def here(device: jax.Array, own: State, batches: Batch) -> tuple[State, jax.Array]:
             program = Program(layout, self.timetable, one_pass(self.tx), self._devices.axis, device)
             return lax.scan(partial(_step, program), own, batches)
@@ -207,10 +209,10 @@ def _step(program: Program, state: State, batch: Batch) -> tuple[State, jax.Arra
         return _tick(program, weights, (x, y), work, rows), None
 
     work, _ = lax.scan(tick, work, tables)
-    moved = weights, opt
+    state = State(weights, opt, work)
     for d in range(len(program.layout.stages)):
-        moved = run_if(program.device == d, partial(_descend, program, d, work.grads), moved)
-    return State(*moved, work), work.loss[0]
+        state = run_if(program.device == d, partial(_descend, program, d), state)
+    return state, state.work.loss[0]
 
 
 def _tick(program: Program, weights: Slots, batch: Batch, work: Work, rows: tuple[jax.Array, jax.Array]) -> Work:
@@ -220,8 +222,8 @@ def _tick(program: Program, weights: Slots, batch: Batch, work: Work, rows: tupl
     for d in range(stages):
         passes = [(_forward, forward_row[d]), (_backward, backward_row[d])]
         for one, m in passes if d == stages - 1 else reversed(passes):
-            mine = (program.device == d) & (m != NOTHING)
-            work = run_if(mine, partial(one, program, d, weights, batch, m), work)
+            until = m + ((program.device == d) & (m != NOTHING))
+            work = lax.fori_loop(m, until, partial(one, program, d, weights, batch), work)  # one round or none
     sent_up, sent_down = _after(work.passes, (work.sent_up, work.sent_down))
     ups = [(d, d + 1) for d in range(stages - 1)]
     downs = [(d + 1, d) for d in range(stages - 1)]
@@ -239,7 +241,7 @@ def _forward(program: Program, d: int, weights: Slots, batch: Batch, m: jax.Arra
     work = work._replace(kept=_keep(layout.kept, d, work.kept, place, leaves), passes=work.passes + 1)
     if d == len(layout.stages) - 1:
         return work._replace(loss=work.loss + out / program.timetable.micro)
-    return work._replace(sent_up=pack(layout.messages, d, out, work.sent_up))
+    return work._replace(sent_up=pack(layout.messages, d, out, work.sent_up), up=_spent(work.up))
 
 
 def _backward(program: Program, d: int, weights: Slots, batch: Batch, m: jax.Array, work: Work) -> Work:
@@ -255,29 +257,40 @@ def _backward(program: Program, d: int, weights: Slots, batch: Batch, m: jax.Arr
     before = unpack(layout.weights, d, work.grads)
     # The first micro-batch of a batch finds the gradients of the last batch, which need not be set to zero before.
     grads = jax.tree.map(lambda old, new: jnp.where(m == 0, 0, old) + new, before, grads)
-    work = work._replace(grads=pack(layout.weights, d, grads, work.grads), passes=work.passes + 1)
+    grads = pack(layout.weights, d, grads, work.grads)
+    work = work._replace(grads=grads, down=_spent(work.down), passes=work.passes + 1)
     return work if d == 0 else work._replace(sent_down=pack(layout.messages, d - 1, below, work.sent_down))
 
 
-def _descend(program: Program, d: int, grads: Slots, moved: tuple[Slots, Slots]) -> tuple[Slots, Slots]:
+def _descend(program: Program, d: int, state: State) -> State:
     """The optimizer's step of stage d."""
-    layout = program.layout
-    weights, opt = unpack(layout.weights, d, moved[0]), unpack(layout.opt, d, moved[1])
+    layout, work = program.layout, state.work
+    weights, opt = unpack(layout.weights, d, state.weights), unpack(layout.opt, d, state.opt)
     with jax.numpy_dtype_promotion("standard"):  # optax multiplies its int32 counts by floats
-        updates, opt = program.tx.update(unpack(layout.weights, d, grads), opt, weights)
+        updates, opt = program.tx.update(unpack(layout.weights, d, work.grads), opt, weights)
     weights = optax.apply_updates(weights, updates)
-    return pack(layout.weights, d, weights, moved[0]), pack(layout.opt, d, opt, moved[1])
+    return State(
+        pack(layout.weights, d, weights, state.weights),
+        pack(layout.opt, d, opt, state.opt),
+        work._replace(grads=_spent(work.grads)),
+    )
 
 
 def _keep(packing: Packing, d: int, slots: Slots, place: jax.Array, leaves: Sequence[jax.Array]) -> Slots:
-    """Write the leaves of a micro-batch to their place in the slots."""
+    """Write the leaves of a micro-batch to their place in the slots.
+
+    Each is written in a loop of its own. Otherwise the compiler would write several of them in one loop, over all places
+    and not only this one.
+    """
     after, (_, shapes, numbers) = list(slots), packing.forms[d]
     for leaf, shape, number in zip(leaves, shapes, numbers, strict=True):
-        slot = after[number]
-        if slot.shape == shape.shape:
-            after[number] = lax.dynamic_update_index_in_dim(slot, leaf, place, 0)
-        else:
-            after[number] = lax.dynamic_update_slice(slot, leaf.reshape(-1), (place * leaf.size,))
+
+        def write(slot: jax.Array, leaf: jax.Array = leaf, shape: Any = shape) -> jax.Array:
+            if slot.shape == shape.shape:
+                return lax.dynamic_update_index_in_dim(slot, leaf, place, 0)
+            return lax.dynamic_update_slice(slot, leaf.reshape(-1), (place * leaf.size,))
+
+        after[number] = run_if(place >= 0, write, after[number])
     return tuple(after)
 
 
@@ -306,6 +319,17 @@ def _after(passes: jax.Array, slots: Any) -> Any:
         return lax.dynamic_update_slice(slot, corner, (start,) * slot.ndim)
 
     return jax.tree.map(touch, slots)
+
+
+def _spent(slots: Slots) -> Slots:
+    """The slots after they have been read for the last time: one number of each is changed.
+
+    A device skips work by a loop without a round. What depends only on arrays that the loop does not change, the
+    compiler would compute before the loop, on every device and in every tick.
+    """
+    return tuple(
+        lax.dynamic_update_slice(slot, jnp.zeros((1,) * slot.ndim, slot.dtype), (0,) * slot.ndim) for slot in slots
+    )
 
 
 def run_if(condition: jax.Array, function: Callable[[Any], Any], state: Any) -> Any:
