@@ -203,7 +203,7 @@ def _step(program: Program, state: State, batch: Batch) -> tuple[State, jax.Arra
     micro = program.timetable.micro
     x, y = (leaf.reshape(micro, -1, *leaf.shape[1:]) for leaf in batch)
     work = work._replace(loss=jnp.zeros_like(work.loss), passes=jnp.zeros_like(work.passes))
-    tables = tuple(map(jnp.asarray, program.timetable))
+    tables = jnp.asarray(program.timetable.forward), jnp.asarray(program.timetable.backward)
 
     def tick(work: Work, rows: tuple[jax.Array, jax.Array]) -> tuple[Work, None]:
         return _tick(program, weights, (x, y), work, rows), None
@@ -222,8 +222,8 @@ def _tick(program: Program, weights: Slots, batch: Batch, work: Work, rows: tupl
     for d in range(stages):
         passes = [(_forward, forward_row[d]), (_backward, backward_row[d])]
         for one, m in passes if d == stages - 1 else reversed(passes):
-            until = m + ((program.device == d) & (m != NOTHING))
-            work = lax.fori_loop(m, until, partial(one, program, d, weights, batch), work)  # one round or none
+            mine = (program.device == d) & (m != NOTHING)
+            work = lax.fori_loop(m, jnp.where(mine, m + 1, m), partial(one, program, d, weights, batch), work)
     sent_up, sent_down = _after(work.passes, (work.sent_up, work.sent_down))
     ups = [(d, d + 1) for d in range(stages - 1)]
     downs = [(d + 1, d) for d in range(stages - 1)]
@@ -237,11 +237,11 @@ def _forward(program: Program, d: int, weights: Slots, batch: Batch, m: jax.Arra
     layout, stage = program.layout, program.layout.stages[d]
     x = batch[0][m] if d == 0 else unpack(layout.messages, d - 1, work.up)
     out, leaves = stage.forward(unpack(layout.weights, d, weights), x, batch[1][m])
-    place = m % program.timetable.held[d]
-    work = work._replace(kept=_keep(layout.kept, d, work.kept, place, leaves), passes=work.passes + 1)
+    kept = _keep(layout.kept, d, work.kept, m % program.timetable.held[d], leaves)
+    work = work._replace(kept=kept, up=_spent(work.up), passes=work.passes + 1)
     if d == len(layout.stages) - 1:
         return work._replace(loss=work.loss + out / program.timetable.micro)
-    return work._replace(sent_up=pack(layout.messages, d, out, work.sent_up), up=_spent(work.up))
+    return work._replace(sent_up=pack(layout.messages, d, out, work.sent_up))
 
 
 def _backward(program: Program, d: int, weights: Slots, batch: Batch, m: jax.Array, work: Work) -> Work:
@@ -256,7 +256,7 @@ def _backward(program: Program, d: int, weights: Slots, batch: Batch, m: jax.Arr
     grads, below = stage.backward(unpack(layout.weights, d, weights), x, batch[1][m], leaves, error)
     before = unpack(layout.weights, d, work.grads)
     # The first micro-batch of a batch finds the gradients of the last batch, which need not be set to zero before.
-    grads = jax.tree.map(lambda old, new: jnp.where(m == 0, 0, old) + new, before, grads)
+    grads = jax.tree.map(lambda old, new: jnp.where(m == 0, jnp.zeros_like(old), old) + new, before, grads)
     grads = pack(layout.weights, d, grads, work.grads)
     work = work._replace(grads=grads, down=_spent(work.down), passes=work.passes + 1)
     return work if d == 0 else work._replace(sent_down=pack(layout.messages, d - 1, below, work.sent_down))
@@ -279,8 +279,7 @@ def _descend(program: Program, d: int, state: State) -> State:
 def _keep(packing: Packing, d: int, slots: Slots, place: jax.Array, leaves: Sequence[jax.Array]) -> Slots:
     """Write the leaves of a micro-batch to their place in the slots.
 
-    Each is written in a loop of its own. Otherwise the compiler would write several of them in one loop, over all places
-    and not only this one.
+    Each is written in a loop of its own, so that the compiler does not join them to one loop over all places.
     """
     after, (_, shapes, numbers) = list(slots), packing.forms[d]
     for leaf, shape, number in zip(leaves, shapes, numbers, strict=True):

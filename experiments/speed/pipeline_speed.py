@@ -3,7 +3,8 @@
 A device is a core. Every program has a process of its own, pinned to its cores before JAX starts any thread. The
 processes take turns, so that a drift of the machine affects all of them alike, and a speedup is the median of the
 ratios of neighbouring turns. Each pipeline is compared with a ceiling: two independent sequential programs at once, one
-on each core, which share nothing but the memory. Backpropagation as in GPipe is timed on the same two devices.
+on each core, which share nothing but the memory. Backpropagation is timed on the same two devices as pipelines of
+micro-batches, by the timetables of GPipe and of 1F1B.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,11 +18,13 @@ from experiments.lab.experiment import Budget, Experiment, Job, Option, Outcome,
 from experiments.lab.main import main
 from experiments.lab.records import Row
 from experiments.lab.workers import Worker, take_turns, together
+from experiments.speed.backprop_pipeline import backprop_pipeline
+from experiments.speed.backprop_schedule import gpipe, one_forward_one_backward
 from experiments.speed.batch import make_batch
-from experiments.speed.gpipe import MICRO, backpropagation, gpipe
 from experiments.speed.shared import ADAM, DEVICES, RATE, Batch, Problem, Timed, costs, pipeline, sequential, two_cores
 from jaxlocal import flags
 
+MICRO = 8  # the number of micro-batches of backpropagation
 CEILING = "two sequential at once (ceiling)"
 
 
@@ -55,6 +58,11 @@ def cnn(image: int, batch_size: int) -> tuple[jl.Rule, Batch]:
     return rule, make_batch(batch_size, (image, image, 3), 10)
 
 
+def backpropagation(width: int, batch_size: int) -> tuple[jl.Rule, Batch]:
+    """Backpropagation through four dense layers of the same shape."""
+    return jl.rules.bp(jl.models.mlp((width,) * 3, classes=width), ADAM), make_batch(batch_size, (width,), width)
+
+
 def of_equal_components(batch_size: int, task: Task, cores: Sequence[int]) -> list[Program]:
     """The pipeline of two equal components on one device and on two."""
     problem, steps = partial(equal_components, task.options["width"], batch_size), task.budget["steps"]
@@ -75,20 +83,15 @@ def of_cnn(batch_size: int, task: Task, cores: Sequence[int]) -> list[Program]:
     return [*_on_one_device(problem, steps), *two]
 
 
-def of_gpipe(batch_size: int, task: Task, cores: Sequence[int]) -> list[Program]:
-    """Backpropagation on one device, and as in GPipe on two."""
-    width, steps = task.options["width"], task.budget["steps"]
-    problem = partial(backpropagation, width, batch_size)
-    return [
-        Program("sequential", 1, sequential, (problem, steps)),
-        Program(
-            f"GPipe, {MICRO} micro-batches",
-            DEVICES,
-            gpipe,
-            (width, batch_size, steps),
-            bubble=(DEVICES - 1) / (MICRO + DEVICES - 1),
-        ),
-    ]
+def of_backpropagation(batch_size: int, task: Task, cores: Sequence[int]) -> list[Program]:
+    """Backpropagation on one device, and as pipelines of micro-batches on two."""
+    problem, steps = partial(backpropagation, task.options["width"], batch_size), task.budget["steps"]
+    programs = [Program("sequential", 1, sequential, (problem, steps))]
+    for name, schedule in (("GPipe", gpipe), ("1F1B", one_forward_one_backward)):
+        bubble = schedule(DEVICES, MICRO).bubble()
+        arguments = problem, steps, schedule, MICRO
+        programs.append(Program(f"{name}, {MICRO} micro-batches", DEVICES, backprop_pipeline, arguments, bubble))
+    return programs
 
 
 def _on_one_device(problem: Problem, steps: int) -> list[Program]:
@@ -99,7 +102,7 @@ CASES = {
     "equal-512": Case("two equal components", 512, partial(of_equal_components, 512)),
     "equal-32": Case("two equal components", 32, partial(of_equal_components, 32)),
     "cnn-32": Case("vanilla CNN", 32, partial(of_cnn, 32)),
-    "gpipe-512": Case("backpropagation", 512, partial(of_gpipe, 512)),
+    "gpipe-512": Case("backpropagation", 512, partial(of_backpropagation, 512)),
 }
 
 
