@@ -169,7 +169,7 @@ def layer_outputs(rule: Rule, params: Params, x: jax.Array) -> dict[str, jax.Arr
       >>> rule = jl.rules.al(jl.models.mlp(hidden=(16, 8)), optax.adam(1e-3))
       >>> outputs = jl.diagnostics.layer_outputs(rule, rule.init(jax.random.key(0), (x, y)), x)
       >>> {name: output.shape[1:] for name, output in outputs.items()}
-      {'raw data': (8, 8, 1), 'block 1': (16,), 'block 2': (8,), 'bridge': (8,), 'decoder 2': (16,), 'output': (10,)}
+      {'raw data': (8, 8, 1), 'block 1': (16,), 'block 2': (8,), 'bridge': (64,), 'decoder 2': (64,), 'output': (10,)}
     """
     outputs = []
 

@@ -57,9 +57,10 @@ def average_to(x: jax.Array, cells: int) -> jax.Array:
     The windows are as small as they can be. Where a side is not a multiple of them, the last window is cut short.
 
     Example:
-      >>> jaxlocal.fast.pooling.average_to(jnp.arange(16.0).reshape(1, 4, 4, 1), 2)[0, :, :, 0].tolist()
+      >>> from jaxlocal.fast.pooling import average_to
+      >>> average_to(jnp.arange(16.0).reshape(1, 4, 4, 1), 2)[0, :, :, 0].tolist()
       [[2.5, 4.5], [10.5, 12.5]]
-      >>> jaxlocal.fast.pooling.average_to(jnp.arange(5.0).reshape(1, 5, 1), 2)[0, :, 0].tolist()
+      >>> average_to(jnp.arange(5.0).reshape(1, 5, 1), 2)[0, :, 0].tolist()
       [1.0, 3.5]
     """
     for axis, side in enumerate(x.shape[1:-1], start=1):

@@ -59,7 +59,7 @@ def measure(rule: Rule, params: Params, batch: Batch, repeats: int = 5) -> Costs
       >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
       >>> costs = jl.pipeline.measure(rule, rule.init(jax.random.key(0), batch), batch)
       >>> len(jl.pipeline.balance(costs.seconds, 2)), costs.message
-      (2, (512, 512))
+      (2, (1280, 1280))
     """
     seconds, sizes, message = [], [], batch
     for step, component in zip(steps(rule), params.components, strict=True):

@@ -52,9 +52,10 @@ def al(
     Component i needs the message (s_{i-1}, t_{i-1}) and nothing else, and the message is computed with the weights
     before this batch's update. So no component waits for an error from another.
 
-    By default the codes are lean: 64 units, a bridge of one layer, and images averaged to 4 × 4 cells in front of it.
-    A step then costs about as much as one of backpropagation. With `codes=jl.codes.paper` the codes are as wide as
-    the layers, and each bridge has a hidden layer of five times that width, as in the paper.
+    By default the codes are lean: 64 units that lie far apart from the start, a bridge of one layer, and images
+    averaged to 8 × 8 cells in front of it. A step then costs about as much as one of backpropagation. With
+    `codes=jl.codes.paper` the codes are as wide as the layers, and each bridge has a hidden layer of five times that
+    width, as in the paper.
 
     If every example of a class has the same target, as with one-hot labels, all codes t_i belong to classes, too. With
     `by_class` they are computed once for each class in the batch instead of once for each example, which gives the
