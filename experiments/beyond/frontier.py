@@ -28,7 +28,6 @@ from experiments.speed.shared import sequential
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BATCH = 64
 RATES = 1e-3, 2e-3, 4e-3, 8e-3
 SEARCH = 3  # the whole training is this many times as long as that with each of the rates
 
@@ -45,6 +44,8 @@ class Problem(NamedTuple):
     quick: Budget
     size: int | None = None  # the height and width that images are reduced to
     examples: int | None = None  # the number of training examples; by default all
+    batch: int = 64
+    feedback: bool = True  # whether DFA and DRTP are among the contenders
 
     def splits(self) -> jl.data.Splits:
         """The data."""
@@ -53,7 +54,7 @@ class Problem(NamedTuple):
         return splits._replace(train=(x[: self.examples], y[: self.examples]))
 
 
-MLP = jl.models.mlp((256,) * 8)
+MLP, WIDE = jl.models.mlp((256,) * 8), jl.models.mlp((1024,) * 4)
 SHORT, LONG = Budget(epochs=6, seeds=3), Budget(epochs=20, seeds=5)
 PROBLEMS = {
     "mnist": Problem("mnist", MLP, "8 layers of 256 units", 8, (1, 2, 4, 8), LONG, SHORT),
@@ -61,6 +62,12 @@ PROBLEMS = {
     "cifar": Problem(
         "cifar10", jl.models.vanilla_cnn(), "vanilla_cnn", 4, (1, 2, 4, 8), LONG, SHORT, size=16, examples=20_000
     ),
+    **{
+        f"wide_{batch}": Problem(
+            "mnist", WIDE, "4 layers of 1024 units", 4, (2, 4), LONG, SHORT, batch=batch, feedback=False
+        )
+        for batch in (64, 512)
+    },
     "resnet": Problem("cifar10", jl.models.resnet(8), "resnet(8)", 4, (1, 2, 4), LONG, SHORT, size=16, examples=10_000),
 }
 
@@ -72,7 +79,8 @@ def contenders(problem: Problem) -> dict[str, Make]:
     """The rules by the names of their rows."""
     lean = {f"al_{count}": partial(jl.rules.al, components=count) for count in problem.components}
     paper = partial(jl.rules.al, components=problem.paper, codes=jl.codes.paper)
-    return {"bp": jl.rules.bp, **lean, "al_paper": paper, "dfa": jl.rules.dfa, "drtp": jl.rules.drtp}
+    feedback = {"dfa": jl.rules.dfa, "drtp": jl.rules.drtp} if problem.feedback else {}
+    return {"bp": jl.rules.bp, **lean, "al_paper": paper, **feedback}
 
 
 def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:
@@ -84,7 +92,7 @@ def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:
         "data": problem.data,
         **{key: value for key in ("size", "examples") if (value := getattr(problem, key))},
         "net": problem.words,
-        "batch_size": BATCH,
+        "batch_size": problem.batch,
         "epochs": epochs,
         "rates": list(RATES),
         "epochs for each rate": search,
@@ -112,11 +120,11 @@ def train(problem: Problem, contender: str, splits: jl.data.Splits, rate: float,
 
     The accuracies of a training that diverges are zero.
     """
-    steps = epochs * (len(splits.train[0]) // BATCH)
+    steps = epochs * (len(splits.train[0]) // problem.batch)
     rule = contenders(problem)[contender](problem.net, optax.adam(optax.cosine_decay_schedule(rate, steps)))
     began = time.perf_counter()
     try:
-        trained = jl.training.fit(rule, splits, epochs=epochs, batch_size=BATCH, seed=seed)
+        trained = jl.training.fit(rule, splits, epochs=epochs, batch_size=problem.batch, seed=seed)
     except jl.training.DivergedError:
         return {"history": [0.0], "test": 0.0, "seconds": round(time.perf_counter() - began, 1)}
     history = [float(f"{row['validation']['accuracy']:.6g}") for row in trained.state.history]
@@ -135,7 +143,7 @@ def stepping(problem: Problem, contender: str) -> tuple[jl.Rule, tuple[jax.Array
     """The rule and a batch of the problem's shapes."""
     x, y = problem.splits().train
     rule = contenders(problem)[contender](problem.net, optax.adam(RATES[0]))
-    return rule, make_batch(BATCH, x.shape[1:], y.shape[-1])
+    return rule, make_batch(problem.batch, x.shape[1:], y.shape[-1])
 
 
 def measure(name: str, task: Task) -> Iterator[Outcome]:
@@ -154,7 +162,7 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
         }
         for contender, seconds in found.items()
     ]
-    settings = {"net": problem.words, "batch_size": BATCH} | task.budget
+    settings = {"net": problem.words, "batch_size": problem.batch} | task.budget
     yield Outcome(rows, settings, task.budget, tables.text(rows))
 
 
@@ -257,11 +265,12 @@ EXPERIMENT = Experiment(
     title="Accuracy against cost",
     rows=rows(),
     note=(
-        f"Batch {BATCH}, Adam, its rate falling to zero by a cosine. Each contender chose its rate among "
+        "Adam, its rate falling to zero by a cosine. Each contender chose its rate among "
         f"{', '.join(map(str, RATES))} on the validation set, with a {SEARCH}rd of the epochs. `al_N` is Associated "
         "Learning with lean codes in N components, `al_paper` has the paper's codes. Operations, time, weights and "
         "memory are multiples of backpropagation's. `cifar` is the vanilla CNN on 20,000 images of 16 by 16 pixels, "
-        "`resnet` ResNet-8 on 10,000 of them; `mnist` and `fashion` are 8 layers of 256 units on all images."
+        "`resnet` ResNet-8 on 10,000 of them; `mnist` and `fashion` are 8 layers of 256 units, `wide_N` "
+        "is 4 layers of 1024 units on MNIST with batches of N; the other batches have 64 examples."
     ),
     tables=(table,),
     draw=draw,
