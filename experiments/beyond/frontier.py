@@ -28,7 +28,7 @@ from experiments.speed.shared import sequential
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RATES = 1e-3, 2e-3, 4e-3, 8e-3
+RATES = 5e-4, 1e-3, 2e-3, 4e-3, 8e-3
 SEARCH = 3  # the whole training is this many times as long as that with each of the rates
 
 
