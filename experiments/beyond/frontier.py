@@ -60,7 +60,7 @@ PROBLEMS = {
     "mnist": Problem("mnist", MLP, "8 layers of 256 units", 8, (1, 2, 4, 8), LONG, SHORT),
     "fashion": Problem("fashion_mnist", MLP, "8 layers of 256 units", 8, (1, 2, 4, 8), LONG, SHORT),
     "cifar": Problem(
-        "cifar10", jl.models.vanilla_cnn(), "vanilla_cnn", 4, (1, 2, 4, 8), LONG, SHORT, size=16, examples=20_000
+        "cifar10", jl.models.vanilla_cnn(), "vanilla_cnn", 4, (1, 2, 4, 8), LONG, SHORT, size=16, examples=10_000
     ),
     **{
         f"wide_{batch}": Problem(
@@ -268,8 +268,8 @@ EXPERIMENT = Experiment(
         "Adam, its rate falling to zero by a cosine. Each contender chose its rate among "
         f"{', '.join(map(str, RATES))} on the validation set, with a {SEARCH}rd of the epochs. `al_N` is Associated "
         "Learning with lean codes in N components, `al_paper` has the paper's codes. Operations, time, weights and "
-        "memory are multiples of backpropagation's. `cifar` is the vanilla CNN on 20,000 images of 16 by 16 pixels, "
-        "`resnet` ResNet-8 on 10,000 of them; `mnist` and `fashion` are 8 layers of 256 units, `wide_N` "
+        "memory are multiples of backpropagation's. `cifar` is the vanilla CNN on 10,000 images of 16 by 16 pixels, "
+        "`resnet` ResNet-8 on the same images; `mnist` and `fashion` are 8 layers of 256 units, `wide_N` "
         "is 4 layers of 1024 units on MNIST with batches of N; the other batches have 64 examples."
     ),
     tables=(table,),
