@@ -30,6 +30,8 @@ from jaxlocal.network import Tree, neighbours
 from jaxlocal.pipeline.devices import Devices, on_host
 from jaxlocal.pipeline.packing import Packing, Slots, pack, packing, unpack, zeros
 
+ROOM = 2.0  # the memory for weights, as a multiple of the least, so that few of them are copied; see `packing`
+
 
 class State(NamedTuple):
     """What the devices hold; every array is sharded along its first axis, and each device has its own part."""
@@ -107,8 +109,8 @@ class BackpropPipeline:
         weights = [stage.weights for stage in stages]
         return Layout(
             stages,
-            packing(weights),
-            packing([jax.eval_shape(self.tx.init, own) for own in weights]),
+            packing(weights, room=ROOM),
+            packing([jax.eval_shape(self.tx.init, own) for own in weights], room=ROOM),
             packing([stage.sends for stage in stages[:-1]], lead=1),
             packing(kept),
         )

@@ -1,0 +1,288 @@
+"""The time until a network is as accurate as backpropagation makes it, on one device and on two.
+
+Two measurements are put together. How many epochs a rule needs comes from `experiments.beyond.frontier`: the first
+after which the validation accuracy is at least that of the worst of backpropagation's runs at their end, so that every
+run of backpropagation reaches it. The seconds of a batch are measured here. Associated Learning in the pipeline is
+equal to Associated Learning in sequence, and backpropagation over several devices to backpropagation on one, but for
+rounding; so the epochs of a rule are those of all programs that execute it.
+
+A device is a core. Every program has a process of its own, pinned to its cores, and the processes take turns. The
+programs of "both cores" are not pinned to devices: there the compiler divides every operation over the cores.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from statistics import fmean, median, stdev
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+
+import jaxlocal as jl
+from experiments.beyond import frontier
+from experiments.lab import figures, records, tables
+from experiments.lab.experiment import Budget, Experiment, Job, Outcome, Recorded, Task
+from experiments.lab.main import main
+from experiments.lab.records import Record, Row
+from experiments.lab.workers import Worker, take_turns
+from experiments.speed.backprop_pipeline import BackpropPipeline, backprop_pipeline, balanced
+from experiments.speed.backprop_schedule import Schedule, gpipe, one_forward_one_backward
+from experiments.speed.shared import ADAM, DEVICES, Batch, Problem, Timed, costs, pipeline, sequential, timed, two_cores
+from jaxlocal.network import neighbours
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PROBLEMS = "wide_512", "wide_64", "cifar"
+FULL, QUICK = Budget(rounds=9, steps=20), Budget(rounds=3, steps=5)
+MICRO = 2, 4, 8  # numbers of micro-batches
+SCHEDULES: Mapping[str, Schedule] = {"GPipe": gpipe, "1F1B": one_forward_one_backward}
+
+
+class Program(NamedTuple):
+    """A line of the table."""
+
+    name: str
+    contender: str  # the row of `frontier` whose epochs it needs
+    devices: int
+    cores: Sequence[int] | None  # None: all cores, without pinning
+    make: Callable[..., Timed]
+    arguments: tuple[Any, ...]
+    facts: Row  # what is known without a measurement: the bubble, and the megabytes on a device
+
+
+def problem(name: str, contender: str) -> tuple[jl.Rule, Batch]:
+    """The rule of a contender, and a batch."""
+    return frontier.stepping(frontier.PROBLEMS[name], contender)
+
+
+def data_parallel(name: str, steps: int) -> Timed:
+    """Backpropagation with each batch split over all devices of the process."""
+    rule, batch = problem(name, "bp")
+    rule = jl.data_parallel(rule, jl.pipeline.mesh(data=len(jax.devices())))
+    return timed(lambda params, batches: jax.lax.scan(rule.step, params, batches), jax.jit(rule.init), batch, steps)
+
+
+def programs(name: str, task: Task, cores: Sequence[int]) -> list[Program]:
+    """All programs of a problem; the first is backpropagation on one device."""
+    steps, first = task.budget["steps"], cores[:1]
+    lean = [contender for contender in frontier.contenders(frontier.PROBLEMS[name]) if contender in ("al_2", "al_4")]
+    bp = partial(problem, name, "bp")
+    memory = megabytes(name, "bp", 1)
+    found = [
+        Program("bp", "bp", 1, first, sequential, (bp, steps), {"MB": memory}),
+        Program("bp, both cores", "bp", 1, None, sequential, (bp, steps), {"MB": memory}),
+        Program("bp, data-parallel", "bp", DEVICES, cores, data_parallel, (name, steps), {"MB": memory}),
+        *(
+            _micro_batches(name, words, schedule, micro, steps, cores)
+            for words, schedule in SCHEDULES.items()
+            for micro in MICRO
+        ),
+    ]
+    for contender in (*lean, "al_paper"):
+        rule = partial(problem, name, contender)
+        with Worker(costs, rule, cores=first) as worker:
+            stages = jl.pipeline.balance(worker.ask().seconds, DEVICES)
+        known = {"stages": "+".join(map(str, stages)), "MB": megabytes(name, contender, DEVICES, stages), "bubble": 0.0}
+        found.append(
+            Program(f"{contender}, pipeline", contender, DEVICES, cores, pipeline, (rule, steps, stages), known)
+        )
+        if contender in lean:
+            alone = {"MB": megabytes(name, contender, 1)}
+            found += [
+                Program(contender, contender, 1, first, sequential, (rule, steps), alone),
+                Program(f"{contender}, both cores", contender, 1, None, sequential, (rule, steps), alone),
+            ]
+    return found
+
+
+def _micro_batches(name: str, words: str, schedule: Schedule, micro: int, steps: int, cores: Sequence[int]) -> Program:
+    """Pipelined backpropagation."""
+    bp = partial(problem, name, "bp")
+    rule, batch = bp()
+    stages = balanced(rule.net, batch, DEVICES, micro)
+    with Worker(of_arrays, bp, schedule, micro, stages, cores=cores) as worker:
+        memory = worker.ask()
+    known = {"stages": "+".join(map(str, stages)), "bubble": schedule(DEVICES, micro).bubble(), "MB": memory}
+    arguments = bp, steps, schedule, micro, stages
+    return Program(f"bp, {words} of {micro}", "bp", DEVICES, cores, backprop_pipeline, arguments, known)
+
+
+def of_arrays(rule: Problem, schedule: Schedule, micro: int, stages: tuple[int, ...]) -> Callable[[], float]:
+    """The megabytes of all arrays of pipelined backpropagation on a device of this process."""
+    bp, batch = rule()
+    mesh = jl.pipeline.mesh(stage=len(jax.devices()))
+    pipe = BackpropPipeline(bp.net, ADAM, mesh, stages, schedule(mesh.size, micro))
+    return lambda: sum(pipe.memory(batch)) / 1e6
+
+
+def megabytes(name: str, contender: str, devices: int, stages: Sequence[int] | None = None) -> float:
+    """The memory of a step on one device, as XLA reports it; of a pipeline, on the device that needs most."""
+    rule, batch = problem(name, contender)
+    found = jl.diagnostics.costs(rule, batch)
+    if stages is None:
+        return found.rule.memory / 1e6
+    return max(sum(found.components[i].memory for i in group) for group in neighbours(stages)) / 1e6
+
+
+def measure(name: str, task: Task) -> Iterator[Outcome]:
+    """Time every program of a problem, in turn."""
+    cores = two_cores()
+    made = programs(name, task, cores)
+    with ExitStack() as stack:
+        workers = {
+            program.name: stack.enter_context(Worker(program.make, *program.arguments, cores=program.cores))
+            for program in made
+        }
+        seconds = take_turns({name: worker.ask for name, worker in workers.items()}, task.budget["rounds"], warm_up=1)
+    size = frontier.PROBLEMS[name].batch
+    rows = []
+    for program in made:
+        own = seconds[program.name]
+        rows.append(
+            {
+                "program": program.name,
+                "contender": program.contender,
+                "devices": program.devices,
+                "ms a batch": records.spread([1e3 * value for value in own]),
+                "p05, p95 ms": [float(f"{1e3 * value:.4g}") for value in np.percentile(own, [5, 95])],
+                "examples a second": round(size / median(own)),
+                **program.facts,
+            }
+        )
+    settings = {"problem": name, "batch_size": size} | task.budget
+    yield Outcome(rows, settings, task.budget, tables.text([_timing(row) for row in rows]))
+
+
+def _timing(row: Row) -> Row:
+    return {name: row[name] for name in ("program", "devices", "ms a batch", "examples a second")}
+
+
+class Reached(NamedTuple):
+    """How a contender gets to the accuracy of backpropagation."""
+
+    goal: float  # the validation accuracy of the worst of backpropagation's runs
+    epochs: tuple[float | None, ...]  # of each seed, the first epoch with that accuracy; None: it does not get there
+    batches: int  # in an epoch
+
+
+def reached(recorded: Mapping[str, Record], name: str, contender: str) -> Reached | None:
+    """The epochs that a contender needs, from the records of `frontier`; None if it is not trained."""
+    bp, own = (recorded.get(f"{name}_{one}") for one in ("bp", contender))
+    if not (bp and own and bp["rows"][0]["runs"] and own["rows"][0]["runs"]):
+        return None
+    goal = min(run["history"][-1] for run in bp["rows"][0]["runs"])
+    epochs = [
+        next((epoch for epoch, value in enumerate(run["history"], 1) if value >= goal), None)
+        for run in own["rows"][0]["runs"]
+    ]
+    problem = frontier.PROBLEMS[name]
+    return Reached(goal, tuple(epochs), len(problem.splits().train[0]) // problem.batch)
+
+
+def table(recorded: Recorded) -> Iterator[Row]:
+    """The seconds until the accuracy is reached, of every program; of GPipe and 1F1B the fastest."""
+    trained = _trained(recorded)
+    for name in PROBLEMS:
+        record = recorded.records.get(name)
+        if not record:
+            yield {"problem": name, "program": "not run"} | dict.fromkeys(COLUMNS)
+            continue
+        lines = best(record["rows"])
+        alone = lines[0]["ms a batch"]["median"]
+        for line in lines:
+            needed = reached(trained, name, line["contender"])
+            milliseconds = line["ms a batch"]["median"]
+            yield {
+                "problem": name,
+                "program": line["program"],
+                "devices": line["devices"],
+                "ms a batch": line["ms a batch"],
+                "examples a second": line["examples a second"],
+                "speed, times bp": alone / milliseconds,
+                "bubble": line.get("bubble"),
+                "MB a device": line["MB"],
+                **_until(needed, milliseconds),
+            }
+
+
+COLUMNS = "devices", "ms a batch", "examples a second", "speed, times bp", "bubble", "MB a device", "epochs", "seconds"
+
+
+def _trained(recorded: Recorded) -> Mapping[str, Record]:
+    """The records of the trainings; a measurement in another folder needs those of the project."""
+    return {**frontier.EXPERIMENT.recorded().records, **frontier.EXPERIMENT.recorded(recorded.out).records}
+
+
+def _until(needed: Reached | None, milliseconds: float) -> Row:
+    """The epochs and the seconds until the accuracy is reached, over the seeds that reach it."""
+    if needed is None:
+        return {"epochs": "not run", "seconds": None}
+    epochs = [value for value in needed.epochs if value is not None]
+    if not epochs:
+        return {"epochs": "not reached", "seconds": None}
+    seconds = [value * needed.batches * milliseconds / 1e3 for value in epochs]
+    spread = f" ± {stdev(seconds):.2g}" if len(seconds) > 1 else ""
+    of = "" if len(epochs) == len(needed.epochs) else f", {len(epochs)} of {len(needed.epochs)} seeds"
+    return {"epochs": f"{fmean(epochs):.3g}{of}", "seconds": f"{fmean(seconds):.3g}{spread}"}
+
+
+def best(rows: Sequence[Row]) -> list[Row]:
+    """The rows, but of each schedule of micro-batches only the fastest."""
+    kept = [row for row in rows if not row["program"].startswith(tuple(f"bp, {words}" for words in SCHEDULES))]
+    for words in SCHEDULES:
+        own = [row for row in rows if row["program"].startswith(f"bp, {words}")]
+        kept.append(min(own, key=lambda row: row["ms a batch"]["median"]))
+    return sorted(kept, key=lambda row: (row["devices"], row["contender"] != "bp"))
+
+
+def draw(recorded: Recorded) -> dict[str, "Figure"]:
+    """The figure: validation accuracy against seconds on two devices, and on one, a panel for each problem."""
+    trained = _trained(recorded)
+    shown = {name: recorded.records[name] for name in PROBLEMS if name in recorded.records and f"{name}_bp" in trained}
+    return {"time_to_accuracy": picture(shown, trained)} if shown else {}
+
+
+def picture(shown: Mapping[str, Record], trained: Mapping[str, Record]) -> "Figure":
+    """A line for each program: the mean over the seeds of the validation accuracy after each epoch."""
+    figure, panels = figures.panels(len(shown), size=(4.2 * len(shown), 4.2))
+    colours = {"bp": figures.ORANGE, "al_2": figures.BLUE, "al_4": figures.BLUE, "al_paper": figures.RED}
+    for (name, record), axes in zip(shown.items(), panels, strict=True):
+        for row in best(record["rows"]):
+            runs = trained.get(f"{name}_{row['contender']}", {"rows": [{"runs": []}]})["rows"][0]["runs"]
+            if not runs:
+                continue
+            needed = reached(trained, name, row["contender"])
+            assert needed
+            heights = 100 * np.mean([run["history"] for run in runs], axis=0)
+            seconds = np.arange(1, len(heights) + 1) * needed.batches * row["ms a batch"]["median"] / 1e3
+            style = "-" if row["devices"] > 1 else ":"
+            axes.plot(seconds, heights, style, color=colours[row["contender"]], linewidth=1)
+            end = seconds[-1], heights[-1]
+            axes.annotate(row["program"], end, fontsize=6, xytext=(2, 0), textcoords="offset points")
+            axes.axhline(100 * needed.goal, color="0.7", linewidth=0.8)
+        axes.set(title=name, xlabel="seconds", xscale="log")
+    panels[0].set_ylabel("validation accuracy, %")
+    figure.suptitle("Accuracy against time; dotted: one device, drawn: two devices")
+    return figure
+
+
+EXPERIMENT = Experiment(
+    module="speed.time_to_accuracy",
+    name="time_to_accuracy",
+    title="The time until backpropagation's accuracy is reached, on one device and on two",
+    rows={name: Job(FULL, QUICK, partial(measure, name)) for name in PROBLEMS},
+    note=(
+        "A device is a pinned core; of GPipe and 1F1B the fastest of "
+        f"{', '.join(map(str, MICRO))} micro-batches. Epochs are those until the validation accuracy is at least that "
+        "of the worst of backpropagation's runs at their end: mean over the seeds ± sample standard deviation. Memory "
+        "is that of the device which needs most, as XLA counts it; for GPipe and 1F1B the sum of their arrays."
+    ),
+    tables=(table,),
+    draw=draw,
+    is_timing=True,
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)
