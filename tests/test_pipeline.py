@@ -358,7 +358,7 @@ def test_it_trains_and_predicts_as_a_rule_does():
 @pytest.mark.slow
 @pytest.mark.xdist_group("pipeline mixed")
 def test_more_room_is_the_same_run():
-    least = pipeline("mixed", 2, (2, 1))
+    least = jl.pipelined(RULE["mixed"], mesh(component=2), stages=(2, 1), room=1)
     more = jl.pipelined(RULE["mixed"], least.mesh, stages=(2, 1), room=3)
     a, b = start("mixed", least), start("mixed", more)
     assert sum(slot.size for slot in a.slots) < sum(slot.size for slot in b.slots)

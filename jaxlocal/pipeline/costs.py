@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from jaxlocal import checks
 from jaxlocal.network import neighbours
-from jaxlocal.pipeline.pipeline import Pipeline, pipelined
+from jaxlocal.pipeline.pipeline import ROOM, Pipeline, pipelined
 from jaxlocal.pipeline.stages import steps
 from jaxlocal.rule import Batch, Component, Learn, Message, Params, Rule
 
@@ -124,7 +124,7 @@ def balanced(
     mesh: Mesh,
     axis: str = "component",
     *,
-    room: float = 1.0,
+    room: float = ROOM,
     repeats: int = 5,
 ) -> tuple[Pipeline, Costs]:
     """`measure`, `balance` and `pipelined` in one call: a pipeline whose slowest stage is as fast as possible.

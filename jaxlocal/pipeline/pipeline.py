@@ -30,6 +30,8 @@ from jaxlocal.pipeline.schedule import Schedule
 from jaxlocal.pipeline.stages import Stage, steps
 from jaxlocal.rule import Batch, Component, Info, Params, Rule, forward_stats
 
+ROOM = 1.5  # the default for the memory of a device, as a multiple of the least
+
 
 @struct.dataclass
 class PipelineParams:
@@ -252,7 +254,7 @@ def _of_one_device(fed: Fed, devices: int) -> Any:
 
 
 def pipelined(
-    rule: Rule, mesh: Mesh, axis: str = "component", *, stages: Sequence[int] | None = None, room: float = 1.0
+    rule: Rule, mesh: Mesh, axis: str = "component", *, stages: Sequence[int] | None = None, room: float = ROOM
 ) -> Pipeline:
     """A forward-only rule as a pipeline over one axis of a mesh of devices.
 
@@ -268,8 +270,9 @@ def pipelined(
         and those that do the same computation on the same shapes run as one batched operation. By default each device
         has one stage, and the components are divided as evenly as possible.
       room: the memory that each device may use for components, as a multiple of the least, which is about that of the
-        largest stage. Components of different shapes share the same memory, and the smaller arrays are copied at every
-        tick; with more room, the largest of these copies are avoided.
+        largest stage. Where components have different shapes, smaller arrays that share the memory of larger ones are
+        copied at every tick. With more room they get memory of their own, large ones first. Components of the same
+        shapes need no more than the least.
 
     Returns:
       The pipeline.
