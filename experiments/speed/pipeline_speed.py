@@ -49,7 +49,7 @@ class Case(NamedTuple):
 def equal_components(width: int, batch_size: int) -> tuple[jl.Rule, Batch]:
     """Associated Learning with two components of exactly the same shapes."""
     net = jl.models.mlp((width, width), classes=width)
-    return jl.rules.al(net, ADAM), make_batch(batch_size, (width,), width)
+    return jl.rules.al(net, ADAM, codes=jl.codes.paper), make_batch(batch_size, (width,), width)
 
 
 def cnn(image: int, batch_size: int) -> tuple[jl.Rule, Batch]:
