@@ -126,9 +126,10 @@ def test_scaling(tmp_path, capsys):
     main(pipeline_scaling.EXPERIMENT, flags)
     record = pipeline_scaling.EXPERIMENT.record("scaling", tmp_path)
     (row,) = record["rows"]
-    assert row["message bytes"] == 2 * 8 * 8 * 4
+    assert row["message bytes"] == 8 * (8 + jl.codes.lean.width) * 4
     assert row["two devices: stages"] == "1+1"
-    assert row["epoch, al s"] == pytest.approx(937 * 2 * row["component ms"]["median"] / 1e3, rel=1e-2)
+    assert row["epoch, al s"] == pytest.approx(937 * row["al ms"]["median"] / 1e3, rel=1e-2)
+    assert row["GPipe on two devices: predicted ms"] == pytest.approx(row["bp ms"]["median"] * 9 / 8 / 2, rel=1e-2)
     link = Link(1e9 * record["settings"]["bandwidth"], record["settings"]["latency"] / 1e6)
     slowest = tick([one / 1e3 for one in row["component ms"]["repeats"]], [row["message bytes"]] * 2, (1, 1), link)
     assert record["settings"]["bandwidth"] == 2 and row["epoch, pipeline s"] == pytest.approx(938 * slowest, rel=1e-2)

@@ -1,23 +1,27 @@
 """How the pipeline of Associated Learning scales with the number of devices: a model, checked here, and its picture.
 
-Each component's step, the bytes of its message, a step of backpropagation, all on one core, and the link between two
-cores are measured. The seconds of an epoch of n batches are predicted:
+A component's step, the bytes of its message, a step of backpropagation through the same blocks, and the link between
+two cores are measured. The seconds of an epoch of n batches are predicted:
 
-- Associated Learning in sequence: n · (sum of the components' seconds);
+- Associated Learning in sequence: n · step;
 - its pipeline over D devices: (n + D - 1) · tick, where tick = (the slowest stage) + (the slowest transfer), because
   here transfers do not overlap with computing; a transfer of m bytes takes latency + m / bandwidth;
 - backpropagation in sequence: n · step;
 - backpropagation as in GPipe over K devices with M micro-batches: n · (M + K - 1) / M · step / K. Its transfers are
   taken as free, its layers as perfectly divided, and small micro-batches as efficient as large ones: all in its favour.
 
-Backpropagation trains the network with as many prediction parameters (`jl.models.matched`). In the picture a network of
-l components has l devices: O(n · l) in sequence, O(n + l) in the pipeline.
+Devices that share a memory slow each other down. Therefore stages and components are measured while every other core
+does the same work. What the model leaves out: the packing of unlike components into the same arrays, and that a tick
+begins on all devices when the last one has finished, so that chance delays add up.
+
+In the picture a network of l components has l devices: O(n · l) in sequence, O(n + l) in the pipeline.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
-from statistics import median
+from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 import jax
@@ -33,10 +37,25 @@ from experiments.lab.main import main
 from experiments.lab.records import Row
 from experiments.lab.workers import Worker, take_turns
 from experiments.speed import scaling_picture
+from experiments.speed.backprop_pipeline import backprop_pipeline
+from experiments.speed.backprop_schedule import gpipe
 from experiments.speed.batch import make_batch
 from experiments.speed.scaling_model import Link, gpipe_epoch, pipelined_epoch, tick
-from experiments.speed.shared import DEVICES, RATE, Batch, costs, pipeline, sequential, two_cores
+from experiments.speed.shared import (
+    DEVICES,
+    RATE,
+    Batch,
+    Problem,
+    Timed,
+    busy,
+    costs,
+    pipeline,
+    sequential,
+    stage_costs,
+    two_cores,
+)
 from jaxlocal import flags
+from jaxlocal.network import neighbours
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,10 +71,11 @@ def associated(depth: int, width: int, batch_size: int) -> tuple[jl.Rule, Batch]
     return rule, make_batch(batch_size, (width,), CLASSES)
 
 
-def matched(depth: int, width: int, batch_size: int) -> tuple[jl.Rule, Batch]:
-    """Backpropagation with as many prediction parameters as `associated`."""
-    net = jl.models.matched(jl.models.mlp((width,) * depth, CLASSES), depth, width)
-    return jl.rules.bp(net, optax.adam(RATE)), make_batch(batch_size, (width,), CLASSES)
+def backpropagation(depth: int, width: int, batch_size: int) -> tuple[jl.Rule, Batch]:
+    """Backpropagation through the same blocks."""
+    return jl.rules.bp(jl.models.mlp((width,) * depth, CLASSES), optax.adam(RATE)), make_batch(
+        batch_size, (width,), CLASSES
+    )
 
 
 def transfer(size: int) -> Callable[[], float]:
@@ -86,39 +106,49 @@ def measure_link(cores: Sequence[int], rounds: int) -> Link:
 
 
 def measure(depth: int, link: Link, link_here: Link, task: Task, cores: Sequence[int]) -> Row:
-    """Measure a network of this depth, predict its epochs with `link`, and check the prediction on two cores."""
+    """Measure a network of this depth, predict its epochs with `link`, and check the predictions on two cores."""
     options, steps = task.options, task.budget["steps"]
     al = partial(associated, depth, options["width"], options["batch_size"])
-    bp = partial(matched, depth, options["width"], options["batch_size"])
-    with Worker(costs, al, cores=cores[:1]) as worker:
-        seconds, message = worker.ask()
+    bp = partial(backpropagation, depth, options["width"], options["batch_size"])
+    measured = busy(costs, al, cores=cores)
+    seconds = [fmean(both) for both in zip(*(one.seconds for one in measured), strict=True)]
+    message = measured[0].message
     stages = jl.pipeline.balance(seconds, DEVICES)
-    with (
-        Worker(sequential, bp, steps, cores=cores[:1]) as bp_worker,
-        Worker(sequential, al, steps, cores=cores[:1]) as al_worker,
-        Worker(pipeline, al, steps, stages, cores=cores) as pipeline_worker,
-    ):
-        turns = {"bp": bp_worker.ask, "al": al_worker.ask, "pipeline": pipeline_worker.ask}
-        found = take_turns(turns, task.budget["rounds"])
-    step, one, two = (median(values) for values in found.values())
+    of_stages = [fmean(both) for both in zip(*busy(stage_costs, al, stages, cores=cores), strict=True)]
+    programs: dict[str, tuple[Callable[..., Timed], Problem, Sequence[int]]] = {
+        "bp": (sequential, bp, cores[:1]),
+        "al": (sequential, al, cores[:1]),
+        "pipeline": (partial(pipeline, stages=stages), al, cores),
+        "GPipe": (partial(backprop_pipeline, schedule=gpipe, micro=options["micro"]), bp, cores),
+    }
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(Worker(make, problem, steps, cores=own))
+            for name, (make, problem, own) in programs.items()
+        }
+        found = take_turns({name: worker.ask for name, worker in workers.items()}, task.budget["rounds"])
+    step, in_sequence, two, two_gpipe = (median(values) for values in found.values())
     batches, micro = options["batches"], options["micro"]
-    predicted = pipelined_epoch(steps, DEVICES, tick(seconds, message, stages, link_here)) / steps
+    transfer = max(link_here.seconds(message[stage[-1]]) for stage in neighbours(stages)[:-1])
+    predicted = pipelined_epoch(steps, DEVICES, max(of_stages) + transfer) / steps
+    predicted_gpipe = gpipe_epoch(1, DEVICES, micro, step)
     numbers = {
         "depth": depth,
         "component ms": records.spread([1e3 * value for value in seconds]),
         "message bytes": max(message),
         "bp ms": records.spread([1e3 * value for value in found["bp"]]),
+        "al ms": records.spread([1e3 * value for value in found["al"]]),
         "epoch, bp s": batches * step,
         "epoch, GPipe s": gpipe_epoch(batches, depth, micro, step),
-        "epoch, al s": batches * sum(seconds),
+        "epoch, al s": batches * in_sequence,
         "epoch, pipeline s": pipelined_epoch(batches, depth, tick(seconds, message, (1,) * depth, link)),
-        "one device: predicted ms": 1e3 * sum(seconds),
-        "one device: measured ms": records.spread([1e3 * value for value in found["al"]]),
-        "one device: ratio": sum(seconds) / one,
         "two devices: stages": "+".join(map(str, stages)),
         "two devices: predicted ms": 1e3 * predicted,
         "two devices: measured ms": records.spread([1e3 * value for value in found["pipeline"]]),
         "two devices: ratio": predicted / two,
+        "GPipe on two devices: predicted ms": 1e3 * predicted_gpipe,
+        "GPipe on two devices: measured ms": records.spread([1e3 * value for value in found["GPipe"]]),
+        "GPipe on two devices: ratio": predicted_gpipe / two_gpipe,
     }
     return {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in numbers.items()}
 
@@ -164,14 +194,15 @@ EXPERIMENT = Experiment(
     title="How the pipeline scales with the number of devices",
     rows={"scaling": Job(Budget(rounds=5, steps=100), Budget(rounds=2, steps=10), run)},
     note=(
-        "A device is a pinned core. component ms: median (least to most) of the components; other spreads are of "
-        "rounds. Epochs are predicted for depth devices. bandwidth in GB/s, latency in µs."
+        "A device is a pinned core. component ms: median (least to most) of the components, measured while the other "
+        "core does the same; other spreads are of rounds. Epochs are predicted for depth devices. bandwidth in "
+        "GB/s, latency in µs."
     ),
     tables=(),
     draw=draw,
     options={
         "depths": Option("numbers of components", flags.whole, [2, 4, 8, 16], [2, 4], many=True),
-        "width": Option("units of the dense layers", flags.whole, 256),
+        "width": Option("units of the dense layers", flags.whole, 1024),
         "batch_size": Option("the number of examples in a step", flags.whole, 64),
         "batches": Option("n, the number of batches in an epoch; by default that of MNIST", flags.whole, 937),
         "micro": Option("micro-batches of GPipe", flags.whole, 8),

@@ -56,18 +56,22 @@ def draw(record: Record) -> "Figure":
 
 
 def _model(rows: Sequence[Row], settings: dict[str, Any], link: Link, depth: np.ndarray) -> dict[str, Line]:
-    n, micro, deepest = settings["batches"], settings["micro"], rows[-1]["depth"]
+    n, micro = settings["batches"], settings["micro"]
     component = median(one for row in rows for one in row["component ms"]["repeats"]) / 1e3
     message = max(row["message bytes"] for row in rows)
-    # The weights of `matched` are 2 l + 9 squares of the width, except for a small head.
-    step = rows[-1]["bp ms"]["median"] / 1e3 * (2 * depth + 9) / (2 * deepest + 9)
+    step, in_sequence = (_straight(rows, name, depth) for name in ("bp ms", "al ms"))
     gpipe = gpipe_epoch(n, depth, micro, step)
     return {
-        "al": Line("sequential AL", n * component * depth),
+        "al": Line("sequential AL", n * in_sequence),
         "bp": Line("sequential BP", n * step),
         "GPipe": Line(f"GPipe-style BP\n({micro} micro-batches)", gpipe),
         "pipeline": Line("AL pipeline", pipelined_epoch(n, depth, component + link.seconds(message))),
     }
+
+
+def _straight(rows: Sequence[Row], name: str, depth: np.ndarray) -> np.ndarray:
+    """Seconds at these depths, in proportion to the deepest network that was measured."""
+    return rows[-1][name]["median"] / 1e3 * depth / rows[-1]["depth"]
 
 
 def _draw_lines(axes: "Axes", rows: Sequence[Row], lines: dict[str, Line], depth: np.ndarray) -> None:
@@ -133,7 +137,7 @@ def _caption(record: Record, link: Link) -> str:
         f"Dense layers of {settings['width']} units, batch {settings['batch_size']}, Adam. A device is one core of "
         f"{device['cpu']} ({device['cores']} cores); link {link.bandwidth / 1e9:.3g} GB/s, "
         f"{1e6 * link.latency:.3g} µs.\n"
-        "Dots: the model with each depth's measured components and steps. Diamond: the pipeline run on two cores.\n"
+        "Dots: the model with each depth's measured components and steps. Diamonds: what ran on two cores.\n"
         "Lines: the model with the median component, dashed beyond the depths measured. No more than two devices ran.\n"
         "GPipe is favoured: transfers are free, layers divide perfectly, small micro-batches cost no more."
     )

@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
+from statistics import median
 from typing import Any
 
 import jax
@@ -12,11 +14,14 @@ from jax import lax
 
 import jaxlocal as jl
 from experiments.lab.experiment import CannotRun
-from experiments.lab.workers import available_cores
+from experiments.lab.workers import Worker, available_cores
+from jaxlocal.network import neighbours
+from jaxlocal.pipeline.stages import learn, steps
 
 RATE = 1e-4
 ADAM = optax.adam(RATE)
 DEVICES = 2
+STEPS = 10  # of a stage in one timed program
 
 Batch = tuple[jax.Array, jax.Array]
 Problem = Callable[[], tuple[jl.Rule, Batch]]  # makes a rule and a batch
@@ -40,6 +45,34 @@ def costs(problem: Problem) -> Callable[[], jl.pipeline.Costs]:
     """What the rule's components cost on one device."""
     rule, batch = problem()
     return partial(jl.pipeline.measure, rule, jax.jit(rule.init)(jax.random.key(0), batch), batch)
+
+
+def stage_costs(problem: Problem, sizes: Sequence[int], rounds: int = 5) -> Callable[[], list[float]]:
+    """The seconds in which each stage of a pipeline learns from a batch; `sizes` are numbers of components."""
+    rule, batch = problem()
+    components, message = jax.jit(rule.init)(jax.random.key(0), batch).components, batch
+    calls = []
+    for stage in neighbours(sizes):
+        learn_stage = partial(learn, steps(rule), stage)
+        own = tuple(components[i] for i in stage)
+        _, onward, _ = jax.jit(learn_stage)(own, message)
+        calls.append(timed(partial(_again, learn_stage), lambda key, message, own=own: own, message, STEPS))
+        message = onward
+    return lambda: [median(call() for _ in range(rounds)) for call in calls]
+
+
+def _again(learn_stage: Callable[..., Any], components: Any, messages: Any) -> tuple[Any, None]:
+    """A stage learns from one message after the other."""
+    return lax.scan(lambda state, message: (learn_stage(state, message)[0], None), components, messages)
+
+
+def busy(make: Callable[..., Callable[[], Any]], *arguments: Any, cores: Sequence[int]) -> list[Any]:
+    """What the same measurement finds on each of these cores, all of which measure at the same time."""
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(make, *arguments, cores=[core])) for core in cores]
+        for worker in workers:
+            worker.begin()
+        return [worker.end() for worker in workers]
 
 
 def timed(run: Callable[..., Any], init: Callable[..., Any], batch: Batch, steps: int) -> Timed:
