@@ -52,9 +52,9 @@ def equal_components(width: int, batch_size: int) -> tuple[jl.Rule, Batch]:
     return jl.rules.al(net, ADAM, codes=jl.codes.paper), make_batch(batch_size, (width,), width)
 
 
-def cnn(image: int, batch_size: int) -> tuple[jl.Rule, Batch]:
+def cnn(codes: jl.codes.Codes, image: int, batch_size: int) -> tuple[jl.Rule, Batch]:
     """Associated Learning of the vanilla CNN in the paper's four components."""
-    rule = jl.rules.al(jl.models.vanilla_cnn(), ADAM, components=4)
+    rule = jl.rules.al(jl.models.vanilla_cnn(), ADAM, components=4, codes=codes)
     return rule, make_batch(batch_size, (image, image, 3), 10)
 
 
@@ -70,17 +70,15 @@ def of_equal_components(batch_size: int, task: Task, cores: Sequence[int]) -> li
     return [*_on_one_device(problem, steps), two]
 
 
-def of_cnn(batch_size: int, task: Task, cores: Sequence[int]) -> list[Program]:
+def of_cnn(codes: jl.codes.Codes, batch_size: int, task: Task, cores: Sequence[int]) -> list[Program]:
     """The pipeline of the vanilla CNN; its components are cut into two stages by what they cost on this machine."""
-    problem, steps = partial(cnn, task.options["image"], batch_size), task.budget["steps"]
+    problem, steps = partial(cnn, codes, task.options["image"], batch_size), task.budget["steps"]
     with Worker(costs, problem, cores=cores[:1]) as worker:
         seconds = worker.ask().seconds
     stages = jl.pipeline.balance(seconds, DEVICES)
     print(f"vanilla CNN: components of {', '.join(f'{1e3 * one:.1f}' for one in seconds)} ms, stages of {stages}")
-    two = [
-        Program(f"pipeline {stages}, room={room}", DEVICES, pipeline, (problem, steps, stages, room)) for room in (1, 2)
-    ]
-    return [*_on_one_device(problem, steps), *two]
+    two = Program(f"pipeline {stages}", DEVICES, pipeline, (problem, steps, stages))
+    return [*_on_one_device(problem, steps), two]
 
 
 def of_backpropagation(batch_size: int, task: Task, cores: Sequence[int]) -> list[Program]:
@@ -99,9 +97,10 @@ def _on_one_device(problem: Problem, steps: int) -> list[Program]:
 
 
 CASES = {
-    "equal-512": Case("two equal components", 512, partial(of_equal_components, 512)),
-    "equal-32": Case("two equal components", 32, partial(of_equal_components, 32)),
-    "cnn-32": Case("vanilla CNN", 32, partial(of_cnn, 32)),
+    "equal-512": Case("two equal components, paper's codes", 512, partial(of_equal_components, 512)),
+    "equal-32": Case("two equal components, paper's codes", 32, partial(of_equal_components, 32)),
+    "cnn-32": Case("vanilla CNN, lean codes", 32, partial(of_cnn, jl.codes.lean, 32)),
+    "cnn-paper-32": Case("vanilla CNN, paper's codes", 32, partial(of_cnn, jl.codes.paper, 32)),
     "gpipe-512": Case("backpropagation", 512, partial(of_backpropagation, 512)),
 }
 

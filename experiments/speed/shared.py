@@ -34,10 +34,10 @@ def sequential(problem: Problem, steps: int) -> Timed:
     return timed(lambda params, batches: lax.scan(rule.step, params, batches), jax.jit(rule.init), batch, steps)
 
 
-def pipeline(problem: Problem, steps: int, stages: Sequence[int] | None = None, room: float = 1.0) -> Timed:
+def pipeline(problem: Problem, steps: int, stages: Sequence[int] | None = None) -> Timed:
     """The rule as a pipeline over all devices of the process, and the drain, which takes a few ticks more."""
     rule, batch = problem()
-    pipe = jl.pipelined(rule, jl.pipeline.mesh(component=len(jax.devices())), stages=stages, room=room)
+    pipe = jl.pipelined(rule, jl.pipeline.mesh(component=len(jax.devices())), stages=stages)
     return timed(pipe.run, pipe.init, batch, steps)
 
 
