@@ -110,8 +110,8 @@ DEFECTS = (
     Defect(
         "al: the autoencoder does not train its encoder",
         "rules/associated.py",
-        'weights["decoder"], t, h_key), t_below)',
-        'weights["decoder"], stop_gradient(t), h_key), t_below)',
+        'weights["decoder"], codes, h_key)',
+        'weights["decoder"], stop_gradient(codes), h_key)',
         equations("al-dense tanh"),
     ),
     Defect(
