@@ -75,7 +75,7 @@ def test_a_program_written_by_hand_computes_what_the_rule_computes(name, net):
     else:
         made = jl.models.mlp(net.hidden, CLASSES, activation={"relu": jax.nn.relu, "tanh": jnp.tanh}[net.activation])
     options = QUIET if name in TARGET_PROP else {}
-    rule = jl.rules.ALL[name](made, tx, **options)
+    rule = jl.rules.ALL[name](made, tx, **options, **programs.settings(name))
     program = handwritten.ALL[name](handwritten_layers.layers(net), tx, **options)
     params = start(rule, batch)
     mine = before = by_role(name, params)

@@ -114,6 +114,13 @@ def _rule(net: Net, rule: str, tx: optax.GradientTransformation) -> Any:
 
     net = net.of(rule)
     if net.images:
-        return jl.rules.ALL[rule](jl.models.conv2(), tx)
+        return jl.rules.ALL[rule](jl.models.conv2(), tx, **settings(rule))
     activation = {"relu": jax.nn.relu, "tanh": jnp.tanh}[net.activation]
-    return jl.rules.ALL[rule](jl.models.mlp(net.hidden, CLASSES, activation=activation), tx)
+    return jl.rules.ALL[rule](jl.models.mlp(net.hidden, CLASSES, activation=activation), tx, **settings(rule))
+
+
+def settings(rule: str) -> dict[str, Any]:
+    """What the hand-written program of a rule, and PyTorch's, have in place of the rule's defaults."""
+    import jaxlocal as jl
+
+    return {"codes": jl.codes.paper} if rule == "al" else {}
