@@ -1,7 +1,9 @@
 """Write the recorded tables into the pages: python docs/tables.py.
 
 A table's place is between the lines <!-- NAME --> and <!-- end -->. Its record is experiments/records/NAME.json. Three
-tables summarise several records or columns: <!-- bench -->, <!-- papers --> and <!-- pipeline/depth -->.
+tables summarise several records or columns: <!-- bench -->, <!-- papers --> and <!-- pipeline/depth -->. Three more
+stand for an experiment with many records, and have its picture below them if it is drawn: <!-- costs -->,
+<!-- frontier --> and <!-- time_to_accuracy -->.
 """
 
 import re
@@ -11,13 +13,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the experiments are no part of the package
 
+from experiments.beyond import frontier  # noqa: E402
 from experiments.demos import digits, mnist  # noqa: E402
-from experiments.lab import records, report, tables  # noqa: E402
+from experiments.lab import figures, records, report, tables  # noqa: E402
+from experiments.speed import costs, time_to_accuracy  # noqa: E402
 from experiments.speed.bench import __main__ as bench  # noqa: E402
 from experiments.speed.bench import overview  # noqa: E402
 
 PLACE = re.compile(r"^<!-- ([a-z][a-z0-9_/]*) -->\n(?:.*\n)*?<!-- end -->$", re.MULTILINE)
 COMPARISONS = {experiment.name: experiment for experiment in (digits.EXPERIMENT, mnist.EXPERIMENT)}
+WHOLE = {
+    "costs": costs.EXPERIMENT,
+    "frontier": frontier.EXPERIMENT,
+    "time_to_accuracy": time_to_accuracy.EXPERIMENT,
+}
 PAGES = ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))
 
 
@@ -40,7 +49,18 @@ def _table(name: str) -> str:
         return tables.markdown([_depth(row) for row in _rows("pipeline/scaling")])
     if name in COMPARISONS:
         return tables.markdown(list(COMPARISONS[name].recorded().rows().values()))
+    if name in WHOLE:
+        return _whole(name)
     return tables.markdown(_rows(name))
+
+
+def _whole(name: str) -> str:
+    """The table of an experiment, and its picture if there is one."""
+    made = WHOLE[name]
+    table = tables.markdown(list(made.tables[0](made.recorded())))
+    picture = figures.PICTURES / f"{name}.png"
+    shown = f"\n\n![{made.title}](pictures/{figures.PICTURES.name}/{picture.name})"
+    return table + (shown if picture.exists() else "")
 
 
 def _rows(name: str) -> list[records.Row]:

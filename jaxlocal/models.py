@@ -322,9 +322,10 @@ def autoencoder(sizes: Sequence[int] = (512, 64, 512), units: int = 784) -> Netw
 def matched(net: Network, components: int, width: int, *, activation: Activation = nn.relu) -> Network:
     """A baseline for backpropagation that has as many parameters as associated learning on `net` uses in prediction.
 
-    Associated learning on `net`, with `components` components and targets of `width` units, predicts with the blocks of
-    `net`, the last bridge (dense 5·width, then dense width), a decoder of `width` units for every component but the
-    first, and the first one's decoder to the classes. Here all of these are layers of one network.
+    This is associated learning with the codes of its paper, `jl.codes.paper`. With `components` components and targets
+    of `width` units it predicts with the blocks of `net`, the last bridge (dense 5·width, then dense width), a decoder
+    of `width` units for every component but the first, and the first one's decoder to the classes. Here all of these
+    are layers of one network. Lean codes add few parameters, and `net` itself is their baseline.
 
     Reference: Kao and Chen, 2021, sections 4.5 and 5.2.
 

@@ -29,6 +29,7 @@ from jaxlocal.app import Config, build, cli, settings
 MODULES = [module.name for module in pkgutil.walk_packages(jl.__path__, "jaxlocal.")]
 INTERNAL = {
     "checks",
+    "costs",  # on the page of `diagnostics`
     "descent",
     "files",
     "flags",
@@ -238,12 +239,21 @@ def test_the_readmes_numbers_are_those_of_the_tables():
         if (case, program) == ("two equal components", "pipeline, two devices")
     ]
     assert f"{min(speedups):.1f} to {max(speedups):.1f} times as fast" in text
+    costs = {"al": [], "al, paper's codes": []}
+    for _, rule, operations, *_ in recorded_rows("docs/lean.md", "costs"):
+        costs.get(rule, []).append(float(operations))
+    lean, paper = costs.values()
+    for page in ("README.md", "docs/speed.md"):
+        text = " ".join((ROOT / page).read_text().split())
+        assert f"{min(paper):.1f} to {max(paper):.1f} times the operations of backpropagation" in text
+        assert f"{min(lean):.2f} to {max(lean):.2f} times" in text
 
 
 def test_every_recorded_table_is_shown(tables):
     shown = {page: set(tables.names((ROOT / page).read_text())) for page in PAGES}
     benchmarks = {f"bench/{path.stem}" for path in (records.FOLDER / "bench").glob("*.json")}
     assert shown["docs/multi-device.md"] == {"pipeline/speed", "pipeline/depth"}
+    assert shown["docs/lean.md"] == {"costs", "frontier", "time_to_accuracy"}
     assert shown["docs/speed.md"] == benchmarks | {"bench"}
     assert shown["docs/results.md"] == {path.stem for path in records.FOLDER.glob("*.json")} | {"speed/fit", "papers"}
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.beyond import pipeline, resnet, tuning
+from experiments.beyond import frontier, pipeline, resnet, tuning
 from experiments.lab import figures, records, tables
 from experiments.lab.experiment import Experiment, spent
 from experiments.lab.findings import FINDINGS
@@ -31,7 +31,7 @@ EXPERIMENTS: Sequence[Experiment] = [
     module.EXPERIMENT
     for module in (
         *(table2, table3, table4, tables5_6, table7),
-        *(pipeline, tuning, resnet),
+        *(pipeline, tuning, resnet, frontier),
         *(bartunov_table1, figure4, figure5, figures6_7, bartunov_table2),
         *(dkp_table1, figure2, dkp_table2),
     )
@@ -52,6 +52,7 @@ PICTURES: Mapping[str, Mapping[str, str]] = {
     "beyond_pipeline": {"al_table1": "Which component works on which batch at which time"},
     "beyond_tuning": {"beyond_tuning": "Validation error against each setting"},
     "beyond_resnet": {"beyond_resnet": "Learning curves of ResNet-8"},
+    "beyond_frontier": {"frontier": "Accuracy against cost"},
     "bartunov_table1": {
         "bartunov_figure8_fc": "Learning curves on MNIST, fully connected",
         "bartunov_figure8_lc": "Learning curves on MNIST, locally connected",
