@@ -325,7 +325,7 @@ def matched(net: Network, components: int, width: int, *, activation: Activation
     This is associated learning with the codes of its paper, `jl.codes.paper`. With `components` components and targets
     of `width` units it predicts with the blocks of `net`, the last bridge (dense 5·width, then dense width), a decoder
     of `width` units for every component but the first, and the first one's decoder to the classes. Here all of these
-    are layers of one network. Lean codes add few parameters, and `net` itself is their baseline.
+    are layers of one network. For lean codes, whose bridges are smaller, it is too large.
 
     Reference: Kao and Chen, 2021, sections 4.5 and 5.2.
 

@@ -236,7 +236,7 @@ def test_the_readmes_numbers_are_those_of_the_tables():
     speedups = [
         float(speedup.partition(" ")[0])
         for case, _, program, _, _, speedup, *_ in recorded_rows("docs/multi-device.md", "pipeline/speed")
-        if (case, program) == ("two equal components", "pipeline, two devices")
+        if case.startswith("two equal components") and program == "pipeline, two devices"
     ]
     assert f"{min(speedups):.1f} to {max(speedups):.1f} times as fast" in text
     costs = {"al": [], "al, paper's codes": []}

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 PROBLEMS = "wide_512", "wide_64", "cifar"
 FULL, QUICK = Budget(rounds=9, steps=20), Budget(rounds=3, steps=5)
+BATCHES = "batches in an epoch"  # as a setting of the records
 MICRO = 2, 4, 8  # numbers of micro-batches
 SCHEDULES: Mapping[str, Schedule] = {"GPipe": gpipe, "1F1B": one_forward_one_backward}
 
@@ -151,7 +152,7 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
                 **program.facts,
             }
         )
-    settings = {"problem": name, "batch_size": size} | task.budget
+    settings = {"problem": name, "batch_size": size, BATCHES: batches(name)} | task.budget
     yield Outcome(rows, settings, task.budget, tables.text([_timing(row) for row in rows]))
 
 
@@ -164,7 +165,6 @@ class Reached(NamedTuple):
 
     goal: float  # the validation accuracy of the worst of backpropagation's runs
     epochs: tuple[float | None, ...]  # of each seed, the first epoch with that accuracy; None: it does not get there
-    batches: int  # in an epoch
 
 
 def reached(recorded: Mapping[str, Record], name: str, contender: str) -> Reached | None:
@@ -177,8 +177,13 @@ def reached(recorded: Mapping[str, Record], name: str, contender: str) -> Reache
         next((epoch for epoch, value in enumerate(run["history"], 1) if value >= goal), None)
         for run in own["rows"][0]["runs"]
     ]
+    return Reached(goal, tuple(epochs))
+
+
+def batches(name: str) -> int:
+    """The number of batches in an epoch."""
     problem = frontier.PROBLEMS[name]
-    return Reached(goal, tuple(epochs), len(problem.splits().train[0]) // problem.batch)
+    return len(problem.splits().train[0]) // problem.batch
 
 
 def table(recorded: Recorded) -> Iterator[Row]:
@@ -203,7 +208,7 @@ def table(recorded: Recorded) -> Iterator[Row]:
                 "speed, times bp": alone / milliseconds,
                 "bubble": line.get("bubble"),
                 "MB a device": line["MB"],
-                **_until(needed, milliseconds),
+                **_until(needed, milliseconds, record["settings"]),
             }
 
 
@@ -215,17 +220,22 @@ def _trained(recorded: Recorded) -> Mapping[str, Record]:
     return {**frontier.EXPERIMENT.recorded().records, **frontier.EXPERIMENT.recorded(recorded.out).records}
 
 
-def _until(needed: Reached | None, milliseconds: float) -> Row:
+def _until(needed: Reached | None, milliseconds: float, settings: Mapping[str, Any]) -> Row:
     """The epochs and the seconds until the accuracy is reached, over the seeds that reach it."""
     if needed is None:
         return {"epochs": "not run", "seconds": None}
     epochs = [value for value in needed.epochs if value is not None]
     if not epochs:
         return {"epochs": "not reached", "seconds": None}
-    seconds = [value * needed.batches * milliseconds / 1e3 for value in epochs]
+    seconds = [value * _in_epoch(settings) * milliseconds / 1e3 for value in epochs]
     spread = f" ± {stdev(seconds):.2g}" if len(seconds) > 1 else ""
     of = "" if len(epochs) == len(needed.epochs) else f", {len(epochs)} of {len(needed.epochs)} seeds"
     return {"epochs": f"{fmean(epochs):.3g}{of}", "seconds": f"{fmean(seconds):.3g}{spread}"}
+
+
+def _in_epoch(settings: Mapping[str, Any]) -> int:
+    """The number of batches in an epoch, which a record knows where there are no data."""
+    return settings[BATCHES] if BATCHES in settings else batches(settings["problem"])
 
 
 def best(rows: Sequence[Row]) -> list[Row]:
@@ -256,7 +266,7 @@ def picture(shown: Mapping[str, Record], trained: Mapping[str, Record]) -> "Figu
             needed = reached(trained, name, row["contender"])
             assert needed
             heights = 100 * np.mean([run["history"] for run in runs], axis=0)
-            seconds = np.arange(1, len(heights) + 1) * needed.batches * row["ms a batch"]["median"] / 1e3
+            seconds = np.arange(1, len(heights) + 1) * _in_epoch(record["settings"]) * row["ms a batch"]["median"] / 1e3
             style = "-" if row["devices"] > 1 else ":"
             axes.plot(seconds, heights, style, color=colours[row["contender"]], linewidth=1)
             end = seconds[-1], heights[-1]
