@@ -17,7 +17,7 @@ import optax
 
 import jaxlocal as jl
 from experiments.lab import figures, records, tables
-from experiments.lab.experiment import Budget, Entry, Experiment, Job, Outcome, Recorded, Task
+from experiments.lab.experiment import Budget, CannotRun, Entry, Experiment, Job, Outcome, Recorded, Task
 from experiments.lab.main import main
 from experiments.lab.records import Row
 from experiments.lab.training import NOTES, images
@@ -46,6 +46,7 @@ class Problem(NamedTuple):
     examples: int | None = None  # the number of training examples; by default all
     batch: int = 64
     feedback: bool = True  # whether DFA and DRTP are among the contenders
+    longer: bool = False  # whether Associated Learning in two components is also trained for twice the time
 
     def splits(self) -> jl.data.Splits:
         """The data."""
@@ -60,11 +61,20 @@ PROBLEMS = {
     "mnist": Problem("mnist", MLP, "8 layers of 256 units", 8, (1, 2, 4, 8), LONG, SHORT),
     "fashion": Problem("fashion_mnist", MLP, "8 layers of 256 units", 8, (1, 2, 4, 8), LONG, SHORT),
     "cifar": Problem(
-        "cifar10", jl.models.vanilla_cnn(), "vanilla_cnn", 4, (1, 2, 4, 8), LONG, SHORT, size=16, examples=10_000
+        "cifar10",
+        jl.models.vanilla_cnn(),
+        "vanilla_cnn",
+        4,
+        (1, 2, 4, 8),
+        LONG,
+        SHORT,
+        size=16,
+        examples=10_000,
+        longer=True,
     ),
     **{
         f"wide_{batch}": Problem(
-            "mnist", WIDE, "4 layers of 1024 units", 4, (2, 4), LONG, SHORT, batch=batch, feedback=False
+            "mnist", WIDE, "4 layers of 1024 units", 4, (2, 4), LONG, SHORT, batch=batch, feedback=False, longer=True
         )
         for batch in (64, 512)
     },
@@ -72,6 +82,7 @@ PROBLEMS = {
 }
 
 COLOURS = {"bp": figures.ORANGE, "dfa": figures.RED, "drtp": figures.RED}  # those of Associated Learning are blue
+LONGER = "_long"  # at the end of a contender's name: twice the epochs, with the rate of the shorter training
 Make = Callable[[jl.Network, optax.GradientTransformation], jl.Rule]
 
 
@@ -79,15 +90,17 @@ def contenders(problem: Problem) -> dict[str, Make]:
     """The rules by the names of their rows."""
     lean = {f"al_{count}": partial(jl.rules.al, components=count) for count in problem.components}
     paper = partial(jl.rules.al, components=problem.paper, codes=jl.codes.paper)
+    longer = {f"al_2{LONGER}": lean["al_2"]} if problem.longer else {}
     feedback = {"dfa": jl.rules.dfa, "drtp": jl.rules.drtp} if problem.feedback else {}
-    return {"bp": jl.rules.bp, **lean, "al_paper": paper, **feedback}
+    return {"bp": jl.rules.bp, **lean, **longer, "al_paper": paper, **feedback}
 
 
 def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:
     """Choose the rate, then train the seeds; there is an outcome after every training."""
     problem = PROBLEMS[name]
-    splits, epochs = problem.splits(), task.budget["epochs"]
-    search = max(1, epochs // SEARCH)
+    splits, base = problem.splits(), contender.removesuffix(LONGER)
+    search = max(1, task.budget["epochs"] // SEARCH)
+    epochs = task.budget["epochs"] * (2 if contender != base else 1)
     settings = {
         "data": problem.data,
         **{key: value for key in ("size", "examples") if (value := getattr(problem, key))},
@@ -99,6 +112,8 @@ def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:
     }
     begun = task.begun(settings)
     row: Row = begun[0] if begun else {"contender": contender, "trials": [], "runs": []} | costs(problem, contender)
+    if contender != base:
+        row["trials"] = _trials(task, f"{name}_{base}")
 
     def outcome(message: str) -> Outcome:
         trained = [one["seed"] for one in row["runs"]]
@@ -113,6 +128,14 @@ def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:
     for seed in range(len(row["runs"]), task.budget["seeds"]):
         row["runs"].append({"seed": seed, "rate": rate} | train(problem, contender, splits, rate, epochs, seed))
         yield outcome(f"{task.row}: seed {seed}: {100 * row['runs'][-1]['test']:.2f} % on the test set")
+
+
+def _trials(task: Task, row: str) -> list[Row]:
+    """The trials of another row."""
+    record = task.experiment.record(row, task.out)
+    if not record or len(record["rows"][0]["trials"]) < len(RATES):
+        raise CannotRun(f"has the rate of {row}, which has not been searched yet: run that row first")
+    return record["rows"][0]["trials"]
 
 
 def train(problem: Problem, contender: str, splits: jl.data.Splits, rate: float, epochs: int, seed: int) -> Row:
@@ -267,7 +290,8 @@ EXPERIMENT = Experiment(
     note=(
         "Adam, its rate falling to zero by a cosine. Each contender chose its rate among "
         f"{', '.join(map(str, RATES))} on the validation set, with a {SEARCH}rd of the epochs. `al_N` is Associated "
-        "Learning with lean codes in N components, `al_paper` has the paper's codes. Operations, time, weights and "
+        "Learning with lean codes in N components, and with `_long` twice the epochs; `al_paper` has the paper's codes. "
+        "Operations, time, weights and "
         "memory are multiples of backpropagation's. `cifar` is the vanilla CNN on 10,000 images of 16 by 16 pixels, "
         "`resnet` ResNet-8 on the same images; `mnist` and `fashion` are 8 layers of 256 units, `wide_N` "
         "is 4 layers of 1024 units on MNIST with batches of N; the other batches have 64 examples."
