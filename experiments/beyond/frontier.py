@@ -290,11 +290,10 @@ EXPERIMENT = Experiment(
     note=(
         "Adam, its rate falling to zero by a cosine. Each contender chose its rate among "
         f"{', '.join(map(str, RATES))} on the validation set, with a {SEARCH}rd of the epochs. `al_N` is Associated "
-        "Learning with lean codes in N components, and with `_long` twice the epochs; `al_paper` has the paper's codes. "
-        "Operations, time, weights and "
-        "memory are multiples of backpropagation's. `cifar` is the vanilla CNN on 10,000 images of 16 by 16 pixels, "
-        "`resnet` ResNet-8 on the same images; `mnist` and `fashion` are 8 layers of 256 units, `wide_N` "
-        "is 4 layers of 1024 units on MNIST with batches of N; the other batches have 64 examples."
+        "Learning with lean codes in N components, and with `_long` twice the epochs; `al_paper` has the paper's "
+        "codes. Operations, time, weights and memory are multiples of backpropagation's. `cifar` is the vanilla CNN on "
+        "10,000 images of 16 by 16 pixels, `resnet` ResNet-8 on the same images; `mnist` and `fashion` are 8 layers of "
+        "256 units, `wide_N` is 4 layers of 1024 units on MNIST with batches of N; the other batches have 64 examples."
     ),
     tables=(table,),
     draw=draw,
