@@ -104,7 +104,7 @@ def images(folder, *sizes):
         ("train --validation 5000", "the training set has 1397 examples; hold out fewer than that"),
         ("train --helper-lr 1e-3 --rule bp", "--helper-lr=0.001: bp has one learning rate only; leave it out"),
         ("train --rule-args foo", "--rule-args=foo: must be KEY=VALUE, such as width=256"),
-        ("train --rule-args foo=1", "unknown setting foo=1; choose from autoencoder_tx, components, width"),
+        ("train --rule-args foo=1", "unknown setting foo=1; choose from autoencoder_tx, components, codes, width"),
         ("train --rule-args width=[", "--rule-args=width=[: '[' is not YAML"),
         ("train --model-args hiden=[8]", "--model-args=hiden: unknown argument of mlp; did you mean hidden?"),
         (

@@ -21,7 +21,7 @@ def cut(config: Config, built: Built) -> tuple[Built, str | None]:
     if not isinstance(pipe, Pipeline) or len(pipe.stages) == 1:
         return built, None
     batch = example_batch(built.data.train, config.batch_size, built.augmentation)
-    params = jax.jit(pipe.rule.init)(jax.random.key(config.seed), batch)
+    params = pipe.rule.init(jax.random.key(config.seed), batch)
     pipe, costs = balanced(pipe.rule, params, batch, pipe.mesh, pipe.axis)
     return built._replace(rule=pipe), forecast(pipe, costs, len(built.data.train[0]) // config.batch_size)
 
