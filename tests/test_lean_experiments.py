@@ -1,0 +1,152 @@
+"""Accuracy against cost, time to accuracy, costs and compile time: how their numbers are put together."""
+
+import json
+from pathlib import Path
+
+import pytest
+from lab_helpers import few_digits, main
+
+import jaxlocal as jl
+from experiments.beyond import frontier
+from experiments.lab.experiment import Budget, CannotRun, Recorded, Task
+from experiments.speed import compile_time, costs, shared, time_to_accuracy
+
+SHORT = Budget(epochs=2, seeds=2)
+TINY = frontier.Problem("digits", jl.models.mlp((8, 8)), "tiny", 2, (1, 2), SHORT, SHORT, batch=16, longer=True)
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """A function that gives the task of a contender on a small problem."""
+    monkeypatch.setattr(frontier, "PROBLEMS", {"tiny": TINY})
+    monkeypatch.setattr(frontier, "RATES", (1e-3, 1e-2))
+    monkeypatch.setattr(frontier, "images", lambda *_: few_digits())
+
+    def task(contender, **budget):
+        asked = Budget({**SHORT, **budget})
+        row = f"tiny_{contender}"
+        return Task(frontier.EXPERIMENT, row, asked, {}, tmp_path / row, float("inf"), tmp_path, False)
+
+    return task
+
+
+def test_a_contender_is_trained_with_each_rate_and_then_from_each_seed_with_the_best(tiny):
+    *_, first, last = list(frontier.run("tiny", "al_2", tiny("al_2")))
+    (row,) = last.rows
+    assert [trial["rate"] for trial in row["trials"]] == [1e-3, 1e-2]
+    best = max(row["trials"], key=lambda trial: trial["validation"])["rate"]
+    assert [(run["seed"], run["rate"], len(run["history"])) for run in row["runs"]] == [(0, best, 2), (1, best, 2)]
+    assert last.budget == SHORT and first.budget["seeds"] == 1
+    assert row["times BP's"]["operations"] > 0
+    assert last.settings["epochs for each rate"] == 1
+
+
+def test_a_longer_training_has_the_rate_of_the_shorter_one(tiny, monkeypatch):
+    task = tiny("al_2_long", seeds=1)
+    with pytest.raises(CannotRun, match="tiny_al_2"):
+        next(frontier.run("tiny", "al_2_long", task))
+    trials = [{"rate": 1e-3, "validation": 0.5}, {"rate": 1e-2, "validation": 0.4}]
+    known = {"rows": [{"trials": trials}]}
+    monkeypatch.setattr(frontier.Experiment, "record", lambda *_: known)
+    (outcome,) = frontier.run("tiny", "al_2_long", task)
+    (run,) = outcome.rows[0]["runs"]
+    assert run["rate"] == 1e-3 and len(run["history"]) == 2 * SHORT["epochs"]
+
+
+def record(*histories, **more):
+    """A record of these runs' validation accuracies."""
+    runs = [{"history": list(history), "test": history[-1], "rate": 1e-3} for history in histories]
+    cost = dict.fromkeys(("operations", "weights", "words", "memory"), 1.5)
+    return {"rows": [{"runs": runs, "times BP's": cost}], "settings": {"epochs": 3}, **more}
+
+
+def test_the_table_of_the_frontier_compares_with_backpropagation(tiny):
+    records = {"tiny_bp": record([0.5, 0.9], [0.5, 0.8]), "tiny_al_1": record([0.1, 0.7], [0.1, 0.8])}
+    lines = list(frontier.table(Recorded(frontier.EXPERIMENT, records, None, Path())))
+    assert [line["contender"] for line in lines] == ["bp", "al_1", "al_2", "al_2_long", "al_paper", "dfa", "drtp"]
+    assert lines[1]["below BP"] == "10.00" and lines[1]["operations"] == 1.5 and lines[1]["test %"] == "75.00 ± 7.07"
+    assert lines[2]["test %"] == "not run"
+    (figure,) = frontier.draw(Recorded(frontier.EXPERIMENT, records, None, Path())).values()
+    assert {text.get_text() for text in figure.axes[0].texts} == {"bp", "al_1"}
+
+
+def test_the_goal_is_what_every_run_of_backpropagation_reaches():
+    records = {
+        "wide_64_bp": record([0.5, 0.8, 0.9], [0.7, 0.86, 0.88]),
+        "wide_64_al_2": record([0.6, 0.7, 0.8], [0.6, 0.9, 0.9]),
+        "wide_64_al_2_long": record([0.6, 0.7, 0.8, 0.88], [0.6, 0.7, 0.89, 0.9]),
+        "wide_64_al_4": record([0.1, 0.1, 0.2]),
+    }
+    found = {name: time_to_accuracy.reached(records, "wide_64", name) for name in ("bp", "al_2", "al_4", "al_paper")}
+    assert found["bp"] == (0.88, (3, 3))
+    assert found["al_2"] == (0.88, (4, 3))  # the longer training, in which both seeds arrive
+    assert found["al_4"].arrived == [] and found["al_paper"] is None
+    settings = {"batches in an epoch": 100}
+    until = {name: time_to_accuracy._until(needed, 10.0, settings) for name, needed in found.items()}
+    assert until["bp"] == {"epochs": "3", "seconds": "3 ± 0"}
+    assert until["al_2"] == {"epochs": "3.5", "seconds": "3.5 ± 0.71"}
+    assert until["al_4"]["epochs"] == "not reached" and until["al_paper"]["epochs"] == "not run"
+
+
+def test_the_fastest_number_of_micro_batches_stands_for_its_schedule():
+    def row(program, milliseconds, devices=2, contender="bp"):
+        return {"program": program, "contender": contender, "devices": devices, "ms a batch": {"median": milliseconds}}
+
+    rows = [
+        row("al_2, pipeline", 2, contender="al_2"),
+        row("bp", 9, devices=1),
+        *(row(f"bp, {words} of {micro}", time) for words in ("GPipe", "1F1B") for micro, time in ((2, 6), (4, 5))),
+    ]
+    names = [line["program"] for line in time_to_accuracy.best(rows)]
+    assert names == ["bp", "bp, GPipe of 4", "bp, 1F1B of 4", "al_2, pipeline"]
+
+
+def test_costs(tmp_path, monkeypatch):
+    small = costs.Net(jl.models.mlp((16,) * 2), "small", (8,), 4)
+    rules = {name: costs.RULES[name] for name in ("drtp", "al", "al, paper's codes")}
+    monkeypatch.setattr(costs, "NETS", {"mlp": small})
+    monkeypatch.setattr(costs, "RULES", rules)
+    main(costs.EXPERIMENT, ["--rows", "mlp", "--out", str(tmp_path)])
+    rows = json.loads((tmp_path / "costs" / "mlp.json").read_text())["rows"]
+    assert [row["rule, setting"] for row in rows] == list(rules)
+    assert rows[0]["operations"] < 1 < rows[2]["operations"]
+
+
+@pytest.mark.slow
+def test_compile_time(tmp_path):
+    main(compile_time.EXPERIMENT, ["--quick", "--depths", "2", "--out", str(tmp_path)])
+    rows = json.loads((tmp_path / "speed" / "compile.json").read_text())["rows"]
+    assert [row["program"] for row in rows] == list(compile_time.WAYS)
+    assert all(row["first step, s"] > 0 and row["start, s"] > 0 for row in rows)
+
+
+class Known:
+    """A worker that knows what components cost, and what arrays take."""
+
+    def __init__(self, make, *arguments, cores):
+        self._known = jl.pipeline.Costs((2.0, 1.0), (1, 1)) if make is shared.costs else 5.0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def ask(self):
+        return self._known
+
+
+def test_the_programs_of_a_problem(tiny, monkeypatch):
+    """Backpropagation in all ways and Associated Learning in all ways; none of them is started."""
+    monkeypatch.setattr(time_to_accuracy, "Worker", Known)
+    found = time_to_accuracy.programs("tiny", tiny("bp", steps=3), [0, 1])
+    assert found[0].name == "bp" and found[0].devices == 1
+    names = {program.name for program in found}
+    micro = {f"bp, {words} of {count}" for words in ("GPipe", "1F1B") for count in time_to_accuracy.MICRO}
+    assert names == micro | {
+        *("bp", "bp, both cores", "bp, data-parallel"),
+        *("al_2", "al_2, both cores", "al_2, pipeline", "al_paper, pipeline"),
+    }
+    assert all(program.facts["MB"] > 0 for program in found)
+    pipelines = [program for program in found if program.name.endswith("pipeline")]
+    assert [program.arguments[-1] for program in pipelines] == [(1, 1)] * 2  # the stages
