@@ -135,6 +135,27 @@ DEFECTS = (
         '"encoder": own(n)',
         locality("dense-al"),
     ),
+    Defect(
+        "al by class: every class counts the same, however many examples it has",
+        "rules/associated.py",
+        "jnp.mean(jnp.mean(member, axis=0) @ values)",
+        "jnp.mean(values)",
+        "test_equations.py::test_other_codes_of_associated_learning[by class]",
+    ),
+    Defect(
+        "al: a last window that is cut short is divided by the size of a whole one",
+        "fast/pooling.py",
+        "np.minimum(window, side - window * np.arange(count))",
+        "np.full(count, window)",
+        "test_equations.py::test_other_codes_of_associated_learning[lean conv]",
+    ),
+    Defect(
+        "costs: the ratio is upside down",
+        "costs.py",
+        "ours / theirs for ours",
+        "theirs / ours for ours",
+        "test_diagnostics.py::test_costs_are_those_that_can_be_counted_by_hand",
+    ),
     # Target propagation.
     Defect(
         "tp: targets come from what the layer above is, not from its target",
