@@ -19,4 +19,9 @@ def after(learned: Tree, message: Tree) -> Tree:
     if not numbers:
         return message
     known = ~jnp.any(jnp.stack([jnp.isnan(leaf) for leaf in numbers]))
-    return jax.tree.map(lambda leaf: jnp.where(known, leaf, jnp.full((), jnp.nan, leaf.dtype)), message)
+
+    def when_known(leaf: jax.Array) -> jax.Array:
+        other = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.floating) else 0
+        return jnp.where(known, leaf, jnp.full((), other, leaf.dtype))
+
+    return jax.tree.map(when_known, message)

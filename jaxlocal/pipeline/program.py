@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
+from jaxlocal.fast.ordering import after
 from jaxlocal.pipeline.layout import Group, Layout
 from jaxlocal.pipeline.packing import Slots, pack, unpack
 from jaxlocal.pipeline.stages import learn
@@ -95,7 +96,7 @@ def _one_step(task: Task, state: State) -> State:
     """The only stage of a group reads its message, learns, and sends a message."""
     layout, number, (stage,) = task.program.layout, task.group.first, task.group.stages
     inbox = tuple(slot[0] for slot in state.mail)
-    message = unpack(layout.messages, number - 1, inbox) if task.entering is None else task.entering
+    message = _entering(task, state) if task.entering else unpack(layout.messages, number - 1, inbox)
     components, message, losses = learn(task.program.steps, stage, state.components, _split(task, message))
     if number < len(layout.stages) - 1:
         outbox = pack(layout.messages, number, message)
@@ -105,6 +106,15 @@ def _one_step(task: Task, state: State) -> State:
         # last device could begin its work only when all others have finished theirs.
         outbox = tuple(map(jnp.zeros_like, inbox))
     return State(components, tuple(slot[None] for slot in outbox), _note(task, state.notes, losses[None]))
+
+
+def _entering(task: Task, state: State) -> Message:
+    """The batch that enters, tied to the notes, which change in the loop around the stage.
+
+    The compiler would move whatever depends on the batch alone, such as the patches of its images, in front of the
+    loop, where every device computes it.
+    """
+    return after(state.notes, task.entering)
 
 
 def _learn_together(task: Task, state: State) -> State:
