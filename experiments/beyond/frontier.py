@@ -266,17 +266,23 @@ def picture(shown: Mapping[str, Mapping[str, Row]]) -> "Figure":
     """A dot for each contender, with the sample standard deviation of its accuracy; lean codes are joined by a line."""
     figure, panels = figures.panels(len(shown), size=(3.6 * len(shown), 3.8))
     for (name, lines), axes in zip(shown.items(), panels, strict=True):
-        lean = []
+        lean, every = [], []
         for contender, row in lines.items():
             test, cost = accuracy(row), row["times BP's"]["operations"]
-            colour = COLOURS.get(contender, figures.BLUE)
             height, error = 100 * test["mean"], 100 * (test["std"] or 0)
-            axes.errorbar(cost, height, error, fmt="o", color=colour, capsize=2, markersize=4)
+            every.append(cost)
+            axes.errorbar(
+                cost, height, error, fmt="o", color=COLOURS.get(contender, figures.BLUE), capsize=2, markersize=4
+            )
             axes.annotate(contender, (cost, height), textcoords="offset points", xytext=(5, 3), fontsize=8)
             if contender.removeprefix("al_").isdigit():
                 lean.append((cost, height))
         axes.plot(*zip(*sorted(lean), strict=True) if lean else ([], []), color=figures.BLUE, linewidth=0.8)
-        axes.set(title=name, xscale="log", xlabel="operations of a step, times BP's")
+        axes.set(title=name, xlabel="operations of a step, times BP's")
+        axes.margins(x=0.2)
+        if max(every) > 3 * min(every):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
     panels[0].set_ylabel("test accuracy, %")
     figure.suptitle("Accuracy against cost")
     return figure

@@ -229,6 +229,36 @@ def table(recorded: Recorded) -> Iterator[Row]:
 COLUMNS = "devices", "ms a batch", "examples a second", "speed, times bp", "bubble", "MB a device", "epochs", "seconds"
 
 
+def advantage(recorded: Recorded) -> Iterator[Row]:
+    """How many times as long each program of backpropagation takes as the fastest pipeline of Associated Learning.
+
+    The seconds are means over the seeds, and only programs in which all seeds arrive are compared.
+    """
+    trained = _trained(recorded)
+    for name in PROBLEMS:
+        record = recorded.records.get(name)
+        seconds = {}
+        for line in best(record["rows"]) if record else ():
+            needed = reached(trained, name, line["contender"])
+            if needed and len(needed.arrived) == len(needed.epochs):
+                seconds[line["program"]] = fmean(needed.arrived) * line["ms a batch"]["median"]
+        pipelines = {program: value for program, value in seconds.items() if program.endswith("pipeline")}
+        if not pipelines:
+            continue
+        fastest = min(pipelines, key=pipelines.__getitem__)
+        ratios = {
+            _without_number(program): f"{value / pipelines[fastest]:.2f}"
+            for program, value in seconds.items()
+            if program.startswith("bp")
+        }
+        yield {"problem": name, "pipeline": fastest.removesuffix(", pipeline"), **ratios}
+
+
+def _without_number(program: str) -> str:
+    """The name without the number of micro-batches, which is not the same for all problems."""
+    return program.partition(" of ")[0]
+
+
 def _trained(recorded: Recorded) -> Mapping[str, Record]:
     """The records of the trainings; a measurement in another folder needs those of the project."""
     return {**frontier.EXPERIMENT.recorded().records, **frontier.EXPERIMENT.recorded(recorded.out).records}
@@ -303,7 +333,7 @@ EXPERIMENT = Experiment(
         "of the worst of backpropagation's runs at their end: mean over the seeds ± sample standard deviation. Memory "
         "is that of the device which needs most, as XLA counts it; for GPipe and 1F1B the sum of their arrays."
     ),
-    tables=(table,),
+    tables=(table, advantage),
     draw=draw,
     is_timing=True,
 )
