@@ -3,7 +3,7 @@
 A table's place is between the lines <!-- NAME --> and <!-- end -->. Its record is experiments/records/NAME.json. Three
 tables summarise several records or columns: <!-- bench -->, <!-- papers --> and <!-- pipeline/depth -->. Three more
 stand for an experiment with many records, and have its picture below them if it is drawn: <!-- costs -->,
-<!-- frontier --> and <!-- time_to_accuracy -->.
+<!-- frontier --> and <!-- time_to_accuracy -->; <!-- advantage --> is the second table of the last one.
 """
 
 import re
@@ -47,6 +47,8 @@ def _table(name: str) -> str:
         return tables.markdown(list(report.overview()))
     if name == "pipeline/depth":
         return tables.markdown([_depth(row) for row in _rows("pipeline/scaling")])
+    if name == "advantage":
+        return tables.markdown(list(time_to_accuracy.advantage(time_to_accuracy.EXPERIMENT.recorded())))
     if name in COMPARISONS:
         return tables.markdown(list(COMPARISONS[name].recorded().rows().values()))
     if name in WHOLE:
