@@ -36,7 +36,7 @@ def spread(width: int) -> nn.Module:
 
     As an encoder it gives classes codes that lie far apart from the start, in the upper components, too. With
     `one_layer` the codes of an untrained encoder are all close to 0.5, and the closer the higher the component; a
-    convolutional network then takes many epochs before it begins to learn.
+    convolutional network then takes many epochs before it begins to learn. Real targets lose their sizes in such codes.
 
     Example:
       >>> for coder in jl.codes.one_layer, jl.codes.spread:
@@ -124,7 +124,7 @@ class Codes(NamedTuple):
 
     width: int | Sequence[int] | None  # units of t_i, one number or one for each component; None: those of s_i
     bridge: Coder  # width of t_i -> b_i
-    encoder: Coder  # width of t_i -> g_i
+    encoder: Coder | None  # width of t_i -> g_i; None: `spread` for classes, and `one_layer` for real targets
     decoder: Coder  # width of t_{i-1} -> h_i, for i > 1
     readout: Coder | None  # number of targets -> h_1; None: as `decoder` for classes, and linear for real targets
 
@@ -141,5 +141,5 @@ ALL: dict[str, Coder] = {
     "pooled_low_rank": pooled(low_rank),
 }
 
-lean = Codes(width=64, bridge=pooled(one_layer), encoder=spread, decoder=one_layer, readout=None)
+lean = Codes(width=64, bridge=pooled(one_layer), encoder=None, decoder=one_layer, readout=None)
 paper = Codes(width=None, bridge=hidden_layer, encoder=one_layer, decoder=one_layer, readout=None)

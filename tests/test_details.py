@@ -163,6 +163,15 @@ def test_associated_learnings_components_and_widths(settings, shapes, codes):
     assert [c.weights["bridge"]["layers_0"]["linear"]["kernel"].shape[1] for c in components] == [5 * n for n in codes]
 
 
+@pytest.mark.parametrize(("loss", "spread"), [(jl.cross_entropy, True), (jl.squared_error, False)])
+def test_only_the_codes_of_classes_are_spread(loss, spread):
+    """Large first weights would keep the sign of a real target and not its size."""
+    rule = jl.rules.al(NET._replace(loss=loss), SGD)
+    for component in init(rule, make_batch(NET)).components:
+        kernel = component.weights["encoder"]["linear"]["kernel"]
+        assert (np.std(kernel) * np.sqrt(len(kernel)) > 8) == spread
+
+
 def test_settings_may_be_numpy_numbers():
     net = jl.models.mlp(tuple(np.array([7, 6])), classes=np.int64(3))
     rule = jl.rules.al(net, SGD, width=np.int64(5), frozen={np.int64(0)})

@@ -14,7 +14,7 @@ from jax.lax import stop_gradient
 
 from jaxlocal import checks
 from jaxlocal.checks import learning_rule
-from jaxlocal.codes import IMAGE_WIDTH, Coder, Codes, lean, linear
+from jaxlocal.codes import IMAGE_WIDTH, Coder, Codes, lean, linear, one_layer, spread
 from jaxlocal.locality import own, upward
 from jaxlocal.make import make_rule
 from jaxlocal.network import Network, Tree, apply_layer, apply_layers, cross_entropy, evenly, neighbours, units
@@ -52,8 +52,8 @@ def al(
     Component i needs the message (s_{i-1}, t_{i-1}) and nothing else, and the message is computed with the weights
     before this batch's update. So no component waits for an error from another.
 
-    By default the codes are lean: 64 units that lie far apart from the start, a bridge of one layer, and images
-    averaged to 8 × 8 cells in front of it. A step then costs about as much as one of backpropagation. With
+    By default the codes are lean: 64 units, which for classes lie far apart from the start, a bridge of one layer, and
+    images averaged to 8 × 8 cells in front of it. A step then costs about as much as one of backpropagation. With
     `codes=jl.codes.paper` the codes are as wide as the layers, and each bridge has a hidden layer of five times that
     width, as in the paper.
 
@@ -99,9 +99,11 @@ def al(
     groups = _groups(components, len(net.blocks))
     n = len(groups)
     f = tuple(tuple(net.blocks[layer] for layer in layers) for layers in groups)
-    readout = codes.readout or (codes.decoder if net.loss == cross_entropy else linear)
+    of_classes = net.loss == cross_entropy
+    encoder = codes.encoder or (spread if of_classes else one_layer)
+    readout = codes.readout or (codes.decoder if of_classes else linear)
     decoders = readout, *(codes.decoder for _ in groups[1:])
-    pairs = _Associations(f, _widths(codes.width, n), codes.bridge, codes.encoder, decoders, by_class)
+    pairs = _Associations(f, _widths(codes.width, n), codes.bridge, encoder, decoders, by_class)
     parts = tuple(Part(layers, partial(pairs.init, i), partial(pairs.teach, i)) for i, layers in enumerate(groups))
     autoencoder_tx = autoencoder_tx or optax.chain(tx, optax.scale(2.0))
     return make_rule(
