@@ -6,6 +6,7 @@ its encoder makes the code from the code below, and its decoder leads back. `lea
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -106,11 +107,15 @@ def pooled(coder: Coder, grid: int = GRID) -> Coder:
       >>> [leaf.shape for leaf in jax.tree.leaves(weights)]  # 2 · 2 · 5 = 20 inputs
       [(3,), (20, 3)]
     """
+    return partial(_pooled, coder, grid)
 
-    def average(x: jax.Array) -> jax.Array:
-        return average_to(x, grid) if x.ndim > 2 else x
 
-    return lambda width: nn.Sequential([average, coder(width)])
+def _pooled(coder: Coder, grid: int, width: int) -> nn.Module:
+    return nn.Sequential([partial(_average, grid), coder(width)])
+
+
+def _average(grid: int, x: jax.Array) -> jax.Array:
+    return average_to(x, grid) if x.ndim > 2 else x
 
 
 class Codes(NamedTuple):

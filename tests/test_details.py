@@ -172,6 +172,10 @@ def test_only_the_codes_of_classes_are_spread(loss, spread):
         assert (np.std(kernel) * np.sqrt(len(kernel)) > 8) == spread
 
 
+def test_codes_can_be_sent_to_another_process():
+    assert pickle.loads(pickle.dumps(jl.codes.lean)).width == 64
+
+
 def test_settings_may_be_numpy_numbers():
     net = jl.models.mlp(tuple(np.array([7, 6])), classes=np.int64(3))
     rule = jl.rules.al(net, SGD, width=np.int64(5), frozen={np.int64(0)})
