@@ -1,5 +1,7 @@
 """What no equation says, and what could go wrong unnoticed: optimizer states, modes, keys, masks, settings."""
 
+import pickle
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
