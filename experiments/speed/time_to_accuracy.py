@@ -317,7 +317,7 @@ def picture(shown: Mapping[str, Record], trained: Mapping[str, Record]) -> "Figu
             error = stdev(seconds) if len(seconds) > 1 else 0
             axes.barh(place, fmean(seconds), xerr=error, color=colour, alpha=1 if line["devices"] > 1 else 0.5)
         axes.set_yticks(range(len(lines)), [line["program"] for line in lines], fontsize=8)
-        axes.set(title=name, xlabel="seconds")
+        axes.set(title=name, xlabel="seconds", ylim=(-0.6, len(lines) - 0.4))
     figure.suptitle("Seconds until the accuracy of backpropagation is reached; pale: one device, full: two devices")
     return figure
 
