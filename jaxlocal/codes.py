@@ -52,8 +52,8 @@ def spread(width: int) -> nn.Module:
 def _large() -> nn.initializers.Initializer:
     """Weights with the standard deviation 16 / √(number of inputs), about eleven times that of He-normal weights.
 
-    The normal distribution is cut off at two standard deviations, as that of He-normal weights. XLA rounds the whole one
-    differently in a compiled program.
+    The normal distribution is cut off at two standard deviations, as that of He-normal weights. XLA rounds the whole
+    one differently in a compiled program.
     """
     return nn.initializers.variance_scaling(256.0, "fan_in", "truncated_normal")
 
