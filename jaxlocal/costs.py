@@ -10,6 +10,7 @@ from jaxlocal import checks
 from jaxlocal.network import Tree
 from jaxlocal.rule import Batch, Rule
 from jaxlocal.rules.backprop import bp
+from jaxlocal.text import aligned
 
 
 class Cost(NamedTuple):
@@ -41,8 +42,7 @@ class CostTable(NamedTuple):
         lines |= {f"component {i}": cost for i, cost in enumerate(self.components)}
         rows = [["", *Cost._fields]]
         rows += [[name, *(f"{times:.3g}" for times in self.times_backprop(cost))] for name, cost in lines.items()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
+        return aligned(rows, left=1, rule=False)
 
 
 def costs(rule: Rule, batch: Batch, backprop: Rule | None = None) -> CostTable:

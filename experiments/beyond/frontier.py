@@ -159,7 +159,7 @@ def costs(problem: Problem, contender: str) -> Row:
     """What a step costs, as a multiple of backpropagation's."""
     rule, batch = stepping(problem, contender)
     times = jl.diagnostics.costs(rule, batch).times_backprop()
-    return {"times BP's": {name: float(f"{value:.4g}") for name, value in times._asdict().items()}}
+    return {"times BP's": records.rounded(times._asdict())}
 
 
 def stepping(problem: Problem, contender: str) -> tuple[jl.Rule, tuple[jax.Array, jax.Array]]:

@@ -53,6 +53,11 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
     return {"per_seed": values, "mean": statistics.fmean(values), "std": std}
 
 
+def rounded(row: Mapping[str, Any], digits: int = 4) -> Row:
+    """The row with its floats to so many significant digits."""
+    return {name: float(f"{value:.{digits}g}") if isinstance(value, float) else value for name, value in row.items()}
+
+
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """The values of a repeated measurement to four digits, with their median and range."""
     rounded = [float(f"{value:.4g}") for value in values]

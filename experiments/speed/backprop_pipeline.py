@@ -9,7 +9,7 @@ A device holds its own weights, optimizer state, gradients and activations only.
 same arrays (see `jaxlocal.pipeline.packing`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -29,6 +29,7 @@ from jaxlocal.fast.compiler import fuses, one_pass
 from jaxlocal.network import Tree, neighbours
 from jaxlocal.pipeline.devices import Devices, on_host
 from jaxlocal.pipeline.packing import Packing, Slots, pack, packing, unpack, zeros
+from jaxlocal.pipeline.program import run_if
 
 ROOM = 2.0  # the memory for weights, as a multiple of the least, so that few of them are copied; see `packing`
 
@@ -331,11 +332,6 @@ def _spent(slots: Slots) -> Slots:
     return tuple(
         lax.dynamic_update_slice(slot, jnp.zeros((1,) * slot.ndim, slot.dtype), (0,) * slot.ndim) for slot in slots
     )
-
-
-def run_if(condition: jax.Array, function: Callable[[Any], Any], state: Any) -> Any:
-    """`function(state)` if the condition holds, else the state as it is: a loop, whose arrays XLA updates in place."""
-    return lax.fori_loop(0, jnp.asarray(condition, jnp.int32), lambda _, state: function(state), state)
 
 
 def backprop_pipeline(

@@ -5,15 +5,15 @@ other work on the machine disturbs less than wall time.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import jax
 import optax
 
 import jaxlocal as jl
-from experiments.lab import tables
-from experiments.lab.experiment import Budget, Experiment, Job, Option, Outcome, Recorded, Task
+from experiments.lab import records, tables
+from experiments.lab.experiment import Budget, Experiment, Job, Option, Outcome, Task
 from experiments.lab.main import main
 from experiments.lab.records import Row
 from experiments.lab.workers import Worker
@@ -83,18 +83,8 @@ def measure(depth: int, way: str, task: Task) -> Row:
 
 def run(task: Task) -> Iterator[Outcome]:
     """Measure every depth and way."""
-    rows = [measure(depth, way, task) for depth in task.options["depths"] for way in WAYS]
-    rows = [
-        {key: float(f"{value:.3g}") if isinstance(value, float) else value for key, value in row.items()}
-        for row in rows
-    ]
+    rows = [records.rounded(measure(depth, way, task), 3) for depth in task.options["depths"] for way in WAYS]
     yield Outcome(rows, dict(task.options) | task.budget, task.budget, tables.text(rows))
-
-
-def table(recorded: Recorded) -> Sequence[Row]:
-    """The rows of the record."""
-    record = recorded.records.get("compile")
-    return record["rows"] if record else [{"layers": "not run"}]
 
 
 EXPERIMENT = Experiment(
@@ -106,7 +96,7 @@ EXPERIMENT = Experiment(
         "Seconds of processor time: of the start, one operation after the other and as one compiled program, and of "
         "the first step, compilation included. Later steps: milliseconds of wall time."
     ),
-    tables=(table,),
+    tables=(),
     options={
         "depths": Option("numbers of layers", flags.whole, [10, 25, 50], [2, 3], many=True),
         "width": Option("units of each layer", flags.whole, 64, 8),

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import optax
 
 import jaxlocal as jl
-from experiments.lab import tables
+from experiments.lab import records, tables
 from experiments.lab.experiment import Budget, Experiment, Job, Outcome, Recorded, Task
 from experiments.lab.main import main
 from experiments.lab.records import Row
@@ -58,9 +58,7 @@ def run(name: str, task: Task) -> Iterator[Outcome]:
         except ValueError as error:  # target propagation through layers that have no inverse
             print(f"{rule}: {error}")
             continue
-        rows.append(
-            {"rule, setting": rule} | {field: float(f"{value:.4g}") for field, value in times._asdict().items()}
-        )
+        rows.append({"rule, setting": rule} | records.rounded(times._asdict()))
     settings = {"net": words, "optimizer": "adam, of all roles"}
     yield Outcome(rows, settings, task.budget, tables.text(rows))
 

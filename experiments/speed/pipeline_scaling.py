@@ -73,9 +73,8 @@ def associated(depth: int, width: int, batch_size: int) -> tuple[jl.Rule, Batch]
 
 def backpropagation(depth: int, width: int, batch_size: int) -> tuple[jl.Rule, Batch]:
     """Backpropagation through the same blocks."""
-    return jl.rules.bp(jl.models.mlp((width,) * depth, CLASSES), optax.adam(RATE)), make_batch(
-        batch_size, (width,), CLASSES
-    )
+    rule = jl.rules.bp(jl.models.mlp((width,) * depth, CLASSES), optax.adam(RATE))
+    return rule, make_batch(batch_size, (width,), CLASSES)
 
 
 def transfer(size: int) -> Callable[[], float]:
@@ -150,7 +149,7 @@ def measure(depth: int, link: Link, link_here: Link, task: Task, cores: Sequence
         "GPipe on two devices: measured ms": records.spread([1e3 * value for value in found["GPipe"]]),
         "GPipe on two devices: ratio": predicted_gpipe / two_gpipe,
     }
-    return {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in numbers.items()}
+    return records.rounded(numbers)
 
 
 def run(task: Task) -> Iterator[Outcome]:

@@ -8,7 +8,7 @@ stage sends. A row of `notes` is the note of that message (see `jaxlocal.pipelin
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from jaxlocal.pipeline.stages import learn
 from jaxlocal.rule import Batch, Learn, Message
 
 Flag = bool | jax.Array
+T = TypeVar("T")  # any state
 
 
 class Program(NamedTuple):
@@ -54,7 +55,7 @@ def tick(program: Program, device: jax.Array, state: State, batch: Batch | None)
     devices = program.layout.devices
     for number in range(devices):
         mine = device == number if devices > 1 else True  # A single device needs no loop.
-        state = _run_if(mine, partial(_work, program, number, mine, batch), state)
+        state = run_if(mine, partial(_work, program, number, mine, batch), state)
     mail, notes = jax.tree.map(partial(_move_on, program), (state.mail, state.notes))
     return State(state.components, mail, notes), state.notes[-1:]
 
@@ -89,7 +90,7 @@ def _learn_alone(task: Task, mine: Flag, state: State) -> State:
     # The first stage learns whenever its device works, which is where `mine` is true. It is always true here, but if
     # the compiler knew that, it would merge the stage's loop with the device's and copy the arrays that they update.
     busy = mine if first else state.notes[0, -1] > 0
-    return _run_if(busy, partial(_one_step, task), state)
+    return run_if(busy, partial(_one_step, task), state)
 
 
 def _one_step(task: Task, state: State) -> State:
@@ -131,8 +132,8 @@ def _learn_together(task: Task, state: State) -> State:
 
     all_busy = jnp.all(busy)
     some_busy = jnp.any(busy) & ~all_busy
-    state = _run_if(all_busy, partial(_batched_step, task), state)
-    return _run_if(some_busy, busy_step, state)
+    state = run_if(all_busy, partial(_batched_step, task), state)
+    return run_if(some_busy, busy_step, state)
 
 
 def _batched_step(task: Task, state: State) -> State:
@@ -167,7 +168,7 @@ def _split(task: Task, message: Message, axis: int = 0) -> Message:
     return jax.tree.map(lambda leaf: lax.with_sharding_constraint(leaf, spec), message)
 
 
-def _run_if(condition: Flag, function: Callable[[State], State], state: State) -> State:
+def run_if(condition: Flag, function: Callable[[T], T], state: T) -> T:
     """`function(state)` if the condition holds, else the state as it is.
 
     This is a loop of one round or of none, not `lax.cond`: XLA updates the arrays of a loop in place, but copies those

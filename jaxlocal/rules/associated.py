@@ -146,9 +146,7 @@ class _Associations(NamedTuple):
 
     def init(self, i: int, key: jax.Array, message: Message) -> tuple[Weights, Stats, Message]:
         """The weights of component i."""
-        s_below, t_below, y = _read(message)
-        if self.by_class:
-            _check_labels(y)
+        s_below, t_below, y = self.read(message)
         f_key, b_key, g_key, h_key = jax.random.split(key, 4)
         weights, stats, (s, _) = init_forward(self.f[i])(f_key, (s_below, t_below))
         b, g, h = self.coders(i, s, units(t_below))
@@ -161,7 +159,7 @@ class _Associations(NamedTuple):
 
     def teach(self, i: int, weights: Weights, stats: Stats, message: Message, key: jax.Array) -> tuple[Lesson, Message]:
         """Equations 4.1 to 4.8: s_i = f_i(s_{i-1}), t_i = g_i(t_{i-1}), and the gradient of L_i."""
-        s_below, t_below, y = _read(message)
+        s_below, t_below, y = self.read(message)
         f_key, b_key, g_key, h_key = jax.random.split(key, 4)  # of dropout, where there is any
         targets = each_class(t_below, y) if self.by_class else each_example(t_below)
 
@@ -177,6 +175,13 @@ class _Associations(NamedTuple):
 
         grads, (losses, message, stats) = jax.grad(objective, has_aux=True)(weights)
         return Lesson(grads, stats, losses), message
+
+    def read(self, message: Message) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """s_{i-1}, t_{i-1} and, where it is needed, y. The first component's message is (x, y): there t_{i-1} is y."""
+        s, t, y = message[0], message[1], message[-1]
+        if self.by_class and len(message) == 2:
+            _check_labels(y)
+        return s, t, y
 
     def message(self, s: jax.Array, t: jax.Array, y: jax.Array) -> Message:
         """What the next component gets; the label is part of it if that component needs it."""
@@ -219,7 +224,6 @@ def each_example(t_below: jax.Array) -> Targets:
 
 def each_class(t_below: jax.Array, y: jax.Array) -> Targets:
     """A row for each class: that of its first example. Classes without an example count nothing."""
-    _check_labels(y)
     label = jnp.argmax(y, axis=-1)
     member = jax.nn.one_hot(label, y.shape[-1], dtype=t_below.dtype)
 
@@ -227,11 +231,6 @@ def each_class(t_below: jax.Array, y: jax.Array) -> Targets:
         return jnp.mean(jnp.mean(member, axis=0) @ values)
 
     return Targets(t_below[jnp.argmax(member, axis=0)], lambda values: values[label], mean)
-
-
-def _read(message: Message) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """s_{i-1}, t_{i-1} and, where it is needed, y. The first component's message is (x, y): there t_{i-1} is y."""
-    return message[0], message[1], message[-1]
 
 
 def mse(a: jax.Array, b: jax.Array) -> jax.Array:

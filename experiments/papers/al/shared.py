@@ -14,10 +14,10 @@ import jaxlocal as jl
 from experiments.lab.experiment import Budget, Paper
 from experiments.lab.training import Case, Prepare, Steps, Trained
 from experiments.papers.bartunov.shared import Best
-from jaxlocal.codes import Coder, one_layer
+from jaxlocal.codes import Coder, hidden_layer, one_layer
 from jaxlocal.data import floats
 from jaxlocal.decay import kernels
-from jaxlocal.layers import Activation, InitMaker, dense
+from jaxlocal.layers import Activation, InitMaker
 
 FULL = Budget(epochs=200, seeds=3)  # the paper does not say over how many runs its deviations are
 EXAMPLES = 1000  # of the test set, for distances between classes and t-SNE
@@ -172,7 +172,7 @@ INITS: Mapping[str, InitMaker] = {
 
 def bridge(times: int) -> Coder:
     """A bridge with a hidden layer of `times` the code's width, or a single layer if `times` is 0."""
-    return (lambda width: nn.Sequential([dense(times * width, nn.sigmoid), one_layer(width)])) if times else one_layer
+    return partial(hidden_layer, times=times) if times else one_layer
 
 
 def tuned(rule: str, net: Net, setting: Setting, steps: Steps) -> jl.Rule:
