@@ -81,8 +81,8 @@ def test_the_goal_is_what_every_run_of_backpropagation_reaches():
     assert found["bp"] == (0.88, (3, 3))
     assert found["al_2"] == (0.88, (4, 3))  # the longer training, in which both seeds arrive
     assert found["al_4"].arrived == [] and found["al_paper"] is None
-    settings = {"batches in an epoch": 100}
-    until = {name: time_to_accuracy._until(needed, 10.0, settings) for name, needed in found.items()}
+    line, timed = {"ms a batch": {"median": 10.0}}, {"settings": {"batches in an epoch": 100}}
+    until = {name: time_to_accuracy._until(needed, line, timed) for name, needed in found.items()}
     assert until["bp"] == {"epochs": "3", "seconds": "3 ± 0"}
     assert until["al_2"] == {"epochs": "3.5", "seconds": "3.5 ± 0.71"}
     assert until["al_4"]["epochs"] == "not reached" and until["al_paper"]["epochs"] == "not run"

@@ -6,7 +6,6 @@ set alone; its best rate is then trained for the whole time from several seeds. 
 divided by that of backpropagation (`jl.diagnostics.costs`); the rows `*_time` measure the seconds.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from operator import itemgetter
@@ -20,7 +19,7 @@ from experiments.lab import figures, records, tables
 from experiments.lab.experiment import Budget, CannotRun, Entry, Experiment, Job, Outcome, Recorded, Task
 from experiments.lab.main import main
 from experiments.lab.records import Row
-from experiments.lab.training import NOTES, images
+from experiments.lab.training import NOTES, attempt, images
 from experiments.lab.workers import take_turns
 from experiments.speed.batch import make_batch
 from experiments.speed.shared import sequential
@@ -145,14 +144,12 @@ def train(problem: Problem, contender: str, splits: jl.data.Splits, rate: float,
     """
     steps = epochs * (len(splits.train[0]) // problem.batch)
     rule = contenders(problem)[contender](problem.net, optax.adam(optax.cosine_decay_schedule(rate, steps)))
-    began = time.perf_counter()
-    try:
-        trained = jl.training.fit(rule, splits, epochs=epochs, batch_size=problem.batch, seed=seed)
-    except jl.training.DivergedError:
-        return {"history": [0.0], "test": 0.0, "seconds": round(time.perf_counter() - began, 1)}
+    trained, seconds = attempt(rule, splits, epochs=epochs, batch_size=problem.batch, seed=seed)
+    if trained is None:
+        return {"history": [0.0], "test": 0.0, "seconds": seconds}
     history = [float(f"{row['validation']['accuracy']:.6g}") for row in trained.state.history]
     accuracy = float(f"{jl.training.evaluate(rule, trained.params, splits.test)['accuracy']:.6g}")
-    return {"history": history, "test": accuracy, "seconds": round(time.perf_counter() - began, 1)}
+    return {"history": history, "test": accuracy, "seconds": seconds}
 
 
 def costs(problem: Problem, contender: str) -> Row:
@@ -199,6 +196,9 @@ def rows() -> dict[str, Entry]:
     return found
 
 
+COLUMNS = "test %", "below BP", "operations", "time", "weights", "memory", "rate", "epochs", "seeds"
+
+
 def table(recorded: Recorded) -> Iterator[Row]:
     """Accuracy and cost of every contender."""
     for name, problem in PROBLEMS.items():
@@ -207,14 +207,7 @@ def table(recorded: Recorded) -> Iterator[Row]:
             record = recorded.records.get(f"{name}_{contender}")
             line: Row = {"problem": name, "contender": contender}
             if not record or not record["rows"][0]["runs"]:
-                yield (
-                    line
-                    | dict.fromkeys(
-                        ("test %", "below BP", "operations", "time", "weights", "memory", "rate", "epochs", "seeds"),
-                        None,
-                    )
-                    | {"test %": "not run"}
-                )
+                yield line | dict.fromkeys(COLUMNS) | {"test %": "not run"}
                 continue
             (row,) = record["rows"]
             test, bp = accuracy(row), _backprop(recorded, name)
@@ -295,7 +288,7 @@ EXPERIMENT = Experiment(
     rows=rows(),
     note=(
         "Adam, its rate falling to zero by a cosine. Each contender chose its rate among "
-        f"{', '.join(map(str, RATES))} on the validation set, with a {SEARCH}rd of the epochs. `al_N` is Associated "
+        f"{', '.join(map(str, RATES))} on the validation set, with a third of the epochs. `al_N` is Associated "
         "Learning with lean codes in N components, and with `_long` twice the epochs; `al_paper` has the paper's "
         "codes. Operations, time, weights and memory are multiples of backpropagation's. `cifar` is the vanilla CNN on "
         "10,000 images of 16 by 16 pixels, `resnet` ResNet-8 on the same images; `mnist` and `fashion` are 8 layers of "

@@ -6,7 +6,6 @@ the targets' codes for AL; and dropout for BP, which would otherwise have less t
 is `TUNED` in `experiments.papers.al.shared`.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
@@ -21,7 +20,7 @@ from experiments.lab import figures, tables
 from experiments.lab.experiment import Budget, Experiment, Job, Outcome, Recorded, Task
 from experiments.lab.main import main
 from experiments.lab.records import Row
-from experiments.lab.training import Steps, images
+from experiments.lab.training import Steps, attempt, images
 from experiments.papers.al.shared import ACTIVATIONS, INITS, NARROW, Setting, mlp, tuned
 
 if TYPE_CHECKING:
@@ -63,14 +62,9 @@ def train(rule: str, trial: int, epochs: int, splits: jl.data.Splits) -> Row:
     setting = drawn(rule, trial)
     steps = len(splits.train[0]) // BATCH
     made = tuned(rule, mlp(NARROW, COMPONENTS), setting, Steps(steps, epochs * steps))
-    began = time.perf_counter()
-    try:
-        history = jl.training.fit(made, splits, epochs=epochs, batch_size=BATCH).state.history
-        accuracy = 100 * float(jnp.asarray(history[-1]["validation"]["accuracy"]))
-    except jl.training.DivergedError:
-        accuracy = 0.0
+    trained, seconds = attempt(made, splits, epochs=epochs, batch_size=BATCH)
+    accuracy = 100 * float(jnp.asarray(trained.state.history[-1]["validation"]["accuracy"])) if trained else 0.0
     settings = {name: value for name, value in setting._asdict().items() if value is not None}
-    seconds = round(time.perf_counter() - began, 1)
     return {"trial": trial, **settings, "validation %": round(accuracy, 2), "seconds": seconds}
 
 

@@ -5,6 +5,7 @@ On an accelerator all seeds are trained at once in one program; on a CPU, where 
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -163,6 +164,16 @@ class _Training:
                 }
             )
         return numbers
+
+
+def attempt(rule: jl.Rule, splits: Splits, **settings: Any) -> tuple[jl.training.Result | None, float]:
+    """A training with these settings of `fit`, and its seconds; None if it diverges, as some of a search may."""
+    began = time.perf_counter()
+    try:
+        result = jl.training.fit(rule, splits, **settings)
+    except jl.training.DivergedError:
+        result = None
+    return result, round(time.perf_counter() - began, 1)
 
 
 @cache

@@ -28,7 +28,7 @@ from experiments.lab.records import Record, Row
 from experiments.lab.workers import Worker, take_turns
 from experiments.speed.backprop_pipeline import BackpropPipeline, backprop_pipeline, balanced
 from experiments.speed.backprop_schedule import Schedule, gpipe, one_forward_one_backward
-from experiments.speed.shared import ADAM, DEVICES, Batch, Problem, Timed, costs, pipeline, sequential, timed, two_cores
+from experiments.speed.shared import ADAM, DEVICES, Batch, Problem, Timed, costs, pipeline, sequential, two_cores
 from jaxlocal.network import neighbours
 
 if TYPE_CHECKING:
@@ -58,23 +58,20 @@ def problem(name: str, contender: str) -> tuple[jl.Rule, Batch]:
     return frontier.stepping(frontier.PROBLEMS[name], contender)
 
 
-def data_parallel(name: str, steps: int) -> Timed:
+def split(name: str) -> tuple[jl.Rule, Batch]:
     """Backpropagation with each batch split over all devices of the process."""
     rule, batch = problem(name, "bp")
-    rule = jl.data_parallel(rule, jl.pipeline.mesh(data=len(jax.devices())))
-    return timed(lambda params, batches: jax.lax.scan(rule.step, params, batches), jax.jit(rule.init), batch, steps)
+    return jl.data_parallel(rule, jl.pipeline.mesh(data=len(jax.devices()))), batch
 
 
 def programs(name: str, task: Task, cores: Sequence[int]) -> list[Program]:
     """All programs of a problem; the first is backpropagation on one device."""
-    steps, first = task.budget["steps"], cores[:1]
+    steps = task.budget["steps"]
     lean = [contender for contender in frontier.contenders(frontier.PROBLEMS[name]) if contender in ("al_2", "al_4")]
-    bp = partial(problem, name, "bp")
-    memory = megabytes(name, "bp", 1)
+    whole = {"MB": counted(name, "bp").rule.memory / 1e6}
     found = [
-        Program("bp", "bp", 1, first, sequential, (bp, steps), {"MB": memory}),
-        Program("bp, both cores", "bp", 1, None, sequential, (bp, steps), {"MB": memory}),
-        Program("bp, data-parallel", "bp", DEVICES, cores, data_parallel, (name, steps), {"MB": memory}),
+        *_on_one_device(name, "bp", whole, steps, cores),
+        Program("bp, data-parallel", "bp", DEVICES, cores, sequential, (partial(split, name), steps), whole),
         *(
             _micro_batches(name, words, schedule, micro, steps, cores)
             for words, schedule in SCHEDULES.items()
@@ -82,20 +79,30 @@ def programs(name: str, task: Task, cores: Sequence[int]) -> list[Program]:
         ),
     ]
     for contender in (*lean, "al_paper"):
-        rule = partial(problem, name, contender)
-        with Worker(costs, rule, cores=first) as worker:
+        cost, rule = counted(name, contender), partial(problem, name, contender)
+        with Worker(costs, rule, cores=cores[:1]) as worker:
             stages = jl.pipeline.balance(worker.ask().seconds, DEVICES)
-        known = {"stages": "+".join(map(str, stages)), "MB": megabytes(name, contender, DEVICES, stages), "bubble": 0.0}
-        found.append(
-            Program(f"{contender}, pipeline", contender, DEVICES, cores, pipeline, (rule, steps, stages), known)
-        )
+        largest = max(sum(cost.components[i].memory for i in group) for group in neighbours(stages))
+        known = {"stages": "+".join(map(str, stages)), "MB": largest / 1e6, "bubble": 0.0}
+        arguments = rule, steps, stages
+        found.append(Program(f"{contender}, pipeline", contender, DEVICES, cores, pipeline, arguments, known))
         if contender in lean:
-            alone = {"MB": megabytes(name, contender, 1)}
-            found += [
-                Program(contender, contender, 1, first, sequential, (rule, steps), alone),
-                Program(f"{contender}, both cores", contender, 1, None, sequential, (rule, steps), alone),
-            ]
+            found += _on_one_device(name, contender, {"MB": cost.rule.memory / 1e6}, steps, cores)
     return found
+
+
+def _on_one_device(name: str, contender: str, known: Row, steps: int, cores: Sequence[int]) -> list[Program]:
+    """The rule itself on one core, and as one program on both."""
+    arguments = partial(problem, name, contender), steps
+    return [
+        Program(contender, contender, 1, cores[:1], sequential, arguments, known),
+        Program(f"{contender}, both cores", contender, 1, None, sequential, arguments, known),
+    ]
+
+
+def counted(name: str, contender: str) -> jl.diagnostics.CostTable:
+    """What a step of the rule takes, as XLA counts it."""
+    return jl.diagnostics.costs(*problem(name, contender))
 
 
 def _micro_batches(name: str, words: str, schedule: Schedule, micro: int, steps: int, cores: Sequence[int]) -> Program:
@@ -118,15 +125,6 @@ def of_arrays(rule: Problem, schedule: Schedule, micro: int, stages: tuple[int, 
     return lambda: sum(pipe.memory(batch)) / 1e6
 
 
-def megabytes(name: str, contender: str, devices: int, stages: Sequence[int] | None = None) -> float:
-    """The memory of a step on one device, as XLA reports it; of a pipeline, on the device that needs most."""
-    rule, batch = problem(name, contender)
-    found = jl.diagnostics.costs(rule, batch)
-    if stages is None:
-        return found.rule.memory / 1e6
-    return max(sum(found.components[i].memory for i in group) for group in neighbours(stages)) / 1e6
-
-
 def measure(name: str, task: Task) -> Iterator[Outcome]:
     """Time every program of a problem, in turn."""
     cores = two_cores()
@@ -137,7 +135,8 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
             for program in made
         }
         seconds = take_turns({name: worker.ask for name, worker in workers.items()}, task.budget["rounds"], warm_up=1)
-    size = frontier.PROBLEMS[name].batch
+    learned = frontier.PROBLEMS[name]
+    size, examples = learned.batch, len(learned.splits().train[0])
     rows = []
     for program in made:
         own = seconds[program.name]
@@ -152,7 +151,7 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
                 **program.facts,
             }
         )
-    settings = {"problem": name, "batch_size": size, BATCHES: batches(name)} | task.budget
+    settings = {"problem": name, "batch_size": size, BATCHES: examples // size} | task.budget
     yield Outcome(rows, settings, task.budget, tables.text([_timing(row) for row in rows]))
 
 
@@ -170,6 +169,11 @@ class Reached(NamedTuple):
     def arrived(self) -> list[float]:
         """The epochs of the seeds that get there."""
         return [value for value in self.epochs if value is not None]
+
+    @property
+    def always(self) -> bool:
+        """Whether all seeds get there."""
+        return None not in self.epochs
 
 
 def reached(recorded: Mapping[str, Record], name: str, contender: str) -> Reached | None:
@@ -194,12 +198,6 @@ def _reached(recorded: Mapping[str, Record], name: str, contender: str) -> Reach
     return Reached(goal, tuple(epochs))
 
 
-def batches(name: str) -> int:
-    """The number of batches in an epoch."""
-    problem = frontier.PROBLEMS[name]
-    return len(problem.splits().train[0]) // problem.batch
-
-
 def table(recorded: Recorded) -> Iterator[Row]:
     """The seconds until the accuracy is reached, of every program; of GPipe and 1F1B the fastest."""
     trained = _trained(recorded)
@@ -211,18 +209,16 @@ def table(recorded: Recorded) -> Iterator[Row]:
         lines = best(record["rows"])
         alone = lines[0]["ms a batch"]["median"]
         for line in lines:
-            needed = reached(trained, name, line["contender"])
-            milliseconds = line["ms a batch"]["median"]
             yield {
                 "problem": name,
                 "program": line["program"],
                 "devices": line["devices"],
                 "ms a batch": line["ms a batch"],
                 "examples a second": line["examples a second"],
-                "speed, times bp": alone / milliseconds,
+                "speed, times bp": alone / line["ms a batch"]["median"],
                 "bubble": line.get("bubble"),
                 "MB a device": line["MB"],
-                **_until(needed, milliseconds, record["settings"]),
+                **_until(reached(trained, name, line["contender"]), line, record),
             }
 
 
@@ -235,13 +231,12 @@ def advantage(recorded: Recorded) -> Iterator[Row]:
     The seconds are means over the seeds, and only programs in which all seeds arrive are compared.
     """
     trained = _trained(recorded)
-    for name in PROBLEMS:
-        record = recorded.records.get(name)
+    for name, record in recorded.records.items():
         seconds = {}
-        for line in best(record["rows"]) if record else ():
+        for line in best(record["rows"]):
             needed = reached(trained, name, line["contender"])
-            if needed and len(needed.arrived) == len(needed.epochs):
-                seconds[line["program"]] = fmean(needed.arrived) * line["ms a batch"]["median"]
+            if needed and needed.always:
+                seconds[line["program"]] = fmean(_seconds(needed, line, record))
         pipelines = {program: value for program, value in seconds.items() if program.endswith("pipeline")}
         if not pipelines:
             continue
@@ -264,22 +259,22 @@ def _trained(recorded: Recorded) -> Mapping[str, Record]:
     return {**frontier.EXPERIMENT.recorded().records, **frontier.EXPERIMENT.recorded(recorded.out).records}
 
 
-def _until(needed: Reached | None, milliseconds: float, settings: Mapping[str, Any]) -> Row:
+def _seconds(needed: Reached, line: Row, record: Record) -> list[float]:
+    """The seconds of each seed that arrives."""
+    epoch = record["settings"][BATCHES] * line["ms a batch"]["median"] / 1e3
+    return [value * epoch for value in needed.arrived]
+
+
+def _until(needed: Reached | None, line: Row, record: Record) -> Row:
     """The epochs and the seconds until the accuracy is reached, over the seeds that reach it."""
     if needed is None:
         return {"epochs": "not run", "seconds": None}
-    epochs = needed.arrived
-    if not epochs:
+    seconds = _seconds(needed, line, record)
+    if not seconds:
         return {"epochs": "not reached", "seconds": None}
-    seconds = [value * _in_epoch(settings) * milliseconds / 1e3 for value in epochs]
     spread = f" ± {stdev(seconds):.2g}" if len(seconds) > 1 else ""
-    of = "" if len(epochs) == len(needed.epochs) else f", {len(epochs)} of {len(needed.epochs)} seeds"
-    return {"epochs": f"{fmean(epochs):.3g}{of}", "seconds": f"{fmean(seconds):.3g}{spread}"}
-
-
-def _in_epoch(settings: Mapping[str, Any]) -> int:
-    """The number of batches in an epoch, which a record knows where there are no data."""
-    return settings[BATCHES] if BATCHES in settings else batches(settings["problem"])
+    of = "" if needed.always else f", {len(seconds)} of {len(needed.epochs)} seeds"
+    return {"epochs": f"{fmean(needed.arrived):.3g}{of}", "seconds": f"{fmean(seconds):.3g}{spread}"}
 
 
 def best(rows: Sequence[Row]) -> list[Row]:
@@ -305,14 +300,12 @@ def picture(shown: Mapping[str, Record], trained: Mapping[str, Record]) -> "Figu
         lines = best(record["rows"])[::-1]
         for place, line in enumerate(lines):
             needed = reached(trained, name, line["contender"])
-            epoch = _in_epoch(record["settings"]) * line["ms a batch"]["median"] / 1e3  # seconds
-            seconds = [value * epoch for value in needed.arrived] if needed else []
-            if len(seconds) < len(needed.epochs if needed else [0]):
-                words = "not run" if needed is None else f"{len(seconds)} of {len(needed.epochs)} seeds arrive"
-                axes.text(
-                    0.02, place, words, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color="0.4"
-                )
+            if needed is None or not needed.always:
+                words = f"{len(needed.arrived)} of {len(needed.epochs)} seeds arrive" if needed else "not run"
+                across = axes.get_yaxis_transform()
+                axes.text(0.02, place, words, transform=across, va="center", fontsize=8, color="0.4")
                 continue
+            seconds = _seconds(needed, line, record)
             colour = figures.ORANGE if line["contender"] == "bp" else figures.BLUE
             error = stdev(seconds) if len(seconds) > 1 else 0
             axes.barh(place, fmean(seconds), xerr=error, color=colour, alpha=1 if line["devices"] > 1 else 0.5)
