@@ -50,7 +50,8 @@ class Block(nn.Module):
     """A linear map, then optional batch norm, the activation, optional max pooling, and optional dropout.
 
     `linear` is any linear Flax module, such as `nn.Dense`, `nn.Conv` or `nn.ConvLocal` (without shared weights). Dense
-    layers flatten their input.
+    layers flatten their input. With `pool_input` the images are pooled before the linear map, in place of at the end of
+    the block below: that block's output, to which direct feedback leads, then is the whole image.
     """
 
     linear: nn.Module
@@ -58,9 +59,13 @@ class Block(nn.Module):
     norm: bool = False
     pool: int = 1
     dropout: float = 0.0
+    pool_input: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        if self.pool_input > 1:
+            check_image(x)
+            x = max_pool(x, self.pool_input)
         a = self.linear(_as_input_of(self.linear, x))
         if self.norm:
             a = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(a)
@@ -74,11 +79,12 @@ class Block(nn.Module):
     @nn.nowrap
     def inverse(self, shape: Shape, activation: Activation) -> nn.Module:
         """The layer that maps this block's output back to an input of this shape (without the batch axis)."""
-        if self.pool > 1:
-            raise ValueError(
-                f"block with pool={self.pool}: max pooling has no inverse; give the linear map a stride instead, as "
-                "Bartunov et al. do, or pass your own module in `inverses`"
-            )
+        for name, size in (("pool", self.pool), ("pool_input", self.pool_input)):
+            if size > 1:
+                raise ValueError(
+                    f"block with {name}={size}: max pooling has no inverse; give the linear map a stride instead, as "
+                    "Bartunov et al. do, or pass your own module in `inverses`"
+                )
         return Transposed(self.linear, shape, activation)
 
 
@@ -163,7 +169,7 @@ class Transposed(nn.Module):
 
 
 def dense(features: int, activation: Activation = nn.relu, init: InitMaker = he_normal, **options: Any) -> Block:
-    """A dense block. Options: `norm`, `dropout`."""
+    """A dense block. Options: `norm`, `dropout`, `pool_input`."""
     return Block(nn.Dense(features, kernel_init=init(), dot_general=product), activation, **options)
 
 
@@ -173,10 +179,15 @@ def conv(
     stride: int = 1,
     activation: Activation = nn.relu,
     init: InitMaker = he_normal,
+    *,
+    padding: str = "SAME",
     **options: Any,
 ) -> Block:
-    """A convolutional block with a square kernel and zero padding ("SAME"). Options: `norm`, `pool`, `dropout`."""
-    linear = nn.Conv(features, (kernel, kernel), stride, kernel_init=init(), conv_general_dilated=convolve)
+    """A convolutional block with a square kernel and zero padding, or none if it is "VALID".
+
+    Options: `norm`, `pool`, `pool_input`, `dropout`.
+    """
+    linear = nn.Conv(features, (kernel, kernel), stride, padding, kernel_init=init(), conv_general_dilated=convolve)
     return Block(linear, activation, **options)
 
 

@@ -11,6 +11,7 @@ References:
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -75,7 +76,7 @@ def vanilla_cnn(
     """
     checks.share("dropout", dropout)
     shapes = [(width, stride) for width in (32, 64) for stride in (1, 1, 1, 2)]
-    options = {"norm": norm, "dropout": dropout}
+    options: dict[str, Any] = {"norm": norm, "dropout": dropout}
     blocks = (conv(width, 3, stride, activation, init, **options) for width, stride in shapes)
     return Network(tuple(blocks), _head(classes, init))
 
@@ -102,7 +103,7 @@ def vgg(
     """
     checks.share("dropout", dropout)
     shapes = [(128, 1), (256, 2), (256, 1), (512, 2), (512, 2), (512, 2)]
-    options = {"norm": norm, "dropout": dropout}
+    options: dict[str, Any] = {"norm": norm, "dropout": dropout}
     convs = [conv(width, 3, 1, activation, init, pool=pool, **options) for width, pool in shapes]
     denses = [dense(1024, activation, init, **options) for _ in range(2)]
     return Network((*convs, *denses), _head(classes, init))
@@ -138,22 +139,28 @@ def resnet(depth: int = 20, classes: int = 10, *, activation: Activation = nn.re
     return Network((stem, *residuals), _head(classes, he_normal, average=True))
 
 
-def conv2(classes: int = 10) -> Network:
+def conv2(classes: int = 10, *, padding: str = "SAME", conv_norm: bool = True, dense_norm: bool = True) -> Network:
     """The direct Kolen-Pollack paper's network of two convolutions, with batch norm before each activation.
 
-    Two 3×3 convolutions of 32 features, 2×2 max pooling, a dense layer of 128 units, and a linear readout; ReLU,
-    He-normal weights.
+    Two 3×3 convolutions of 32 features, a dense layer of 128 units, and a linear readout; ReLU, He-normal weights. The
+    2×2 max pooling belongs to the dense layer, so that feedback leads to the convolution's output before it is pooled.
 
-    Reference: Learning the Connections in Direct Feedback Alignment, Table 3. Its dense layer has 6272 inputs, as for
-    images of 28×28; images of 32×32 give 8192.
+    The convolutions pad their input by 1, as the paper's table says. Its dense layer then has 8192 inputs for images of
+    32×32. The table's 6272 is that of the authors' public code, whose convolutions do not pad: 32 → 30 → 28 → 14, and
+    14² · 32 = 6272. With `padding="VALID"` they do not pad here either. The code has no batch norm in the dense layer:
+    `dense_norm=False`. `conv_norm=False` leaves that of the convolutions out.
+
+    Reference: Learning the Connections in Direct Feedback Alignment, Table 3.
 
     Example:
       >>> net = jl.models.conv2()
       >>> len(net.blocks)
       3
     """
-    blocks = (conv(32, norm=True), conv(32, norm=True, pool=2), dense(128, norm=True))
-    return Network(blocks, _head(classes, he_normal))
+    if padding not in ("SAME", "VALID"):
+        raise ValueError(f"padding={padding!r}: must be 'SAME', as in the paper's table, or 'VALID', as in its code")
+    convs = (conv(32, norm=conv_norm, padding=padding) for _ in range(2))
+    return Network((*convs, dense(128, norm=dense_norm, pool_input=2)), _head(classes, he_normal))
 
 
 def alexnet(classes: int = 100, *, image_size: int = 32, width: int = 4096, dropout: float = 0.0) -> Network:

@@ -6,7 +6,8 @@ A layer is a dict of arrays and settings, a network is a list of layers whose la
     conv   {"kind": "conv", "W": (kh, kw, cin, cout), "b", "stride", "act"}     NHWC, SAME zero padding
 
 with optional "gamma", "beta" (batch norm between linear map and activation, always on batch statistics) and
-"pool": 2 (2x2 max pooling after the activation):  h_l = pool(phi(BN(W_l * h_{l-1} + b_l))).
+"pool": 2 (2x2 max pooling after the activation):  h_l = pool(phi(BN(W_l * h_{l-1} + b_l))); with "pool_input": 2
+the linear map gets pool(h_{l-1}) instead of h_{l-1}.
 
 Symbols: h_0 = x and h_l is layer l's output; o is the output distribution (softmax of the scores under "ce",
 the scores under "mse"); delta_k = d loss / d scores = (o - y) / B, with B the batch size. In the code indices
@@ -128,6 +129,7 @@ def batch_norm_backward(da, u_hat, inv_std, gamma):
 def _windows(p):
     """(B, H, W, C) -> (B, H/2, W/2, C, 4)."""
     b, h, w, c = p.shape
+    assert h % 2 == 0 and w % 2 == 0
     return p.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 5, 2, 4).reshape(b, h // 2, w // 2, c, 4)
 
 
@@ -147,15 +149,18 @@ def max_pool_backward(dh, p):
 # ----------------------------------------------------------------------------------------------------- layers
 def layer_forward(layer, x):
     """h = pool(phi(a)), a = BN(u), u = W * x + b -> (h, what the backward pass needs)."""
-    is_conv = layer["kind"] == "conv"
+    is_conv, unpooled = layer["kind"] == "conv", x
+    if layer.get("pool_input"):
+        assert layer["pool_input"] == 2
+        x = max_pool(x)
     u = (conv(x, layer["W"], layer["stride"]) if is_conv else flatten(x) @ layer["W"]) + layer["b"]
-    cache = {"x": x}
+    cache = {"x": x, "unpooled": unpooled}
     a = u
     if "gamma" in layer:
         a, cache["u_hat"], cache["inv_std"] = batch_norm(u, layer["gamma"], layer["beta"])
     h = p = activate(layer["act"], a)
     if layer.get("pool"):
-        assert layer["pool"] == 2 and p.shape[1] % 2 == 0 and p.shape[2] % 2 == 0
+        assert layer["pool"] == 2
         h = max_pool(p)
     return h, {**cache, "a": a, "p": p}
 
@@ -171,9 +176,11 @@ def layer_backward(layer, cache, dh, transport=None):
     grads["b"] = du.sum(tuple(range(du.ndim - 1)))
     if layer["kind"] == "conv":
         grads["W"] = conv_weight_gradient(x, du, layer["W"].shape, layer["stride"])
-        return conv_transpose(du, M, layer["stride"], x.shape[1:]), grads
-    grads["W"] = flatten(x).T @ du
-    return (du @ M.T).reshape(x.shape), grads
+        dx = conv_transpose(du, M, layer["stride"], x.shape[1:])
+    else:
+        grads["W"] = flatten(x).T @ du
+        dx = (du @ M.T).reshape(x.shape)
+    return (max_pool_backward(dx, cache["unpooled"]) if layer.get("pool_input") else dx), grads
 
 
 def stack_forward(layers, x):

@@ -1,4 +1,4 @@
-"""Direct Kolen-Pollack's Table 2 and Figure 2, and the pipeline beside the sequence: small networks on the digits."""
+"""Direct Kolen-Pollack's tables and Figure 2, and the pipeline beside the sequence: small networks on the digits."""
 
 import os
 
@@ -13,7 +13,7 @@ from experiments.beyond import pipeline
 from experiments.lab import training
 from experiments.lab.experiment import Budget
 from experiments.lab.training import Steps
-from experiments.papers.dkp import figure2, table2
+from experiments.papers.dkp import figure2, table1, table2
 from jaxlocal.rule import Component
 
 STEPS = Steps(10, 100)
@@ -60,6 +60,47 @@ def test_every_rule_of_table_2_trains_alexnet(row, monkeypatch):
     assert [block.norm for block in rule.net.blocks] == [True] * 7
     momenta = {leaf.ndim for component in params.components for leaf in jax.tree.leaves(component.opt)}
     assert 2 in momenta and (4 in momenta) == (row != "cifar100_bp_fc")  # its convolutions do not learn
+
+
+@pytest.mark.parametrize("row", [row for row in table1.EXPERIMENT.rows if row.startswith("cifar10")])
+def test_every_rule_of_table_1_trains_the_2_conv_net(row):
+    case = table1.EXPERIMENT.rows[row]
+    batch = jnp.ones((2, 32, 32, 3)), jnp.ones((2, 10))
+    rule = case.rule(STEPS)
+    params = jax.eval_shape(rule.init, jax.random.key(0), batch)
+    after, info = jax.eval_shape(rule.step, params, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(params) and info.losses.shape == (len(params.components),)
+    norms = [block.norm for block in rule.net.blocks]
+    assert norms == ([False] * 3 if "no_norm" in row else [True, True, "code" not in row])
+    if "feedback" in params.components[0].weights and len(params.components) == 4:  # B leads to the unpooled images
+        side = 28 if "code" in row else 32
+        assert params.components[1].weights["feedback"].shape == (10, side * side * 32)
+
+
+def test_decay_in_the_text_and_in_the_code_of_direct_kolen_pollack(monkeypatch):
+    """In the text it is subtracted from the weights; in the code it is multiplied by the rate, and biases have it."""
+    batch = tuple(jnp.asarray(leaf[:16]) for leaf in jl.data.digits().train)
+    net = jl.models.mlp((8,), norm=True)
+    monkeypatch.setattr(jl.models, "conv2", lambda **settings: net)
+
+    def moves(make):
+        """How much further the forward weights of the first block move with a large decay."""
+        found = []
+        for decay in (0.0, 0.5):
+            monkeypatch.setattr(table1, "DECAY", decay)
+            rule = make("dkp", STEPS)
+            start = rule.init(jax.random.key(0), batch)
+            weights = jax.tree.map(jnp.ones_like, start.components[0].weights)  # biases, too
+            start = start.replace(components=(start.components[0].replace(weights=weights), *start.components[1:]))
+            found.append(rule.update(start, batch).components[0].weights["forward"][0]["linear"])
+        return jax.tree.map(lambda without, with_decay: without - with_decay, *found)
+
+    text, code = moves(table1.make), moves(table1.make_of_code)
+    np.testing.assert_allclose(text["kernel"], 0.5, rtol=1e-5)
+    np.testing.assert_allclose(text["bias"], 0, atol=1e-7)
+    nesterov = 1 + 0.9  # the first step
+    for leaf in code.values():
+        np.testing.assert_allclose(leaf, 0.5 * table1.CODE_RATE * nesterov, rtol=1e-2)
 
 
 def test_budgets_and_rates_of_table_2():

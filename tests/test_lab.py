@@ -12,7 +12,7 @@ from lab_helpers import few_digits, one_line, tiny_rule
 import jaxlocal as jl
 from experiments.lab import figures, records, tables, training, workers
 from experiments.lab import main as lab
-from experiments.lab.experiment import Budget, CannotRun, Experiment, Job, Option, Outcome, spent
+from experiments.lab.experiment import Budget, CannotRun, Experiment, Job, Option, Outcome, comparison, spent
 from experiments.lab.main import main
 from experiments.lab.training import Case
 from jaxlocal import flags as types
@@ -139,6 +139,36 @@ def test_the_seeds_are_those_of_single_runs(run):
     data, rule = few_digits(), tiny_rule()
     params = jl.training.fit(rule, data, epochs=2, seed=1).params
     assert row["test"]["per_seed"][1] == pytest.approx(jl.training.evaluate(rule, params, data.test)["accuracy"], 1e-5)
+
+
+def worse_in_the_last_epoch(steps):
+    """A rule that climbs the loss in its last epoch."""
+    last = steps.total - steps.epoch
+    rate = optax.join_schedules([optax.constant_schedule(rate) for rate in (0.3, -0.3)], [last])
+    return jl.rules.bp(jl.models.mlp((16,)), optax.sgd(rate))
+
+
+def test_the_best_epoch_on_the_validation_set_has_a_test_accuracy(run, monkeypatch, tmp_path):
+    case = Case("digits", worse_in_the_last_epoch, {"net": "mlp"}, budget(3, 1))
+    experiment = TOY._replace(rows={"only": case}, draw=None)
+    main(experiment, ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")])
+    recorded = experiment.recorded(tmp_path / "out")
+    (row,) = recorded.records["only"]["rows"]
+    data, epoch = few_digits(), len(few_digits().train[0]) // 32
+    rule = worse_in_the_last_epoch(training.Steps(epoch, 3 * epoch))
+    params = jl.training.fit(rule, data, epochs=2).params
+    assert row["best"]["epochs"] == [2]
+    assert row["best"]["test"]["mean"] == pytest.approx(jl.training.evaluate(rule, params, data.test)["accuracy"], 1e-5)
+    assert row["best"]["test"]["mean"] > row["test"]["mean"]
+    (line,) = comparison(recorded)
+    assert line["best epoch's test %"] == tables.percent(row["best"]["test"])
+
+
+def test_a_row_that_is_not_run_says_what_is_missing(tmp_path):
+    rows = {"here": ROWS["first"], "elsewhere": ROWS["first"]._replace(data="cifar100")}
+    here, elsewhere = comparison(TOY._replace(rows=rows).recorded(tmp_path))
+    assert (here["test %"], elsewhere["test %"]) == ("not run: no time", "not run: no data")
+    assert "paper's train %" not in here
 
 
 def test_an_accelerator_trains_all_seeds_at_once(run, monkeypatch):

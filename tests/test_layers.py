@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlocal.fast.pooling import max_pool
 from jaxlocal.layers import Block, Head, Residual, Transposed, conv, dense, he_normal, identity, local
 from jaxlocal.network import Network, apply_layer, apply_layers, init_layer
 
@@ -159,9 +160,18 @@ def test_a_dense_block_flattens_row_by_row():
     np.testing.assert_array_equal(output(dense(6), weights, x), flat)
 
 
-def test_a_pooled_block_has_no_inverse():
-    with pytest.raises(ValueError, match="pool=2: max pooling has no inverse; give the linear map a stride"):
-        conv(3, pool=2).inverse((4, 4, 2), nn.tanh)
+@pytest.mark.parametrize("name", ["pool", "pool_input"])
+def test_a_pooled_block_has_no_inverse(name):
+    with pytest.raises(ValueError, match=f"{name}=2: max pooling has no inverse; give the linear map a stride"):
+        conv(3, **{name: 2}).inverse((4, 4, 2), nn.tanh)
+
+
+def test_pooling_the_input_is_pooling_the_output_of_the_block_below():
+    x = normal(0, 2, 6, 6, 3)
+    weights, _ = random_weights(dense(5), (3, 3, 3))
+    np.testing.assert_array_equal(output(dense(5, pool_input=2), weights, x), output(dense(5), weights, max_pool(x, 2)))
+    with pytest.raises(ValueError, match="needs 4"):
+        output(dense(5, pool_input=2), weights, x.reshape(2, -1))
 
 
 INPUTS = {"dense": (400, (400,), 512), "conv": (9 * 16, (4, 4, 16), 64), "local": (9 * 16, (4, 4, 16), 64)}

@@ -75,6 +75,8 @@ COUNTS = [
     (models.resnet(32, 100), CIFAR, RESNET32_BLOCKS + dense_count(64, 100)),
     (models.conv2(), CIFAR, conv_count(3, 3, 32, 32) + dense_count(8192, 128, 10) + norm_count(32, 32, 128)),
     (models.conv2(), MNIST, conv_count(3, 1, 32, 32) + dense_count(6272, 128, 10) + norm_count(32, 32, 128)),
+    (models.conv2(padding="VALID", dense_norm=False), CIFAR,
+        conv_count(3, 3, 32, 32) + dense_count(6272, 128, 10) + norm_count(32, 32)),
     (models.mnist_fc(), MNIST, dense_count(784, 256, 256, 256, 256, 256, 256, 10)),
     (models.cifar_fc(), CIFAR, dense_count(3072, 1024, 1024, 1024, 10)),
     (models.mnist_lc(), MNIST, local_count(3, 1, 32, 14) + local_count(3, 32, 64, 7)
@@ -155,7 +157,8 @@ SHAPES = [
         (1024,), (1024,), (10,)]),
     (models.resnet(8, 3), CIFAR, [(32, 32, 16), (32, 32, 16), (16, 16, 32), (8, 8, 64), (3,)]),
     (models.resnet(20, 3), CIFAR, [*[(32, 32, 16)] * 4, *[(16, 16, 32)] * 3, *[(8, 8, 64)] * 3, (3,)]),
-    (models.conv2(), MNIST, [(28, 28, 32), (14, 14, 32), (128,), (10,)]),
+    (models.conv2(), MNIST, [(28, 28, 32), (28, 28, 32), (128,), (10,)]),
+    (models.conv2(padding="VALID"), CIFAR, [(30, 30, 32), (28, 28, 32), (128,), (10,)]),
     (models.mnist_lc(), MNIST, [(14, 14, 32), (7, 7, 64), (1024,), (10,)]),
     (models.cifar_lc(), CIFAR, [(16, 16, 64), (8, 8, 128), (8, 8, 256), (1024,), (10,)]),
     (models.imagenet_lc(), IMAGENET, [(56, 56, 48), (28, 28, 48), (28, 28, 96), (14, 14, 96), (14, 14, 192),

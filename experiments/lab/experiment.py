@@ -96,6 +96,14 @@ class Entry(Protocol):
     def paper(self) -> Paper | None:
         """The number of the paper."""
 
+    @property
+    def paper_train(self) -> Paper | None:
+        """Its number on the training set."""
+
+    @property
+    def lacks(self) -> str:
+        """What is missing to run the row, if it is not recorded: "no time", or "no data"."""
+
     def run(self, task: Task) -> Iterator[Outcome]:
         """Train or measure the row. Each outcome replaces the one before it in the record."""
 
@@ -107,6 +115,8 @@ class Job(NamedTuple):
     quick: Budget | None
     run: Callable[[Task], Iterator[Outcome]]
     paper: Paper | None = None
+    paper_train: Paper | None = None
+    lacks: str = "no time"
 
 
 class Option(NamedTuple):
@@ -134,20 +144,26 @@ class Recorded(NamedTuple):
 
 
 def comparison(recorded: Recorded) -> Iterator[Row]:
-    """Each row with the paper's accuracy, ours, and the budget that ours took."""
-    for row, entry in recorded.experiment.rows.items():
-        line = {"row": row, "paper's test %": accuracy(entry.paper)}
-        record = recorded.records.get(row)
-        if record is None:
-            yield line | {"test %": "not run", "difference": "", "train %": "", **_of_full(entry.full), "minutes": ""}
-            continue
-        (ours,) = record["rows"]
-        yield line | {
-            "test %": percent(ours["test"]),
-            "difference": f"{100 * ours['test']['mean'] - entry.paper[0]:+.2f}" if entry.paper else "",
-            "train %": percent(ours["train"]),
-            **_of_full(entry.full, spent(record, entry.full)),
-            "minutes": f"{ours['seconds'] / 60:.1f}",
+    """Each row with the paper's accuracies, ours, and the budget that ours took.
+
+    The best epoch is that on the validation set; older records do not have its test accuracy.
+    """
+    entries, found = recorded.experiment.rows, recorded.rows()
+    with_train = any(entry.paper_train for entry in entries.values())
+    with_best = any("best" in ours for ours in found.values())
+    for row, entry in entries.items():
+        record, ours = recorded.records.get(row), found.get(row, {})
+        test, best = ours.get("test"), ours.get("best")
+        yield {
+            "row": row,
+            "paper's test %": accuracy(entry.paper),
+            "test %": percent(test) if test else f"not run: {entry.lacks}",
+            "difference": f"{100 * test['mean'] - entry.paper[0]:+.2f}" if test and entry.paper else "",
+            **({"best epoch's test %": percent(best["test"]) if best else ""} if with_best else {}),
+            **({"paper's train %": accuracy(entry.paper_train)} if with_train else {}),
+            "train %": percent(ours["train"]) if ours else "",
+            **_of_full(entry.full, record and spent(record, entry.full)),
+            "minutes": f"{ours['seconds'] / 60:.1f}" if ours else "",
         }
 
 

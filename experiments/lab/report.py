@@ -164,15 +164,17 @@ def _counts(out: Path | None) -> str:
 
 
 def _origins(name: str, out: Path | None) -> Iterator[str]:
-    """The commit and the machine of the records; those with the same ones are listed together."""
-    places: dict[str, list[str]] = {}
+    """The command, the commit and the machine of the records; rows with the same ones are listed together."""
+    places: dict[tuple[str, str], list[str]] = {}
     for path in sorted(((out or records.FOLDER) / name).rglob("*.json")):
-        record = records.load(path)
+        record, row = records.load(path), path.stem
         device, versions = record["device"], record["versions"]
         where = f"commit {record['commit'][:7]}, jax {versions['jax']}, {device['cores']} cores of {device['cpu']}"
-        places.setdefault(where, []).append(path.stem)
+        command = record["command"].replace(f"--rows {row}", "--rows {}")
+        places.setdefault((where, command), []).append(row)
     if places:
-        yield "\n".join(f"- {where}: {', '.join(rows)}" for where, rows in places.items())
+        lines = (f"- {where}: `{command.format(' '.join(rows))}`" for (where, command), rows in places.items())
+        yield "\n".join(lines)
 
 
 HEAD = """# The papers' tables

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 
 import jaxlocal as jl
 from experiments.lab import records
-from experiments.lab.experiment import Budget, Outcome, Paper, Task
+from experiments.lab.experiment import Budget, CannotRun, Outcome, Paper, Task
 from experiments.lab.tables import percent
 from jaxlocal.data import Splits
 from jaxlocal.files import write_whole
 
 Prepare = Callable[[Splits], jl.augmentation.Augmentation | None]
+NOT_HERE = {"cifar100", "~/tiny-imagenet-200"}  # the machines on which the records are made lack these data sets
 NOTES = {"cifar10": "CIFAR-10 from JPEG copies of its images: no number is exactly comparable."}  # by data set
 
 
@@ -61,6 +62,12 @@ class Case(NamedTuple):
     size: int | None = None  # the height and width that images are reduced to
     examples: int | None = None  # the number of training examples; by default all
     measure: Callable[[Trained], Mapping[str, Any]] | None = None  # numbers in addition to the accuracies
+    paper_train: Paper | None = None
+
+    @property
+    def lacks(self) -> str:
+        """What is missing to run the row."""
+        return "no data" if self.data in NOT_HERE else "no time"
 
     def run(self, task: Task) -> Iterator[Outcome]:
         """Train every seed; there is an outcome after each of them, or after all if they are trained at once."""
@@ -86,6 +93,7 @@ class Case(NamedTuple):
         row = records.row(task.row, [one["accuracies"] for one in done], seconds, paper)
         row |= {
             "full": dict(self.full),
+            "best": _best([one["best"] for one in done]),
             "measured": [one["measured"] for one in done],
             "history": merged([one["history"] for one in done]),
         }
@@ -96,7 +104,7 @@ class Case(NamedTuple):
             **self.settings,
             "batch_size": self.batch_size,
             "epochs": task.budget["epochs"],
-            "reported": "accuracy after the last epoch; curves on the validation set",
+            "reported": "accuracy after the last epoch, and after the best one on the validation set",
         }
         message = f"{task.row}: test {percent(row['test'])} % of {len(done)} seeds ({seconds:.0f} s)"
         budget = Budget(epochs=task.budget["epochs"], seeds=len(done))
@@ -130,9 +138,11 @@ class _Training:
                 watch=partial(self._watch, seeds),
                 until=self._task.until,
             )
-        if result.stopped:
-            return None
-        trained = self._numbers(rule, result, seeds, session.seconds / len(seeds))
+            if result.stopped:
+                return None
+            if (best := session.best()) is None:
+                raise CannotRun(f"the checkpoint of its best epoch is damaged; remove {folder} and train it again")
+        trained = self._numbers(rule, result, best, seeds, session.seconds / len(seeds))
         write_whole(file, json.dumps(trained))
         shutil.rmtree(folder / "checkpoints")  # they are large
         return trained
@@ -146,9 +156,15 @@ class _Training:
             print(f"{epoch}: validation {100 * accuracy:.2f} %", flush=True)
 
     def _numbers(
-        self, rule: jl.Rule, result: jl.training.Result, seeds: Sequence[int], seconds: float
+        self,
+        rule: jl.Rule,
+        result: jl.training.Result,
+        best: jl.training.State,
+        seeds: Sequence[int],
+        seconds: float,
     ) -> list[dict[str, Any]]:
         measured = [jl.training.evaluate(rule, result.params, split, self._augmentation) for split in self._splits]
+        at_best = jl.training.evaluate(rule, best.params, self._splits.test, self._augmentation)
         numbers = []
         for place, seed in enumerate(seeds):
             params = jax.tree.map(lambda leaf, at=place: leaf[at], result.params) if len(seeds) > 1 else result.params
@@ -159,6 +175,10 @@ class _Training:
                     "seed": seed,
                     "seconds": seconds,
                     "accuracies": dict(zip(records.SPLITS, accuracies, strict=True)),
+                    "best": {
+                        "epoch": best.history[-1]["epoch"],
+                        "test": _of_member(at_best["accuracy"], place),
+                    },
                     "history": [_member(row, place) for row in result.state.history],
                     "measured": dict(self._case.measure(trained)) if self._case.measure else {},
                 }
@@ -190,6 +210,14 @@ def merged(histories: Sequence[Sequence[jl.training.Metrics]]) -> list[jl.traini
 
     rows = [jax.tree.map(lists, *rows) for rows in zip(*histories, strict=True)]
     return [{**row, "epoch": row["epoch"][0]} for row in rows]
+
+
+def _best(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The best epoch of each seed on the validation set, and the test accuracy after it.
+
+    Seeds that are trained at once share the epoch that is best for their mean.
+    """
+    return {"epochs": [one["epoch"] for one in epochs], "test": records.over_seeds([one["test"] for one in epochs])}
 
 
 def _of_member(value: Any, place: int) -> float:

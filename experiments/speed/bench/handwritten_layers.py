@@ -29,7 +29,7 @@ def identity(x: jax.Array) -> jax.Array:
 
 
 class Layer(NamedTuple):
-    """A linear map, then optional batch norm, the activation, and optional 2×2 max pooling."""
+    """Optional 2×2 max pooling, a linear map, then optional batch norm and the activation."""
 
     features: int
     activation: Callable[[jax.Array], jax.Array] = identity
@@ -58,7 +58,7 @@ def layers(net: Net) -> list[Layer]:
     """The layers of a net; a net of images is `jl.models.conv2`."""
     if net.images:
         conv = Layer(32, jax.nn.relu, window=3, norm=True)
-        return [conv, conv._replace(pool=True), Layer(128, jax.nn.relu, norm=True), Layer(CLASSES)]
+        return [conv, conv, Layer(128, jax.nn.relu, norm=True, pool=True), Layer(CLASSES)]
     activation = {"relu": jax.nn.relu, "tanh": jnp.tanh}[net.activation]
     return [*(Layer(width, activation) for width in net.hidden), Layer(CLASSES)]
 
@@ -78,6 +78,11 @@ def linear(kernel: jax.Array, a: jax.Array) -> jax.Array:
     return flat(a) @ kernel
 
 
+def pooled(a: jax.Array) -> jax.Array:
+    """The maximum of each window of 2×2."""
+    return lax.reduce_window(a, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+
 def wide(v: jax.Array, like: jax.Array) -> jax.Array:
     """A vector over the channels, in a shape that can be added to `like`."""
     return v.reshape((1,) * (like.ndim - 1) + v.shape)
@@ -85,7 +90,7 @@ def wide(v: jax.Array, like: jax.Array) -> jax.Array:
 
 def apply(layer: Layer, a: jax.Array, w: Tree, linear: Callable = linear) -> tuple[jax.Array, Tree]:
     """The layer's output, and the batch's mean and variance if it has batch norm."""
-    z = linear(w["linear"]["kernel"], a)
+    z = linear(w["linear"]["kernel"], pooled(a) if layer.pool else a)
     z = z + wide(w["linear"]["bias"], z)
     moments: Tree = ()
     if layer.norm:
@@ -94,10 +99,7 @@ def apply(layer: Layer, a: jax.Array, w: Tree, linear: Callable = linear) -> tup
         moments = mean, jnp.maximum(square - jnp.square(mean), 0)
         scale = w["norm"]["scale"] * lax.rsqrt(moments[1] + 1e-5)
         z = (z - wide(mean, z)) * wide(scale, z) + wide(w["norm"]["bias"], z)
-    a = layer.activation(z)
-    if layer.pool:
-        a = lax.reduce_window(a, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-    return a, moments
+    return layer.activation(z), moments
 
 
 def run(net: list[Layer], weights: list[Tree], a: jax.Array) -> tuple[jax.Array, list[Tree]]:
@@ -114,7 +116,8 @@ def init_layers(net: list[Layer], key: jax.Array, a: jax.Array) -> tuple[list[Tr
     weights, running, inputs = [], [], [a]
     for layer, layer_key in zip(net, jax.random.split(key, len(net)), strict=True):
         a = inputs[-1]
-        shape = (layer.window, layer.window, a.shape[-1]) if layer.window else (a[0].size,)
+        inputs_of_dense = a[0].size // (4 if layer.pool else 1)
+        shape = (layer.window, layer.window, a.shape[-1]) if layer.window else (inputs_of_dense,)
         zeros, ones = jnp.zeros(layer.features), jnp.ones(layer.features)
         w = {"linear": {"kernel": he_normal(layer_key, (*shape, layer.features)), "bias": zeros}}
         if layer.norm:
