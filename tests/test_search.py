@@ -70,8 +70,20 @@ def test_the_papers_space_holds_its_best_settings():
     space = search.bartunov("dtp")
     assert space.keys() == TABLE_5.keys() | {"inverse_b1", "inverse_b2", "inverse_eps"}
     for name, bests in TABLE_5.items():
-        kind, values = space[name]
-        assert set(bests) <= set(values) if kind == "choice" else values[0] <= min(bests) <= max(bests) <= values[1]
+        assert all(map(space[name].holds, bests))
+
+
+@pytest.mark.parametrize("rule", ["bp", "dtp", "sdtp"])
+def test_table_4_lies_within_the_widened_space(rule):
+    """The ranges of the table, as printed; a setting drawn from them can be drawn from the wider ones."""
+    exact, widened = search.bartunov(rule, table4=True), search.bartunov(rule)
+    assert exact.keys() == widened.keys()
+    for role in ("", "inverse_")[: 1 if rule == "bp" else 2]:
+        adam = [exact[f"{role}{name}"].values for name in ("lr", "b1", "b2", "eps")]
+        assert adam == [(1e-5, 3e-4), (0.9,), (0.99, 0.999), (1e-4, 1e-6, 1e-8)]
+    assert rule != "dtp" or (exact["alpha"].values, exact["noise"].values) == ((0.01, 0.2), (0.01, 0.3))
+    assert all(widened[name].holds(value) for name in exact for value in exact[name].values)
+    assert not exact["lr"].holds(0.000402) and not exact["b1"].holds(0.99) and widened["b1"].holds(0.99)
 
 
 @pytest.mark.parametrize("name", jl.rules.ALL)

@@ -15,6 +15,10 @@ class Range(NamedTuple):
     kind: str
     values: tuple[float, ...]  # the two ends, or the choices
 
+    def holds(self, value: float) -> bool:
+        """Whether the value can be drawn."""
+        return value in self.values if self.kind == "choice" else self.values[0] <= value <= self.values[1]
+
     def draw(self, rng: np.random.Generator) -> float:
         """One value, drawn at random."""
         if self.kind == "choice":

@@ -41,8 +41,7 @@ class Run(NamedTuple):
 
 def best(method: str) -> Best:
     """The settings of a method."""
-    forward, inverse, alpha, noise = MNIST_FC[method]
-    return Best(forward._replace(b1=0.9), inverse and inverse._replace(b1=0.9), alpha, noise)
+    return MNIST_FC[method].as_in_table4()
 
 
 def make(method: str, pixels: int) -> jl.Rule:

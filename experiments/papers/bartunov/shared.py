@@ -1,4 +1,8 @@
-"""What the experiments of Bartunov et al. share: the best settings of the paper's search, and rules with them."""
+"""What the experiments of Bartunov et al. share: the best settings of the paper's search, and rules with them.
+
+Table 5 holds those settings. Many of them lie outside the ranges that Table 4 prints for the search: `outside_table4`
+lists them. No public code of SDTP and AO-SDTP was found, so these settings can only be tried with rules of our own.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -31,6 +35,19 @@ class Best(NamedTuple):
     inverse: Adam | None = None
     alpha: float | None = None
     noise: float | None = None
+
+    def as_in_table4(self) -> "Best":
+        """The same with β₁ = 0.9, the only value in Table 4."""
+        inverse = self.inverse and self.inverse._replace(b1=0.9)
+        return self._replace(forward=self.forward._replace(b1=0.9), inverse=inverse)
+
+    def numbers(self) -> dict[str, float]:
+        """Its numbers by the names of `jl.search.bartunov`."""
+        numbers: dict[str, float | None] = {"alpha": self.alpha, "noise": self.noise}
+        for role, adam in (("", self.forward), ("inverse_", self.inverse)):
+            if adam:
+                numbers |= {f"{role}lr": adam.rate, f"{role}b1": adam.b1, f"{role}b2": adam.b2, f"{role}eps": adam.eps}
+        return {name: value for name, value in numbers.items() if value is not None}
 
 
 # Table 5 has no column for AO-SDTP. Here AO-SDTP has the settings of SDTP.
@@ -74,13 +91,16 @@ CIFAR_LC = {
 }
 
 
+Errors = tuple[float, float]  # on the training and on the test set, in percent
+
+
 class Setup(NamedTuple):
-    """A network on a data set, with the settings and the errors of all methods."""
+    """A network on a data set, with the settings and the paper's errors of all methods."""
 
     data: str
     net: Callable[[], jl.Network]
     best: Mapping[str, Best]
-    errors: Mapping[str, float]  # of the paper on the test set, in percent
+    errors: Mapping[str, Errors | None]  # None for a row of ours
     quick: Budget | None
     convnet: Callable[[], jl.Network] | None = None  # of the method "bp_convnet"
 
@@ -90,17 +110,39 @@ def best(setup: Setup, method: str) -> Best:
     return setup.best[method.removeprefix("ao_")]
 
 
+def rule_of(method: str) -> str:
+    """The name of the rule in a method such as "dtp_alternating" or "bp_convnet"."""
+    return next(name for name in jl.rules.ALL if method.startswith(name))
+
+
+def net_of(setup: Setup, method: str) -> Callable[[], jl.Network]:
+    """The network of a method."""
+    return setup.convnet if setup.convnet and method == "bp_convnet" else setup.net
+
+
+def turns(method: str, steps: int) -> dict[str, int]:
+    """The setting by which inverses and forward weights take turns, after this number of steps, if they do."""
+    return {"alternate": steps} if "_alternating" in method else {}
+
+
 def make(setup: Setup, method: str, steps: Steps) -> jl.Rule:
     """The rule of a row."""
     setting = best(setup, method)
-    name = method.removesuffix("_parallel").removesuffix("_alternating").removesuffix("_convnet")
-    options: dict[str, Any] = {"alternate": steps.epoch} if method.endswith("_alternating") else {}
+    options: dict[str, Any] = turns(method, steps.epoch)
     if setting.inverse:
         options |= {"inverse_tx": setting.inverse.tx(), "noise": setting.noise}
     if setting.alpha:
         options |= {"alpha": setting.alpha}
-    convnet = setup.convnet if method == "bp_convnet" else None
-    return jl.rules.ALL[name]((convnet or setup.net)(), setting.forward.tx(), **options)
+    return jl.rules.ALL[rule_of(method)](net_of(setup, method)(), setting.forward.tx(), **options)
+
+
+def outside_table4(bests: Mapping[str, Best]) -> dict[str, dict[str, float]]:
+    """The numbers of Table 5 that Table 4's ranges do not hold, by method."""
+    found = {}
+    for method, setting in bests.items():
+        ranges = jl.search.bartunov(rule_of(method), table4=True)
+        found[method] = {name: value for name, value in setting.numbers().items() if not ranges[name].holds(value)}
+    return {method: numbers for method, numbers in found.items() if numbers}
 
 
 def prepared(splits: jl.data.Splits) -> jl.augmentation.Augmentation:

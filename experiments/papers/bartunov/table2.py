@@ -211,8 +211,12 @@ def fitted(splits: Splits, bit_by_bit: bool) -> list[float]:
 
 def steps(recorded: Recorded) -> list[Row]:
     """The table: the steps."""
-    found = recorded.rows()
-    return [found.get(f"steps/{name}", {"method": name, **NOT_MEASURED}) for name in PAPER]
+    lines = []
+    for name in PAPER:
+        record = recorded.records.get(f"steps/{name}")
+        (measured,) = record["rows"] if record else [{"method": name, **NOT_MEASURED}]
+        lines.append({"method": name, "batch": record and record["settings"]["batch_size"], **measured})
+    return lines
 
 
 def loading(recorded: Recorded) -> list[Row]:
