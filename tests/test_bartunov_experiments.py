@@ -122,10 +122,15 @@ def test_figure5_resumes_where_it_was_cut_off(run, tmp_path, monkeypatch, capsys
     assert not list((tmp_path / "work" / "bartunov_figure5" / "fa").iterdir())
 
 
-def test_figure5_records_every_method(run, tmp_path, monkeypatch):
-    def search(make, settings, splits, *, epochs, batch_size, group, folder, report):
-        assert isinstance(make(settings[0]), jl.Rule) and (epochs, batch_size, group) == (1, shared.BATCH, 1)
+@pytest.fixture
+def searched(monkeypatch):
+    """What a search was asked for, in place of the search."""
+    asked = []
+
+    def search(make, settings, splits, *, epochs, batch_size, augmentation, group, folder, report):
+        assert isinstance(make(settings[0]), jl.Rule) and (batch_size, group) == (shared.BATCH, 1)
         folder.mkdir(parents=True)
+        asked.append({"settings": settings, "epochs": epochs, "augmented": augmentation is not None})
         accuracies = np.linspace(0, 0.9, len(settings)).tolist()
         return [
             jl.search.Trial(setting, (accuracy,), 0.5 if accuracy else None)
@@ -133,27 +138,58 @@ def test_figure5_records_every_method(run, tmp_path, monkeypatch):
         ]
 
     monkeypatch.setattr(jl.search, "search", search)
-    quick = [method for method, entry in figure5.EXPERIMENT.rows.items() if entry.quick]
-    assert run(figure5, "--quick").count("not run") == len(figure5.METHODS) - len(quick) == 2
-    assert run(figure5, "--trials", "4", "--epochs", "1").count("already recorded") == len(quick)
-    record = figure5.EXPERIMENT.record("sdtp_alternating", tmp_path / "out")
-    assert record["command"] == (
-        "python -m experiments.papers.bartunov.figure5 --rows sdtp_alternating --epochs 1 --trials 4"
-    )
-    recorded = figure5.EXPERIMENT.recorded(tmp_path / "out")
+    return asked
+
+
+def test_figure5_has_a_row_for_every_method_of_four_panels(run, tmp_path, searched):
+    made = figure5.EXPERIMENT
+    assert len(made.rows) == 2 * len(figure5.METHODS) + 2 * (len(figure5.METHODS) + 1)
+    quick = [row for row, entry in made.rows.items() if entry.quick]
+    assert [row for row in made.rows if row not in quick] == [f"cifar_lc_{m}" for m in (*figure5.METHODS, "bp_convnet")]
+    assert run(figure5, "--quick").count("not run") == len(made.rows) - len(quick)
+    assert [asked["epochs"] for asked in searched] == [1 + row.endswith("_alternating") for row in quick]
+    assert [asked["augmented"] for asked in searched] == [row.startswith("cifar") for row in quick]
+    assert run(figure5, "--rows", *quick, "--trials", "4", "--epochs", "1").count("already recorded") == len(quick)
+    recorded = made.recorded(tmp_path / "out")
     table = list(figure5.summary(recorded))
-    assert [row["method"] for row in table] == list(figure5.METHODS)
+    assert [row["row"] for row in table] == list(made.rows)
     seconds = table[0].pop("seconds")
     assert seconds >= 0 and table[0] == {
-        "method": "bp",
+        "row": "bp",
         "best validation %": "90.00",
         "median validation %": "45.00",
+        "median below best": "45.00",
         "diverged": 1,
+        "ranges": figure5.WIDENED,
         "trials": figure5.QUICK["trials"],
         "epochs": 1,
     }
-    assert len(figure5.draw(recorded)["bartunov_figure5"].axes) == len(figure5.METHODS)
-    assert (tmp_path / "out" / "bartunov_figure5.png").stat().st_size > 0
+    drawn = figure5.draw(recorded)
+    assert {name: len(figure.axes) for name, figure in drawn.items()} == {
+        "bartunov_figure5": 8,
+        "bartunov_figure5_mnist_lc": 9,
+        "bartunov_figure5_cifar_fc": 8,
+    }
+    assert all((tmp_path / "out" / f"{name}.png").stat().st_size > 0 for name in drawn)
+
+
+def test_figure5_draws_from_exactly_table_4(run, tmp_path, searched):
+    flags = "--rows", "mnist_lc_dtp_alternating", "--epochs", "1", "--trials", "4"
+    run(figure5, *flags)
+    assert "already recorded" in run(figure5, *flags, "--table4")
+    run(figure5, *flags, "--table4", "--again")
+    assert [asked["settings"] for asked in searched] == [
+        jl.search.draw(jl.search.bartunov("dtp", table4=exact), 4) for exact in (False, True)
+    ]
+    record = figure5.EXPERIMENT.record("mnist_lc_dtp_alternating", tmp_path / "out")
+    assert record["settings"]["ranges"] == "Table 4" and record["settings"]["net"] == "mnist_lc"
+    assert record["command"] == f"python -m experiments.papers.bartunov.figure5 {' '.join(flags)} --table4"
+
+
+def test_older_records_of_figure5_have_the_widened_ranges():
+    rows = [row for row in figure5.summary(figure5.EXPERIMENT.recorded()) if row["best validation %"] != "not run"]
+    assert {"bp", "fa"} <= {row["row"] for row in rows}
+    assert all(row["ranges"] in (figure5.WIDENED, figure5.EXACT) and row["median below best"] for row in rows)
 
 
 @pytest.mark.slow

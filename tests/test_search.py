@@ -113,6 +113,26 @@ def test_a_group_is_trained_as_each_setting_alone():
     assert accuracy == pytest.approx(together[-1].accuracy, abs=1.5 / 50)
 
 
+def test_an_augmentation_changes_every_epoch_of_all_settings_alike():
+    """By hand: what is trained on in an epoch, and how it is prepared for the validation."""
+    shift = jl.augmentation.Augmentation(lambda key, x: x + jax.random.normal(key, x.shape), lambda x: 2 * x)
+    trials = search.search(linear, FOUR[1:3], DATA, augmentation=shift, **SHORT)
+    assert trials != search.search(linear, FOUR[1:3], DATA, **SHORT)
+    (x, y), (x_tested, y_tested) = jax.tree.map(jnp.asarray, (DATA.train, DATA.validation))
+    init_key, order_key = jax.random.split(jax.random.key(0))
+    for trial in trials:
+        rule = linear(trial.setting)
+        params = rule.init(init_key, (x, y))
+        for epoch in range(2):
+            key = jax.random.fold_in(order_key, epoch)
+            changed = shift.train(jax.random.fold_in(key, 1), x)
+            params, _ = jl.training.epoch(rule, params, (changed, y), key, 16)
+        expected = jl.training.accuracy(rule, params, (2 * x_tested, y_tested))
+        assert trial.accuracy == pytest.approx(float(expected), abs=1.5 / 50)
+        tested = DATA._replace(test=DATA.validation)
+        assert search.on_test(linear, trial.setting, tested, augmentation=shift, **SHORT) == float(expected)
+
+
 def test_the_test_set_is_not_looked_at():
     assert search.search(linear, FOUR, DATA._replace(test=None), **SHORT) == search.search(linear, FOUR, DATA, **SHORT)
 

@@ -60,7 +60,12 @@ PICTURES: Mapping[str, Mapping[str, str]] = {
         "bartunov_figure2_lc": "Learning curves on CIFAR-10, locally connected",
     },
     "bartunov_figure4": {"bartunov_figure4": "Error against the size of the auxiliary output"},
-    "bartunov_figure5": {"bartunov_figure5": "Histograms of the accuracies under random settings"},
+    "bartunov_figure5": {
+        "bartunov_figure5": "Accuracies under random settings on MNIST, fully connected",
+        "bartunov_figure5_mnist_lc": "Accuracies under random settings on MNIST, locally connected",
+        "bartunov_figure5_cifar_fc": "Accuracies under random settings on CIFAR-10, fully connected",
+        "bartunov_figure5_cifar_lc": "Accuracies under random settings on CIFAR-10, locally connected",
+    },
     "bartunov_figures6_7": {
         "bartunov_figure6": "Reconstruction errors while the autoencoder learns",
         "bartunov_figure7": "Test digits and their reconstructions",

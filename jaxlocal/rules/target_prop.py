@@ -2,6 +2,9 @@
 
 The algorithm is in `jaxlocal.targets`. The four rules here differ in where their targets start, in how a target goes
 down by a layer, and in what the head's inverse reads.
+
+Lee et al. have published code of DTP. No public code of SDTP and AO-SDTP was found, so these two are made from the text
+of Bartunov et al. alone; `tests/reference.py` has their equations in NumPy.
 """
 
 from collections.abc import Collection, Mapping

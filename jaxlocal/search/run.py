@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxlocal import checks, training
 from jaxlocal.data import Pairs, Splits, floats
+from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.rule import Batch, Params, Rule
 from jaxlocal.search.fingerprint import digest, fingerprint
 from jaxlocal.search.folder import Plan, resume, save
@@ -31,6 +32,7 @@ def search(
     epochs: int,
     batch_size: int,
     seed: int = 0,
+    augmentation: Augmentation | None = None,
     group: int = 10,
     folder: Path | str | None = None,
     report: Report | None = None,
@@ -46,7 +48,8 @@ def search(
       data: the examples to train on and to validate on.
       epochs: the number of epochs of each trial.
       batch_size: the number of examples in a step.
-      seed: determines the weights, the order of the examples and the noise.
+      seed: determines the weights, the order of the examples, the augmentation and the noise.
+      augmentation: how images are changed, from `jl.augmentation`; all settings see the same changes.
       group: the number of settings that one program trains at once. It changes results by rounding errors at most.
       folder: where the finished groups are saved; the same call resumes an interrupted search from there.
       report: called after each epoch of a group as report(finished trials, epoch, best validation accuracy so far).
@@ -69,7 +72,7 @@ def search(
     checks.callables(make=make, report=report)
     numbers = _numbers(settings)
     train, validation = _examples(data.train), _examples(data.validation)
-    trainer = _Trainer(make, batch_size, train, validation, *jax.random.split(jax.random.key(seed)))
+    trainer = _Trainer(make, batch_size, augmentation, train, validation, *jax.random.split(jax.random.key(seed)))
 
     trials = []
     if folder is not None:
@@ -86,7 +89,16 @@ def search(
     return trials
 
 
-def on_test(make: Make, setting: Setting, data: Splits, *, epochs: int, batch_size: int, seed: int = 0) -> float:
+def on_test(
+    make: Make,
+    setting: Setting,
+    data: Splits,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int = 0,
+    augmentation: Augmentation | None = None,
+) -> float:
     """The test accuracy of one setting, trained again as `search` trains it. Use it once, for the best setting.
 
     Example:
@@ -98,8 +110,10 @@ def on_test(make: Make, setting: Setting, data: Splits, *, epochs: int, batch_si
     init_key, order_key = jax.random.split(jax.random.key(seed))
     params = jax.jit(rule.init)(init_key, train)
     for epoch in range(epochs):
-        params, _ = training.epoch(rule, params, train, jax.random.fold_in(order_key, epoch), batch_size)
-    return float(training.accuracy(rule, params, floats(data.test)))
+        key = jax.random.fold_in(order_key, epoch)
+        params, _ = training.epoch(rule, params, _changed(augmentation, key, train), key, batch_size)
+    x, y = floats(data.test)
+    return float(training.accuracy(rule, params, (augmentation.test(jnp.asarray(x)) if augmentation else x, y)))
 
 
 class _Trainer(NamedTuple):
@@ -107,6 +121,7 @@ class _Trainer(NamedTuple):
 
     make: Make
     batch_size: int
+    augmentation: Augmentation | None
     train: Batch
     validation: Batch
     init_key: jax.Array
@@ -122,8 +137,10 @@ class _Trainer(NamedTuple):
         """One epoch: the new parameters, the mean loss, and the number of correct predictions on validation."""
         rule = _rule(self.make, setting)
         # The function under the jit: this rule holds tracers, and the cache of the jit would keep them.
+        train = _changed(self.augmentation, key, train)
         params, info = inspect.unwrap(training.epoch)(rule, params, train, key, self.batch_size)
-        correct = totals(rule, params, validation, piece=self.batch_size).correct  # many settings share the memory
+        # In small pieces, because many settings share the memory.
+        correct = totals(rule, params, validation, self.augmentation, piece=self.batch_size).correct
         return params, jnp.mean(jnp.sum(info.losses, 1)), correct
 
     def fingerprint(self, setting: dict[str, float]) -> str:
@@ -157,6 +174,12 @@ class _Trainer(NamedTuple):
             ]
 
         return train_group
+
+
+def _changed(augmentation: Augmentation | None, key: jax.Array, train: Batch) -> Batch:
+    """The examples of an epoch, whose order is drawn with the same key."""
+    x, y = train
+    return (augmentation.train(jax.random.fold_in(key, 1), x), y) if augmentation else train
 
 
 def _report(report: Report | None, finished: Sequence[Trial], epoch: int, best_of_group: float) -> None:
