@@ -1,7 +1,9 @@
 """The lab: rows are trained seed by seed, each is recorded by itself, and resumes where it stopped."""
 
+import argparse
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,8 +12,9 @@ import pytest
 from lab_helpers import few_digits, one_line, tiny_rule
 
 import jaxlocal as jl
-from experiments.lab import figures, records, tables, training, workers
+from experiments.lab import figures, records, report, tables, training, workers
 from experiments.lab import main as lab
+from experiments.lab import minutes as driver
 from experiments.lab.experiment import Budget, CannotRun, Experiment, Job, Option, Outcome, comparison, spent
 from experiments.lab.main import main
 from experiments.lab.training import Case
@@ -183,14 +186,14 @@ def test_an_accelerator_trains_all_seeds_at_once(run, monkeypatch):
 
 
 def test_a_row_that_the_minutes_cut_off_resumes(run, monkeypatch, capsys):
-    whole = run(*short("first", 2, 1))["first"]["rows"][0]
+    whole = run(*short("first", 6, 1))["first"]["rows"][0]
     with monkeypatch.context() as patch:
         slow_clock(patch)
-        run(*short("first", 2, 1), "--again", "--minutes", "1")
+        run(*short("first", 6, 1), "--again", "--minutes", "1")
         assert "the same command resumes" in capsys.readouterr().out
-    again = run(*short("first", 2, 1), "--again")["first"]["rows"][0]
+    again = run(*short("first", 6, 1), "--again")["first"]["rows"][0]
     printed = capsys.readouterr().out
-    assert "epoch 1" not in printed and "epoch 2" in printed
+    assert "epoch 1:" not in printed and "epoch 6:" in printed
     assert {**again, "seconds": 0} == {**whole, "seconds": 0}
 
 
@@ -391,3 +394,79 @@ def test_bands_are_sample_deviations():
         (band,) = axes.collections
         heights = band.get_paths()[0].vertices[:, 1]
         np.testing.assert_allclose([heights.min(), heights.max()], 0.5 + np.array([-1, 1]) * 0.125**0.5)
+
+
+@pytest.fixture
+def minutes(tmp_path, monkeypatch):
+    """Run the driver on three rows of the digits."""
+    quick = ROWS["first"]._replace(quick=budget(2, 1))
+    rows = {"ours": quick._replace(paper=None), "long": quick._replace(full=budget(50, 1)), "short": quick}
+    experiment = TOY._replace(rows=rows, draw=None)
+    monkeypatch.setattr(training, "images", lambda name, size: few_digits())
+    monkeypatch.setattr(report, "BY_NAME", {"toy": experiment, "none": TOY._replace(rows={})})
+    monkeypatch.setattr(driver, "_keep_programs", lambda work: None)
+
+    def run(*flags):
+        driver.main(["toy", *flags, "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")])
+        return experiment.recorded(tmp_path / "out").records
+
+    return run
+
+
+def test_the_driver_trains_the_shortest_rows_of_a_paper_first(minutes, monkeypatch, capsys):
+    prices = {"ours": 1.0, "long": 30.0, "short": 2.0}
+    monkeypatch.setattr(Case, "price", lambda self, task: prices[task.row])
+    assert minutes("--minutes", "5", "--quick").keys() == prices.keys()
+    printed = capsys.readouterr().out
+    places = [printed.index(f"{row}: test") for row in ("short", "long", "ours")]
+    assert places == sorted(places)
+    assert "not recorded: 0 rows that have begun, and 0 others" in printed
+    minutes("--minutes", "5", "--quick")
+    assert "test" not in capsys.readouterr().out
+
+
+def test_the_driver_leaves_what_does_not_fit_and_goes_on_with_it(minutes, monkeypatch, capsys):
+    prices = {"ours": 1.0, "long": 3000.0, "short": 2.0}
+    monkeypatch.setattr(Case, "price", lambda self, task: prices[task.row])
+    ran = []
+    monkeypatch.setattr(driver, "run_row", lambda task: ran.append(task.row) or task.row != "long")
+    minutes("--minutes", "5", "--quick")
+    assert ran == ["short", "ours", "long"]
+    assert "not recorded: 1 rows that have begun" in capsys.readouterr().out
+
+
+def test_a_price_is_the_time_of_the_epochs_that_are_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "images", lambda name, size: few_digits())
+    args = argparse.Namespace(quick=False, epochs=6, seeds=2, out=tmp_path, work=tmp_path, again=False)
+    task = lab.as_task(TOY, "first", args, until=float("inf"))
+    clock = iter(range(100))
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: 10 * next(clock)))
+    assert ROWS["first"].price(task) == 10 * (2 * 6 - 2)  # two epochs of twelve are trained
+    assert ROWS["first"].price(task) == 10 * (2 * 6 - 4)
+    assert lab.run_row(task)
+    assert ROWS["first"].price(task) == 10 * (2 * 6 - 2)  # of a recorded row nothing is left in the folder
+
+
+def test_a_row_that_the_driver_cannot_train_does_not_stop_the_others(minutes, monkeypatch, capsys):
+    def price(self, task):
+        if task.row == "long":
+            raise CannotRun("needs what is not here")
+        return 1.0
+
+    monkeypatch.setattr(Case, "price", price)
+    with pytest.raises(SystemExit) as stop:
+        minutes("--minutes", "5", "--quick")
+    assert stop.value.code == 1
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [
+        "toy/long: needs what is not here",
+        "python -m experiments.lab.minutes: not trained: long",
+    ]
+    assert "short: test" in printed.out and "ours: test" in printed.out
+
+
+def test_an_experiment_without_trainings_is_one_line(minutes, capsys):
+    with pytest.raises(SystemExit) as stop:
+        driver.main(["none", "--minutes", "1"])
+    assert stop.value.code == 2
+    assert "there is no experiment 'none' with trainings" in capsys.readouterr().err

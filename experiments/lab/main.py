@@ -27,7 +27,7 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
     failed = []
     for row in _wanted(experiment, args, parser):
         try:
-            finished = _run(_task(experiment, row, args, until))
+            finished = run_row(as_task(experiment, row, args, until))
         except (CannotRun, FileNotFoundError, DivergedError) as error:
             print(f"{experiment.command}: {row}: {error}", file=sys.stderr, flush=True)
             failed.append(row)
@@ -57,7 +57,8 @@ def _wanted(experiment: Experiment, args: argparse.Namespace, parser: flags.Pars
     return [row for row in experiment.rows if row in wanted]
 
 
-def _task(experiment: Experiment, row: str, args: argparse.Namespace, until: float) -> Task:
+def as_task(experiment: Experiment, row: str, args: argparse.Namespace, until: float) -> Task:
+    """The row with the budget and the options that the flags say."""
     entry = experiment.rows[row]
     budget = (args.quick and entry.quick) or entry.full
     budget = Budget({name: getattr(args, name) or number for name, number in budget.items()})
@@ -66,7 +67,9 @@ def _task(experiment: Experiment, row: str, args: argparse.Namespace, until: flo
         experiment=experiment,
         row=row,
         budget=budget,
-        options={name: _chosen(option, getattr(args, name), args.quick) for name, option in experiment.options.items()},
+        options={
+            name: _chosen(option, getattr(args, name, None), args.quick) for name, option in experiment.options.items()
+        },
         folder=records.work_folder(args.work, name, budget.get("epochs", 0), records.code()["source"]),
         until=until,
         out=args.out,
@@ -80,7 +83,7 @@ def _chosen(option: Option, value: Any, quick: bool) -> Any:
     return option.quick if quick and option.quick is not None else option.default
 
 
-def _run(task: Task) -> bool:
+def run_row(task: Task) -> bool:
     """Run a row unless it is recorded; False if the time was over before it was finished."""
     experiment, row = task.experiment, task.row
     there = experiment.record(row, task.out)

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,9 +72,8 @@ class Case(NamedTuple):
     def run(self, task: Task) -> Iterator[Outcome]:
         """Train every seed; there is an outcome after each of them, or after all if they are trained at once."""
         training = _Training(self, task)
-        seeds = range(task.budget["seeds"])
         done: list[dict[str, Any]] = []
-        for group in [[seed] for seed in seeds] if jax.default_backend() == "cpu" else [list(seeds)]:
+        for group in _groups(task.budget["seeds"]):
             trained = training.train(group)
             if trained is None:
                 return
@@ -82,6 +81,19 @@ class Case(NamedTuple):
             yield self._outcome(task, done)
         for folder in task.folder.glob("seeds-*"):  # otherwise `--again` would find them
             shutil.rmtree(folder)
+
+    def price(self, task: Task) -> float:
+        """The seconds that the row still needs, found by training two epochs of it, from which `run` resumes.
+
+        It is infinite if the two epochs take longer than the time that the task has.
+        """
+        training = _Training(self, task)
+        groups = [group for group in _groups(task.budget["seeds"]) if not training.is_trained(group)]
+        if not groups:
+            return 0.0
+        seconds, epochs = training.begin(groups[0])
+        left = task.budget["epochs"] * len(groups) - epochs
+        return left * seconds if left else 0.0
 
     def _outcome(self, task: Task, done: Sequence[Mapping[str, Any]]) -> Outcome:
         paper = self.paper and {
@@ -111,6 +123,11 @@ class Case(NamedTuple):
         return Outcome([row], settings, budget, message, NOTES.get(self.data, ""))
 
 
+def _groups(seeds: int) -> list[list[int]]:
+    """The seeds that are trained at once."""
+    return [[seed] for seed in range(seeds)] if jax.default_backend() == "cpu" else [list(range(seeds))]
+
+
 class _Training:
     """The training of a case with a number of epochs."""
 
@@ -125,35 +142,71 @@ class _Training:
 
     def train(self, seeds: Sequence[int]) -> list[dict[str, Any]] | None:
         """Each seed's numbers, from the folder if it was trained before; None if the time is over before the end."""
-        folder = self._task.folder / f"seeds-{seeds[0]}-{seeds[-1] + 1}"
-        if (file := folder / "trained.json").exists():
-            return json.loads(file.read_text(encoding="utf-8"))
-        rule = jl.ensemble(self._rule, len(seeds)) if len(seeds) > 1 else self._rule
-        with jl.training.Session(folder, rule, self._splits, keep=1) as session:
-            result = session.train(
-                epochs=self._task.budget["epochs"],
-                batch_size=self._case.batch_size,
-                seed=seeds[0],
-                augmentation=self._augmentation,
-                watch=partial(self._watch, seeds),
-                until=self._task.until,
-            )
+        if self.is_trained(seeds):
+            return json.loads(self._file(seeds).read_text(encoding="utf-8"))
+        with self._session(seeds) as session:
+            result = self._go_on(session, seeds)
             if result.stopped:
                 return None
             if (best := session.best()) is None:
+                folder = session.folder
                 raise CannotRun(f"the checkpoint of its best epoch is damaged; remove {folder} and train it again")
-        trained = self._numbers(rule, result, best, seeds, session.seconds / len(seeds))
-        write_whole(file, json.dumps(trained))
-        shutil.rmtree(folder / "checkpoints")  # they are large
+        trained = self._numbers(self._of(seeds), result, best, seeds, session.seconds / len(seeds))
+        write_whole(self._file(seeds), json.dumps(trained))
+        shutil.rmtree(session.folder / "checkpoints")  # they are large
         return trained
 
-    def _watch(self, seeds: Sequence[int], progress: jl.training.Progress) -> None:
-        if progress.state:
-            row = progress.state.history[-1]
-            accuracy = jnp.mean(jnp.asarray(row["validation"]["accuracy"]))
-            names = ", ".join(map(str, seeds))
-            epoch = f"  {self._task.row} seed {names} epoch {row['epoch']}"
-            print(f"{epoch}: validation {100 * accuracy:.2f} %", flush=True)
+    def is_trained(self, seeds: Sequence[int]) -> bool:
+        """Whether these seeds have been trained to their end."""
+        return self._file(seeds).exists()
+
+    def begin(self, seeds: Sequence[int]) -> tuple[float, int]:
+        """Train two epochs more; the seconds of the last, infinite if there was no time, and the epochs in all."""
+        ends = [time.perf_counter()]
+
+        def after_two(progress: jl.training.Progress) -> bool:
+            if progress.state:
+                ends.append(time.perf_counter())
+            return len(ends) == 3
+
+        with self._session(seeds) as session:
+            result = self._go_on(session, seeds, after_two)
+        return ends[-1] - ends[-2] if len(ends) > 1 else float("inf"), len(result.state.history)
+
+    def _file(self, seeds: Sequence[int]) -> Path:
+        """Where the numbers of these seeds are, once they are trained."""
+        return self._task.folder / f"seeds-{seeds[0]}-{seeds[-1] + 1}" / "trained.json"
+
+    def _of(self, seeds: Sequence[int]) -> jl.Rule:
+        return jl.ensemble(self._rule, len(seeds)) if len(seeds) > 1 else self._rule
+
+    def _session(self, seeds: Sequence[int]) -> jl.training.Session:
+        return jl.training.Session(self._file(seeds).parent, self._of(seeds), self._splits, keep=1)
+
+    def _go_on(
+        self,
+        session: jl.training.Session,
+        seeds: Sequence[int],
+        stop: Callable[[jl.training.Progress], bool] = lambda progress: False,
+    ) -> jl.training.Result:
+        """Train from the session's last checkpoint, until the end or the time or `stop` says so."""
+
+        def watch(progress: jl.training.Progress) -> bool:
+            if progress.state:
+                row = progress.state.history[-1]
+                accuracy = jnp.mean(jnp.asarray(row["validation"]["accuracy"]))
+                epoch = f"  {self._task.row} seed {', '.join(map(str, seeds))} epoch {row['epoch']}"
+                print(f"{epoch}: validation {100 * accuracy:.2f} %", flush=True)
+            return stop(progress)
+
+        return session.train(
+            epochs=self._task.budget["epochs"],
+            batch_size=self._case.batch_size,
+            seed=seeds[0],
+            augmentation=self._augmentation,
+            watch=watch,
+            until=self._task.until,
+        )
 
     def _numbers(
         self,
