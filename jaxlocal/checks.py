@@ -135,6 +135,17 @@ def params(value: Any, components: int) -> None:
         )
 
 
+def members(value: Any, count: int) -> None:
+    """The value may be parameters of an ensemble: every array of them has a first axis for the members."""
+    params(value, len(getattr(value, "components", ())))
+    for leaf in jax.tree.leaves(value):
+        if leaf.shape[:1] != (count,):
+            raise ValueError(
+                f"params hold an array of shape {leaf.shape}, but the first axis of every array must be the {count} "
+                "members of this ensemble; call its init"
+            )
+
+
 def examples(name: str, x: Any, shape: tuple[int, ...] | None = None) -> None:
     """The value is a floating-point array (B, …) of examples, in the shape that the parameters were made for."""
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):

@@ -19,6 +19,7 @@ from jaxlocal.descent import Descent, Settle
 from jaxlocal.fast import ordering
 from jaxlocal.fast.compiler import one_pass
 from jaxlocal.network import Network, Tree, apply_layers
+from jaxlocal.outline import Outline
 from jaxlocal.parts import init_forward
 from jaxlocal.rule import (
     Batch,
@@ -78,13 +79,27 @@ def make_rule(
     frozen = checks.layer_indices("frozen", frozen, len(net.layers))
     descent = Descent({role: one_pass(tx) for role, tx in txs.items()}, frozen, settle)
     learn = None if teach else tuple(partial(_learn_alone, part, descent) for part in parts)
+    outlines: dict[tuple[tuple[int, ...], ...], Outline] = {}  # of the parameters, by the shapes of an example
 
     def init(key: jax.Array, batch: Batch) -> Params:
         checks.key(key)
         checks.batch(batch)
         _check_output(net, key, batch)
         example = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), batch)  # only the shapes matter
-        return Params(_start(parts, descent, key, example), tuple(leaf.shape[1:] for leaf in example))
+        params = Params(_start(parts, descent, key, example), tuple(leaf.shape[1:] for leaf in example))
+        outlines[params.shapes] = Outline.of(params.components)
+        return params
+
+    def check_params(params: Params) -> None:
+        checks.params(params, len(parts))
+        if params.shapes not in outlines:  # they come from a checkpoint, or from another rule
+            example = tuple(jax.ShapeDtypeStruct((1, *shape), jnp.float32) for shape in params.shapes)
+            jax.eval_shape(init, jax.random.key(0), example)
+        outlines[params.shapes].check(params.components)
+
+    def check_batch(params: Params, batch: Batch) -> None:
+        check_params(params)
+        checks.batch(batch, params.shapes, forward_stats(params))
 
     def learn_once(roles: Collection[str], components: Components, batch: Batch) -> tuple[Components, Terms]:
         if learn:
@@ -95,7 +110,7 @@ def make_rule(
         return components, tuple(lesson.losses for lesson in lessons)
 
     def step(params: Params, batch: Batch) -> tuple[Params, Info]:
-        _check(params, batch, len(parts))
+        check_batch(params, batch)
         if alternate is None:
             components, terms = learn_once(txs.keys(), params.components, batch)
         else:
@@ -108,23 +123,18 @@ def make_rule(
         return step(params, batch)[0]
 
     def lessons(params: Params, batch: Batch) -> Lessons:
-        _check(params, batch, len(parts))
+        check_batch(params, batch)
         return _fold(learn, params.components, batch)[1] if learn else _teach_all(teach, params.components, batch)
 
     def layer_by_layer(params: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
         return apply_layers(net.layers, forward_weights(params), forward_stats(params), x, key)[0]
 
     def predict(params: Params, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        checks.params(params, len(parts))
+        check_params(params)
         checks.examples("x", x, params.shapes[0])
         return (scores or layer_by_layer)(params, x, key)
 
     return Rule(init, update, step, predict, net, lessons, effective, locality.__getitem__, learn)
-
-
-def _check(params: Params, batch: Batch, components: int) -> None:
-    checks.params(params, components)
-    checks.batch(batch, params.shapes, forward_stats(params))
 
 
 def _check_output(net: Network, key: jax.Array, batch: Batch) -> None:

@@ -54,11 +54,13 @@ def ensemble(rule: Rule, n: int) -> Rule:
 
     def of_each(function: Callable[[Params, Batch], Out]) -> Callable[[Params, Batch], Out]:
         def of_all(params: Params, batch: Batch) -> Out:
+            checks.members(params, n)
             return jax.vmap(function, in_axes=(0, _members_axis(params, batch, n)))(params, batch)
 
         return of_all
 
     def predict(params: Params, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        checks.members(params, n)
         return jax.vmap(rule.predict, in_axes=(0, None, None))(params, x, key)
 
     return rule._replace(

@@ -328,3 +328,71 @@ def test_parameters_of_another_rule_or_none(name):
 def test_turns_of_a_rule_that_has_none():
     with pytest.raises(ValueError, match="alternate=3"):
         jl.make_rule(NET, (), {}, locality={}, alternate=3)
+
+
+def made(net, tx=None, rule=jl.rules.dfa):
+    """A rule, and its parameters."""
+    rule = rule(net, tx or optax.adam(1e-3))
+    return rule, rule.init(jax.random.key(0), OUTLINE_BATCH)
+
+
+OUTLINE_BATCH = jnp.ones((4, 6)), jax.nn.one_hot(jnp.arange(4) % 3, 3)
+NARROW, WIDE, NORM = (jl.models.mlp((width,), 3, norm=norm) for width, norm in ((4, False), (5, False), (4, True)))
+
+
+def change_weights(params, change):
+    first, *others = params.components
+    weights = dict(first.weights)
+    change(weights)
+    return params.replace(components=(first.replace(weights=weights), *others))
+
+
+STRANGERS = {
+    "width": (lambda: made(WIDE)[1], r"weights\['feedback'\] has shape \(3, 5\), but must have \(3, 4\)"),
+    "norm": (
+        lambda: made(NORM)[1],
+        r"hold components\[0\].weights\['forward'\]\[0\]\['norm'\]\['bias'\], of shape \(4,\)",
+    ),
+    "optimizer": (
+        lambda: made(NARROW, optax.sgd(0.1))[1],
+        r"lack components\[0\].opt\['forward'\]\[0\].count, of shape \(\)",
+    ),
+    "rule": (lambda: made(NARROW, rule=jl.rules.dkp)[1], r"lack components\[0\].opt"),
+    "role": (
+        lambda: change_weights(made(NARROW)[1], lambda weights: weights.update(feedbacks=jnp.zeros((3, 4)))),
+        r"hold components\[0\].weights\['feedbacks'\]",
+    ),
+    "no B": (
+        lambda: change_weights(made(NARROW)[1], lambda weights: weights.pop("feedback")),
+        r"lack components\[0\].weights\['feedback'\], of shape \(3, 4\)",
+    ),
+    "members": (
+        lambda: jl.ensemble(made(NARROW)[0], 2).init(jax.random.key(0), OUTLINE_BATCH),
+        r"weights\['feedback'\] has shape \(2, 3, 4\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_parameters_of_another_rule_are_recognised_by_their_arrays(stranger):
+    make_params, message = STRANGERS[stranger]
+    params = make_params()
+    rule, own = made(NARROW)
+    x, _ = OUTLINE_BATCH
+    for use in (rule.update, rule.step, rule.lessons, jax.jit(rule.update)):
+        with pytest.raises(ValueError, match=message):
+            use(params, OUTLINE_BATCH)
+    with pytest.raises(ValueError, match="call this rule's init"):
+        rule.predict(params, x)
+    with pytest.raises(ValueError, match="call this rule's init"):  # also before the rule has made any
+        made(NARROW)[0].predict(params, x)
+    rule.predict(own, x)
+
+
+def test_parameters_without_members_are_not_an_ensembles():
+    rule, own = made(NARROW)
+    many = jl.ensemble(rule, 3)
+    for params in (own, jl.ensemble(rule, 2).init(jax.random.key(0), OUTLINE_BATCH)):
+        for use in (many.update, lambda params, batch: many.predict(params, batch[0])):
+            with pytest.raises(ValueError, match="first axis of every array must be the 3 members"):
+                use(params, OUTLINE_BATCH)
