@@ -104,33 +104,35 @@ class Head(nn.Module):
 class Residual(nn.Module):
     """A basic block of a ResNet: two 3×3 convolutions with batch norm; the input is added before the last activation.
 
-    Where the shape changes, the shortcut is a strided 1×1 convolution with batch norm.
+    Where the shape changes, the shortcut is a strided 1×1 convolution with batch norm, or with a bias instead of it.
     """
 
     features: int
     stride: int = 1
     activation: Activation = nn.relu
     kernel_init: InitMaker = he_normal
+    shortcut_norm: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         check_image(x)
 
-        def conv_norm(x: jax.Array, kernel: int, stride: int, name: str) -> jax.Array:
+        def convolved(x: jax.Array, kernel: int, stride: int, name: str, norm: bool = True) -> jax.Array:
             conv = nn.Conv(
                 self.features,
                 (kernel, kernel),
                 stride,
-                use_bias=False,
+                use_bias=not norm,
                 kernel_init=self.kernel_init(),
                 conv_general_dilated=convolve,
                 name=f"conv_{name}",
             )
-            return nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{name}")(conv(x))
+            x = conv(x)
+            return nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{name}")(x) if norm else x
 
-        a = self.activation(conv_norm(x, 3, self.stride, "1"))
-        a = conv_norm(a, 3, 1, "2")
-        shortcut = x if x.shape == a.shape else conv_norm(x, 1, self.stride, "shortcut")
+        a = self.activation(convolved(x, 3, self.stride, "1"))
+        a = convolved(a, 3, 1, "2")
+        shortcut = x if x.shape == a.shape else convolved(x, 1, self.stride, "shortcut", self.shortcut_norm)
         return self.activation(a + shortcut)
 
 

@@ -109,12 +109,15 @@ def vgg(
     return Network((*convs, *denses), _head(classes, init))
 
 
-def resnet(depth: int = 20, classes: int = 10, *, activation: Activation = nn.relu) -> Network:
+def resnet(
+    depth: int = 20, classes: int = 10, *, activation: Activation = nn.relu, shortcut_norm: bool = True
+) -> Network:
     """A ResNet for small images: a stem, three stages of residual blocks, and a readout of the spatial mean.
 
     The stem has 16 filters. The stages have 16, 32 and 64 filters, strides 1, 2 and 2, and (depth - 2) / 6 residual
     blocks each. Batch norm follows every convolution. Where the shape changes, the shortcut is a 1×1 convolution:
-    option B of He et al., who use option A, without weights, on CIFAR.
+    option B of He et al., who use option A, without weights, on CIFAR. `shortcut_norm=False` leaves out the batch norm
+    of this convolution, as Kao and Chen's code does.
 
     Reference: He et al., 2016, section 4.2; Kao and Chen, 2021, section 5.2, for depths 20 and 32.
 
@@ -129,10 +132,11 @@ def resnet(depth: int = 20, classes: int = 10, *, activation: Activation = nn.re
             f"depth={depth}: must be 6n + 2, with n residual blocks in each stage; pass depth=20, 32, 44, 56 or 110"
         )
     checks.callables(activation=activation)
+    checks.flag("shortcut_norm", shortcut_norm)
     stem = conv(16, activation=activation, norm=True)
     strides_after_first = (1,) * (depth // 6 - 1)
     residuals = [
-        Residual(features, stride, activation)
+        Residual(features, stride, activation, shortcut_norm=shortcut_norm)
         for features, first_stride in ((16, 1), (32, 2), (64, 2))
         for stride in (first_stride, *strides_after_first)
     ]

@@ -299,6 +299,17 @@ def test_a_residual_block_projects_its_input_where_the_shape_changes(features, s
     assert new_stats["batch_stats"].keys() == {"norm_1", "norm_2", "norm_shortcut"}
 
 
+def test_a_shortcut_without_batch_norm_has_a_bias():
+    block, x = Residual(4, 2, shortcut_norm=False), normal(0, 4, 5, 5, 3)
+    weights, stats = init(block, 1, x.shape[1:])
+    weights["norm_2"] = jax.tree.map(jnp.zeros_like, weights["norm_2"])  # the shortcut alone remains
+    weights["conv_shortcut"]["bias"] = normal(2, 4)
+    y, new_stats = train(block, weights, stats, x)
+    kernel, bias = np.asarray(weights["conv_shortcut"]["kernel"])[0, 0], np.asarray(weights["conv_shortcut"]["bias"])
+    np.testing.assert_allclose(y, np.maximum(np.asarray(x)[:, ::2, ::2] @ kernel + bias, 0), rtol=1e-4, atol=1e-4)
+    assert new_stats["batch_stats"].keys() == {"norm_1", "norm_2"}
+
+
 class Doubling(nn.Module):
     """A user's module that behaves differently in training."""
 

@@ -11,6 +11,7 @@ from experiments.lab import figures, records, report
 from experiments.lab.findings import FINDINGS
 from experiments.lab.training import Case
 from experiments.papers.al import shared
+from experiments.papers.al.searched import Searched
 
 FILES = [path for path in (ROOT / "experiments").rglob("*.py") if "EXPERIMENT = Experiment(" in path.read_text()]
 MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sorted(FILES)]
@@ -18,7 +19,7 @@ EXPERIMENTS = {module: importlib.import_module(module).EXPERIMENT for module in 
 COMPARED = {
     made.name: made
     for made in report.EXPERIMENTS
-    if made.rows and all(isinstance(row, Case) for row in made.rows.values())
+    if made.rows and all(isinstance(row, Case | Searched) for row in made.rows.values())
 }
 
 
@@ -27,7 +28,7 @@ def test_the_page_is_what_the_records_say():
 
 
 def test_an_experiment_says_which_module_it_is():
-    assert len(EXPERIMENTS) == 26
+    assert len(EXPERIMENTS) == 28
     for module, made in EXPERIMENTS.items():
         assert made.command == f"python -m {module.removesuffix('.__main__')}"
         assert made.name in (made.module.removeprefix("papers.").replace(".", "_"), made.module.partition(".")[2]) or (
@@ -73,6 +74,10 @@ def test_the_records_of_a_table_are_its_own(name):
     for path in paths:
         record, case = records.load(path), made.rows[path.stem]
         (row,) = record["rows"]
+        if isinstance(case, Searched):
+            assert row["rate"] == max(row["trials"], key=lambda trial: trial["validation"])["rate"]
+            assert [trial["rate"] for trial in row["trials"]] == list(case.cases)
+            case = case.cases[row["rate"]]
         assert "uncommitted" not in record["commit"] and record["commit"] != "unknown"
         assert re.match(rf"python -m experiments\.[a-z0-9_.]+ --rows {path.stem} ", record["command"])
         assert record["settings"].items() >= dict(case.settings).items()

@@ -14,7 +14,7 @@ from experiments.beyond import frontier, pipeline, resnet, tuning
 from experiments.lab import figures, records, tables
 from experiments.lab.experiment import Experiment, spent
 from experiments.lab.findings import FINDINGS
-from experiments.papers.al import table2, table3, table4, table7, tables5_6
+from experiments.papers.al import bridges, depth, table2, table3, table4, table7, tables5_6
 from experiments.papers.bartunov import figure4, figure5, figures6_7
 from experiments.papers.bartunov import table1 as bartunov_table1
 from experiments.papers.bartunov import table2 as bartunov_table2
@@ -30,7 +30,7 @@ NUMBER = re.compile(r"\{([a-z0-9_]+/[a-z0-9_]+)(?: - ([a-z0-9_]+/[a-z0-9_]+))?\}
 EXPERIMENTS: Sequence[Experiment] = [
     module.EXPERIMENT
     for module in (
-        *(table2, table3, table4, tables5_6, table7),
+        *(table2, table3, table4, tables5_6, table7, bridges, depth),
         *(pipeline, tuning, resnet, frontier),
         *(bartunov_table1, figure4, figure5, figures6_7, bartunov_table2),
         *(dkp_table1, figure2, dkp_table2),
@@ -49,6 +49,8 @@ PICTURES: Mapping[str, Mapping[str, str]] = {
         "al_figure6": "t-SNE of the layers of the vanilla CNN",
         "al_figure6_small": "t-SNE of the layers of the vanilla CNN on smaller images",
     },
+    "al_bridges": {"al_bridges": "Learning curves with bridges and without"},
+    "al_depth": {"al_depth": "Accuracy and gradients against depth"},
     "beyond_pipeline": {"al_table1": "Which component works on which batch at which time"},
     "beyond_tuning": {"beyond_tuning": "Validation error against each setting"},
     "beyond_resnet": {"beyond_resnet": "Learning curves of ResNet-8"},

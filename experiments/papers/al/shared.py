@@ -1,6 +1,26 @@
-"""The networks of the Associated Learning paper, trained by its rule and by backpropagation, with their settings."""
+"""The networks of the Associated Learning papers, trained by its rule and by backpropagation, with their settings.
 
-from collections.abc import Callable, Mapping, Sequence
+Where the settings come from. The letter is Kao and Chen 2021, arXiv its first version of 2019, and the code is theirs,
+at github.com/SamYWK/Associated_Learning.
+
+- The letter: the layers on MNIST and of the vanilla CNN, He-normal weights, Adam, ELU and sigmoids in AL, the rates,
+  the epochs after which they are reduced, the ResNets' L2 on CIFAR-10, and the two-pixel jitter.
+- arXiv: ReLU in backpropagation, batches of 32, 200 epochs (the letter names these beside its Tables 5 and 6 alone).
+- The code: the mean image that is subtracted, twice the rate for encoders and decoders, the factors by which the rates
+  are reduced, a bridge in every component, 3000 units on CIFAR, the strides, the components of ResNets and VGG, the
+  widths of their codes, and which weights have L2.
+- Ours: 5,000 examples of each training set are held out for validation, which leaves 55,000 of MNIST and 45,000 of
+  CIFAR (the authors train on all and have no validation set); the examples are shuffled; the momentum of batch norm is
+  0.9 (0.99 in the code); in a shorter run the rates are reduced after the same shares of the steps.
+
+Where the letter and the code differ:
+
+- Images of CIFAR: the letter shifts them by up to two pixels, and so do we. The code shifts them by up to four, flips
+  them left to right, changes brightness and contrast, and standardises each. Neither version of the paper has flips.
+- The vanilla CNN: see `cnn`. The ResNets' baseline and L2 on CIFAR-100: see `resnet`. VGG's L2 and baseline: see `vgg`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,19 +31,22 @@ import numpy as np
 import optax
 
 import jaxlocal as jl
-from experiments.lab.experiment import Budget, Paper
+from experiments.lab.experiment import Budget, Paper, Recorded, comparison
+from experiments.lab.records import Row
+from experiments.lab.tables import accuracy
 from experiments.lab.training import Case, Prepare, Steps, Trained
 from experiments.papers.bartunov.shared import Best
 from jaxlocal.codes import Coder, hidden_layer, one_layer
 from jaxlocal.data import floats
 from jaxlocal.decay import kernels
-from jaxlocal.layers import Activation, InitMaker
+from jaxlocal.layers import Activation, InitMaker, dense
 
-FULL = Budget(epochs=200, seeds=3)  # the paper does not say over how many runs its deviations are
+FULL = Budget(epochs=200, seeds=3)  # the letter does not say over how many runs its deviations are
 EXAMPLES = 1000  # of the test set, for distances between classes and t-SNE
 DRAWN = {"raw data", "block 2", "block 4", "block 8", "block 12", "bridge", "decoder 3", "output"}  # by t-SNE
 
 # What more than one experiment has.
+Papers = tuple[Paper | None, Paper | None]  # of backpropagation and of AL
 TABLE3, TABLE4 = "al_table3", "al_table4"  # the records whose rows Table 7 measures
 NARROW = 256  # units of the layers whose settings `beyond.tuning` searches for
 TUNED_BATCH = 64
@@ -43,54 +66,92 @@ COSINE = Decrease(optax.cosine_decay_schedule, "falling to zero by a cosine")
 
 
 class Net(NamedTuple):
-    """A network of the paper: the blocks that both rules train, and their settings."""
+    """A network of the paper: what either rule trains, and the settings."""
 
-    make: Callable[[Activation, bool], jl.Network]  # takes the activation, and whether there is batch norm
-    components: Sequence[int]  # the number of blocks of each
+    al: jl.Network
+    bp: jl.Network
+    components: Sequence[int]  # the number of AL's blocks in each
     width: int  # of the targets' codes
     words: str
     rate: float = 1e-4
     decrease: Decrease = PAPERS_DECREASE
     decay: tuple[float, float] = (0.0, 0.0)  # L2 in BP and in AL
-    norm: tuple[bool, bool] = (False, False)  # whether BP and AL have batch norm, for blocks that may have it
+    baseline: str = "the blocks, flattened, and dense layers as in al"  # what BP trains, in words
+    sources: str = ""  # of the settings that are not the letter's
 
 
 def mlp(width: int, components: int = 2, classes: int = 10) -> Net:
     """Layers of `width` units, each of them a component."""
-
-    def make(activation: Activation, norm: bool) -> jl.Network:
-        return jl.models.mlp((width,) * components, classes, activation=activation, norm=norm)
-
-    return Net(make, (1,) * components, width, f"{components} layers of {width} units")
+    al, bp = (jl.models.mlp((width,) * components, classes, activation=activation) for activation in (nn.elu, nn.relu))
+    bp = jl.models.matched(bp, components, width)
+    return Net(al, bp, (1,) * components, width, f"{components} layers of {width} units")
 
 
-def cnn(classes: int = 10) -> Net:
-    """The vanilla CNN, two convolutions a component, as in the authors' code."""
-
-    def make(activation: Activation, norm: bool) -> jl.Network:
-        return jl.models.vanilla_cnn(classes, activation=activation, norm=norm)
-
-    return Net(make, (2, 2, 2, 2), 256, "vanilla_cnn, 4 components, width 256")
+CODES_FOLD = 2, 2, 2, 2
+LETTERS_FOLD = 1, 1, 1, 1, 1, 3
 
 
-def resnet(depth: int, classes: int = 10) -> Net:
-    """One component for the stem, and one for each stage."""
+def cnn(classes: int = 10, width: int = 256, components: Sequence[int] = CODES_FOLD) -> Net:
+    """The vanilla CNN, in the components of the code, or of the letter: layers 1 to 5 singly, and 6 to 8 together.
+
+    The baseline is the letter's network of 14 layers. It has as many weights as AL uses in prediction with the code's
+    four components; the letter's six use two more decoders.
+    """
+    words = f"vanilla_cnn, {len(components)} components, width {width}"
+    bp = jl.models.matched(jl.models.vanilla_cnn(classes, activation=nn.relu), len(CODES_FOLD), width)
+    sources = "components by the letter, bridges and widths by the code" if components == LETTERS_FOLD else ""
+    return Net(jl.models.vanilla_cnn(classes, activation=nn.elu), bp, components, width, words, sources=sources)
+
+
+def resnet(depth: int, classes: int = 10, width: int = 300, decay: tuple[float, float] = (1e-4, 1e-4)) -> Net:
+    """A ResNet: one component for the stem, and one for each stage. Its shortcuts have no batch norm, as in the code.
+
+    The L2 is that of the letter; for backpropagation on CIFAR-100 the code has 5e-4. The baseline is the code's, which
+    averages over the image before its dense layers. So it has far fewer weights than AL predicts with, although the
+    letter says that both have the same number.
+    """
     blocks = depth // 6
     components = (1, blocks, blocks, blocks)
+    al, bp = (jl.models.resnet(depth, classes, activation=one, shortcut_norm=False) for one in (nn.elu, nn.relu))
+    words = f"resnet({depth}), components {components}, width {width}"
+    baseline = "the blocks, averaged over the image, and dense layers as in al, with batch norm"
+    return Net(
+        al,
+        with_normed_layers(bp, width, mean),
+        components,
+        width,
+        words,
+        rate=1e-3,
+        decay=decay,
+        baseline=baseline,
+        sources="the rate by the letter; components, width and baseline by the code",
+    )
 
-    def make(activation: Activation, norm: bool) -> jl.Network:
-        return jl.models.resnet(depth, classes, activation=activation)  # always has batch norm
 
-    return Net(make, components, 300, f"resnet({depth}), components {components}, width 300", 1e-3, decay=(1e-4, 1e-4))
+def vgg(classes: int = 10, width: int = 300) -> Net:
+    """VGG, as in the code: batch norm for backpropagation only, whose net has no layers of 1024 units.
+
+    The L2 is the code's: 5e-4 for backpropagation and 1e-5 for AL. The letter has 5e-4 and names no rule, but the
+    code is what made its numbers. There the L2 is on the convolutions, here on the dense layers, too.
+    """
+    words = f"vgg, 4 components, width {width}"
+    bp = jl.models.vgg(classes, activation=nn.relu, norm=True)
+    bp = with_normed_layers(bp._replace(blocks=bp.blocks[:6]), width)
+    baseline = "the convolutions, flattened, and dense layers as in al, with batch norm everywhere"
+    al = jl.models.vgg(classes, activation=nn.elu)
+    return Net(al, bp, (2, 2, 2, 2), width, words, decay=(5e-4, 1e-5), baseline=baseline, sources="all by the code")
 
 
-def vgg(classes: int = 10) -> Net:
-    """The authors' VGG: batch norm for backpropagation only."""
+def mean(image: jax.Array) -> jax.Array:
+    """The mean of each channel."""
+    return jnp.mean(image, axis=(1, 2))
 
-    def make(activation: Activation, norm: bool) -> jl.Network:
-        return jl.models.vgg(classes, activation=activation, norm=norm)
 
-    return Net(make, (2, 2, 2, 2), 300, "vgg, 4 components, width 300", decay=(5e-4, 1e-5), norm=(True, False))
+def with_normed_layers(net: jl.Network, width: int, *before: Callable[[jax.Array], jax.Array]) -> jl.Network:
+    """The code's baseline for ResNets and VGG: dense layers with batch norm, of the widths by which AL predicts."""
+    layers = (dense(units, norm=True) for units in (5 * width, width, width, width, width))
+    blocks = *net.blocks, *(nn.Sequential([function]) for function in before), *layers
+    return net._replace(blocks=blocks, head=net.head.clone(average=False))
 
 
 def decayed_adam(rate: optax.ScalarOrSchedule, decay: float) -> optax.GradientTransformation:
@@ -107,17 +168,14 @@ def decayed_adam(rate: optax.ScalarOrSchedule, decay: float) -> optax.GradientTr
 
 def bp(net: Net, steps: Steps) -> jl.Rule:
     """Backpropagation, the baseline, with ReLU and cross entropy."""
-    blocks = net.make(nn.relu, net.norm[0])
-    tx = decayed_adam(net.decrease.make(net.rate, steps.total), net.decay[0])
-    return jl.rules.bp(jl.models.matched(blocks, len(net.components), net.width), tx)
+    return jl.rules.bp(net.bp, decayed_adam(net.decrease.make(net.rate, steps.total), net.decay[0]))
 
 
 def al(net: Net, steps: Steps) -> jl.Rule:
     """Associated Learning with ELU, and twice the rate for encoders and decoders."""
-    blocks = net.make(nn.elu, net.norm[1])
     slow, fast = (net.decrease.make(times * net.rate, steps.total) for times in (1, 2))
     return jl.rules.al(
-        blocks,
+        net.al,
         decayed_adam(slow, net.decay[1]),
         autoencoder_tx=optax.adam(fast),
         components=net.components,
@@ -175,14 +233,16 @@ def bridge(times: int) -> Coder:
     return partial(hidden_layer, times=times) if times else one_layer
 
 
+def cosine_adam(rate: float, steps: Steps) -> optax.GradientTransformation:
+    """Adam whose rate falls to zero by a cosine."""
+    return optax.adam(COSINE.make(rate, steps.total))
+
+
 def tuned(rule: str, net: Net, setting: Setting, steps: Steps) -> jl.Rule:
     """The rule on dense layers, with a setting of `beyond.tuning`, and Adam whose rate falls to zero by a cosine."""
     hidden, times = (net.width,) * len(net.components), setting.bridge or 0
     activation, init = ACTIVATIONS[setting.activation], INITS[setting.init]
-
-    def tx(rate: float) -> optax.GradientTransformation:
-        return optax.adam(COSINE.make(rate, steps.total))
-
+    tx = partial(cosine_adam, steps=steps)
     if rule == "bp":
         wide = (*hidden, 5 * net.width, *hidden)  # the widths of `jl.models.matched`, with one kind of layer
         blocks = jl.models.mlp(wide, activation=activation, init=init, dropout=setting.dropout or 0.0)
@@ -202,12 +262,15 @@ TUNED = {
 }
 
 
+RULES = {"bp": bp, "al": al}
+
+
 def in_words(rule: str, net: Net) -> dict[str, str]:
     """The settings of a rule, in words."""
     decay = net.decay[rule == "al"]
     twice = ", twice that for encoders and decoders" if rule == "al" else ""
     activations = {
-        "bp": "relu, cross entropy; the blocks, flattened, and dense layers as in al",
+        "bp": f"relu, cross entropy; {net.baseline}",
         "al": "elu, sigmoid codes and bridges",
     }
     return {
@@ -215,21 +278,26 @@ def in_words(rule: str, net: Net) -> dict[str, str]:
         "activation": activations[rule],
         "optimizer": f"adam({net.rate}){twice}; {net.decrease.words}",
         "L2": f"{decay:g}, on the kernels of the blocks" if decay else "none",
+        **({"sources": net.sources} if net.sources else {}),
     }
+
+
+def one(rule: str, net: Net, data: str, paper: Paper | None, prepare: Prepare, quick: Budget | None = None) -> Case:
+    """A row with the settings of the network."""
+    return Case(data, partial(RULES[rule], net), in_words(rule, net), FULL, quick, paper, prepare=prepare)
 
 
 def pair(
     name: str,
     net: Net,
     data: str,
-    papers: tuple[Paper | None, Paper | None],
+    papers: Papers,
     prepare: Prepare,
     quick: Budget | None = None,
 ) -> dict[str, Case]:
-    """Two rows with the settings of the network, by backpropagation and by Associated Learning."""
+    """Two rows, by backpropagation and by Associated Learning."""
     return {
-        f"{name}_{rule}": Case(data, partial(make, net), in_words(rule, net), FULL, quick, paper, prepare=prepare)
-        for (rule, make), paper in zip({"bp": bp, "al": al}.items(), papers, strict=True)
+        f"{name}_{rule}": one(rule, net, data, paper, prepare, quick) for rule, paper in zip(RULES, papers, strict=True)
     }
 
 
@@ -238,12 +306,12 @@ def tuned_pair(
     width: int,
     data: str,
     budget: Budget,
-    papers: tuple[Paper | None, Paper | None] = (None, None),
-    slower: float = 1.0,
+    papers: Papers = (None, None),
+    rate: float | None = None,
 ) -> dict[str, Case]:
-    """Two rows with the settings that the search found, the rates divided by `slower`, and with the same budget."""
+    """Two rows with the settings that the search found, or with another rate, and with the same budget."""
     net = mlp(width)
-    settings = {rule: setting._replace(rate=setting.rate / slower) for rule, setting in TUNED.items()}
+    settings = {rule: setting._replace(rate=rate or setting.rate) for rule, setting in TUNED.items()}
     return {
         f"{name}_{rule}": Case(
             data,
@@ -259,13 +327,25 @@ def tuned_pair(
 
 
 def centred(splits: jl.data.Splits) -> jl.augmentation.Augmentation:
-    """The paper's preparation of MNIST: the training set's mean image is subtracted."""
+    """The code's preparation of MNIST: the training set's mean image is subtracted."""
     return jl.augmentation.subtract(jl.augmentation.mean_image(np.asarray(splits.train[0])))
 
 
 def jittered(splits: jl.data.Splits) -> jl.augmentation.Augmentation:
-    """The paper's preparation of CIFAR: two-pixel jitter, and the mean image is subtracted."""
+    """The letter's two-pixel jitter of CIFAR, and the code's mean image, which is subtracted."""
     return jl.augmentation.chain(jl.augmentation.jitter(2), centred(splits))
+
+
+def compared(columns: Mapping[str, Mapping[str, float]], recorded: Recorded) -> Iterator[Row]:
+    """The rows beside the paper's, and further columns of printed numbers, by row."""
+    for line in comparison(recorded):
+        printed = {title: numbers.get(line["row"]) for title, numbers in columns.items()}
+        yield line | {title: accuracy((number, None) if number else None) for title, number in printed.items()}
+
+
+def of_rows(numbers: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """The numbers of backpropagation and of AL, network by network, as those of the rows."""
+    return {f"{net}_{rule}": number for net, pair in numbers.items() for rule, number in zip(RULES, pair, strict=True)}
 
 
 def distances(trained: Trained) -> dict[str, Any]:
@@ -285,3 +365,16 @@ def distances(trained: Trained) -> dict[str, Any]:
             for name, layer in measured.items()
         }
     }
+
+
+def measured(cases: Mapping[str, Case]) -> dict[str, Case]:
+    """The rows, with the distances between classes, of which Table 7 is made."""
+    return {row: case._replace(measure=distances) for row, case in cases.items()}
+
+
+def rows_on_cifar(nets: Mapping[str, tuple[Net, Papers]], six: tuple[Net, Paper], data: str) -> dict[str, Case]:
+    """Both rows of every network, and that of the vanilla CNN in the letter's six components."""
+    pairs = [pair(name, net, data, papers, jittered) for name, (net, papers) in nets.items()]
+    net, paper = six
+    every = {row: case for rows in pairs for row, case in rows.items()}
+    return measured(every | {"cnn_six_al": one("al", net, data, paper, jittered)})
