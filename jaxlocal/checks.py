@@ -267,6 +267,13 @@ def whole(name: str, value: int) -> None:
         raise TypeError(f"{name}={show(value)}: must be a whole number")
 
 
+def seed(value: int, count: int = 1) -> None:
+    """The value is a seed, and so are the `count` - 1 numbers after it."""
+    whole("seed", value)
+    if not 0 <= value <= 2**31 - count:
+        raise ValueError(f"seed={value}: must be from 0 to {2**31 - count}")
+
+
 def positive_int(name: str, value: int) -> None:
     """The value is a whole number, one or more."""
     whole(name, value)

@@ -33,6 +33,7 @@ INTERNAL = {
     "descent",
     "files",
     "flags",
+    "outline",
     "targets",
     "text",
     "transport",

@@ -214,6 +214,12 @@ def test_rules_with_helpers_learn_by_fit(name):
     assert result.state.history[-1]["validation"]["accuracy"] > 0.85
 
 
+def labelled(change):
+    """The data with other targets in its training set."""
+    x, y = SMALL.train
+    return SMALL._replace(train=(x, change(np.asarray(y))))
+
+
 @pytest.mark.parametrize(
     ("change", "error", "complaint"),
     [
@@ -221,8 +227,24 @@ def test_rules_with_helpers_learn_by_fit(name):
         ({"batch_size": 71}, ValueError, "batch_size=71: the data has 70 examples; take 1 to 70"),
         ({"patience": 0}, ValueError, "patience=0: must be at least 1"),
         ({"seed": "one"}, TypeError, "seed='one': must be a whole number"),
-        ({"data": SMALL._replace(validation=(np.zeros((0, 8, 8, 1), np.float32),) * 2)}, ValueError, "empty batch"),
+        (
+            {"data": SMALL._replace(validation=(np.zeros((0, 8, 8, 1), np.float32),) * 2)},
+            ValueError,
+            "without an example",
+        ),
         ({"data": SMALL._replace(train=(SMALL.train[0] * np.nan, SMALL.train[1]))}, ValueError, "holds NaN"),
+        ({"data": tuple(SMALL)[:2]}, TypeError, r"must be a jl.data.Splits, such as .*validation=\(x, y\)"),
+        ({"data": SMALL._replace(validation=None)}, ValueError, "data.validation is None: .*hold some examples out"),
+        ({"data": SMALL._replace(train="mnist")}, TypeError, r"data.train='mnist': must be a pair \(x, y\)"),
+        ({"data": SMALL._replace(train=(iter([]), SMALL.train[1]))}, TypeError, "x=.*is not an array; .*np.asarray"),
+        ({"data": labelled(lambda y: y.argmax(1))}, TypeError, r"class labels; .*jax.nn.one_hot\(y, classes\)"),
+        ({"data": labelled(lambda y: y.astype(int))}, TypeError, r"y has dtype int64, .*y.astype\(np.float32\)"),
+        ({"data": labelled(lambda y: y[:-1])}, ValueError, "x has 70 examples and y has 69; give them equally many"),
+        ({"data": labelled(lambda y: y[:, :-1])}, ValueError, r"y has shape \(70, 9\) in train .*the same classes"),
+        ({"seed": 2**31}, ValueError, "seed=2147483648: must be from 0 to 2147483647"),
+        ({"seed": -1}, ValueError, "seed=-1: must be from 0"),
+        ({"rule": jl.ensemble(BP, 2), "seed": 2**31 - 1}, ValueError, "seed=.*must be from 0 to 2147483646"),
+        ({"augmentation": "flip"}, TypeError, r"augmentation='flip': must be .*jl.augmentation.flip\(\)"),
         ({"rule": lambda: None}, TypeError, "rule=.*: must be a rule, such as jl.rules.dfa"),
     ],
 )
@@ -230,6 +252,33 @@ def test_bad_arguments_are_one_sentence(change, error, complaint):
     arguments = {"rule": BP, "data": SMALL, **BUDGET} | change
     with pytest.raises(error, match=complaint):
         fit(**arguments)
+
+
+def test_training_needs_no_test_set():
+    assert fit(BP, SMALL._replace(test=None), **BUDGET).state.history
+
+
+@pytest.mark.parametrize("measure", [evaluate, jl.training.accuracy])
+def test_a_measurement_takes_bytes_and_refuses_what_is_no_pair_of_arrays(measure):
+    x, y = SMALL.test
+    params = BP.init(jax.random.key(0), SMALL.train)
+    in_bytes = (255 * np.asarray(x)).astype(np.uint8)
+    of_bytes, of_floats = (measure(BP, params, (images, y)) for images in (in_bytes, in_bytes / np.float32(255)))
+    assert jax.tree.map(float, of_bytes) == pytest.approx(jax.tree.map(float, of_floats), rel=1e-6)
+    for pair, error, complaint in (
+        ("digits", TypeError, "must be a pair"),
+        ((x, np.asarray(y).argmax(1)), TypeError, "one_hot"),
+        ((x, y[:-1]), ValueError, "equally many"),
+    ):
+        with pytest.raises(error, match=complaint):
+            measure(BP, params, pair)
+
+
+def test_the_squared_error_has_no_accuracy():
+    rule = jl.rules.bp(jl.models.autoencoder((8,), units=64), optax.adam(1e-2))
+    pair = SMALL.test[0], np.asarray(SMALL.test[0]).reshape(-1, 64)
+    with pytest.raises(ValueError, match=r"the squared error has no classes; .*jl\.training\.evaluate"):
+        jl.training.accuracy(rule, rule.init(jax.random.key(0), pair), pair)
 
 
 def test_the_al_papers_schedule():

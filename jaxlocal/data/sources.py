@@ -186,6 +186,8 @@ def _arrays(path: Path) -> dict[str, Decoded]:
 def _inputs(name: str, x: np.ndarray) -> np.ndarray:
     if x.ndim < 2 or (x.dtype != np.uint8 and x.dtype.kind != "f"):
         raise ValueError(f"{name} is {x.dtype} of shape {x.shape}; make it (N, …) of uint8 pixels or of floats")
+    if not np.isfinite(x).all():
+        raise ValueError(f"{name} holds NaN or infinity; clean the data, or replace them with np.nan_to_num")
     x = x[..., None] if x.ndim == 3 else x  # grey images without an axis for their channel
     return x if x.dtype == np.uint8 else x.astype(np.float32)
 
@@ -194,6 +196,8 @@ def _targets(name: str, ys: list[np.ndarray]) -> list[np.ndarray]:
     """The targets of all splits: floats as they are, and class labels as one-hot rows."""
     ys = [y.reshape(len(y), -1) for y in ys]  # labels may have shape (N,) or (N, 1)
     if any(y.dtype.kind == "f" for y in ys):
+        if not all(np.isfinite(y).all() for y in ys):
+            raise ValueError(f"{name}: y holds NaN or infinity; clean the data, or replace them with np.nan_to_num")
         return [y.astype(np.float32) for y in ys]
     if any(y.dtype.kind not in "iub" or y.min(initial=0) < 0 for y in ys):
         raise ValueError(f"{name}: y must hold class labels 0, 1, … as whole numbers, or real targets as floats")

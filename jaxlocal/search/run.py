@@ -13,6 +13,7 @@ import numpy as np
 from jaxlocal import checks, training
 from jaxlocal.data import Pairs, Splits, floats
 from jaxlocal.data.augmentation import Augmentation
+from jaxlocal.data.checking import check_splits
 from jaxlocal.rule import Batch, Params, Rule
 from jaxlocal.search.fingerprint import digest, fingerprint
 from jaxlocal.search.folder import Plan, resume, save
@@ -70,6 +71,8 @@ def search(
     for name, value in {"epochs": epochs, "batch_size": batch_size, "group": group}.items():
         checks.positive_int(name, value)
     checks.callables(make=make, report=report)
+    checks.seed(seed)
+    check_splits(data)
     numbers = _numbers(settings)
     train, validation = _examples(data.train), _examples(data.validation)
     trainer = _Trainer(make, batch_size, augmentation, train, validation, *jax.random.split(jax.random.key(seed)))
@@ -189,9 +192,7 @@ def _report(report: Report | None, finished: Sequence[Trial], epoch: int, best_o
 
 def _examples(pair: Pairs) -> Batch:
     x, y = floats(pair)
-    batch = jnp.asarray(x), jnp.asarray(y)
-    checks.batch(batch)
-    return batch
+    return jnp.asarray(x), jnp.asarray(y)
 
 
 def _numbers(settings: Sequence[Setting]) -> list[dict[str, float]]:

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlocal import checks
 from jaxlocal.data import Pairs, floats
 from jaxlocal.data.augmentation import Augmentation
+from jaxlocal.data.checking import check_pair
 from jaxlocal.network import squared_error
 from jaxlocal.rule import Batch, Params, Rule
 from jaxlocal.training.feed import CHUNK_BYTES, take
@@ -80,6 +80,7 @@ def evaluate(
       >>> sorted(jl.training.evaluate(rule, rule.init(jax.random.key(0), data.train), data.test))
       ['accuracy', 'loss']
     """
+    check_pair("data", data)
     x, y = data
     size = len(x)
     if isinstance(x, np.ndarray):
@@ -94,16 +95,24 @@ def evaluate(
     return {"loss": loss} if rule.net.loss is squared_error else {"loss": loss, "accuracy": correct}
 
 
-@partial(jax.jit, static_argnums=0)
 def accuracy(rule: Rule, params: Params, data: Batch) -> jax.Array:
     """The fraction of examples whose highest score is at the right class; for an ensemble, that of each member.
+
+    For networks whose targets are real numbers there is none: see `evaluate`.
 
     Example:
       >>> rule = jl.rules.dfa(jl.models.mlp(hidden=(16,), classes=10), optax.adam(1e-3))
       >>> data = jl.data.digits()
       >>> accuracy = jl.training.accuracy(rule, rule.init(jax.random.key(0), data.train), data.test)
     """
-    checks.batch(data)
+    if rule.net.loss is squared_error:
+        raise ValueError("accuracy: the squared error has no classes; measure the loss with jl.training.evaluate")
+    check_pair("data", data)
+    return _accuracy(rule, params, data)
+
+
+@partial(jax.jit, static_argnums=0)
+def _accuracy(rule: Rule, params: Params, data: Batch) -> jax.Array:
     return totals(rule, params, data).correct / len(data[0])
 
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlocal import checks
-from jaxlocal.data import Splits, floats
+from jaxlocal.data import Splits
 from jaxlocal.data.augmentation import Augmentation
+from jaxlocal.data.checking import check_splits
 from jaxlocal.data.streaming import resident
 from jaxlocal.network import Tree
 from jaxlocal.pipeline import Pipeline
@@ -86,8 +87,8 @@ def fit(
       (3, True)
     """
     began = time.perf_counter()
+    _check(rule, data, epochs, batch_size, seed, patience, augmentation)
     streamed = not resident(data) if streamed is None else streamed
-    _check(rule, data, epochs, batch_size, seed, patience, streamed)
     learner = learner_of(rule, augmentation)
     members = learner.rule.placement.members
     init_key, order_key = keys(seed, members)
@@ -158,21 +159,24 @@ def _check(
     batch_size: int,
     seed: int,
     patience: int | None,
-    streamed: bool,
+    augmentation: Augmentation | None,
 ) -> None:
     """Refuse arguments that cannot be, before anything is computed."""
     if not isinstance(rule, Rule | Pipeline):
         raise TypeError(
             f"rule={checks.show(rule)}: must be a rule, such as jl.rules.dfa(net, tx), or a pipeline of one"
         )
-    checks.whole("seed", seed)
+    members = (rule.rule if isinstance(rule, Pipeline) else rule).placement.members
+    checks.seed(seed, max(1, members))
     checks.positive_int("epochs", epochs)
     checks.positive_int("batch_size", batch_size)
     if patience is not None:
         checks.positive_int("patience", patience)
-    for pair in data[:2]:
-        in_bytes = not jnp.issubdtype(pair[0].dtype, jnp.floating)
-        checks.batch(floats(take(pair, slice(1)) if in_bytes or streamed else pair))
+    if not isinstance(augmentation, Augmentation | None):
+        raise TypeError(
+            f"augmentation={checks.show(augmentation)}: must be an augmentation, such as jl.augmentation.flip()"
+        )
+    check_splits(data)
     check_batch_size(batch_size, len(data.train[0]))
 
 

@@ -1,0 +1,71 @@
+"""One check of data sets, for everything that trains or evaluates."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlocal.checks import show
+from jaxlocal.data.splits import SPLITS, Splits
+
+SPLIT_EXAMPLE = "jl.data.Splits(train=(x, y), validation=(x, y), test=(x, y))"
+
+
+def check_splits(data: Any) -> None:
+    """The value is a `Splits` whose training and validation sets are alike; the test set may be missing."""
+    if not isinstance(data, Splits):
+        raise TypeError(f"data={show(data)}: must be a jl.data.Splits, such as jl.data.digits() or {SPLIT_EXAMPLE}")
+    for name, pair in zip(SPLITS[:2], data, strict=False):
+        if pair is None:
+            raise ValueError(f"data.{name} is None: training needs it; hold some examples out, as in {SPLIT_EXAMPLE}")
+        check_pair(f"data.{name}", pair)
+    for leaf, train, validation in zip("xy", data.train, data.validation, strict=True):
+        if train.shape[1:] != validation.shape[1:]:
+            raise ValueError(
+                f"data: {leaf} has shape {train.shape} in train and {validation.shape} in validation; give both the "
+                f"same shape after the first axis{' (the same classes)' if leaf == 'y' else ''}"
+            )
+
+
+def check_pair(name: str, pair: Any) -> None:
+    """The value is a pair (x, y) of equally many examples, at least one, in finite floats or in uint8."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise TypeError(f"{name}={show(pair)}: must be a pair (x, y) of arrays")
+    x, y = pair
+    for leaf, array in zip("xy", pair, strict=True):
+        if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+            raise TypeError(f"{name}: {leaf}={show(array)} is not an array; convert it with np.asarray({leaf})")
+    if jnp.issubdtype(y.dtype, jnp.integer) and y.ndim < 2:
+        raise TypeError(
+            f"{name}: y has shape {y.shape} and dtype {y.dtype}, which are class labels; turn them into one-hot rows "
+            "with jax.nn.one_hot(y, classes)"
+        )
+    for leaf, array in zip("xy", pair, strict=True):
+        if not (jnp.issubdtype(array.dtype, jnp.floating) or array.dtype == np.uint8):
+            raise TypeError(
+                f"{name}: {leaf} has dtype {array.dtype}, but must be float32 or uint8; convert it with "
+                f"{leaf}.astype(np.float32)"
+            )
+        if array.ndim < 2:
+            raise ValueError(
+                f"{name}: {leaf} has shape {array.shape}, but must be (N, …), examples first; add an axis with "
+                f"{leaf}[:, None]"
+            )
+    if len(x) != len(y):
+        raise ValueError(f"{name}: x has {len(x)} examples and y has {len(y)}; give them equally many")
+    if not len(x):
+        raise ValueError(f"{name}: x has shape {x.shape}, without an example; give at least one")
+    for leaf, array in zip("xy", pair, strict=True):
+        if _has_nan(array):
+            raise ValueError(
+                f"{name}: {leaf} holds NaN or infinity; clean the data, or replace them with np.nan_to_num({leaf})"
+            )
+
+
+def _has_nan(array: Any) -> bool:
+    """Whether some number is not finite. Arrays on disk are not searched, nor those that cannot be read here."""
+    elsewhere = np.memmap | jax.core.Tracer | jax.ShapeDtypeStruct
+    if not jnp.issubdtype(array.dtype, jnp.floating) or isinstance(array, elsewhere):
+        return False
+    return getattr(array, "is_fully_addressable", True) and not np.isfinite(np.asarray(array)).all()
