@@ -263,6 +263,35 @@ def test_the_second_load_does_not_decode(small, cache, monkeypatch):
     assert len(list(cache.iterdir())) == 1
 
 
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "a flipped bit": flip,
+    "a missing file": lambda path: path.unlink(),
+    "an empty file": lambda path: path.write_bytes(b""),
+    "a cut file": lambda path: path.write_bytes(path.read_bytes()[:-10]),
+    "no sums": lambda path: path.with_name(data_cache.SUMS).unlink(),
+    "sums that are no JSON": lambda path: path.with_name(data_cache.SUMS).write_bytes(b"\xff"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_cache_is_decoded_anew(small, cache, damage):
+    before = [np.array(leaf) for leaf in jax.tree.leaves(tuple(jl.data.load(small)))]
+    (folder,) = cache.iterdir()
+    DAMAGE[damage](folder / "train_x.npy")
+    with pytest.warns(UserWarning, match="is damaged; .* is decoded again"):
+        after = jl.data.load(small)
+    for one, other in zip(before, jax.tree.leaves(tuple(after)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert list(cache.iterdir()) == [folder]
+    jl.data.load(small)  # without a warning
+
+
 @pytest.mark.parametrize("hashed", [data_cache.HASHED, 0])
 def test_another_content_or_size_is_decoded_anew(small, cache, monkeypatch, hashed):
     monkeypatch.setattr(data_cache, "HASHED", hashed)  # zero: by names, sizes and dates

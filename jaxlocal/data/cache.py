@@ -1,23 +1,27 @@
 """The cache of decoded data sets: for each content a folder of .npy files, which is either complete or absent."""
 
+import json
 import os
 import re
 import shutil
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from hashlib import blake2b
+from functools import partial
+from hashlib import blake2b, file_digest
 from pathlib import Path
 
 import numpy as np
 
 from jaxlocal.data.sources import Source
 from jaxlocal.data.splits import SPLITS, Pairs
-from jaxlocal.files import cache_folder
+from jaxlocal.files import cache_folder, write_whole
 
-FORMAT = 1  # increase it when the files' format changes, and the folders of the old format are ignored
+FORMAT = 2  # increase it when the files' format changes, and the folders of the old format are ignored
 HASHED = 2 * 2**30  # a data set of at most this many bytes is identified by a hash of its content
+SUMS = "sums.json"  # of the files in a folder: by it a damaged one is recognised
 ABANDONED = 24 * 3600  # an unfinished folder that has not changed for this many seconds has no process that writes it
 
 
@@ -25,6 +29,9 @@ def cached(source: Source, size: int | None) -> dict[str, Pairs]:
     """The splits of a data set as memory-mapped arrays, decoded first if the cache does not hold them."""
     cache = cache_folder("data")
     folder = cache / f"{re.sub(r'[^A-Za-z0-9]+', '_', source.name)}-{_digest(source, size)}"
+    if folder.is_dir() and not _is_whole(folder):
+        warnings.warn(f"{folder} is damaged; {source.name} is decoded again", stacklevel=2)
+        _discard(folder)
     if not folder.is_dir():
         try:
             _fill(folder, source)
@@ -63,6 +70,7 @@ def _fill(folder: Path, source: Source) -> None:
     draft.mkdir()
     try:
         _decode(source, draft)
+        write_whole(draft / SUMS, json.dumps(_sums(draft)))
         try:
             draft.rename(folder)
         except OSError:
@@ -70,6 +78,34 @@ def _fill(folder: Path, source: Source) -> None:
                 raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the files are those that were written, by the sums that were written with them."""
+    try:
+        return json.loads((folder / SUMS).read_text(encoding="utf-8")) == _sums(folder)
+    except (OSError, ValueError):
+        return False
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """The size and the hash of each array's file; of large data sets the sizes alone."""
+    sizes = {path: path.stat().st_size for path in sorted(folder.glob("*.npy"))}
+    small = sum(sizes.values()) <= HASHED
+    return {path.name: f"{size} {_hash(path) if small else ''}".strip() for path, size in sizes.items()}
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, partial(blake2b, digest_size=16)).hexdigest()
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder, which other processes may remove or still read in this moment."""
+    draft = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
+    with suppress(FileNotFoundError):
+        folder.rename(draft)
+    shutil.rmtree(draft, ignore_errors=True)
 
 
 def _remove_abandoned(cache: Path) -> None:
