@@ -117,7 +117,7 @@ def picture(lines: Mapping[str, Row]) -> "Figure":
             norms = _over_seeds(line)
             start.plot(range(1, len(norms) + 1), norms, color=colour, marker=".")
     reached.set(xlabel="layers", title="test accuracy, %", xticks=DEPTHS)
-    start.set(xlabel="layer", title="norm of its gradient before the first step", yscale="log")
+    start.set(xlabel="layer", title="norm of its gradient before the first step", yscale="log", xticks=DEPTHS)
     reached.legend(frameon=False)
     figure.suptitle("Deep networks of sigmoids on MNIST")
     return figure
