@@ -41,6 +41,7 @@ class Settings(NamedTuple):
     alternate: int | None
     inverses: Mapping[int, nn.Module] | None
     frozen: Collection[int]
+    hybrid: float | None = None  # of `dtp` alone
 
 
 class Output(NamedTuple):
@@ -117,7 +118,7 @@ class _Algorithm(NamedTuple):
         x, y = batch
         forward_keys, noise_keys = zip(*map(jax.random.split, keys), strict=True)
         h, stats = self._activities(components, x, forward_keys)
-        target = self._targets(components, h, y, forward_keys[-1])
+        target = self._targets(components, h, y, forward_keys)
         lessons = []
         for i, component in enumerate(components):
             wanted = y if self._is_head(i) else stop_gradient(target[i + 1])
@@ -141,15 +142,29 @@ class _Algorithm(NamedTuple):
         return stop_gradient(h), stats
 
     def _targets(
-        self, components: tuple[Component, ...], h: list[jax.Array], y: jax.Array, key: jax.Array
+        self, components: tuple[Component, ...], h: list[jax.Array], y: jax.Array, keys: tuple[jax.Array, ...]
     ) -> dict[int, jax.Array]:
         """ĥ by number, from the first target down."""
-        target = {self.first.number: self.first.target(components[-1], h, y, key)}
+        target = {self.first.number: self.first.target(components[-1], h, y, keys[-1])}
         for i in reversed(self.inverted):
             module, weights = self._inverse(i, h[i], h[i + 1]), components[i].weights["inverse"]
-            g = partial(_apply, module, weights)
+            g: Inverse = partial(_apply, module, weights)
+            if self.settings.hybrid is not None:
+                g = self._mixed(self.settings.hybrid, g, i, components[i], h[i], keys[i])
             target[i] = self.propagate(g, h[i], h[i + 1], target[i + 1])
         return target
+
+    def _mixed(
+        self, share: float, g_tp: Inverse, i: int, component: Component, h: jax.Array, key: jax.Array
+    ) -> Inverse:
+        """share · g_bp + (1 - share) · g_tp, where g_bp(v) = (∂h_{i+1}/∂h_i)ᵀ v."""
+        _, transposed = jax.vjp(lambda h: self._forward(i, component, h, key)[0], h)
+
+        def g(v: jax.Array) -> jax.Array:
+            (g_bp,) = transposed(v)
+            return share * g_bp + (1 - share) * g_tp(v)
+
+        return g
 
     def _forward_loss(
         self, i: int, component: Component, h: jax.Array, wanted: jax.Array, key: jax.Array, weights: tuple[Tree, ...]

@@ -200,6 +200,13 @@ DEFECTS = (
         equations("dtp-dense tanh"),
     ),
     Defect(
+        "dtp: hybrid targets have the two parts the other way round",
+        "targets.py",
+        "share * g_bp + (1 - share) * g_tp(v)",
+        "(1 - share) * g_bp + share * g_tp(v)",
+        "test_equations.py::test_hybrid_targets[dense elu]",
+    ),
+    Defect(
         "sdtp: the inverses reconstruct h + ε, not h",
         "targets.py",
         "noisy if self.settings.noise_preserving else h",

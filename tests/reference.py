@@ -363,11 +363,10 @@ def _run(net, x, y, loss):
     return [*hs[:-1], o], caches, value, delta
 
 
-def _difference_targets(inverses, hs, targets, top):
+def _difference_targets(inverses, hs, targets, top, g=lambda ell, inverse, v: inverse_forward(inverse, v)):
     """hat h_l = h_l - g(h_{l+1}) + g(hat h_{l+1}) for ell = top, ..., 1 (eq. 2), given targets above top."""
     for ell in range(top, 0, -1):
-        g = inverses[ell]
-        targets[ell] = hs[ell] - inverse_forward(g, hs[ell + 1]) + inverse_forward(g, targets[ell + 1])
+        targets[ell] = hs[ell] - g(ell, inverses[ell], hs[ell + 1]) + g(ell, inverses[ell], targets[ell + 1])
     return targets
 
 
@@ -410,15 +409,19 @@ def tp_step(net, inverses, x, y, lr, inverse_lr, eps, loss="ce", noise_preservin
     return _local_step(net, inverses, run, targets, lr, inverse_lr, eps, loss, noise_preserving, **train)
 
 
-def dtp_step(net, inverses, x, y, lr, inverse_lr, eps, alpha, loss="ce", noise_preserving=True, **train):
-    """hat h_{L-1} = h_{L-1} - alpha d(each example's own loss)/dh_{L-1}, below by differences
-    -> (net, inverses, losses)."""
+def dtp_step(net, inverses, x, y, lr, inverse_lr, eps, alpha, hybrid=0.0, loss="ce", noise_preserving=True, **train):
+    """hat h_{L-1} = h_{L-1} - alpha d(each example's own loss)/dh_{L-1}, below by differences, of
+    hybrid (dh_{l+1}/dh_l)^T v + (1 - hybrid) g(v) (section 5.6) -> (net, inverses, losses)."""
     run = hs, caches, _, _ = _run(net, x, y, loss)
+
+    def g(ell, inverse, v):
+        return hybrid * layer_backward(net[ell], caches[ell], v)[0] + (1 - hybrid) * inverse_forward(inverse, v)
+
     targets = [None] * len(net) + [y]
     if len(net) > 1:
         dh, _ = layer_backward(net[-1], caches[-1], hs[-1] - y)  # o - y = B delta_k: not divided by B
         targets[-2] = hs[-2] - hs[-2].dtype.type(alpha) * dh
-        _difference_targets(inverses, hs, targets, len(net) - 2)
+        _difference_targets(inverses, hs, targets, len(net) - 2, g)
     return _local_step(net, inverses, run, targets, lr, inverse_lr, eps, loss, noise_preserving, **train)
 
 

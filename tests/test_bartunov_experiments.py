@@ -13,7 +13,7 @@ import jaxlocal as jl
 from experiments.lab import records, training
 from experiments.lab.experiment import Recorded
 from experiments.lab.training import Steps
-from experiments.papers.bartunov import figure4, figure5, figures6_7, shared, table1, table2
+from experiments.papers.bartunov import figure4, figure5, figures6_7, section3_2, section5_6, shared, table1, table2
 from jaxlocal.data.splits import autoencoding
 
 ALL = [figure4, figure5, figures6_7, table2]
@@ -322,6 +322,50 @@ def test_table1_shows_the_best_epoch_by_validation_beside_the_last(tmp_path):
         },
     ]
     assert table({}) == [{"row": "not run"}]
+
+
+@pytest.mark.parametrize("net", section3_2.SETUPS)
+def test_more_expressive_inverses_reach_farther_and_have_the_shape_of_what_they_invert(net):
+    """One unit of the layer above alone: how many units of the input it reaches."""
+    setup, kernels = section3_2.SETUPS[net], {"mnist_lc": [3], "cifar_lc": [5, 3]}[net]
+
+    def reached(module, layer):
+        above = jnp.zeros((1, layer.shape[0] // layer.stride, layer.shape[1] // layer.stride, layer.features))
+        out, _ = module.init_with_output(jax.random.key(0), above.at[0, 3, 3, 0].set(1.0))
+        assert out.shape[1:] == layer.shape
+        return int(jnp.sum(jnp.any(out[0] != 0, -1)))
+
+    layers = section3_2.inverted(setup)
+    assert [layer.kernel for layer in layers.values()] == kernels
+    for number, layer in layers.items():
+        small = layer._replace(shape=(*layer.shape[:2], 2), features=3)  # to save time
+        assert reached(section3_2.wider(small), small) == (layer.kernel + 4) ** 2
+        assert reached(section3_2.dense(small), small) == layer.shape[0] * layer.shape[1]
+        linear = setup.net().blocks[number].linear
+        assert (linear.kernel_size, linear.strides) == ((layer.kernel, layer.kernel), layer.stride)
+
+
+def test_the_inverses_of_a_row_are_the_rules():
+    batch = jnp.zeros((2, 28, 28, 1)), jnp.zeros((2, 10))
+
+    def shapes(name):
+        rule = section3_2.build(section3_2.SETUPS["mnist_lc"], section3_2.INVERSES[name], Steps(1, 1))
+        params = jax.eval_shape(rule.init, jax.random.key(0), batch)
+        return [leaf.shape for leaf in jax.tree.leaves(params.components[1].weights["inverse"])]
+
+    assert shapes("same") == [(14, 14, 32), (7, 7, 3 * 3 * 32, 64)]
+    assert shapes("wider") == [(14, 14, 32), (7, 7, 7 * 7 * 32, 64)]
+    assert shapes("dense") == [(14 * 14 * 32,), (7 * 7 * 64, 14 * 14 * 32)]
+
+
+@pytest.mark.slow
+def test_hybrid_targets_are_run(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(section5_6, "SETUP", section5_6.SETUP._replace(net=tiny_net))
+    rows = {f"bp_{100 * share:.0f}": section5_6.case(share) for share in (0.0, 1.0)}
+    monkeypatch.setattr(section5_6, "EXPERIMENT", section5_6.EXPERIMENT._replace(rows=rows))
+    run(section5_6, "--epochs", "2", "--seeds", "1")
+    found = section5_6.EXPERIMENT.recorded(tmp_path / "out").rows()
+    assert set(found) == set(rows) and found["bp_0"]["history"] != found["bp_100"]["history"]
 
 
 @pytest.fixture

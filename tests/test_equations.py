@@ -304,6 +304,15 @@ def test_the_other_inverse_loss(name):
         run_beside_reference(name, *NETS["dense tanh"], jnp.float64, 1e-10, {"noise_preserving": other}, advance)
 
 
+@pytest.mark.parametrize("net", ["dense elu", "conv strided"])
+def test_hybrid_targets(net):
+    """Bartunov et al., section 5.6: through the learned inverse and the transposed derivative of a layer, mixed."""
+    promotion = "standard" if net.startswith("conv") else "strict"  # Flax's batch norm mixes float32 and float64
+    with jax.enable_x64(True), jax.numpy_dtype_promotion(promotion):
+        advance = targets(reference.dtp_step, ALPHA, 0.3)
+        run_beside_reference("dtp", *NETS[net], jnp.float64, 1e-10, {"hybrid": 0.3}, advance)
+
+
 @pytest.mark.parametrize("name", TARGET_PROP)
 def test_inverses_and_layers_take_turns(name):
     """Three steps train the inverses, the next three the layers, and so on."""

@@ -152,6 +152,8 @@ BAD_SETTINGS = [
     ("tp", {"inverses": {0: nn.Dense(4)}}, ValueError, ["inverses={0", "[1, 2, 3]"]),
     ("tp", {"inverses": [nn.Dense(4)]}, TypeError, ["inverses=[Dense", "dict"]),
     ("dtp", {"alpha": 0.0}, ValueError, ["alpha=0.0", "more than zero"]),
+    ("dtp", {"hybrid": -0.1}, ValueError, ["hybrid=-0.1", "zero or more"]),
+    ("dtp", {"hybrid": 1.5}, ValueError, ["1 - hybrid=-0.5", "zero or more"]),
     ("dtp", {"inverse_tx": optax.sgd(-1.0)}, ValueError, ["inverse_tx", "negative"]),
     ("dtp", {"inverses": {3: nn.Dense(4)}}, ValueError, ["inverses={3", "[1, 2]"]),
     ("ao_sdtp", {"auxiliary": 0}, ValueError, ["auxiliary=0", "at least 1"]),

@@ -1,6 +1,7 @@
 """Rules that are equal in special cases give the same numbers there, up to rounding."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -184,6 +185,29 @@ def test_sdtp_on_a_linear_network_with_transposed_inverses_is_backprop():
     halves = tuple(jax.tree.map(lambda g: g / 2, lesson.grads["forward"][0]) for lesson in lessons[:-1])
     assert_close(halves, expected.grads["forward"][:-1])
     assert_close(lessons[-1].grads["forward"][0], expected.grads["forward"][-1])
+
+
+@pytest.mark.parametrize("net", ["dense", "conv"])
+def test_hybrid_targets_without_the_learned_inverses_are_backprop(net):
+    """The same by the rule itself: g_bp alone. α is a half because the local losses lack the factor 1/2."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # Flax's batch norm mixes float32 and float64
+        net, batch = NETS[net], jax.tree.map(lambda leaf: leaf.astype(jnp.float64), make_batch(NETS[net]))
+        rule, bp = jl.rules.dtp(net, SGD, alpha=0.5, hybrid=1.0), jl.rules.bp(net, SGD)
+        params = rule.init(jax.random.key(0), batch)
+        theirs = with_weights(bp.init(jax.random.key(0), batch), "forward", forward_weights(params))
+        (expected,) = bp.lessons(theirs, batch)
+        ours = tuple(lesson.grads["forward"][0] for lesson in rule.lessons(params, batch))
+        close = partial(np.testing.assert_allclose, rtol=1e-13, atol=1e-13)
+        jax.tree.map(close, ours, expected.grads["forward"])
+
+
+def test_hybrid_targets_with_the_learned_inverses_alone_are_those_of_dtp():
+    """Bit for bit."""
+    net, batches = NETS["conv"], [make_batch(NETS["conv"], seed=seed) for seed in range(3)]
+    plain, hybrid = jl.rules.dtp(net, SGD), jl.rules.dtp(net, SGD, hybrid=0.0)
+    params = plain.init(jax.random.key(0), batches[0])
+    after, expected = (forward_weights(run(rule, params, batches)) for rule in (hybrid, plain))
+    jax.tree.map(np.testing.assert_array_equal, after, expected)
 
 
 def test_associated_learning_with_one_component_is_two_separate_problems():

@@ -92,6 +92,17 @@ The paper's claim is that SDTP fits an autoencoder less well than difference tar
 that its reconstructions look alike. Its first half holds after three epochs of one seed: the error of SDTP is more than
 twice that of the other two, and difference target propagation is a little behind backpropagation. For the second half
 see the pictures: with SDTP there are artefacts, but the digits are legible.""",
+    "bartunov_section3_2": """\
+The paper's claim is that larger receptive fields and fully connected inverses lead to no significant improvement. On
+MNIST, locally connected, with the budget of the table, wider receptive fields change the test accuracy of difference
+target propagation by {bartunov_section3_2/mnist_lc_wider - bartunov_section3_2/mnist_lc_same}, and fully connected
+inverses by {bartunov_section3_2/mnist_lc_dense - bartunov_section3_2/mnist_lc_same}. The paper's own case, CIFAR-10,
+is not tested before its rows are run.""",
+    "bartunov_section5_6": """\
+The paper makes no claim here but the identity that a test holds exact: with g_bp alone the gradients are those of
+backpropagation. Half of g_bp in the targets changes the test accuracy of difference target propagation by
+{bartunov_section5_6/bp_50 - bartunov_section5_6/bp_0}, and g_bp alone by
+{bartunov_section5_6/bp_100 - bartunov_section5_6/bp_0}.""",
     "bartunov_table2": """\
 The paper's claim is that on ImageNet all other methods are far behind backpropagation. It cannot be tested without the
 images. What is measured is the step of every method with a batch of two images, which fits into memory. Direct feedback

@@ -15,7 +15,7 @@ from experiments.lab import figures, records, tables
 from experiments.lab.experiment import Experiment, spent
 from experiments.lab.findings import FINDINGS
 from experiments.papers.al import bridges, depth, table2, table3, table4, table7, tables5_6
-from experiments.papers.bartunov import figure4, figure5, figures6_7
+from experiments.papers.bartunov import figure4, figure5, figures6_7, section3_2, section5_6
 from experiments.papers.bartunov import table1 as bartunov_table1
 from experiments.papers.bartunov import table2 as bartunov_table2
 from experiments.papers.dkp import figure2
@@ -32,7 +32,7 @@ EXPERIMENTS: Sequence[Experiment] = [
     for module in (
         *(table2, table3, table4, tables5_6, table7, bridges, depth),
         *(pipeline, tuning, resnet, frontier),
-        *(bartunov_table1, figure4, figure5, figures6_7, bartunov_table2),
+        *(bartunov_table1, figure4, figure5, figures6_7, section3_2, section5_6, bartunov_table2),
         *(dkp_table1, figure2, dkp_table2),
     )
 ]
@@ -72,6 +72,8 @@ PICTURES: Mapping[str, Mapping[str, str]] = {
         "bartunov_figure6": "Reconstruction errors while the autoencoder learns",
         "bartunov_figure7": "Test digits and their reconstructions",
     },
+    "bartunov_section3_2": {"bartunov_section3_2": "Learning curves with more expressive inverses"},
+    "bartunov_section5_6": {"bartunov_section5_6": "Learning curves with hybrid targets"},
     "dkp_table1": {"dkp_figure3": "Learning curves of the 2-conv net"},
     "dkp_figure2": {"dkp_figure2": "Angles between the direct feedback and the output"},
     "dkp_table2": {"dkp_figure4": "Learning curves of AlexNet"},

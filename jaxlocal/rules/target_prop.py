@@ -138,6 +138,7 @@ def dtp(
     noise: float = 0.1,
     noise_preserving: bool = True,
     alternate: int | None = None,
+    hybrid: float | None = None,
     inverses: Mapping[int, nn.Module] | None = None,
     frozen: Collection[int] = (),
 ) -> Rule:
@@ -151,6 +152,12 @@ def dtp(
     meaning with the batch size (the public code of Lee et al. divides by it). The inverse loss preserves the noise,
     ‖g_l(f_l(h_{l-1} + ε)) - (h_{l-1} + ε)‖². The head needs no inverse. Everything else as in `tp`.
 
+    Hybrid targets come down through :math:`g = \beta g_{bp} + (1 - \beta) g_{tp}`, with β = `hybrid`. g_tp is the
+    learned inverse, and g_bp the transposed derivative of the layer:
+    :math:`g_{bp}(v) = (\partial h_{l+1} / \partial h_l)^T v`. With `hybrid=1` and `alpha=0.5` the gradients are those
+    of backpropagation; α is a half because the losses here lack the factor 1/2 of that section of the paper, which
+    proposes hybrid targets and does not try them.
+
     Args:
       net: the network, as for `tp`.
       tx: the optimizer of the forward weights.
@@ -159,6 +166,7 @@ def dtp(
       noise: standard deviation of ε.
       noise_preserving: reconstruct h + ε; False for h alone.
       alternate: as for `tp`.
+      hybrid: the part of g_bp in the targets, from 0 to 1; None for the learned inverses alone.
       inverses: as for `tp`.
       frozen: numbers of the layers that keep their forward weights.
 
@@ -172,10 +180,14 @@ def dtp(
       >>> params = rule.update(rule.init(jax.random.key(0), batch), batch)
 
     Reference:
-      Lee, Zhang, Fischer, Bengio. Difference target propagation. ECML 2015; Bartunov et al. 2018, equation 2.
+      Lee, Zhang, Fischer, Bengio. Difference target propagation. ECML 2015; Bartunov et al. 2018, equation 2, and
+      section 5.6 for hybrid targets.
     """
     checks.positive("alpha", alpha)
-    settings = Settings(inverse_tx or tx, noise, noise_preserving, alternate, inverses, frozen)
+    if hybrid is not None:
+        checks.non_negative("hybrid", hybrid)
+        checks.non_negative("1 - hybrid", 1 - hybrid)
+    settings = Settings(inverse_tx or tx, noise, noise_preserving, alternate, inverses, frozen, hybrid)
     return target_prop(net, tx, settings, gradient(net, alpha), difference, TARGETS_FROM_ALL)
 
 

@@ -125,10 +125,10 @@ def turns(method: str, steps: int) -> dict[str, int]:
     return {"alternate": steps} if "_alternating" in method else {}
 
 
-def make(setup: Setup, method: str, steps: Steps) -> jl.Rule:
-    """The rule of a row."""
+def make(setup: Setup, method: str, steps: Steps, **more: Any) -> jl.Rule:
+    """The rule of a row, with more settings than Table 5 has."""
     setting = best(setup, method)
-    options: dict[str, Any] = turns(method, steps.epoch)
+    options: dict[str, Any] = turns(method, steps.epoch) | more
     if setting.inverse:
         options |= {"inverse_tx": setting.inverse.tx(), "noise": setting.noise}
     if setting.alpha:
