@@ -104,11 +104,11 @@ backpropagation. Half of g_bp in the targets changes the test accuracy of differ
 {bartunov_section5_6/bp_50 - bartunov_section5_6/bp_0}, and g_bp alone by
 {bartunov_section5_6/bp_100 - bartunov_section5_6/bp_0}.""",
     "bartunov_table2": """\
-The paper's claim is that on ImageNet all other methods are far behind backpropagation. It cannot be tested without the
-images. What is measured is the step of every method with a batch of two images, which fits into memory. Direct feedback
-alignment, which the paper could not run on 16 GB, needs about a tenth more than feedback alignment: its feedback is
-large, but so is that of feedback alignment through locally connected layers, which have separate weights at every
-place.""",
+The paper's claim is that on ImageNet all other methods are far behind backpropagation. It is not tested here, where the
+images are missing; the rows that would test it wait for them. What is measured is the step of every method with a batch
+of two images, which fits into memory. Direct feedback alignment, which the paper could not run on 16 GB, needs about a
+tenth more than feedback alignment: its feedback is large, but so is that of feedback alignment through locally
+connected layers, which have separate weights at every place.""",
     "dkp_table1": """\
 After two of the paper's fifty epochs, on CIFAR-10: backpropagation {dkp_table1/cifar10_bp}, Kolen-Pollack
 {dkp_table1/cifar10_kp}, direct Kolen-Pollack {dkp_table1/cifar10_dkp}, direct feedback alignment
