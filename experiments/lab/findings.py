@@ -57,10 +57,11 @@ where it stays behind.""",
     "bartunov_table1": """\
 The paper's claim is that backpropagation is ahead of the other methods, by little on MNIST. It holds for the methods
 that had the whole budget on MNIST, fully connected, one seed each: backpropagation ends at
-{bartunov_table1/mnist_fc_bp}. That is {bartunov_table1/mnist_fc_bp - bartunov_table1/mnist_fc_dfa} to direct feedback
-alignment and {bartunov_table1/mnist_fc_bp - bartunov_table1/mnist_fc_fa} to feedback alignment, which are in the other
-order in the paper. All three have memorised the training set. Reporting the last epoch and not the best one is not
-the reason for their distance from the paper: by validation the two differ by a fifth of a point at most.
+{bartunov_table1/mnist_fc_bp}. It is ahead of direct feedback alignment by
+{bartunov_table1/mnist_fc_bp - bartunov_table1/mnist_fc_dfa}, and of feedback alignment by
+{bartunov_table1/mnist_fc_bp - bartunov_table1/mnist_fc_fa}; the paper has these two in the other order. All three have
+memorised the training set. That we report the last epoch and not the best one is not the reason for their distance from
+the paper: by validation the two differ by a fifth of a point at most.
 
 A row with fewer epochs cannot test the claim. Among those, difference target propagation in parallel has
 {bartunov_table1/mnist_fc_dtp_parallel} and the alternating variants, which are the better ones in the paper, have had
