@@ -1,11 +1,14 @@
 """Flags of commands: a mistake is answered by one line on stderr and the exit code 2."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from jaxlocal.checks import nearest
+
+
+LONGEST_WORD = 200  # characters, in an error
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the program with one line, without the usage that Python prints first."""
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {one_line(message)}\n")
 
     def _without_unknown(self, found: Any, unknown: Sequence[str]) -> Any:
         if unknown:
@@ -40,6 +43,12 @@ class _Group(Protocol):
     def add_argument(self, *names: str, **options: Any) -> Any: ...
 
 
+def one_line(message: object) -> str:
+    """The message on one line, with words of hundreds of characters cut short."""
+    words = str(message).split()
+    return " ".join(word if len(word) <= LONGEST_WORD else f"{word[:LONGEST_WORD]}…" for word in words)
+
+
 def add_switch(parser: _Group, flag: str, help: str, default: Any = False) -> None:
     """Add a flag that is given without a value; its opposite, --no-FLAG, is not shown in the help."""
     dest = flag.removeprefix("--")
@@ -49,9 +58,20 @@ def add_switch(parser: _Group, flag: str, help: str, default: Any = False) -> No
 
 def whole(text: str) -> int:
     """A whole number from 1."""
-    if text.isdecimal() and int(text) > 0:
+    if text.isdecimal() and len(text) < 19 and int(text) > 0:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+
+
+def whole_to(most: int) -> Callable[[str], int]:
+    """A whole number from 1 to `most`."""
+
+    def read(text: str) -> int:
+        if (number := whole(text)) > most:
+            raise argparse.ArgumentTypeError(f"{text!r} is more than {most}")
+        return number
+
+    return read
 
 
 def positive(text: str) -> float:

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxlocal import checks
 from jaxlocal.fast.convolution import convolve
 from jaxlocal.fast.pooling import max_pool
 from jaxlocal.fast.product import product
@@ -172,6 +173,7 @@ class Transposed(nn.Module):
 
 def dense(features: int, activation: Activation = nn.relu, init: InitMaker = he_normal, **options: Any) -> Block:
     """A dense block. Options: `norm`, `dropout`, `pool_input`."""
+    checks.positive_int("features", features)
     return Block(nn.Dense(features, kernel_init=init(), dot_general=product), activation, **options)
 
 
@@ -189,6 +191,7 @@ def conv(
 
     Options: `norm`, `pool`, `pool_input`, `dropout`.
     """
+    _sizes(features, kernel, stride)
     linear = nn.Conv(features, (kernel, kernel), stride, padding, kernel_init=init(), conv_general_dilated=convolve)
     return Block(linear, activation, **options)
 
@@ -202,6 +205,7 @@ def local(
     **options: Any,
 ) -> Block:
     """A locally connected block: a convolution with different weights at each position. Options as for `conv`."""
+    _sizes(features, kernel, stride)
 
     def kernel_init(key: jax.Array, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
         """At each position the distribution of a convolution's kernel, with the same fan-in and fan-out."""
@@ -210,3 +214,8 @@ def local(
         return init(batch_axis=(0, 1))(key, kernels, dtype).reshape(shape)
 
     return Block(nn.ConvLocal(features, (kernel, kernel), stride, kernel_init=kernel_init), activation, **options)
+
+
+def _sizes(features: int, kernel: int, stride: int) -> None:
+    for name, value in (("features", features), ("kernel", kernel), ("stride", stride)):
+        checks.positive_int(name, value)

@@ -46,7 +46,7 @@ def mlp(
       2
     """
     _widths("hidden", hidden)
-    checks.share("dropout", dropout)
+    _options(norm, dropout)
     checks.callables(activation=activation, init=init)
     if not isinstance(loss, Loss):
         raise TypeError(f"loss={checks.show(loss)}: must be a jl.Loss, such as jl.cross_entropy or jl.squared_error")
@@ -74,7 +74,7 @@ def vanilla_cnn(
       >>> len(net.blocks)
       8
     """
-    checks.share("dropout", dropout)
+    _options(norm, dropout)
     shapes = [(width, stride) for width in (32, 64) for stride in (1, 1, 1, 2)]
     options: dict[str, Any] = {"norm": norm, "dropout": dropout}
     blocks = (conv(width, 3, stride, activation, init, **options) for width, stride in shapes)
@@ -101,7 +101,7 @@ def vgg(
       >>> [block.pool for block in net.blocks]
       [1, 2, 1, 2, 2, 2, 1, 1]
     """
-    checks.share("dropout", dropout)
+    _options(norm, dropout)
     shapes = [(128, 1), (256, 2), (256, 1), (512, 2), (512, 2), (512, 2)]
     options: dict[str, Any] = {"norm": norm, "dropout": dropout}
     convs = [conv(width, 3, 1, activation, init, pool=pool, **options) for width, pool in shapes]
@@ -163,6 +163,8 @@ def conv2(classes: int = 10, *, padding: str = "SAME", conv_norm: bool = True, d
     """
     if padding not in ("SAME", "VALID"):
         raise ValueError(f"padding={padding!r}: must be 'SAME', as in the paper's table, or 'VALID', as in its code")
+    checks.flag("conv_norm", conv_norm)
+    checks.flag("dense_norm", dense_norm)
     convs = (conv(32, norm=conv_norm, padding=padding) for _ in range(2))
     return Network((*convs, dense(128, norm=dense_norm, pool_input=2)), _head(classes, he_normal))
 
@@ -375,6 +377,11 @@ def _tanh_network(
 def _head(classes: int, init: InitMaker, average: bool = False) -> Head:
     checks.positive_int("classes", classes)
     return Head(classes, average, init)
+
+
+def _options(norm: bool, dropout: float) -> None:
+    checks.flag("norm", norm)
+    checks.share("dropout", dropout)
 
 
 def _widths(name: str, value: Sequence[int]) -> None:

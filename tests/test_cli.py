@@ -98,14 +98,14 @@ def images(folder, *sizes):
         ("train --devices 3", "--batch-size=32: cannot be split evenly over 3 devices; take a multiple"),
         ("train --devices 16", "--devices=16: mesh(data=16): needs 16 devices, but there are 8"),
         ("train --pipeline --seeds 2", "--seeds=2: a pipeline trains one seed"),
-        ("train --pipeline --devices 8", "axis 'component' has 8 devices, but the rule has only 2 components"),
-        ("train --pipeline --rule bp", "a pipeline needs a forward-only rule"),
+        ("train --pipeline --devices 8", "--devices=8: the rule has 2 components; take at most 2 for --pipeline"),
+        ("train --pipeline --rule bp", "--pipeline: the components of bp wait for an error"),
         ("train --image-size 16", "digits is not resized"),
         ("train --validation 5000", "the training set has 1397 examples; hold out fewer than that"),
         ("train --helper-lr 1e-3 --rule bp", "--helper-lr=0.001: bp has one learning rate only; leave it out"),
         ("train --rule-args foo", "--rule-args=foo: must be KEY=VALUE, such as width=256"),
         ("train --rule-args foo=1", "unknown setting foo=1; choose from autoencoder_tx, components, codes, width"),
-        ("train --rule-args width=[", "--rule-args=width=[: '[' is not YAML"),
+        ("train --rule-args width=[", "--rule-args=width=[: the value is not YAML (while parsing"),
         ("train --model-args hiden=[8]", "--model-args=hiden: unknown argument of mlp; did you mean hidden?"),
         (
             "train --model-args activation=rleu",
@@ -121,12 +121,36 @@ def images(folder, *sizes):
         ("compare al al", "RULE=al al: name one rule or more, each once"),
         ("compare al dpt", "RULE=dpt: unknown name; did you mean dtp?"),
         ("compare al --rule bp", "--rule=bp: is not for compare; name the rules without a flag"),
-        ("compare al bp --pipeline", "a pipeline needs a forward-only rule"),  # found before al is trained
+        (
+            "compare al bp --pipeline",
+            "--pipeline: the components of bp wait for an error",
+        ),  # found before al is trained
         ("search", "RULE=: name one rule or more"),
         ("search al --trials 0", "argument --trials: '0' is not a whole number from 1"),
         ("search al --group 0", "argument --group: '0' is not a whole number from 1"),
         ("search al --epochs 0", "--epochs=0: must be at least 1"),
         ("list foo", "unrecognized arguments: foo; see jaxlocal list --help"),
+        ("train --resume --out none", "--resume: none holds no run; leave out --resume to start one there"),
+        ("compare al bp --resume --out none", "--resume: none holds no run"),
+        ("train --rule-args width=2020-13-45", "the value is not YAML (month must be in 1..12)"),
+        ("train --rule-args 'width=!!int abc'", "the value is not YAML (invalid literal for int()"),
+        ("train --rule-args 'width=[[[[[[[[[1]]]]]]]]]'", "it has lists more than 8 deep"),
+        ("train --rule-args 'width=&a 1'", "it has the reference 'a'"),
+        ("train --model-args norm=maybe", "norm='maybe': must be True or False"),
+        ("train --model-args hidden=[0]", "hidden[0]=0: must be at least 1"),
+        ("train --model-args hidden=[100000000000]", "the parameters would take"),
+        ("train --seeds 1000000", "the parameters of 1000000 seeds would take"),
+        ("train --seeds 1000000000", "--seeds=1000000000: must be at most 1000000"),
+        ("train --devices 1000000", "--devices=1000000: must be at most 1024"),
+        ("train --image-size 1000000 --data set", "--image-size=1000000: must be at most 2048"),
+        ("train --epochs 1000000000000", "--epochs=1000000000000: must be at most"),
+        ("search al --trials 1000000000", "argument --trials: '1000000000' is more than 100000"),
+        (f"search al --trials {'9' * 5000}", "is not a whole number from 1"),
+        ("train --rule dtp --model vgg --data set", "--data=set: "),
+        ("train --rule dtp --model-args hidden=[]", "--rule=dtp: "),
+        ("compare bp dtp --model-args hidden=[]", "--rule=dtp: "),
+        ("search bp --rule-args frozen=3", "bp with --rule-args frozen=3: frozen=3: must be a set of layer numbers"),
+        ("search bp --rule-args rate=3", "bp with --rule-args rate=3: bp: unknown setting rate=3"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(line, complaint, run):
@@ -151,8 +175,16 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(line, complaint, run):
         ("optimizer: adm", "optimizer=adm: unknown name; did you mean adam?"),
         ("optimizer: [adam]", "optimizer=['adam']: unknown name"),
         ("- 1", "holds no settings; write lines such as 'rule: al'"),
-        ("rule: [al", "is not YAML (while parsing a flow sequence"),
-        (b"\xff\xfe\x00", "is not YAML ('utf-8' codec can't decode"),
+        ("rule: [al", "is not YAML of settings (while parsing a flow sequence"),
+        ("epochs: 2020-13-45", "is not YAML of settings (month must be in 1..12)"),
+        ("epochs: !!int abc", "is not YAML of settings (invalid literal for int()"),
+        ("rule: !!python/object:os.system x", "is not YAML of settings (could not determine a constructor"),
+        ("a: &a [*a]", "it has the reference 'a'"),
+        (f"rule: {'[' * 5000}{']' * 5000}", "it has lists more than 8 deep"),
+        (f"epochs: {'9' * 6000}", "is not YAML of settings"),
+        (f"lr: {'9' * 400}", "must be a number, and is too large for one"),
+        ("#" * 70_000, "characters; settings have at most"),
+        (b"\xff\xfe\x00", "is not YAML of settings ('utf-8' codec can't decode"),
     ],
 )
 def test_a_mistake_in_a_file_is_one_sentence(text, complaint, run):
@@ -421,3 +453,79 @@ def test_a_run_ends_when_its_output_is_closed():
         assert not process.stderr.read()
     assert Path("run/summary.json").exists() and Path("run/curves.png").exists()
     assert list(Path(".cache/compiled").iterdir())  # compiled programs are kept
+
+
+def saved_data(x, y):
+    np.savez("set.npz", x=x, y=y)
+
+
+X = np.random.default_rng(0).random((40, 6), np.float32)
+LABELS = np.arange(40) % 3
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "complaint"),
+    [
+        (np.where(X > 0.9, np.nan, X), LABELS, "x_train holds NaN or infinity"),
+        (X, np.where(X[:, :1] > 0.9, np.inf, X[:, :1]), "y holds NaN or infinity"),
+        (X, np.where(LABELS == 1, 10**13, LABELS), "y has the class 10000000000000, whose one-hot rows would take"),
+        (X, LABELS * 0, "has one class, so that there is nothing to learn"),
+    ],
+)
+def test_data_that_cannot_be_learned_leave_nothing(x, y, complaint, run):
+    saved_data(x, y)
+    code, out, error = run("train --data set.npz --epochs 1")
+    assert (code, out) == (2, "") and complaint in error and error.count("\n") == 1
+    assert sorted(os.listdir()) == [".cache", "set.npz"] or os.listdir() == ["set.npz"]
+
+
+def test_an_unknown_platform_is_one_sentence():
+    environment = {**os.environ, "JAX_PLATFORMS": "bogus"}
+    command = [sys.executable, "-m", "jaxlocal.app.cli", "train", "--epochs", "1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("jaxlocal train: JAX_PLATFORMS=bogus: JAX cannot start")
+    assert not os.listdir()
+
+
+def test_a_searched_setting_that_is_fixed_is_not_searched(run):
+    code, out, error = run("search dtp --trials 2 --epochs 1 --rule-args noise=0.125 --model-args hidden=[8] --out s")
+    assert (code, error) == (0, "")
+    assert "noise" not in out and "alpha" in out
+
+
+def test_real_targets_are_ranked_by_their_loss(run):
+    saved_data(X, X @ np.random.default_rng(1).random((6, 2), np.float32))
+    line = "search bp --trials 3 --epochs 2 --data set.npz --batch-size 4 --model-args loss=squared_error --out s"
+    code, out, error = run(line)
+    assert (code, error) == (0, "")
+    losses = [float(row.split()[1]) for row in out.splitlines()[3:6]]
+    assert "validation loss" in out and losses == sorted(losses) and losses[0] > 0
+    assert "test loss of the best setting" in out and "%" not in out
+    assert run(line)[:2] == (0, out)  # from the folder
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"\xff\xfe", b"[1]"])
+@pytest.mark.parametrize("name", ["search.json", "trials.jsonl"])
+def test_a_damaged_search_is_one_sentence(name, damage, run):
+    line = "search bp --trials 2 --epochs 1 --model-args hidden=[8] --out s"
+    assert run(line)[0] == 0
+    Path("s/bp", name).write_bytes(damage)
+    code, _, error = run(line)
+    if (name, damage) == ("trials.jsonl", b""):  # no trial is finished
+        assert code == 0
+    else:
+        assert code == 2 and "its search.json or trials.jsonl is damaged; remove the folder" in error
+
+
+@pytest.mark.parametrize("damage", [b"xx", b"\xff\xfe", b"", b"[1]"])
+def test_a_run_is_read_although_its_scores_are_damaged(damage, trained, run):
+    shutil.copytree(trained[0], "t")
+    for file in Path("t/checkpoints").glob("*/metrics/metrics"):
+        file.write_bytes(damage)
+    assert run("eval t")[0] == 0
+    code, _, error = run("eval t --best")
+    assert code == 2 and "has no best checkpoint that can be read; leave out --best" in error
+    Path("t/metrics.jsonl").write_bytes(damage)
+    code, _, error = run("plot t")
+    assert code == 2 and "metrics.jsonl holds no epoch that can be read; write it anew by jaxlocal train" in error

@@ -130,7 +130,9 @@ def test_an_augmentation_changes_every_epoch_of_all_settings_alike():
         expected = jl.training.accuracy(rule, params, (2 * x_tested, y_tested))
         assert trial.accuracy == pytest.approx(float(expected), abs=1.5 / 50)
         tested = DATA._replace(test=DATA.validation)
-        assert search.on_test(linear, trial.setting, tested, augmentation=shift, **SHORT) == float(expected)
+        assert search.on_test(linear, trial.setting, tested, augmentation=shift, **SHORT) == pytest.approx(
+            float(expected)
+        )
 
 
 def test_the_test_set_is_not_looked_at():

@@ -15,11 +15,13 @@ from jaxlocal.app.settings import Config, ConfigError, check, known, pairs
 from jaxlocal.data import Splits, augmentation, floats, load
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.splits import autoencoding
+from jaxlocal.data.streaming import memory
 from jaxlocal.decay import l2
 from jaxlocal.network import Network, cross_entropy, init_layer, squared_error
 from jaxlocal.pipeline import Pipeline, mesh, pipelined
 from jaxlocal.rule import Rule
 from jaxlocal.training import al_schedule
+from jaxlocal.training.learner import example_batch
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adam": optax.adam,
@@ -76,10 +78,11 @@ def build(config: Config) -> Built:
         )
     steps = config.epochs * (count // config.batch_size)
     augment = _augmentation(make_augmentations, data.train[0])
-    rule = _rule(config, make_rule, net, steps)
+    rule = _transformed(config, _rule(config, make_rule, net, steps))
+    _check_parameters(config, rule, data, augment)
     schedule = SCHEDULES[config.schedule](config.lr, steps)
     return Built(
-        _transformed(config, rule),
+        rule,
         data,
         augment,
         lambda step: float(schedule(step) if callable(schedule) else schedule),
@@ -142,6 +145,11 @@ def _check_fit(config: Config, net: Network, data: Splits) -> None:
             f"--model={config.model}: cannot take the examples of {config.data}, of shape {x.shape[1:]}, with targets "
             f"of shape {y.shape[1:]} ({reason}); take another network, or --image-size"
         ) from None
+    if net.loss is cross_entropy and y.shape[1:] == (1,):
+        raise ConfigError(
+            f"--data={config.data}: has one class, so that there is nothing to learn; add other classes or, if y holds "
+            "real numbers, --model-args loss=squared_error"
+        )
     if net.loss is cross_entropy and not np.allclose(floats((x[:1000], y[:1000]))[1].sum(-1), 1, atol=1e-3):
         raise ConfigError(
             f"--data={config.data}: cross entropy needs class labels, but the targets are real numbers; add "
@@ -185,6 +193,36 @@ def _rule(config: Config, make: Callable[..., Rule], net: Network, steps: int) -
         raise ConfigError(f"--rule={config.rule}: {error}") from None
 
 
+def _check_parameters(config: Config, rule: Rule | Pipeline, data: Splits, augment: Augmentation | None) -> None:
+    """Refuse a rule that the network cannot have, and parameters that do not fit into memory, before making any."""
+    plain = rule.rule if isinstance(rule, Pipeline) else rule
+    example = jax.eval_shape(lambda: example_batch(data.train, config.batch_size, augment))
+    try:
+        params = jax.eval_shape(plain.init, jax.random.key(0), example)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"--rule={config.rule}: {error}") from None
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params) if leaf.dtype.itemsize)
+    if needed > (there := memory()):
+        raise ConfigError(
+            f"--model={config.model}: the parameters{f' of {config.seeds} seeds' * (config.seeds > 1)} would take "
+            f"{needed / 2**30:.3g} GB, and there are {there / 2**30:.3g} GB of memory; take narrower layers or fewer "
+            "--seeds"
+        )
+
+
+def _check_pipeline(config: Config, rule: Rule) -> None:
+    if rule.learn is None:
+        raise ConfigError(
+            f"--pipeline: the components of {config.rule} wait for an error or a target from the top, and cannot learn "
+            "from different batches at once; take --rule al or drtp, or leave out --pipeline"
+        )
+    if config.devices > (count := len(rule.learn)):
+        raise ConfigError(
+            f"--devices={config.devices}: the rule has {count} components; take at most {count} for --pipeline, or a "
+            "network of more layers"
+        )
+
+
 def _transformed(config: Config, rule: Rule) -> Rule | Pipeline:
     """The rule in its precision, on its devices, and as an ensemble over its seeds."""
     if config.pipeline and config.seeds > 1:
@@ -196,6 +234,8 @@ def _transformed(config: Config, rule: Rule) -> Rule | Pipeline:
         )
     if (dtype := PRECISIONS[config.precision]) is not None:
         rule = parallel.mixed_precision(rule, dtype)
+    if config.pipeline:
+        _check_pipeline(config, rule)
     try:
         if config.pipeline:
             return pipelined(rule, mesh(component=config.devices))

@@ -28,6 +28,7 @@ from jaxlocal.training.checkpoints import MismatchError
 from jaxlocal.version import __version__
 
 SEARCH = Config(epochs=10)  # the defaults of a search, and the settings that it does not draw
+MOST_TRIALS = 10**5
 SEARCH_FLAGS = "model", "data", "epochs", "batch_size", "rule_args", "model_args", "seed"
 
 
@@ -39,7 +40,7 @@ def train(argv: Sequence[str]) -> None:
     settings.add_flags(parser, Config())
     read = parser.parse_args(argv)
     config = _config(read, "config.yaml")
-    _provide_devices(config.devices)
+    _start_jax(config.devices)
     app.train(config, read.out, resume=read.resume, tensorboard=read.tensorboard, say=_say)
 
 
@@ -49,6 +50,7 @@ def evaluate(argv: Sequence[str]) -> None:
     _add_run(parser)
     parser.add_argument("--data", metavar="NAME", help="another data set")
     read = _parsed(parser, argv)
+    _start_jax()
     _say(text.table({str(read.run): app.evaluate(read.run, best=read.best, data=read.data)}))
 
 
@@ -62,7 +64,7 @@ def compare(argv: Sequence[str]) -> None:
     if "rule" in read:
         raise ConfigError(f"--rule={read.rule}: is not for compare; name the rules without a flag, such as al bp dfa")
     config = _config(read, "*/config.yaml")
-    _provide_devices(config.devices)
+    _start_jax(config.devices)
     app.compare(read.rules, config, read.out, resume=read.resume, say=_say)
 
 
@@ -71,12 +73,19 @@ def search(argv: Sequence[str]) -> None:
     parser = _parser("search", "RULE … ")
     _add_rules(parser)
     add = parser.add_argument
-    add("--trials", type=flags.whole, default=60, metavar="N", help="settings of each rule (default: 60)")
+    add(
+        "--trials",
+        type=flags.whole_to(MOST_TRIALS),
+        default=60,
+        metavar="N",
+        help="settings of each rule (default: 60)",
+    )
     add("--group", type=flags.whole, default=10, metavar="N", help="settings per compiled program (default: 10)")
     add("--out", type=Path, metavar="DIR", help="of the search, else runs/search-N")
     settings.add_flags(parser, SEARCH, SEARCH_FLAGS)
     read = _parsed(parser, argv)
     config = settings.from_flags(read, SEARCH)
+    _start_jax()
     app.search(read.rules, config, read.out, trials=read.trials, group=read.group, say=_say)
 
 
@@ -94,6 +103,7 @@ def plot(argv: Sequence[str]) -> None:
     read = _parsed(parser, argv)
     if read.examples < 2:
         raise ConfigError(f"--examples={read.examples}: must be at least 2")
+    _start_jax()
     for path in app.draw(read.run, best=read.best, examples=read.examples):
         _say(str(path))
 
@@ -207,7 +217,10 @@ def _config(read: Namespace, saved: str) -> Config:
     if read.resume:
         if not read.out:
             raise ConfigError("--resume: needs the folder to resume; name it with --out")
-        file = file or min(read.out.glob(saved), default=None)
+        found = min(read.out.glob(saved), default=None)
+        if found is None:
+            raise ConfigError(f"--resume: {read.out} holds no run; leave out --resume to start one there")
+        file = file or found
     return settings.from_flags(read, settings.read(file) if file else Config())
 
 
@@ -240,7 +253,7 @@ def _say(line: str) -> None:
 
 
 def _complain(program: str, error: Exception | str, code: int) -> int:
-    print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"{program}: {flags.one_line(error)}", file=sys.stderr)
     return code
 
 
@@ -252,11 +265,19 @@ def _plain_warnings(program: str) -> Iterator[None]:
         yield
 
 
-def _provide_devices(count: int) -> None:
+def _start_jax(devices: int = 1) -> None:
     """Split the CPU into as many devices, unless the environment or JAX has already settled how many there are."""
-    if count > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    if devices > settings.MOST["devices"]:
+        return  # it is refused with the other settings
+    if devices > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):  # JAX has started
-            jax.config.update("jax_num_cpu_devices", count)
+            jax.config.update("jax_num_cpu_devices", devices)
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        platforms = os.environ.get("JAX_PLATFORMS")
+        where = f"JAX_PLATFORMS={platforms}: " if platforms else ""
+        raise ConfigError(f"{where}JAX cannot start ({error}); unset it, or take JAX_PLATFORMS=cpu") from None
 
 
 def _keep_compiled_programs() -> None:

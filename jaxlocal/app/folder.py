@@ -46,8 +46,11 @@ def opened(folder: Path, config: Config, resume: bool) -> Iterator[bool]:
     """Hold the folder for this process alone; the value says whether it holds a run to resume.
 
     Raises:
-      ConfigError: the folder is in use, cannot be written to, or holds anything but a run with these settings.
+      ConfigError: the folder is in use, cannot be written to, or holds anything but a run with these settings; or there
+        is no run to resume.
     """
+    if resume and not (folder / "config.yaml").exists():
+        raise ConfigError(f"--resume: {folder} holds no run; leave out --resume to start one there")
     with _lock_file(folder) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,11 +88,17 @@ def next_free(name: str) -> Path:
 
 
 def history(folder: Path) -> list[Metrics]:
-    """The rows of a run's metrics.jsonl up to the first one that is incomplete."""
-    rows = []
-    with suppress(FileNotFoundError, json.JSONDecodeError):
-        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            rows.append(json.loads(line))
+    """The rows of a run's metrics.jsonl up to the first one that is incomplete or damaged."""
+    rows: list[Metrics] = []
+    with suppress(FileNotFoundError):
+        for line in (folder / "metrics.jsonl").read_bytes().splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                break
+            if not (isinstance(row, dict) and row.keys() >= {"epoch", "step", "train", "validation"}):
+                break
+            rows.append(row)
     return rows
 
 

@@ -45,7 +45,7 @@ def train(
     Args:
       config: the settings.
       folder: the run's folder; by default runs/RULE-DATA-N with the first N that is free.
-      resume: whether to resume the run in the folder, if there is one.
+      resume: whether to resume the run in the folder.
       tensorboard: whether to write TensorBoard's logs as well.
       say: called with each line of the report.
 
@@ -118,7 +118,8 @@ def compare(
     summaries = {}
     for rule, one in configs.items():
         try:
-            summaries[rule] = train(one, folder / rule, resume=resume, say=say)
+            begun = resume and (folder / rule / "config.yaml").exists()
+            summaries[rule] = train(one, folder / rule, resume=begun, say=say)
         except Stopped as stop:
             command = f"jaxlocal compare {' '.join(rules)} --out {shlex.quote(str(folder))} --resume"
             raise Stopped(stop.signal, f"{stop.after} of {rule}", command) from None
@@ -158,7 +159,10 @@ def draw(folder: Path, *, best: bool = False, examples: int = 1000) -> Iterator[
     config, built, state = _load(folder, best)
     params, rows = state.params, history(folder)
     if not rows:
-        raise ConfigError(f"{str(folder)!r}: metrics.jsonl holds no epoch; train the run with --resume")
+        raise ConfigError(
+            f"{str(folder)!r}: metrics.jsonl holds no epoch that can be read; write it anew by jaxlocal train --resume "
+            f"--out {shlex.quote(str(folder))}"
+        )
     if config.seeds > 1:
         params = jax.tree.map(lambda leaf: leaf[0], params)
         built = build(replace(config, seeds=1))

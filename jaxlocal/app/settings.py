@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 import yaml
 
 from jaxlocal import flags
+from jaxlocal.app.yaml_text import LONGEST, YamlError, parse
 from jaxlocal.checks import nearest
 from jaxlocal.files import write_whole
 
@@ -77,20 +78,20 @@ PLACEMENT = "devices", "pipeline"  # these settings say where a run is computed,
 def read(path: Path) -> Config:
     """Read the settings from a YAML file; settings that it does not name keep their defaults."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            content = parse(file.read(LONGEST + 1))
     except OSError as error:
         raise ConfigError(f"{str(path)!r} cannot be read ({error.strerror}); name a YAML file of settings") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{str(path)!r} is not YAML ({reason}); write lines such as 'rule: al'") from None
+    except (YamlError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{str(path)!r} is not YAML of settings ({error}); write lines such as 'rule: al'") from None
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise ConfigError(f"{str(path)!r} holds no settings; write lines such as 'rule: al'")
     values = {}
     for name, value in content.items():
-        key = str(name).replace("-", "_")
+        key = shown(name).replace("-", "_")
         if key not in TYPES:
-            raise ConfigError(f"{str(path)!r}: unknown setting {name!r}; {nearest(key, TYPES)}")
+            raise ConfigError(f"{str(path)!r}: unknown setting {shown(name)!r}; {nearest(key, TYPES)}")
         values[key] = typed(f"{str(path)!r}: {name}", value, TYPES[key])
     return Config(**values)
 
@@ -136,7 +137,10 @@ def check(config: Config) -> None:
     """Refuse numbers that are out of range for any rule and any data."""
     for name in ("epochs", "batch_size", "seeds", "devices", "patience", "validation", "image_size"):
         if (number := getattr(config, name)) is not None and number < 1:
-            raise ConfigError(f"{flag(name)}={number}: must be at least 1")
+            raise ConfigError(f"{flag(name)}={shown(number)}: must be at least 1")
+    for name, most in MOST.items():
+        if (number := getattr(config, name)) is not None and number > most:
+            raise ConfigError(f"{flag(name)}={shown(number)}: must be at most {most}")
     for name in ("lr", "helper_lr"):
         if (number := getattr(config, name)) is not None and not 0 < number < float("inf"):
             raise ConfigError(f"{flag(name)}={number}: must be a finite number above 0")
@@ -144,9 +148,19 @@ def check(config: Config) -> None:
         raise ConfigError(f"--l2={config.l2}: must be a finite number, 0 or more")
     last = 2**31 - config.seeds
     if not 0 <= config.seed <= last:
-        raise ConfigError(f"--seed={config.seed}: must be from 0 to {last}")
+        raise ConfigError(f"--seed={shown(config.seed)}: must be from 0 to {last}")
 
 
+MOST = {  # beyond these numbers a run would not end, or not even begin
+    "epochs": 10**7,
+    "batch_size": 2**31 - 1,
+    "seeds": 10**6,
+    "devices": 1024,
+    "patience": 10**7,
+    "validation": 2**31 - 1,
+    "image_size": 2048,
+}
+LONGEST_SHOWN = 80  # characters of a value in an error
 NOUNS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
@@ -161,21 +175,33 @@ def typed(source: str, value: Any, wanted: Any) -> Any:
             return tuple(f"{key}={json.dumps(one)}" for key, one in value.items())
         if isinstance(value, list):
             return tuple(map(str, value))
-        raise ConfigError(f"{source}={value}: must be a list, such as [{value}]")
+        raise ConfigError(f"{source}={shown(value)}: must be a list, such as [{shown(value)}]")
     if isinstance(value, str) and wanted in (int, float):  # a flag; YAML, too, reads 1e-3 as a text
         with suppress(ValueError):
             return wanted(value)
     fits = isinstance(value, wanted) or (wanted is float and isinstance(value, int))
     if not fits or (isinstance(value, bool) and wanted is not bool):
-        raise ConfigError(f"{source}={value}: must be {NOUNS[wanted]}")
-    return wanted(value)
+        raise ConfigError(f"{source}={shown(value)}: must be {NOUNS[wanted]}")
+    try:
+        return wanted(value)
+    except OverflowError:  # a whole number beyond all floats
+        raise ConfigError(f"{source}={shown(value)}: must be {NOUNS[wanted]}, and is too large for one") from None
+
+
+def shown(value: Any) -> str:
+    """The value on one line, cut short if it is long."""
+    try:
+        text = " ".join(str(value).split())
+    except ValueError:  # Python does not print whole numbers of thousands of digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def known(source: str, name: Any, options: Mapping[str, Any]) -> Any:
     """What a name stands for among the options; `source` is the name of its setting in an error."""
     if isinstance(name, str) and name in options:
         return options[name]
-    raise ConfigError(f"{source}={name}: unknown name; {nearest(str(name), options)}")
+    raise ConfigError(f"{source}={shown(name)}: unknown name; {nearest(shown(name), options)}")
 
 
 def pairs(source: str, texts: Iterable[str]) -> dict[str, Any]:
@@ -189,11 +215,13 @@ def pairs(source: str, texts: Iterable[str]) -> dict[str, Any]:
     for pair in texts:
         key, equals, text = pair.partition("=")
         if not equals or not key.isidentifier():
-            raise ConfigError(f"{source}={pair}: must be KEY=VALUE, such as width=256")
+            raise ConfigError(f"{source}={shown(pair)}: must be KEY=VALUE, such as width=256")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"{source}={pair}: {text!r} is not YAML; write for example hidden=[512,512]") from None
+            value = parse(text)
+        except YamlError as error:
+            raise ConfigError(
+                f"{source}={shown(pair)}: the value is not YAML ({error}); write for example hidden=[512,512]"
+            ) from None
         found[key] = tuple(map(_as_number, value)) if isinstance(value, list) else _as_number(value)
     return found
 

@@ -2,9 +2,11 @@
 
 import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 from tqdm import tqdm
 
 from jaxlocal import search as random_search
@@ -14,8 +16,10 @@ from jaxlocal.app.runs import Say, Stopped
 from jaxlocal.app.settings import Config, ConfigError, check
 from jaxlocal.app.text import plural
 from jaxlocal.data import Splits
+from jaxlocal.network import Network, squared_error
 from jaxlocal.search import Trial
 from jaxlocal.search.rule_settings import Make
+from jaxlocal.training.learner import example_batch
 
 
 def search(
@@ -49,24 +53,50 @@ def search(
     check(config)
     net, data = network_and_data(config)
     fixed = arguments("--rule-args", config.rule_args)
+    plans = {rule: _plan(rule, net, fixed, config, data, trials) for rule in rules}
     folder = folder or folders.next_free("search")
     folders.make(folder)
     found = {}
-    for rule in rules:
-        make = random_search.maker(rule, net, **fixed)
-        found[rule] = _search(rule, make, config, data, folder, trials, group)
+    for rule, (make, drawn) in plans.items():
+        found[rule] = _search(rule, make, drawn, config, data, folder, group)
         say(f"{rule} on {config.data}, {trials} settings, {plural(config.epochs, 'epoch')} each → {folder / rule}")
         say(random_search.table(found[rule]))
         say(_test(make, config, data, found[rule]))
-    picture = folder / "histograms.png"
-    random_search.histograms(found).savefig(picture, dpi=120)
-    say(f"picture: {picture}")
+    if net.loss is not squared_error:  # real targets have no accuracy to draw
+        picture = folder / "histograms.png"
+        random_search.histograms(found).savefig(picture, dpi=120)
+        say(f"picture: {picture}")
     return found
 
 
-def _search(rule: str, make: Make, config: Config, data: Splits, folder: Path, trials: int, group: int) -> list[Trial]:
+def _plan(
+    rule: str, net: Network, fixed: Mapping[str, Any], config: Config, data: Splits, trials: int
+) -> tuple[Make, list[dict[str, float]]]:
+    """What makes the rule, and the settings to try. What the user has fixed is not searched.
+
+    Raises:
+      ConfigError: the rule cannot be made with these arguments, or not for this network.
+    """
+    space = {name: values for name, values in random_search.bartunov(rule).items() if name not in fixed}
+    make, drawn = random_search.maker(rule, net, **fixed), random_search.draw(space, trials, config.seed)
+    try:
+        jax.eval_shape(make(drawn[0]).init, jax.random.key(0), example_batch(data.train, config.batch_size, None))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{rule} with --rule-args {' '.join(config.rule_args) or 'left out'}: {error}") from None
+    return make, drawn
+
+
+def _search(
+    rule: str,
+    make: Make,
+    drawn: list[dict[str, float]],
+    config: Config,
+    data: Splits,
+    folder: Path,
+    group: int,
+) -> list[Trial]:
     """The trials of one rule, with a progress bar."""
-    drawn = random_search.draw(random_search.bartunov(rule), trials, config.seed)
+    trials = len(drawn)
     with tqdm(total=trials * config.epochs, unit="epoch", desc=rule, disable=None, leave=False) as bar:
 
         def report(done: int, epoch: int, best: float) -> None:
@@ -93,10 +123,10 @@ def _search(rule: str, make: Make, config: Config, data: Splits, folder: Path, t
 
 
 def _test(make: Make, config: Config, data: Splits, trials: list[Trial]) -> str:
-    """The test accuracy of the best setting, in a sentence."""
+    """The test accuracy of the best setting, or its loss, in a sentence."""
     if all(trial.diverged for trial in trials):
         return "all settings diverged\n"
-    accuracy = random_search.on_test(
+    measured = random_search.on_test(
         make,
         random_search.best(trials).setting,
         data,
@@ -104,4 +134,6 @@ def _test(make: Make, config: Config, data: Splits, trials: list[Trial]) -> str:
         batch_size=config.batch_size,
         seed=config.seed,
     )
-    return f"test accuracy of the best setting, trained again: {100 * accuracy:.2f} %\n"
+    if trials[0].losses:
+        return f"test loss of the best setting, trained again: {measured:.4g}\n"
+    return f"test accuracy of the best setting, trained again: {100 * measured:.2f} %\n"

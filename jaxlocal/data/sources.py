@@ -16,6 +16,7 @@ from jaxlocal.data.decode import Decoded, Decoder, Image, Reader, is_grey, reada
 from jaxlocal.data.splits import SPLITS, one_hot
 
 ANNOTATIONS = "val_annotations.txt"  # TinyImageNet's validation labels, one a line: file name, class, bounding box
+LARGEST = 2**31  # bytes of one-hot rows that are made of class labels
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
@@ -205,4 +206,10 @@ def _targets(name: str, ys: list[np.ndarray]) -> list[np.ndarray]:
         if any(y.max() > 1 for y in ys):
             raise ValueError(f"{name}: y has rows of whole numbers that are not one-hot; store real targets as floats")
         return [y.astype(np.uint8) for y in ys]
-    return [one_hot(y[:, 0], 1 + max(int(y.max()) for y in ys)) for y in ys]
+    classes, examples = 1 + max(int(y.max()) for y in ys), sum(map(len, ys))
+    if (needed := classes * examples) > LARGEST:
+        raise ValueError(
+            f"{name}: y has the class {classes - 1}, whose one-hot rows would take {needed / 2**30:.3g} GB; number the "
+            "classes 0, 1, … without gaps"
+        )
+    return [one_hot(y[:, 0], classes) for y in ys]

@@ -62,10 +62,15 @@ def resident(splits: Splits, device: jax.Device | None = None) -> bool:
     compiled program.
     """
     device = device or jax.local_devices()[0]
-    stats = device.memory_stats()
-    limit = stats["bytes_limit"] / 2 if stats and "bytes_limit" in stats else _available() / 4
+    limit = memory(device) / (4 if device.platform == "cpu" else 2)
     arrays: list[np.ndarray] = jax.tree.leaves(tuple(splits))
     return sum(array.nbytes for array in arrays) < limit
+
+
+def memory(device: jax.Device | None = None) -> int:
+    """The bytes of a device's memory; for a CPU of what is available."""
+    stats = (device or jax.local_devices()[0]).memory_stats()
+    return stats["bytes_limit"] if stats and "bytes_limit" in stats else _available()
 
 
 def _available() -> int:

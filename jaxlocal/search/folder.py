@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxlocal.files import write_whole
 from jaxlocal.search.trials import Trial
@@ -22,18 +22,27 @@ class Plan(NamedTuple):
 def resume(folder: Path, plan: Plan, settings: Sequence[dict[str, float]]) -> list[Trial]:
     """The finished trials in the folder. A new folder gets the plan; the folder of another search is refused."""
     plan_file, finished = folder / "search.json", folder / "trials.jsonl"
-    folder.mkdir(parents=True, exist_ok=True)
     if not plan_file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
         write_whole(plan_file, json.dumps(plan._asdict(), indent=2) + "\n")
-    started = json.loads(plan_file.read_text())
-    lines = finished.read_text().splitlines() if finished.exists() else []
-    trials = [Trial(line["setting"], tuple(line["accuracies"]), line["loss"]) for line in map(json.loads, lines)]
-    different = [name for name, value in plan._asdict().items() if started[name] != value]
+    try:
+        started = json.loads(plan_file.read_text(encoding="utf-8"))
+        different = [name for name, value in plan._asdict().items() if started[name] != value]
+        lines = finished.read_text(encoding="utf-8").splitlines() if finished.exists() else []
+        trials = list(map(_trial, map(json.loads, lines)))
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(
+            f"folder={str(folder)!r}: its search.json or trials.jsonl is damaged; remove the folder, or take another"
+        ) from None
     if any(trial.setting != setting for trial, setting in zip(trials, settings, strict=False)):
         different.append("settings")
     if different:  # only the first is named, because a different batch size also changes the program
         raise ValueError(f"folder={str(folder)!r}: holds a search with other {different[0]}; take another folder")
     return trials[: len(settings)]
+
+
+def _trial(line: dict[str, Any]) -> Trial:
+    return Trial(dict(line["setting"]), tuple(line["accuracies"]), line["loss"], tuple(line.get("losses", ())))
 
 
 def save(folder: Path, trials: Sequence[Trial]) -> None:

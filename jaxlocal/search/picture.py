@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def histograms(results: Mapping[str, Sequence[Trial]]) -> "Figure":
     """A histogram of validation accuracy over the settings for each rule, as in the paper's Figure 5.
 
-    The settings of a robust rule lie close together on the right. Diverged settings are red, at 0 %.
+    The settings of a robust rule lie close together on the right. Diverged settings are red, at 0 %. If the targets are
+    real numbers, there is no accuracy to draw.
 
     Example:
       >>> trials = [jl.search.Trial({"lr": 0.1}, (0.5, 0.75), 0.25)]
@@ -30,6 +31,10 @@ def histograms(results: Mapping[str, Sequence[Trial]]) -> "Figure":
 
     if not results or not all(results.values()):
         raise ValueError(f"results={checks.show(results)}: must hold the trials of one rule or more, by name")
+    if any(trial.losses for trials in results.values() for trial in trials):
+        raise ValueError(
+            "results: their targets are real numbers, which have no accuracy; print jl.search.table(trials)"
+        )
     picture = figure(6, 0.8 + 1.2 * len(results))
     axes = picture.subplots(len(results), sharex=True, sharey=True, squeeze=False)[:, 0]
     for axis, (name, trials) in zip(axes, results.items(), strict=True):

@@ -14,6 +14,7 @@ from jaxlocal import checks, training
 from jaxlocal.data import Pairs, Splits, floats
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.checking import check_splits
+from jaxlocal.network import squared_error
 from jaxlocal.rule import Batch, Params, Rule
 from jaxlocal.search.fingerprint import digest, fingerprint
 from jaxlocal.search.folder import Plan, resume, save
@@ -22,7 +23,7 @@ from jaxlocal.search.space import is_number
 from jaxlocal.search.trials import Trial
 from jaxlocal.training.evaluation import totals
 
-Report = Callable[[int, int, float], None]  # finished trials, epoch of the current group, best validation accuracy
+Report = Callable[[int, int, float], None]  # finished trials, epoch of the current group, best goodness on validation
 
 
 def search(
@@ -38,7 +39,9 @@ def search(
     folder: Path | str | None = None,
     report: Report | None = None,
 ) -> list[Trial]:
-    """Train with each of the settings and measure its accuracy on the validation set. The test set is not used.
+    """Train with each of the settings and measure it on the validation set. The test set is not used.
+
+    What counts is the accuracy or, if the targets are real numbers, minus the loss.
 
     All settings start from the same weights and see the same examples in the same order, with the same noise.
 
@@ -53,7 +56,7 @@ def search(
       augmentation: how images are changed, from `jl.augmentation`; all settings see the same changes.
       group: the number of settings that one program trains at once. It changes results by rounding errors at most.
       folder: where the finished groups are saved; the same call resumes an interrupted search from there.
-      report: called after each epoch of a group as report(finished trials, epoch, best validation accuracy so far).
+      report: called after each epoch of a group as report(finished trials, epoch, best of validation so far).
 
     Returns:
       One trial for each setting, in order.
@@ -84,7 +87,7 @@ def search(
     for setting in numbers[len(trials) :]:
         _rule(make, setting)  # raises an error for a bad number; inside the program numbers are traced and not checked
     size = min(group, len(numbers))
-    train_group = trainer.compiled(size, epochs)
+    train_group = trainer.compiled(size, epochs, real=_rule(make, numbers[0]).net.loss is squared_error)
     for first in range(len(trials), len(numbers), size):
         trials += train_group(numbers[first : first + size], partial(_report, report, tuple(trials)))
         if folder is not None:
@@ -104,6 +107,8 @@ def on_test(
 ) -> float:
     """The test accuracy of one setting, trained again as `search` trains it. Use it once, for the best setting.
 
+    If the targets are real numbers, it is the loss.
+
     Example:
       >>> make = jl.search.maker("bp", jl.models.mlp(hidden=(16,)))
       >>> jl.search.on_test(make, {"lr": 1e-2}, jl.data.digits(), epochs=3, batch_size=32) > 0.9
@@ -115,8 +120,10 @@ def on_test(
     for epoch in range(epochs):
         key = jax.random.fold_in(order_key, epoch)
         params, _ = training.epoch(rule, params, _changed(augmentation, key, train), key, batch_size)
-    x, y = floats(data.test)
-    return float(training.accuracy(rule, params, (augmentation.test(jnp.asarray(x)) if augmentation else x, y)))
+    measured = training.evaluate(rule, params, data.test, augmentation)
+    value = measured.get("accuracy", measured["loss"])
+    assert isinstance(value, float)
+    return value
 
 
 class _Trainer(NamedTuple):
@@ -137,14 +144,18 @@ class _Trainer(NamedTuple):
     def learn(
         self, setting: Setting, params: Params, key: jax.Array, train: Batch, validation: Batch
     ) -> tuple[Params, jax.Array, jax.Array]:
-        """One epoch: the new parameters, the mean loss, and the number of correct predictions on validation."""
+        """One epoch: the new parameters, the mean loss, and the number of correct predictions on validation.
+
+        For real targets, the sum of the losses on validation takes the place of the last one.
+        """
         rule = _rule(self.make, setting)
         # The function under the jit: this rule holds tracers, and the cache of the jit would keep them.
         train = _changed(self.augmentation, key, train)
         params, info = inspect.unwrap(training.epoch)(rule, params, train, key, self.batch_size)
         # In small pieces, because many settings share the memory.
-        correct = totals(rule, params, validation, self.augmentation, piece=self.batch_size).correct
-        return params, jnp.mean(jnp.sum(info.losses, 1)), correct
+        measured = totals(rule, params, validation, self.augmentation, piece=self.batch_size)
+        real = rule.net.loss is squared_error
+        return params, jnp.mean(jnp.sum(info.losses, 1)), measured.loss if real else measured.correct
 
     def fingerprint(self, setting: dict[str, float]) -> str:
         """Identifies the program that trains and measures one setting."""
@@ -153,9 +164,12 @@ class _Trainer(NamedTuple):
         return fingerprint(jax.make_jaxpr(self.learn)(numbers, params, self.order_key, self.train, self.validation))
 
     def compiled(
-        self, size: int, epochs: int
+        self, size: int, epochs: int, real: bool
     ) -> Callable[[list[dict[str, float]], Callable[[int, float], None]], list[Trial]]:
-        """A function that trains at most `size` settings at once: train_group(settings, report) -> trials."""
+        """A function that trains at most `size` settings at once: train_group(settings, report) -> trials.
+
+        `real` says whether the targets are real numbers.
+        """
         start_all = jax.jit(jax.vmap(self.start, in_axes=(0, None)))
         learn_all = jax.jit(jax.vmap(self.learn, in_axes=(0, 0, None, None, None)), donate_argnums=1)
 
@@ -166,15 +180,18 @@ class _Trainer(NamedTuple):
             losses, finite, curves = np.zeros(size), np.ones(size, bool), []
             for epoch in range(epochs):
                 key = jax.random.fold_in(self.order_key, epoch)
-                params, losses, correct = learn_all(numbers, params, key, self.train, self.validation)
+                params, losses, measured = learn_all(numbers, params, key, self.train, self.validation)
                 finite &= np.isfinite(losses)
-                curves.append(np.where(finite, correct, 0) / len(self.validation[0]))
-                report(epoch + 1, float(curves[-1].max()))
-            measured = zip(settings, losses, finite, zip(*curves, strict=True), strict=False)
-            return [
-                Trial(setting, tuple(map(float, curve)), float(loss) if sound else None)
-                for setting, loss, sound, curve in measured
-            ]
+                measured = np.where(finite, measured, np.inf if real else 0) / len(self.validation[0])
+                curves.append(measured)
+                report(epoch + 1, float(-measured.min() if real else measured.max()))
+            zeros = (0.0,) * epochs
+            trials = []
+            for setting, loss, sound, curve in zip(settings, losses, finite, zip(*curves, strict=True), strict=False):
+                values = tuple(map(float, curve))
+                accuracies, on_validation = (zeros, values) if real else (values, ())
+                trials.append(Trial(setting, accuracies, float(loss) if sound else None, on_validation))
+            return trials
 
         return train_group
 
@@ -187,7 +204,7 @@ def _changed(augmentation: Augmentation | None, key: jax.Array, train: Batch) ->
 
 def _report(report: Report | None, finished: Sequence[Trial], epoch: int, best_of_group: float) -> None:
     if report:
-        report(len(finished), epoch, max([*(trial.accuracy for trial in finished), best_of_group]))
+        report(len(finished), epoch, max([*(trial.goodness for trial in finished), best_of_group]))
 
 
 def _examples(pair: Pairs) -> Batch:

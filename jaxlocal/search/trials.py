@@ -12,11 +12,17 @@ class Trial(NamedTuple):
     setting: dict[str, float]
     accuracies: tuple[float, ...]  # on the validation set after each epoch; 0 once the loss is NaN or infinite
     loss: float | None  # mean over the last epoch of the sum of the local losses; None once it is NaN or infinite
+    losses: tuple[float, ...] = ()  # on the validation set after each epoch, if the targets are real numbers
 
     @property
     def accuracy(self) -> float:
-        """The accuracy after the last epoch, by which settings are compared."""
+        """The accuracy after the last epoch; real targets have none, and it is 0."""
         return self.accuracies[-1]
+
+    @property
+    def goodness(self) -> float:
+        """By which settings are compared, higher is better: the accuracy or, for real targets, minus the loss."""
+        return -self.losses[-1] if self.losses else self.accuracy
 
     @property
     def diverged(self) -> bool:
@@ -25,11 +31,11 @@ class Trial(NamedTuple):
 
 
 def best(trials: Sequence[Trial]) -> Trial:
-    """The trial with the highest validation accuracy; the first one if several are equal."""
+    """The trial that is best on the validation set; the first one if several are equal."""
     sound = [trial for trial in trials if not trial.diverged]
     if not sound:
         raise ValueError(f"trials: all {len(trials)} of them diverged; search lower learning rates")
-    return max(sound, key=lambda trial: trial.accuracy)
+    return max(sound, key=lambda trial: trial.goodness)
 
 
 def table(trials: Sequence[Trial], top: int = 10) -> str:
@@ -41,10 +47,12 @@ def table(trials: Sequence[Trial], top: int = 10) -> str:
       -----  ------------  ----  ---
           0         75.00  0.25  0.1
     """
-    order = sorted(range(len(trials)), key=lambda i: (trials[i].diverged, -trials[i].accuracy))[:top]
-    rows = [["trial", "validation %", "loss", *(trials[0].setting if trials else ())]]
+    order = sorted(range(len(trials)), key=lambda i: (trials[i].diverged, -trials[i].goodness))[:top]
+    measure = "validation loss" if trials and trials[0].losses else "validation %"
+    rows = [["trial", measure, "loss", *(trials[0].setting if trials else ())]]
     for i in order:
         trial = trials[i]
         loss = "diverged" if trial.loss is None else f"{trial.loss:.4g}"
-        rows.append([str(i), f"{100 * trial.accuracy:.2f}", loss, *(f"{n:.3g}" for n in trial.setting.values())])
+        measured = f"{trial.losses[-1]:.4g}" if trial.losses else f"{100 * trial.accuracy:.2f}"
+        rows.append([str(i), measured, loss, *(f"{n:.3g}" for n in trial.setting.values())])
     return aligned(rows)

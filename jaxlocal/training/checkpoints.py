@@ -69,7 +69,7 @@ class Checkpoints:
                 for step in self._steps():
                     if self._score(step) is None:
                         self._skip(step, "its score cannot be read")
-            self._manager = _manager(folder.resolve(), None if read_only else keep)
+            self._manager = _Reader(folder.resolve()) if read_only else _manager(folder.resolve(), keep)
 
     def save(self, step: int, params: Tree, facts: dict[str, Any], score: float | None = None) -> None:
         """Save in the background, as soon as the previous checkpoint is written.
@@ -245,19 +245,41 @@ def _digest_of_text(described: dict[str, Any]) -> str:
     return digest(np.frombuffer(json.dumps(described, sort_keys=True).encode(), np.uint8))
 
 
-def _manager(folder: Path, keep: int | None) -> Any:
-    """The manager of Orbax, which keeps the last `keep` checkpoints and the best one; without `keep` it only reads."""
+class _Reader:
+    """Reads checkpoints one by one, where Orbax's manager would fail if the score of any of them is damaged."""
+
+    def __init__(self, folder: Path):
+        import orbax.checkpoint as ocp  # slow to import
+
+        self._folder = folder
+        self._checkpointer = ocp.Checkpointer(
+            ocp.CompositeCheckpointHandler("params", "facts"), multiprocessing_options=_alone()
+        )
+
+    def restore(self, step: int, args: Any) -> Any:
+        """The parts of a checkpoint that the arguments name."""
+        return self._checkpointer.restore(self._folder / str(step), args=args)
+
+    def wait_until_finished(self) -> None:
+        """Nothing is written."""
+
+    def close(self) -> None:
+        """Release what Orbax holds."""
+        self._checkpointer.close()
+
+
+def _alone() -> Any:
+    """Orbax works in process 0 alone."""
+    import orbax.checkpoint as ocp
+
+    return ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="process 0")
+
+
+def _manager(folder: Path, keep: int) -> Any:
+    """The manager of Orbax, which keeps the last `keep` checkpoints and the best one."""
     import orbax.checkpoint as ocp  # slow to import
     from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=0, active_processes={0}, barrier_sync_key_prefix="process 0"
-    )
-    if keep is None:
-        options = ocp.CheckpointManagerOptions(
-            create=False, cleanup_tmp_directories=False, multiprocessing_options=alone
-        )
-        return ocp.CheckpointManager(folder, options=options)
     options = ocp.CheckpointManagerOptions(
         create=False,
         cleanup_tmp_directories=True,
@@ -265,7 +287,7 @@ def _manager(folder: Path, keep: int | None) -> Any:
         preservation_policy=AnyPreservationPolicy(
             [LatestN(keep), BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)]
         ),
-        multiprocessing_options=alone,
+        multiprocessing_options=_alone(),
     )
     return ocp.CheckpointManager(folder, options=options)
 
