@@ -7,7 +7,6 @@ from typing import Any, NoReturn, Protocol
 
 from jaxlocal.checks import nearest
 
-
 LONGEST_WORD = 200  # characters, in an error
 
 
