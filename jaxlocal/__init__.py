@@ -20,6 +20,7 @@ from jaxlocal.parts import head_lesson, head_part, init_forward
 from jaxlocal.pipeline import pipelined
 from jaxlocal.rule import Component, Info, Lesson, Params, Part, Rule
 from jaxlocal.version import __version__
+from jaxlocal.weights import get_weights, load_weights, save_weights, set_weights
 
 __all__ = [
     "Component",
@@ -43,12 +44,14 @@ __all__ = [
     "downward",
     "ensemble",
     "everywhere",
+    "get_weights",
     "head_lesson",
     "head_part",
     "init_forward",
     "init_layer",
     "l2",
     "layers",
+    "load_weights",
     "make_rule",
     "mixed_precision",
     "models",
@@ -57,7 +60,9 @@ __all__ = [
     "pipelined",
     "plots",
     "rules",
+    "save_weights",
     "search",
+    "set_weights",
     "squared_error",
     "streaming",
     "training",

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file's text in one step, so that neither a reader nor a crash ever sees half of it."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Replace a file's content in one step, so that neither a reader nor a crash ever sees half of it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
+    draft.write_bytes(content if isinstance(content, bytes) else content.encode())
     draft.replace(path)
 
 

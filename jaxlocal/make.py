@@ -134,7 +134,7 @@ def make_rule(
         checks.examples("x", x, params.shapes[0])
         return (scores or layer_by_layer)(params, x, key)
 
-    return Rule(init, update, step, predict, net, lessons, effective, locality.__getitem__, learn)
+    return Rule(init, update, step, predict, net, lessons, effective, locality.__getitem__, check_params, learn)
 
 
 def _check_output(net: Network, key: jax.Array, batch: Batch) -> None:

@@ -59,6 +59,10 @@ def ensemble(rule: Rule, n: int) -> Rule:
 
         return of_all
 
+    def check(params: Params) -> None:
+        checks.members(params, n)
+        jax.eval_shape(jax.vmap(rule.check), params)
+
     def predict(params: Params, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         checks.members(params, n)
         return jax.vmap(rule.predict, in_axes=(0, None, None))(params, x, key)
@@ -69,6 +73,7 @@ def ensemble(rule: Rule, n: int) -> Rule:
         step=of_each(rule.step),
         lessons=of_each(rule.lessons),
         predict=predict,
+        check=check,
         learn=None,
         placement=rule.placement._replace(members=n),
     )

@@ -30,7 +30,8 @@ class Component:
 
     `weights` and `opt` are dicts by role. The role "forward" is always a tuple with the weights of each layer of the
     component. A role without an optimizer state does not learn. `stats` holds, layer by layer, the Flax collections
-    other than the weights: the batch statistics.
+    other than the weights: the batch statistics. Do not assign to these dicts: everyone who holds the same parameters
+    would see it. `jl.set_weights` returns new parameters.
     """
 
     weights: Weights
@@ -106,6 +107,7 @@ class Rule(NamedTuple):
     lessons: Callable[[Params, Batch], tuple[Lesson, ...]]  # what a batch teaches, before any optimizer
     effective: Callable[[Params], Tree]  # the weights that predict reads
     locality: Callable[[str], np.ndarray]  # of a role, (n, n): does component i's update depend on j's weights?
+    check: Callable[[Params], None]  # raises an error for parameters of another rule, network or optimizer
     learn: tuple[Learn, ...] | None
     """For a rule without a backward pass: each component's own step, which `update` folds over the components."""
     placement: Placement = Placement()

@@ -79,6 +79,15 @@ def test_code_runs(page, tmp_path, monkeypatch):
         exec(compile(block, page, "exec"), namespace)
 
 
+def test_code_for_pytorch_runs(tmp_path, monkeypatch):
+    """The blocks marked `py` as well, which need PyTorch."""
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for block in code_blocks("docs/weights.md", "(?:python|py)"):
+        exec(compile(block, "docs/weights.md", "exec"), namespace)
+
+
 @pytest.mark.parametrize("page", with_blocks("sh"))
 def test_commands_are_understood(page, monkeypatch):
     """As far as their flags and names go: nothing is trained."""
@@ -281,6 +290,7 @@ def test_the_list_of_defects_is_up_to_date():
 
 def test_import_brings_no_heavy_packages():
     heavy = "tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "scipy.stats", "torch", "PIL", "grain", "tqdm"
+    heavy += ("safetensors",)
     code = f"import jaxlocal, sys; print([name for name in {heavy} if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.strip() == "[]"
