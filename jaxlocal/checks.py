@@ -47,7 +47,9 @@ def learning_rule(make: Callable[P, R], *, needs_blocks: bool = True) -> Callabl
 
 
 def nearest(value: str, options: Iterable[str]) -> str:
-    """A hint for a name that is not among the options: the most similar option, or the list of all of them.
+    """A hint for a name that is not among the options: the most similar option, or else a list of them.
+
+    Of many options the list shows only the first three.
 
     Example:
       >>> from jaxlocal.checks import nearest
@@ -58,7 +60,8 @@ def nearest(value: str, options: Iterable[str]) -> str:
     """
     names = list(options)
     similar = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.5)
-    return f"did you mean {similar[0]}?" if similar else f"choose from {', '.join(names)}"
+    listed = names if len(names) <= 30 else [*names[:3], "…"]
+    return f"did you mean {similar[0]}?" if similar else f"choose from {', '.join(listed)}"
 
 
 def show(value: Any) -> str:

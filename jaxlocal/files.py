@@ -7,8 +7,11 @@ from pathlib import Path
 def write_whole(path: Path, content: str | bytes) -> None:
     """Replace a file's content in one step, so that neither a reader nor a crash ever sees half of it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(content if isinstance(content, bytes) else content.encode())
-    draft.replace(path)
+    try:
+        draft.write_bytes(content if isinstance(content, bytes) else content.encode())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)  # it is still there if something failed
 
 
 def cache_folder(name: str) -> Path:

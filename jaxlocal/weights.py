@@ -203,8 +203,9 @@ def _below(name: str, tree: Tree) -> Tree:
 
 def _fitting(name: str, value: Any, old: Any, members: int) -> jax.Array:
     """The value as an array like the old one: of its shape and type, on its devices."""
+    traced = isinstance(value, jax.core.Tracer)
     try:
-        array = np.asarray(value)
+        array = value if traced else np.asarray(value)
     except Exception as error:  # whatever the library that it comes from raises
         reason = str(error).partition("\n")[0]
         raise TypeError(f"weights: {name!r} cannot be read as a NumPy array ({reason}); convert it first") from None
@@ -215,9 +216,9 @@ def _fitting(name: str, value: Any, old: Any, members: int) -> jax.Array:
             f"weights: {name!r} has shape {array.shape}, but must have {old.shape}; "
             + _remedy(array.shape, old.shape, members)
         )
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
         array = array.astype(old.dtype)
-    if not np.isfinite(array).all():
+    if not traced and not np.isfinite(array).all():
         raise ValueError(f"weights: {name!r} holds NaN or infinity as {old.dtype}; give it finite numbers")
     if isinstance(old, jax.core.Tracer) or not old.committed:
         return jnp.asarray(array)

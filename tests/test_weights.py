@@ -139,7 +139,9 @@ def test_weights_stay_on_their_devices():
 def test_weights_can_be_set_inside_jit():
     rule, *_, params, _ = start("bp", NETS["dense"])
     weights = {name: array + 1 for name, array in jl.get_weights(rule, params).items()}
-    assert same(jax.jit(lambda p: jl.set_weights(rule, p, weights))(params), jl.set_weights(rule, params, weights))
+    wanted = jl.set_weights(rule, params, weights)
+    assert same(jax.jit(lambda p: jl.set_weights(rule, p, weights))(params), wanted)
+    assert same(jax.jit(lambda w: jl.set_weights(rule, params, w))(weights), wanted)
     with pytest.raises(TypeError, match="outside"):
         jax.jit(lambda p: jl.get_weights(rule, p))(params)
 
@@ -298,6 +300,27 @@ def test_files_that_are_not_there(saved):
     for wrong in (None, 3, ""):
         with pytest.raises(TypeError, match="must be the path of a file"):
             jl.load_weights(wrong, rule, params)
+
+
+def test_a_failed_write_leaves_nothing_behind(saved, monkeypatch):
+    def no_room(*_):
+        raise OSError("no space left on device")
+
+    rule, _, path = saved
+    before = path.read_bytes()
+    monkeypatch.setattr(type(path), "replace", no_room)
+    with pytest.raises(OSError, match="no space"):
+        jl.save_weights(path, rule, fresh(rule, NETS["dense"]))
+    assert path.read_bytes() == before and [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_name_of_another_program_brings_a_short_list():
+    net = jl.models.mlp((3,) * 20, 3)
+    rule = jl.rules.bp(net, optax.sgd(0.1))
+    params = rule.init(jax.random.key(0), make_batch(NETS["dense"]))
+    with pytest.raises(ValueError, match=r"has no 'XYZ'; choose from .*, …$") as error:
+        jl.set_weights(rule, params, {"XYZ": np.ones(3)})
+    assert len(str(error.value)) < 200
 
 
 def test_without_the_library(saved, monkeypatch):
