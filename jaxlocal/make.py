@@ -19,7 +19,7 @@ from jaxlocal.descent import Descent, Settle
 from jaxlocal.fast import ordering
 from jaxlocal.fast.compiler import one_pass
 from jaxlocal.network import Network, Tree, apply_layers, cross_entropy
-from jaxlocal.outline import Outline
+from jaxlocal.outline import OTHERS, Outline
 from jaxlocal.parts import init_forward
 from jaxlocal.rule import (
     Batch,
@@ -94,7 +94,14 @@ def make_rule(
         checks.params(params, len(parts))
         if params.shapes not in outlines:  # they come from a checkpoint, or from another rule
             example = tuple(jax.ShapeDtypeStruct((1, *shape), jnp.float32) for shape in params.shapes)
-            jax.eval_shape(init, jax.random.key(0), example)
+            try:
+                jax.eval_shape(init, jax.random.key(0), example)
+            except Exception as error:  # of this library, of Flax, or of a layer of the user's own
+                x, y = params.shapes
+                raise ValueError(
+                    f"params were made for x of shape (B, {', '.join(map(str, x))}) and y of shape "
+                    f"(B, {', '.join(map(str, y))}), which this rule's network cannot take: {OTHERS}"
+                ) from error
         outlines[params.shapes].check(params.components)
 
     def check_batch(params: Params, batch: Batch) -> None:

@@ -82,7 +82,7 @@ def set_weights(rule: Rule, params: Params, weights: Mapping[str, Any]) -> Param
     found = _by_name(params)
     for name in weights:
         if name not in found:
-            raise ValueError(f"weights: this rule has no {name!r}; {checks.nearest(str(name), found)}")
+            raise ValueError(f"weights: this rule has no {checks.show(name)}; {checks.nearest(str(name), found)}")
     new = {name: _fitting(name, value, found[name], rule.placement.members) for name, value in weights.items()}
     changed = jax.tree.map(lambda name, old: new.get(name, old), _names(params), _trees(params))
     components = (
@@ -220,9 +220,8 @@ def _fitting(name: str, value: Any, old: Any, members: int) -> jax.Array:
         array = array.astype(old.dtype)
     if not traced and not np.isfinite(array).all():
         raise ValueError(f"weights: {name!r} holds NaN or infinity as {old.dtype}; give it finite numbers")
-    if isinstance(old, jax.core.Tracer) or not old.committed:
-        return jnp.asarray(array)
-    return jax.device_put(array, old.sharding)
+    placed = isinstance(old, jax.Array) and not isinstance(old, jax.core.Tracer) and old.committed
+    return jax.device_put(array, old.sharding) if placed else jnp.asarray(array)
 
 
 def _remedy(given: tuple[int, ...], wanted: tuple[int, ...], members: int) -> str:
@@ -266,7 +265,7 @@ def _digest(weights: dict[str, np.ndarray]) -> str:
 
 
 def _path(path: Any) -> Path:
-    if not isinstance(path, str | PathLike) or not str(path):
+    if not isinstance(path, str | PathLike) or not str(path) or "\0" in str(path):
         raise TypeError(f"path={checks.show(path)}: must be the path of a file, such as 'net.safetensors'")
     return Path(path)
 

@@ -179,8 +179,19 @@ def test_kernels_with_their_axes_in_another_order():
         jl.set_weights(rule, params, {KERNEL: np.ones((3, 2, 3, 3))})
 
 
+def test_numpy_arrays_in_parameters():
+    """Parameters that were moved to the host."""
+    rule, *_, params, _ = start("bp", NETS["dense"])
+    (component,) = params.components
+    host = params.replace(components=(component.replace(weights=jax.tree.map(np.asarray, component.weights)),))
+    assert same(jl.set_weights(rule, host, jl.get_weights(rule, host)), params)
+
+
 def test_other_rules_and_their_parameters_are_refused():
     rule, *_, params, _ = start("bp", NETS["dense"])
+    images = jl.rules.bp(jl.models.conv2(3), optax.sgd(0.5))
+    with pytest.raises(ValueError, match=r"made for x of shape \(B, 4\) and y of shape \(B, 3\).*another rule"):
+        jl.get_weights(images, params)
     for other in (start("fa", NETS["dense"]), start("dfa", NETS["dense"]), start("bp", NETS["dense norm"])):
         with pytest.raises(ValueError, match="another rule"):
             jl.get_weights(rule, other.params)
@@ -298,7 +309,7 @@ def test_files_that_are_not_there(saved):
     for place in (path.parent, path.parent / "no folder" / "net"):
         with pytest.raises(FileNotFoundError, match="in a folder that exists"):
             jl.save_weights(place, rule, params)
-    for wrong in (None, 3, ""):
+    for wrong in (None, 3, "", "a\0b"):
         with pytest.raises(TypeError, match="must be the path of a file"):
             jl.load_weights(wrong, rule, params)
 
