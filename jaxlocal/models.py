@@ -20,6 +20,7 @@ from jaxlocal import checks
 from jaxlocal.layers import Activation, Block, Head, InitMaker, Residual, conv, dense, he_normal, local
 from jaxlocal.network import Loss, Network, cross_entropy, squared_error
 
+DEEPEST = 1202  # layers of a ResNet
 glorot_uniform = nn.initializers.glorot_uniform
 
 
@@ -131,6 +132,8 @@ def resnet(
         raise ValueError(
             f"depth={depth}: must be 6n + 2, with n residual blocks in each stage; pass depth=20, 32, 44, 56 or 110"
         )
+    if depth > DEEPEST:
+        raise ValueError(f"depth={depth}: must be at most {DEEPEST}, the deepest that He et al. have trained")
     checks.callables(activation=activation)
     checks.flag("shortcut_norm", shortcut_norm)
     stem = conv(16, activation=activation, norm=True)
@@ -353,6 +356,8 @@ def matched(net: Network, components: int, width: int, *, activation: Activation
         raise TypeError(f"net.head={type(net.head).__name__}: has an unknown number of classes; use a jl.layers.Head")
     checks.positive_int("components", components)
     checks.positive_int("width", width)
+    if components > max(1, len(net.blocks)):
+        raise ValueError(f"components={components}: the network has {len(net.blocks)} blocks; take at most as many")
     bridge = dense(5 * width, activation), dense(width, activation)
     decoders = (dense(width, activation) for _ in range(components - 1))
     head = Head(net.head.features, kernel_init=net.head.kernel_init)

@@ -10,10 +10,11 @@ from jax.lax import with_sharding_constraint
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxlocal import checks
+from jaxlocal import checks, memory
 from jaxlocal.network import computing_in
 from jaxlocal.rule import Batch, Params, Placement, Rule
 
+MOST, MANY = 10**6, 1000  # members of an ensemble: at most, and so many that their memory is looked at first
 Args = ParamSpec("Args")
 Out = TypeVar("Out")
 
@@ -46,10 +47,19 @@ def ensemble(rule: Rule, n: int) -> Rule:
         checks.key(key)
         checks.batch(batch)
         typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if n > MOST:
+            raise ValueError(f"n={n}: must be at most {MOST}")
         keys = jax.random.split(key, n) if key.ndim == (0 if typed else 1) else key
         if len(keys) != n:
             raise ValueError(f"key: {len(keys)} keys for an ensemble of {n}; give one key, or {n}")
         example = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), batch)  # only the shapes matter
+        if n > MANY:
+            needed = n * memory.needed(jax.eval_shape(rule.init, keys[0], example))
+            if needed > (there := memory.available()):
+                raise ValueError(
+                    f"n={n}: the members' parameters would take {memory.in_words(needed)}, and there are "
+                    f"{memory.in_words(there)} of memory; take fewer"
+                )
         return jax.vmap(rule.init, in_axes=(0, None))(keys, example)
 
     def of_each(function: Callable[[Params, Batch], Out]) -> Callable[[Params, Batch], Out]:

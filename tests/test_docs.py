@@ -33,6 +33,7 @@ INTERNAL = {
     "descent",
     "files",
     "flags",
+    "memory",
     "outline",
     "targets",
     "text",

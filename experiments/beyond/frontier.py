@@ -213,8 +213,8 @@ def table(recorded: Recorded) -> Iterator[Row]:
             test, bp = accuracy(row), _backprop(recorded, name)
             cost = row["times BP's"]
             yield line | {
-                "test %": tables.percent(test),
-                "below BP": f"{100 * (bp['mean'] - test['mean']):.2f}" if bp else None,
+                "test %": tables.percent(test) if test["mean"] else "diverged",
+                "below BP": f"{100 * (bp['mean'] - test['mean']):.2f}" if bp and test["mean"] else None,
                 "operations": cost["operations"],
                 "time": times.get(contender),
                 "weights": cost["weights"],
@@ -248,6 +248,7 @@ def draw(recorded: Recorded) -> dict[str, "Figure"]:
             contender: record["rows"][0]
             for contender in contenders(problem)
             if (record := recorded.records.get(f"{name}_{contender}")) and record["rows"][0]["runs"]
+            if accuracy(record["rows"][0])["mean"]  # it has not diverged
         }
         for name, problem in PROBLEMS.items()
     }

@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxlocal import checks, codes, models, parallel, rules
+from jaxlocal import checks, codes, memory, models, parallel, rules
 from jaxlocal.app.settings import Config, ConfigError, check, known, pairs
 from jaxlocal.data import Splits, augmentation, floats, load
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.splits import autoencoding
-from jaxlocal.data.streaming import memory
 from jaxlocal.decay import l2
 from jaxlocal.network import Network, cross_entropy, init_layer, squared_error
 from jaxlocal.pipeline import Pipeline, mesh, pipelined
@@ -201,12 +200,11 @@ def _check_parameters(config: Config, rule: Rule | Pipeline, data: Splits, augme
         params = jax.eval_shape(plain.init, jax.random.key(0), example)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"--rule={config.rule}: {error}") from None
-    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params) if leaf.dtype.itemsize)
-    if needed > (there := memory()):
+    if (needed := memory.needed(params)) > (there := memory.available()):
         raise ConfigError(
             f"--model={config.model}: the parameters{f' of {config.seeds} seeds' * (config.seeds > 1)} would take "
-            f"{needed / 2**30:.3g} GB, and there are {there / 2**30:.3g} GB of memory; take narrower layers or fewer "
-            "--seeds"
+            f"{memory.in_words(needed)}, and there are {memory.in_words(there)} of memory; take narrower "
+            "layers or fewer --seeds"
         )
 
 

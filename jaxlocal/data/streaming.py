@@ -1,6 +1,5 @@
 """Streaming of data sets that do not fit on the device: threads read ahead from disk."""
 
-import os
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -8,6 +7,7 @@ import numpy as np
 
 from jaxlocal.checks import positive_int, show
 from jaxlocal.data.splits import Pairs, Splits
+from jaxlocal.memory import available
 
 
 def stream(pairs: Pairs, orders: Sequence[np.ndarray], *, workers: int = 2, ahead: int = 2) -> Iterator[Pairs]:
@@ -62,21 +62,6 @@ def resident(splits: Splits, device: jax.Device | None = None) -> bool:
     compiled program.
     """
     device = device or jax.local_devices()[0]
-    limit = memory(device) / (4 if device.platform == "cpu" else 2)
+    limit = available(device) / (4 if device.platform == "cpu" else 2)
     arrays: list[np.ndarray] = jax.tree.leaves(tuple(splits))
     return sum(array.nbytes for array in arrays) < limit
-
-
-def memory(device: jax.Device | None = None) -> int:
-    """The bytes of a device's memory; for a CPU of what is available."""
-    stats = (device or jax.local_devices()[0]).memory_stats()
-    return stats["bytes_limit"] if stats and "bytes_limit" in stats else _available()
-
-
-def _available() -> int:
-    """The bytes of main memory that a program can get. On Linux that includes the memory of the file cache."""
-    try:
-        with open("/proc/meminfo") as file:
-            return next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
