@@ -102,6 +102,18 @@ def single_rule(transform: str, rule: Any) -> None:
         )
 
 
+def one_run(function: str, rule: Any, value: Any) -> None:
+    """A rule that is no ensemble, and parameters: what most diagnostics take."""
+    if not hasattr(rule, "placement"):
+        raise TypeError(f"rule={show(rule)}: {function} needs a rule, such as jl.rules.dfa(net, tx)")
+    if rule.placement.members:
+        raise ValueError(
+            f"rule: is an ensemble of {rule.placement.members}, and {function} takes one run; pass the rule that it is "
+            "made of, and a member's parameters, jax.tree.map(lambda leaf: leaf[0], params)"
+        )
+    some_params(value)
+
+
 def optimizer(name: str, tx: Any) -> None:
     """The value is an optax optimizer that moves weights down the gradient."""
     if not isinstance(tx, optax.GradientTransformation):
@@ -128,19 +140,25 @@ def key(value: Any) -> None:
 
 def params(value: Any, components: int) -> None:
     """The value may be parameters from the rule's own init: it has the right number of components."""
-    found = getattr(value, "components", None)
-    if found is None:
-        raise TypeError(f"params is of type {type(value).__name__}; it must be what the rule's init or update returned")
-    if len(found) != components:
+    found = len(some_params(value))
+    if found != components:
         raise ValueError(
-            f"params has {len(found)} components, but the rule has {components}: it comes from another rule or another "
+            f"params has {found} components, but the rule has {components}: it comes from another rule or another "
             "network; call this rule's init"
         )
 
 
+def some_params(value: Any) -> tuple[Any, ...]:
+    """The value may be parameters of any rule; returns their components."""
+    components = getattr(value, "components", None)
+    if components is None:
+        raise TypeError(f"params is of type {type(value).__name__}; it must be what the rule's init or update returned")
+    return components
+
+
 def members(value: Any, count: int) -> None:
     """The value may be parameters of an ensemble: every array of them has a first axis for the members."""
-    params(value, len(getattr(value, "components", ())))
+    some_params(value)
     for leaf in jax.tree.leaves(value):
         if leaf.shape[:1] != (count,):
             raise ValueError(
@@ -166,6 +184,14 @@ def examples(name: str, x: Any, shape: tuple[int, ...] | None = None) -> None:
             f"{name} has shape {x.shape}, but the parameters were made for {name} of shape "
             f"(B, {', '.join(map(str, shape))}); reshape it, or call init with such a batch"
         )
+
+
+def features(name: str, value: Any) -> None:
+    """The value is an array (N, …) of one example or more."""
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        raise TypeError(f"{name}={show(value)} is not an array; convert it with jnp.asarray({name})")
+    if value.ndim < 2 or not value.size:
+        raise ValueError(f"{name} has shape {value.shape}, but must be (N, …), examples first, at least one")
 
 
 def batch(pair: Any, shapes: tuple[tuple[int, ...], ...] = (), stats: tuple[Tree, ...] = ()) -> None:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlocal import checks
 from jaxlocal.costs import Cost, CostTable, costs
 from jaxlocal.layers import flat
 from jaxlocal.network import Tree, apply_layer
@@ -55,6 +56,7 @@ def parameter_counts(rule: Rule, params: Params) -> ParameterCounts:
       >>> jl.diagnostics.parameter_counts(rule, params)
       ParameterCounts(effective=1210, affiliated=160)
     """
+    checks.some_params(params)
     everything = sum(leaf.size for c in params.components for leaf in jax.tree.leaves(c.weights))
     effective = sum(leaf.size for leaf in jax.tree.leaves(rule.effective(params)))
     return ParameterCounts(effective, everything - effective)
@@ -62,6 +64,7 @@ def parameter_counts(rule: Rule, params: Params) -> ParameterCounts:
 
 def local_losses(rule: Rule, params: Params, batch: Batch) -> tuple[dict[str, jax.Array], ...]:
     """The terms of each component's local objective on a batch. Nothing is updated."""
+    checks.some_params(params)
     return tuple(lesson.losses for lesson in rule.lessons(params, batch))
 
 
@@ -101,6 +104,7 @@ def alignment(rule: Rule, params: Params, batch: Batch) -> jax.Array:
       >>> bool(jnp.all(jl.diagnostics.alignment(rule, params, batch) < 0.1))
       True
     """
+    checks.one_run("alignment", rule, params)
     x, y = batch
 
     def loss(forward: tuple[tuple[Tree, ...], ...]) -> jax.Array:
@@ -133,6 +137,7 @@ def feedback_alignment(rule: Rule, params: Params, x: jax.Array) -> jax.Array:
     Reference:
       Learning the Connections in Direct Feedback Alignment. Figure 2.
     """
+    checks.one_run("feedback_alignment", rule, params)
     direct = [c.weights["feedback"] for c in params.components[:-1] if "feedback" in c.weights]
     if not direct:
         raise ValueError("rule: has no feedback from the output to each block; pass jl.rules.dfa, drtp or dkp")
@@ -143,6 +148,7 @@ def feedback_alignment(rule: Rule, params: Params, x: jax.Array) -> jax.Array:
 
 def activations(rule: Rule, params: Params, x: jax.Array) -> tuple[jax.Array, ...]:
     """The output of each block, then the scores, as in prediction."""
+    checks.one_run("activations", rule, params)
     outputs, a = [], x
     for layer, weights, stats in zip(rule.net.blocks, forward_weights(params), forward_stats(params), strict=False):
         a, _ = apply_layer(layer, weights, stats, a)
@@ -171,6 +177,7 @@ def layer_outputs(rule: Rule, params: Params, x: jax.Array) -> dict[str, jax.Arr
       >>> {name: output.shape[1:] for name, output in outputs.items()}
       {'raw data': (8, 8, 1), 'block 1': (16,), 'block 2': (8,), 'bridge': (64,), 'decoder 2': (64,), 'output': (10,)}
     """
+    checks.one_run("layer_outputs", rule, params)
     outputs = []
 
     # Only `predict` knows the order of its layers, so each layer records its output when it is called. A layer is a
@@ -206,6 +213,10 @@ def class_distances(features: jax.Array, y: jax.Array) -> ClassDistances:
       >>> float(distances.inter), float(distances.intra), float(distances.ratio)
       (3.0, 2.0, 1.5)
     """
+    checks.features("features", features)
+    checks.features("y", y)
+    if len(features) != len(y):
+        raise ValueError(f"features are of {len(features)} examples and y of {len(y)}; give both the same examples")
     features = flat(features)
     labels = np.asarray(y).argmax(-1)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]

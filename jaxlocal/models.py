@@ -165,7 +165,9 @@ def conv2(classes: int = 10, *, padding: str = "SAME", conv_norm: bool = True, d
       3
     """
     if padding not in ("SAME", "VALID"):
-        raise ValueError(f"padding={padding!r}: must be 'SAME', as in the paper's table, or 'VALID', as in its code")
+        raise ValueError(
+            f"padding={checks.show(padding)}: must be 'SAME', as in the paper's table, or 'VALID', as in its code"
+        )
     checks.flag("conv_norm", conv_norm)
     checks.flag("dense_norm", dense_norm)
     convs = (conv(32, norm=conv_norm, padding=padding) for _ in range(2))
@@ -193,7 +195,7 @@ def alexnet(classes: int = 100, *, image_size: int = 32, width: int = 4096, drop
     checks.positive_int("width", width)
     checks.share("dropout", dropout)
     if image_size not in (32, 64):
-        raise ValueError(f"image_size={image_size!r}: must be 32 or 64; resize the images to one of them")
+        raise ValueError(f"image_size={checks.show(image_size)}: must be 32 or 64; resize the images to one of them")
     shapes = [(64, image_size // 32, 2), (192, 1, 2), (384, 1, 1), (256, 1, 1), (256, 1, 2)]
     convs = [conv(features, 3, stride, norm=True, pool=pool) for features, stride, pool in shapes]
     denses = [dense(width, norm=True, dropout=dropout) for _ in range(2)]
@@ -356,8 +358,8 @@ def matched(net: Network, components: int, width: int, *, activation: Activation
         raise TypeError(f"net.head={type(net.head).__name__}: has an unknown number of classes; use a jl.layers.Head")
     checks.positive_int("components", components)
     checks.positive_int("width", width)
-    if components > max(1, len(net.blocks)):
-        raise ValueError(f"components={components}: the network has {len(net.blocks)} blocks; take at most as many")
+    if components > DEEPEST:
+        raise ValueError(f"components={components}: must be at most {DEEPEST}")
     bridge = dense(5 * width, activation), dense(width, activation)
     decoders = (dense(width, activation) for _ in range(components - 1))
     head = Head(net.head.features, kernel_init=net.head.kernel_init)
@@ -392,6 +394,6 @@ def _options(norm: bool, dropout: float) -> None:
 def _widths(name: str, value: Sequence[int]) -> None:
     if not isinstance(value, list | tuple):
         example = f"({value},)" if isinstance(value, int) else "(256, 256)"
-        raise TypeError(f"{name}={value!r}: pass a sequence of widths, such as {name}={example}")
+        raise TypeError(f"{name}={checks.show(value)}: pass a sequence of widths, such as {name}={example}")
     for i, width in enumerate(value):
         checks.positive_int(f"{name}[{i}]", width)

@@ -177,8 +177,12 @@ def mixed_precision(rule: Rule, dtype: Any = jnp.bfloat16) -> Rule:
       dtype('float32')
     """
     checks.single_rule("mixed_precision", rule)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"dtype={dtype!r}: must be a floating-point type, such as jnp.bfloat16")
+    try:
+        is_floating = jnp.issubdtype(dtype, jnp.floating)
+    except (TypeError, ValueError):  # it is no type at all
+        is_floating = False
+    if not is_floating:
+        raise ValueError(f"dtype={checks.show(dtype)}: must be a floating-point type, such as jnp.bfloat16")
 
     def rounded(function: Callable[Args, Out]) -> Callable[Args, Out]:
         @wraps(function)

@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import shutil
+import sys
 import warnings
 from functools import partial
 from pathlib import Path
@@ -57,6 +58,7 @@ def elsewhere(tmp_path_factory):
         config = Config(rule="bp", epochs=2, model_args=("hidden=[4]",))
         app.train(config, Path("run"), say=lambda line: None)
         patch.setattr(session.Session, "train", reached)
+        patch.setattr(sys, "unraisablehook", lambda _: None)  # Orbax's threads raise what also reaches us
         yield
 
 

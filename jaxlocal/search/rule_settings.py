@@ -86,5 +86,7 @@ def maker(rule: str, net: Network, **fixed: Any) -> Make:
 
 def _named(rule: str) -> Callable[..., Rule]:
     if rule not in rules.ALL:
-        raise ValueError(f"rule={rule!r}: there is no rule of this name; {checks.nearest(str(rule), rules.ALL)}")
+        raise ValueError(
+            f"rule={checks.show(rule)}: there is no such rule; {checks.nearest(checks.show(rule), rules.ALL)}"
+        )
     return rules.ALL[rule]
