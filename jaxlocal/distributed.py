@@ -16,12 +16,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, Timer
 from types import TracebackType
 from typing import IO, Any, NoReturn
 
@@ -31,6 +31,8 @@ from jaxlocal import flags
 
 PREFIX = "JAXLOCAL_"  # the names of the environment variables begin with it
 PATIENCE = 30  # seconds without a sign of life after which a process counts as lost
+SOON = 10  # seconds of waiting after which a process says what it waits for
+LAUNCHER = f"{PREFIX}LAUNCHER"  # the environment variable with the number of the launching process
 GRACE = 15  # seconds that a process has to save and end after SIGTERM, before it is killed
 
 
@@ -75,9 +77,20 @@ def initialize(
         )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would make a process survive SIGTERM
-    jax.distributed.initialize(
-        address, count, number, heartbeat_timeout_seconds=seconds, shutdown_timeout_seconds=seconds
-    )
+    _end_with_launcher()
+    with _said_while_waiting(f"process {number} of {count} waits for the others, which meet at {address}"):
+        try:
+            jax.distributed.initialize(
+                address, count, number, heartbeat_timeout_seconds=seconds, shutdown_timeout_seconds=seconds
+            )
+        except jax.errors.JaxRuntimeError as error:
+            if number == 0 and "start RPC server" in str(error):
+                label = found["coordinator"][0]
+                raise ValueError(
+                    f"{label}={address}: process 0 cannot listen there, for the port is in use or the host is another "
+                    "one; take another port"
+                ) from None
+            raise
     _leave_at_once_on_errors(number, count)
 
 
@@ -135,6 +148,34 @@ def _whole(label: str, text: str | None, least: int) -> int:
     raise ValueError(f"{label}={text!r}: must be a whole number from {least}")
 
 
+@contextmanager
+def _said_while_waiting(words: str) -> Iterator[None]:
+    """Print the words if it takes long."""
+    timer = Timer(SOON, print, [f"jaxlocal.distributed: {words}"], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _end_with_launcher() -> None:
+    """End this process when the launcher that has started it is gone, as after SIGKILL."""
+    launcher = os.environ.get(LAUNCHER)
+    if launcher is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(launcher):
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)  # a run saves itself
+        time.sleep(GRACE)
+        os._exit(128 + signal.SIGKILL)
+
+    Thread(target=watch, daemon=True).start()
+
+
 def _leave_at_once_on_errors(number: int, count: int) -> None:
     """Let an error end the process at once: an orderly end would wait for processes that wait for this one."""
     report = sys.excepthook
@@ -178,6 +219,7 @@ def _launch(command: Sequence[str], processes: int, devices: int) -> tuple[int |
         "PYTHONUNBUFFERED": "1",  # the output of a process that is killed is not lost
         f"{PREFIX}COORDINATOR": address,
         f"{PREFIX}PROCESSES": str(processes),
+        LAUNCHER: str(os.getpid()),
     }
     workers = [_start(command, number, shared) for number in range(processes)]
     printers = []

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -337,3 +338,59 @@ def test_arguments_come_before_the_environment(monkeypatch):
         monkeypatch.setenv(f"JAXLOCAL_{name}", value)
     with pytest.raises(ValueError, match=r"^process=7: 4 processes are numbered 0 to 3"):
         distributed.initialize(process=7)
+
+
+def test_a_port_in_use_is_one_sentence(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        environment = {
+            **ENVIRONMENT,
+            "JAXLOCAL_COORDINATOR": f"127.0.0.1:{taken.getsockname()[1]}",
+            "JAXLOCAL_PROCESSES": "1",
+            "JAXLOCAL_PROCESS": "0",
+        }
+        command = [sys.executable, "-c", "from jaxlocal import distributed; distributed.initialize()"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "process 0 cannot listen there, for the port is in use" in done.stderr.splitlines()[-1]
+
+
+def test_a_process_that_waits_says_for_whom(monkeypatch, capsys):
+    monkeypatch.setattr(distributed, "SOON", 0.01)
+    with distributed._said_while_waiting("process 1 of 2 waits"):
+        time.sleep(0.2)
+    with distributed._said_while_waiting("nobody waits"):
+        pass
+    time.sleep(0.1)
+    assert capsys.readouterr().err == "jaxlocal.distributed: process 1 of 2 waits\n"
+
+
+def is_alive(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@slow
+def test_a_killed_launcher_leaves_no_process(script, tmp_path):
+    path = script(
+        "import os, sys, time; from pathlib import Path; from jaxlocal import distributed; distributed.initialize();"
+        "Path(sys.argv[1], str(os.getpid())).touch(); time.sleep(120)"
+    )
+    command = [sys.executable, "-m", "jaxlocal.distributed", path, str(tmp_path / "processes")]
+    (tmp_path / "processes").mkdir()
+    launcher = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    for _ in range(600):
+        if len(workers := [int(path.name) for path in (tmp_path / "processes").iterdir()]) == 2:
+            break
+        time.sleep(0.1)
+    launcher.kill()
+    launcher.wait()
+    for _ in range(300):
+        if not any(map(is_alive, workers)):
+            break
+        time.sleep(0.1)
+    assert len(workers) == 2 and not any(map(is_alive, workers))

@@ -33,6 +33,7 @@ INTERNAL = {
     "descent",
     "files",
     "flags",
+    "locks",
     "memory",
     "outline",
     "targets",

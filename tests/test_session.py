@@ -177,3 +177,10 @@ def test_a_template_has_the_shapes_of_the_parameters(whole):
         single = jax.tree.leaves(whole.params)
         lead = (2,) if rule is not RULE and not isinstance(rule, jl.pipeline.Pipeline) else ()
         assert [leaf.shape for leaf in shapes] == [(*lead, *np.shape(leaf)) for leaf in single]
+
+
+def test_a_folder_is_trained_in_by_one_session_at_a_time(tmp_path):
+    arguments = tmp_path / "run", RULE, DATA
+    with jl.training.Session(*arguments), pytest.raises(jl.training.InUseError, match="another process is training in"):
+        jl.training.Session(*arguments)
+    jl.training.Session(*arguments).__exit__(None, None, None)

@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = {name: getattr(args, name) for name in ("hidden", "batch_size", "rate", "seed")}
     try:
         session = jl.training.Session(args.out, pipe, data, settings=settings)
+    except jl.training.InUseError as error:
+        parser.error(f"--out={str(args.out)!r}: {error}")
     except MismatchError:
         parser.error(f"--out={str(args.out)!r}: holds a run with other settings; take these, or another folder")
     except OSError as error:

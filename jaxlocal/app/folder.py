@@ -4,7 +4,6 @@
 learning curves, and `summary.json` the final measurements.
 """
 
-import fcntl
 import itertools
 import json
 import platform
@@ -20,6 +19,7 @@ import jax
 from jaxlocal.app import settings
 from jaxlocal.app.settings import PLACEMENT, Config, ConfigError, flag
 from jaxlocal.files import write_whole
+from jaxlocal.locks import lock
 from jaxlocal.training import Metrics
 from jaxlocal.version import __version__
 
@@ -51,11 +51,9 @@ def opened(folder: Path, config: Config, resume: bool) -> Iterator[bool]:
     """
     if resume and not (folder / "config.yaml").exists():
         raise ConfigError(f"--resume: {folder} holds no run; leave out --resume to start one there")
-    with _lock_file(folder) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"--out={folder}: another process is training there; name another folder") from None
+    if (held := _lock(folder)) is None:
+        raise ConfigError(f"--out={folder}: another process is training there; name another folder")
+    with held:
         exists = (folder / "config.yaml").exists()
         if exists and not resume:
             raise ConfigError(f"--out={folder}: holds a run; resume it with --resume, or name another folder")
@@ -70,7 +68,8 @@ def opened(folder: Path, config: Config, resume: bool) -> Iterator[bool]:
 
 def make(folder: Path) -> None:
     """Make the folder, and refuse it if it cannot be written to."""
-    _lock_file(folder).close()
+    if held := _lock(folder):
+        held.close()
 
 
 def next_free(name: str) -> Path:
@@ -115,11 +114,11 @@ def write_summary(summary: Summary, config: Config) -> None:
     write_whole(summary.folder / "summary.json", json.dumps(content, indent=2) + "\n")
 
 
-def _lock_file(folder: Path) -> IO[str]:
-    """The file whose lock says that a process is writing into the folder, which is made if it does not exist."""
+def _lock(folder: Path) -> IO[str] | None:
+    """The lock of a process that writes into the folder, which is made if it does not exist; None if it is taken."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return (folder / ".lock").open("w")
+        return lock(folder / ".lock")
     except OSError as error:
         raise ConfigError(f"--out={folder}: cannot be written to ({error.strerror}); name another folder") from None
 

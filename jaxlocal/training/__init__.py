@@ -9,11 +9,12 @@ from jaxlocal.training.evaluation import accuracy, evaluate
 from jaxlocal.training.learner import Learner, PipelineLearner, RuleLearner
 from jaxlocal.training.loop import Result, epoch, fit
 from jaxlocal.training.schedules import al_schedule
-from jaxlocal.training.session import Interrupted, NotSavedError, Session, load_state
+from jaxlocal.training.session import Interrupted, InUseError, NotSavedError, Session, load_state
 from jaxlocal.training.state import Metrics, Progress, State, best_epoch, goodness
 
 __all__ = [
     "DivergedError",
+    "InUseError",
     "Interrupted",
     "Learner",
     "Metrics",

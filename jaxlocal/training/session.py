@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jax.experimental.multihost_utils import process_allgather
 from jaxlocal.data import Pairs, Splits, floats
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.files import write_whole
+from jaxlocal.locks import lock
 from jaxlocal.pipeline import Pipeline
 from jaxlocal.rule import Params, Rule
 from jaxlocal.training.checkpoints import Checkpoints, MismatchError, Saved
@@ -35,6 +36,13 @@ class Interrupted(Exception):  # noqa: N818 - it is not an error
     def __init__(self, signal: int, step: int):
         super().__init__(f"stopped after step {step}; everything is saved")
         self.signal, self.step = signal, step
+
+
+class InUseError(RuntimeError):
+    """Another process is training in the folder."""
+
+    def __init__(self, folder: Path):
+        super().__init__(f"another process is training in {folder}; wait for it, or take another folder")
 
 
 class NotSavedError(RuntimeError):
@@ -72,6 +80,7 @@ class Session:
 
     Raises:
       MismatchError: the folder holds a run of another rule, network or other settings.
+      InUseError: another process is training in the folder.
       OSError: the folder cannot be written to.
 
     Example:
@@ -106,11 +115,13 @@ class Session:
         self._like = template(rule, data.train)
         self._unsaved_best: State | None = None
         self._saved_step, self._saved_at, self._cost = 0, time.monotonic(), 0.0
+        self._lock = _lock(folder)
         self._checkpoints = Checkpoints(folder / "checkpoints", keep)
         try:
             self._resume(self._checkpoints.latest(self._like))
         except BaseException:
             self._checkpoints.close()
+            self._unlock()
             raise
 
     def __enter__(self) -> Self:
@@ -119,7 +130,10 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._checkpoints.__exit__(kind, error, trace)
+        try:
+            self._checkpoints.__exit__(kind, error, trace)
+        finally:
+            self._unlock()
 
     def train(
         self,
@@ -189,6 +203,10 @@ class Session:
     def best(self) -> State | None:
         """The state after the best epoch on the validation set, or None if its checkpoint is damaged or missing."""
         return _as_state(self._checkpoints.best(self._like))
+
+    def _unlock(self) -> None:
+        if self._lock:
+            self._lock.close()
 
     def _resume(self, saved: Saved | None) -> None:
         if saved is None:
@@ -303,6 +321,18 @@ def _as_state(saved: Saved | None) -> State | None:
         return None
     sums = tuple({name: np.asarray(value, np.float64) for name, value in term.items()} for term in saved.facts["sums"])
     return State(saved.params, saved.facts["step"], sums, tuple(saved.facts["history"]))
+
+
+def _lock(folder: Path) -> IO[str] | None:
+    """Process 0 locks the folder; all processes raise an error if another run has locked it."""
+    held, taken = None, False
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = lock(folder / ".session")
+        taken = held is None
+    if _largest(taken)[0]:
+        raise InUseError(folder)
+    return held
 
 
 def _largest(*values: int) -> tuple[int, ...]:
