@@ -45,6 +45,9 @@ squared_error = Loss(
 )  # for real targets: ½‖scores - y‖², summed over units
 
 
+MANY_LAYERS = 8  # beyond which a network is printed with some left out
+
+
 class Network(NamedTuple):
     """A feed-forward network, `head(blocks[-1](… blocks[0](x)))`, and the loss that training makes small.
 
@@ -60,6 +63,22 @@ class Network(NamedTuple):
     def layers(self) -> tuple[nn.Module, ...]:
         """The blocks and the head."""
         return (*self.blocks, self.head)
+
+    def __repr__(self) -> str:
+        """The layers on one line, such as Network(Dense 256 → Dense 256 → Head 10)."""
+        try:
+            layers = list(map(_in_short, self.layers))
+        except TypeError:  # the blocks are no tuple
+            layers = ["?"]
+        if len(layers) > MANY_LAYERS:
+            layers[2:-2] = [f"… {len(layers) - 4} more …"]
+        return f"Network({' → '.join(layers)})"
+
+
+def _in_short(layer: Any) -> str:
+    """A layer's kind and its number of features; of a block those of its linear map."""
+    inside = getattr(layer, "linear", layer)
+    return f"{type(inside).__name__} {getattr(inside, 'features', '')}".strip()
 
 
 def _options(layer: nn.Module, train: bool) -> dict[str, Any]:

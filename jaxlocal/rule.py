@@ -112,6 +112,12 @@ class Rule(NamedTuple):
     """For a rule without a backward pass: each component's own step, which `update` folds over the components."""
     placement: Placement = Placement()
 
+    def __repr__(self) -> str:
+        """The network, and what the rule can do, on one line."""
+        kind = "in a backward pass" if self.learn is None else f"forward only, in {len(self.learn)} components"
+        members = f"{self.placement.members} members, " if self.placement.members else ""
+        return f"Rule({members}{kind}, of {self.net!r})"
+
     # A rule is known by its step, so it can be a static argument of jit even if its modules hold lists.
     def __hash__(self) -> int:
         return hash(self.step)

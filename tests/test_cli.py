@@ -287,9 +287,13 @@ def test_version(run):
 
 def test_train_then_eval(run):
     code, out, error = run(f"train {TINY}")
-    assert code == 0 and not error  # there is no progress bar, because stderr is not a terminal
+    lines = error.splitlines()  # there is no progress bar, because stderr is not a terminal
+    assert code == 0 and len(lines) == 2
+    assert all(
+        re.fullmatch(rf"epoch {n} of 2: loss [\d.]+, validation [\d.]+ %", line) for n, line in enumerate(lines, 1)
+    )
     heading, timing, parts, last, *_ = out.splitlines()
-    assert heading == "bp on digits: mlp, 1 component, 610 weights (100 % used in prediction) → runs/bp-digits-1"
+    assert heading == "bp on digits: mlp, 1 component, 610 parameters, 100 % used in prediction → runs/bp-digits-1"
     assert timing.startswith("2 epochs in ") and parts.split() == ["train", "validation", "test"]
     code, out, _ = run("eval runs/bp-digits-1")
     assert code == 0 and out.splitlines()[1].split() == ["runs/bp-digits-1", *last.split()]
@@ -450,7 +454,7 @@ def test_a_run_ends_when_its_output_is_closed():
         assert process.stdout.readline().startswith("bp on digits")
         process.stdout.close()
         assert process.wait(600) == 141
-        assert not process.stderr.read()
+        assert all(line.startswith("epoch ") for line in process.stderr)
     assert Path("run/summary.json").exists() and Path("run/curves.png").exists()
     assert list(Path(".cache/compiled").iterdir())  # compiled programs are kept
 

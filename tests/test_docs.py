@@ -210,6 +210,16 @@ def test_every_page_is_in_the_contents_and_every_module_has_one():
     assert documented == {name.split(".")[1] for name in MODULES} - INTERNAL
 
 
+def test_the_tests_that_a_page_promises_exist():
+    promised = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "what-can-go-wrong.md").read_text()))
+    written = {
+        name
+        for path in (ROOT / "tests").glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    assert len(promised) > 20 and promised <= written
+
+
 def test_readme_shows_a_rule_in_under_thirty_lines():
     (source,) = [block for block in code_blocks("README.md") if "def layer_local" in block]
     assert sum(bool(line.strip()) for line in source.splitlines()) < 35  # with its imports

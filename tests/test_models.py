@@ -187,6 +187,16 @@ def test_the_conv_net_is_the_locally_connected_one_with_shared_weights(local, sh
     assert trace(local, IMAGENET)[1] == trace(shared, IMAGENET)[1]
 
 
+def test_networks_and_rules_are_printed_on_one_line():
+    net = models.mlp((4, 5), 3)
+    assert repr(net) == "Network(Dense 4 → Dense 5 → Head 3)"
+    assert repr(models.resnet(20)) == "Network(Conv 16 → Residual 16 → … 7 more … → Residual 64 → Head 10)"
+    al, bp = (make(net, optax.sgd(0.1)) for make in (jl.rules.al, jl.rules.bp))
+    assert repr(al) == f"Rule(forward only, in 2 components, of {net!r})"
+    assert repr(bp) == f"Rule(in a backward pass, of {net!r})"
+    assert repr(jl.ensemble(bp, 3)).startswith("Rule(3 members, in a backward pass")
+
+
 def test_recipes():
     assert {block.activation for block in models.cifar_lc().blocks} == {nn.tanh}
     assert {block.activation for block in models.autoencoder().blocks} == {nn.tanh}

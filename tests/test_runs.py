@@ -91,13 +91,13 @@ def finished(tmp_path_factory):
 def test_a_run_leaves_its_settings_metrics_checkpoints_and_a_picture(finished):
     folder, summary, said = finished
     there = {path.name for path in folder.iterdir()}
-    assert there == {".lock", "config.yaml", "metrics.jsonl", "checkpoints", "curves.png", "summary.json"}
+    assert there == {".lock", ".session", "config.yaml", "metrics.jsonl", "checkpoints", "curves.png", "summary.json"}
     assert settings.read(folder / "config.yaml") == TINY
     rows = folders.history(folder)
     assert [row.pop("lr") for row in rows] == [1e-3] * 3 and tuple(rows) == summary.history
     assert [row["step"] for row in rows] == [137, 274, 411]
     assert json.loads((folder / "summary.json").read_text())["measured"] == [m._asdict() for m in summary.measured]
-    assert said.startswith("bp on digits: mlp, 1 component, 610 weights (100 % used in prediction) → ")
+    assert said.startswith("bp on digits: mlp, 1 component, 610 parameters, 100 % used in prediction → ")
     assert said.endswith(text.table({"": summary})) and "3 epochs in " in said
 
 

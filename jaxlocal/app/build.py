@@ -77,11 +77,11 @@ def build(config: Config) -> Built:
         )
     steps = config.epochs * (count // config.batch_size)
     augment = _augmentation(make_augmentations, data.train[0])
-    rule = _transformed(config, _rule(config, make_rule, net, steps))
+    rule = _rule(config, make_rule, net, steps)
     _check_parameters(config, rule, data, augment)
     schedule = SCHEDULES[config.schedule](config.lr, steps)
     return Built(
-        rule,
+        _transformed(config, rule),
         data,
         augment,
         lambda step: float(schedule(step) if callable(schedule) else schedule),
@@ -192,15 +192,14 @@ def _rule(config: Config, make: Callable[..., Rule], net: Network, steps: int) -
         raise ConfigError(f"--rule={config.rule}: {error}") from None
 
 
-def _check_parameters(config: Config, rule: Rule | Pipeline, data: Splits, augment: Augmentation | None) -> None:
+def _check_parameters(config: Config, rule: Rule, data: Splits, augment: Augmentation | None) -> None:
     """Refuse a rule that the network cannot have, and parameters that do not fit into memory, before making any."""
-    plain = rule.rule if isinstance(rule, Pipeline) else rule
     example = jax.eval_shape(lambda: example_batch(data.train, config.batch_size, augment))
     try:
-        params = jax.eval_shape(plain.init, jax.random.key(0), example)
+        params = jax.eval_shape(rule.init, jax.random.key(0), example)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"--rule={config.rule}: {error}") from None
-    if (needed := memory.needed(params)) > (there := memory.available()):
+    if (needed := config.seeds * memory.needed(params)) > (there := memory.available()):
         raise ConfigError(
             f"--model={config.model}: the parameters{f' of {config.seeds} seeds' * (config.seeds > 1)} would take "
             f"{memory.in_words(needed)}, and there are {memory.in_words(there)} of memory; take narrower "

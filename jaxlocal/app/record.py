@@ -1,5 +1,6 @@
-"""What a run shows while it trains: a progress bar and, if asked for, the logs of TensorBoard."""
+"""What a run shows while it trains: a progress bar or a line an epoch and, if asked for, the logs of TensorBoard."""
 
+import sys
 from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -18,14 +19,18 @@ if TYPE_CHECKING:
 class Record:
     """Shows the progress of `fit`, whose `watch` is the method `watch`.
 
+    In a terminal that is a bar; elsewhere, as in a log file, each epoch is a line on stderr.
+
     Args:
       first: the step that training resumes from.
       total: the number of steps of the whole run.
+      epochs: the number of its epochs.
       board: the writer of TensorBoard's logs, if they are wanted.
     """
 
-    def __init__(self, first: int, total: int, board: "SummaryWriter | None" = None):
+    def __init__(self, first: int, total: int, epochs: int, board: "SummaryWriter | None" = None):
         self._shown: dict[str, str] = {}
+        self._epochs = epochs
         self._board = board
         # disable=None: there is no bar if stderr is not a terminal.
         self._bar = tqdm(total=total, initial=first, unit="batch", disable=None, dynamic_ncols=True, leave=False)
@@ -44,6 +49,9 @@ class Record:
         self._bar.update(progress.step - self._bar.n)
         if progress.state:
             self._bar.refresh()  # tqdm by itself skips updates that follow each other closely
+            if self._bar.disable:
+                facts = ", ".join(f"{name} {value}" for name, value in self._shown.items())
+                print(f"epoch {row['epoch']} of {self._epochs}: {facts}", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
         return self

@@ -205,7 +205,7 @@ def _train(config: Config, built: Built, session: Session, writer: "type[Summary
     first = session.state.step if session.state else 0
     total = config.epochs * (len(built.data.train[0]) // config.batch_size)
     board = writer(str(session.folder / "tensorboard"), purge_step=first) if writer else None
-    with Record(first, total, board) as record:
+    with Record(first, total, config.epochs, board) as record:
         try:
             return session.train(
                 epochs=config.epochs,

@@ -16,10 +16,10 @@ from jaxlocal.training import Result, State
 
 def heading(config: Config, counts: ParameterCounts, components: int, folder: Path) -> str:
     """The rule, the data, the size of the network and the folder of a run."""
-    weights = counts.effective + counts.affiliated
+    parameters = counts.effective + counts.affiliated
     return (
         f"{config.rule} on {config.data}: {config.model}, {plural(components, 'component')}, "
-        f"{weights // config.seeds:,} weights ({100 * counts.effective / weights:.0f} % used in prediction)"
+        f"{parameters // config.seeds:,} parameters, {100 * counts.effective / parameters:.0f} % used in prediction"
         f"{f', {config.seeds} seeds' if config.seeds > 1 else ''}"
         f"{f', {config.devices} devices' if config.devices > 1 else ''} → {folder}"
     )
@@ -41,8 +41,7 @@ def timing(result: Result, start: State | None, seconds: float) -> str:
     ended = " (stopped early)" if result.stopped else ""
     rate = steps / max(seconds - compiling, 1e-9)
     return (
-        f"{plural(epochs, 'epoch')}{ended} in {seconds:.1f} s: {compiling:.1f} s compiling, then {rate:,.0f} steps/s "
-        "with evaluation"
+        f"{plural(epochs, 'epoch')}{ended} in {seconds:.1f} s ({compiling:.1f} s compiling), {rate:,.0f} steps a second"
     )
 
 
