@@ -254,6 +254,12 @@ def test_bad_arguments_are_one_sentence(change, error, complaint):
         fit(**arguments)
 
 
+def test_data_that_are_too_large_are_named_as_the_cause():
+    x, y = SMALL.train
+    with pytest.raises(jl.training.DivergedError, match=r"at step 1 .*: the data are too large .*scale x"):
+        fit(jl.rules.bp(jl.models.mlp(()), optax.adam(1e-3)), SMALL._replace(train=(np.float32(1e20) * x, y)), **BUDGET)
+
+
 def test_training_needs_no_test_set():
     assert fit(BP, SMALL._replace(test=None), **BUDGET).state.history
 

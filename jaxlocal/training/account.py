@@ -92,8 +92,13 @@ class Account:
                 where, *member = wrong[0]
                 step = self.step + int(where)
                 whose = f" of seed {self._seed + int(member[0])}" if member and self._seed is not None else ""
+                # The loss of the first step is that of the first weights, which no learning rate has changed yet.
+                remedy = (
+                    "the run has diverged; lower the learning rate"
+                    if step
+                    else "the data are too large for the first weights; scale x to numbers of about 1"
+                )
                 raise DivergedError(
                     f"component {component}: its loss {name!r}{whose} is {values[tuple(wrong[0])]:.3g} at step "
-                    f"{step + 1} (epoch {step // self._steps + 1}, batch {step % self._steps + 1}): the run has "
-                    "diverged; lower the learning rate"
+                    f"{step + 1} (epoch {step // self._steps + 1}, batch {step % self._steps + 1}): {remedy}"
                 )
