@@ -8,9 +8,13 @@ from jaxlocal.network import Tree
 
 
 def available(device: jax.Device | None = None) -> int:
-    """The bytes of a device's memory; for a CPU, those that a program can get."""
-    stats = (device or jax.local_devices()[0]).memory_stats()
-    return stats["bytes_limit"] if stats and "bytes_limit" in stats else _main_memory()
+    """The bytes of a device's own memory; for a CPU, those of main memory that a program can get."""
+    return own(device or jax.local_devices()[0]) or _main_memory()
+
+
+def own(device: jax.Device) -> int | None:
+    """The bytes of a device's own memory; None for a CPU."""
+    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def needed(arrays: Tree) -> int:

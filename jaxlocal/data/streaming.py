@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxlocal.checks import positive_int, show
 from jaxlocal.data.splits import Pairs, Splits
-from jaxlocal.memory import available
+from jaxlocal.memory import available, own
 
 
 def stream(pairs: Pairs, orders: Sequence[np.ndarray], *, workers: int = 2, ahead: int = 2) -> Iterator[Pairs]:
@@ -62,6 +62,6 @@ def resident(splits: Splits, device: jax.Device | None = None) -> bool:
     compiled program.
     """
     device = device or jax.local_devices()[0]
-    limit = available(device) / (4 if device.platform == "cpu" else 2)
+    limit = available(device) / (2 if own(device) else 4)
     arrays: list[np.ndarray] = jax.tree.leaves(tuple(splits))
     return sum(array.nbytes for array in arrays) < limit
