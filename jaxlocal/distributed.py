@@ -77,20 +77,13 @@ def initialize(
         )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would make a process survive SIGTERM
+    if number == 0:
+        _check_port(found["coordinator"][0], address)
     _end_with_launcher()
     with _said_while_waiting(f"process {number} of {count} waits for the others, which meet at {address}"):
-        try:
-            jax.distributed.initialize(
-                address, count, number, heartbeat_timeout_seconds=seconds, shutdown_timeout_seconds=seconds
-            )
-        except jax.errors.JaxRuntimeError as error:
-            if number == 0 and "start RPC server" in str(error):
-                label = found["coordinator"][0]
-                raise ValueError(
-                    f"{label}={address}: process 0 cannot listen there, for the port is in use or the host is another "
-                    "one; take another port"
-                ) from None
-            raise
+        jax.distributed.initialize(
+            address, count, number, heartbeat_timeout_seconds=seconds, shutdown_timeout_seconds=seconds
+        )
     _leave_at_once_on_errors(number, count)
 
 
@@ -140,6 +133,18 @@ def _address(label: str, text: str | None) -> str:
     if host and port.isdecimal() and 0 < int(port) < 2**16:
         return str(text)
     raise ValueError(f"{label}={text!r}: must be host:port of process 0, such as {label}=host0:12345")
+
+
+def _check_port(label: str, address: str) -> None:
+    """Process 0 must be able to listen at the port; in some versions JAX crashes if it is in use."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a program that has just ended does no harm
+        try:
+            probe.bind(("", int(address.rpartition(":")[2])))
+        except OSError as error:
+            raise ValueError(
+                f"{label}={address}: process 0 cannot listen there ({error.strerror}); take another port"
+            ) from None
 
 
 def _whole(label: str, text: str | None, least: int) -> int:

@@ -353,7 +353,7 @@ def test_a_port_in_use_is_one_sentence(monkeypatch):
         command = [sys.executable, "-c", "from jaxlocal import distributed; distributed.initialize()"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "process 0 cannot listen there, for the port is in use" in done.stderr.splitlines()[-1]
+    assert "process 0 cannot listen there (Address already in use); take another port" in done.stderr.splitlines()[-1]
 
 
 def test_a_process_that_waits_says_for_whom(monkeypatch, capsys):
