@@ -718,6 +718,27 @@ DEFECTS = (
         "weights = jax.tree.map(lambda leaf: leaf.astype(dtype).astype(leaf.dtype), weights)",
         parallel("layers_compute_in_fewer_bits_and_nothing_else_does[bp]"),
     ),
+    Defect(
+        "rule: parameters of another rule are taken",
+        "make.py",
+        "outlines[params.shapes].check(params.components)",
+        "pass",
+        "test_errors.py::test_parameters_of_another_rule_are_recognised_by_their_arrays[role]",
+    ),
+    Defect(
+        "layers: of the input the least of each window is taken",
+        "layers.py",
+        "x = max_pool(x, self.pool_input)",
+        "x = -max_pool(-x, self.pool_input)",
+        "test_layers.py::test_pooling_the_input_is_pooling_the_output_of_the_block_below",
+    ),
+    Defect(
+        "data: a damaged cache is used",
+        "data/cache.py",
+        "if folder.is_dir() and not _is_whole(folder):",
+        "if False:",
+        "test_data.py::test_a_damaged_cache_is_decoded_anew[a flipped bit]",
+    ),
     # What is written for speed.
     Defect(
         "fast: a product's error comes back through the kernel's size alone",
