@@ -93,8 +93,7 @@ def network(net: Any, rule: str, needs_blocks: bool) -> None:
 
 def single_rule(transform: str, rule: Any) -> None:
     """A Rule that is no ensemble: what the transforms take."""
-    if not hasattr(rule, "placement"):
-        raise TypeError(f"rule={show(rule)}: {transform} needs a rule, such as jl.rules.dfa(net, tx)")
+    _some_rule(transform, rule)
     if rule.placement.members:
         raise ValueError(
             f"rule: is already an ensemble of {rule.placement.members}; make the ensemble last, of what {transform} "
@@ -104,8 +103,7 @@ def single_rule(transform: str, rule: Any) -> None:
 
 def one_run(function: str, rule: Any, value: Any) -> None:
     """A rule that is no ensemble, and parameters: what most diagnostics take."""
-    if not hasattr(rule, "placement"):
-        raise TypeError(f"rule={show(rule)}: {function} needs a rule, such as jl.rules.dfa(net, tx)")
+    _some_rule(function, rule)
     if rule.placement.members:
         raise ValueError(
             f"rule: is an ensemble of {rule.placement.members}, and {function} takes one run; pass the rule that it is "
@@ -218,13 +216,18 @@ def batch(pair: Any, shapes: tuple[tuple[int, ...], ...] = (), stats: tuple[Tree
             "examples, or use a network without norm"
         )
     for name, array in zip("xy", pair, strict=True):
-        abstract = isinstance(array, jax.core.Tracer | jax.ShapeDtypeStruct)
-        # An array that is spread over several machines cannot be read here.
-        readable = not abstract and getattr(array, "is_fully_addressable", True)
-        if readable and not np.isfinite(np.asarray(array)).all():
-            raise ValueError(
-                f"batch: {name} holds NaN or infinity; clean the data, or replace them with jnp.nan_to_num({name})"
-            )
+        finite("batch", name, array)
+
+
+def finite(pair: str, name: str, array: Any) -> None:
+    """No number of the array is NaN or infinite, as far as it can be read here."""
+    abstract = isinstance(array, jax.core.Tracer | jax.ShapeDtypeStruct)
+    # An array that is spread over several machines cannot be read here.
+    readable = not abstract and getattr(array, "is_fully_addressable", True)
+    if readable and jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(np.asarray(array)).all():
+        raise ValueError(
+            f"{pair}: {name} holds NaN or infinity; clean the data, or replace them with jnp.nan_to_num({name})"
+        )
 
 
 def targets(scores: Any, y: Any) -> None:
@@ -308,6 +311,11 @@ def positive_int(name: str, value: int) -> None:
     whole(name, value)
     if value < 1:
         raise ValueError(f"{name}={value!r}: must be at least 1")
+
+
+def _some_rule(function: str, rule: Any) -> None:
+    if not hasattr(rule, "placement"):
+        raise TypeError(f"rule={show(rule)}: {function} needs a rule, such as jl.rules.dfa(net, tx)")
 
 
 def _is_whole(value: Any) -> bool:

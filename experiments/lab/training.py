@@ -192,11 +192,7 @@ class _Training:
         """Train from the session's last checkpoint, until the end or the time or `stop` says so."""
 
         def watch(progress: jl.training.Progress) -> bool:
-            if progress.state:
-                row = progress.state.history[-1]
-                accuracy = jnp.mean(jnp.asarray(row["validation"]["accuracy"]))
-                epoch = f"  {self._task.row} seed {', '.join(map(str, seeds))} epoch {row['epoch']}"
-                print(f"{epoch}: validation {100 * accuracy:.2f} %", flush=True)
+            print_epoch(f"{self._task.row} seed {', '.join(map(str, seeds))}", progress)
             return stop(progress)
 
         return session.train(
@@ -237,6 +233,14 @@ class _Training:
                 }
             )
         return numbers
+
+
+def print_epoch(run: str, progress: jl.training.Progress) -> None:
+    """Print the validation accuracy if an epoch has ended; of an ensemble, the mean over its members."""
+    if progress.state:
+        row = progress.state.history[-1]
+        accuracy = jnp.mean(jnp.asarray(row["validation"]["accuracy"]))
+        print(f"  {run} epoch {row['epoch']}: validation {100 * accuracy:.2f} %", flush=True)
 
 
 def attempt(rule: jl.Rule, splits: Splits, **settings: Any) -> tuple[jl.training.Result | None, float]:

@@ -20,6 +20,7 @@ import jax
 from jaxlocal import app, data, flags, models, rules
 from jaxlocal.app import settings, text
 from jaxlocal.app.build import AUGMENTATIONS, OPTIMIZERS
+from jaxlocal.app.folder import nothing_to_resume
 from jaxlocal.app.settings import Config, ConfigError, known
 from jaxlocal.checks import nearest
 from jaxlocal.files import cache_folder
@@ -219,9 +220,11 @@ def _config(read: Namespace, saved: str) -> Config:
             raise ConfigError("--resume: needs the folder to resume; name it with --out")
         found = min(read.out.glob(saved), default=None)
         if found is None:
-            raise ConfigError(f"--resume: {read.out} holds no run; leave out --resume to start one there")
+            raise nothing_to_resume(read.out)
         file = file or found
-    return settings.from_flags(read, settings.read(file) if file else Config())
+    config = settings.from_flags(read, settings.read(file) if file else Config())
+    settings.check(config)  # now, because JAX starts with the number of devices
+    return config
 
 
 def _with_dashes(word: str) -> str:
@@ -266,9 +269,7 @@ def _plain_warnings(program: str) -> Iterator[None]:
 
 
 def _start_jax(devices: int = 1) -> None:
-    """Split the CPU into as many devices, unless the environment or JAX has already settled how many there are."""
-    if devices > settings.MOST["devices"]:
-        return  # it is refused with the other settings
+    """Start JAX. The CPU becomes this many devices, unless the environment or JAX has settled how many there are."""
     if devices > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):  # JAX has started
             jax.config.update("jax_num_cpu_devices", devices)

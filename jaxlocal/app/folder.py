@@ -42,28 +42,32 @@ class Summary(NamedTuple):
 
 
 @contextmanager
-def opened(folder: Path, config: Config, resume: bool) -> Iterator[bool]:
-    """Hold the folder for this process alone; the value says whether it holds a run to resume.
+def opened(folder: Path, config: Config, resume: bool) -> Iterator[None]:
+    """Hold the folder for this process alone: a new run begins there, or the run that it holds is resumed.
 
     Raises:
       ConfigError: the folder is in use, cannot be written to, or holds anything but a run with these settings; or there
         is no run to resume.
     """
     if resume and not (folder / "config.yaml").exists():
-        raise ConfigError(f"--resume: {folder} holds no run; leave out --resume to start one there")
+        raise nothing_to_resume(folder)
     if (held := _lock(folder)) is None:
         raise ConfigError(f"--out={folder}: another process is training there; name another folder")
     with held:
-        exists = (folder / "config.yaml").exists()
-        if exists and not resume:
-            raise ConfigError(f"--out={folder}: holds a run; resume it with --resume, or name another folder")
-        if exists:
+        if resume:
             _check_same(settings.read(folder / "config.yaml"), config, folder)
+        elif (folder / "config.yaml").exists():
+            raise ConfigError(f"--out={folder}: holds a run; resume it with --resume, or name another folder")
         elif other := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
             raise ConfigError(f"--out={folder}: holds other files ({other[0]} …); name an empty or a new folder")
         else:
             settings.write(config, folder / "config.yaml")
-        yield exists
+        yield
+
+
+def nothing_to_resume(folder: Path) -> ConfigError:
+    """The complaint about --resume where there is no run."""
+    return ConfigError(f"--resume: {folder} holds no run; leave out --resume to start one there")
 
 
 def make(folder: Path) -> None:

@@ -70,7 +70,7 @@ def train(
     built = build(config)
     writer = tensorboard_writer() if tensorboard else None
     folder = folder or next_free(f"{config.rule}-{Path(config.data).stem}")
-    with opened(folder, config, resume) as exists:
+    with opened(folder, config, resume):
         built, expected = stages.cut(config, built)
         with Session(folder, built.rule, built.data, annotate=lambda row: {"lr": built.lr(row["step"] - 1)}) as session:
             start, spent = session.state, session.seconds
@@ -79,7 +79,7 @@ def train(
             say(_heading(config, built, folder))
             if expected:
                 say(expected)
-            if exists:
+            if resume:
                 say(text.resuming(start and start.step, len(built.data.train[0]) // config.batch_size))
             result = _train(config, built, session, writer)
             rows = result.state.history

@@ -135,11 +135,12 @@ def flag(name: str) -> str:
 
 def check(config: Config) -> None:
     """Refuse numbers that are out of range for any rule and any data."""
-    for name in ("epochs", "batch_size", "seeds", "devices", "patience", "validation", "image_size"):
-        if (number := getattr(config, name)) is not None and number < 1:
-            raise ConfigError(f"{flag(name)}={shown(number)}: must be at least 1")
     for name, most in MOST.items():
-        if (number := getattr(config, name)) is not None and number > most:
+        if (number := getattr(config, name)) is None:
+            continue
+        if number < 1:
+            raise ConfigError(f"{flag(name)}={shown(number)}: must be at least 1")
+        if number > most:
             raise ConfigError(f"{flag(name)}={shown(number)}: must be at most {most}")
     for name in ("lr", "helper_lr"):
         if (number := getattr(config, name)) is not None and not 0 < number < float("inf"):

@@ -19,7 +19,7 @@ from experiments.lab import records
 from experiments.lab.experiment import Budget, CannotRun, Job, Outcome, Recorded, Task
 from experiments.lab.records import Row
 from experiments.lab.tables import accuracy
-from experiments.lab.training import Steps
+from experiments.lab.training import Steps, print_epoch
 from experiments.papers.bartunov import shared
 from experiments.papers.bartunov.shared import BATCH, Adam, Best, Setup, net_of, rule_of, turns
 from jaxlocal.data import Pairs, Splits, floats
@@ -112,20 +112,13 @@ def trained(
     task: Task, rule: jl.Rule, splits: Splits, folder: Path, epochs: int, seed: int = 0
 ) -> jl.training.Session | None:
     """The session in a folder after so many epochs; None if the time is over before."""
-
-    def watch(progress: jl.training.Progress) -> None:
-        if progress.state:
-            last = progress.state.history[-1]
-            accuracy = f"{100 * last['validation']['accuracy']:.2f} %"
-            print(f"  {task.row} {folder.name} epoch {last['epoch']}: validation {accuracy}", flush=True)
-
     with jl.training.Session(folder, rule, splits, keep=1) as session:
         result = session.train(
             epochs=epochs,
             batch_size=BATCH,
             seed=seed,
             augmentation=STANDARDISED,
-            watch=watch,
+            watch=partial(print_epoch, f"{task.row} {folder.name}"),
             until=task.until,
         )
     return None if result.stopped else session
