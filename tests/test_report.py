@@ -25,6 +25,7 @@ COMPARED = {
 
 def test_the_page_is_what_the_records_say():
     assert report.PAGE.read_text() == report.build(), "python -m experiments.lab.report brings it up to date"
+    assert "{" not in report.PAGE.read_text()  # every number that a finding names is filled in
 
 
 def test_an_experiment_says_which_module_it_is():

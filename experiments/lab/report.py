@@ -24,7 +24,7 @@ from experiments.papers.dkp import table2 as dkp_table2
 from jaxlocal import flags
 
 PAGE = records.ROOT / "docs" / "report.md"
-NUMBER = re.compile(r"\{([a-z0-9_]+/[a-z0-9_]+)(?: - ([a-z0-9_]+/[a-z0-9_]+))?\}")
+NUMBER = re.compile(r"\{([a-z0-9_]+/[a-z0-9_]+)(?:\s+-\s+([a-z0-9_]+/[a-z0-9_]+))?\}")
 
 # The experiments in the order of the page.
 EXPERIMENTS: Sequence[Experiment] = [
