@@ -170,9 +170,9 @@ def examples(name: str, x: Any, shape: tuple[int, ...] | None = None) -> None:
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
         raise TypeError(f"{name}={show(x)} is not an array; convert it with jnp.asarray({name})")
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(
-            f"{name} has dtype {x.dtype}, but must be floating point; convert it with {name}.astype(jnp.float32)"
-        )
+        bytes_ = "jl.data.floats((x, y)), which divides the bytes of images by 255"
+        remedy = bytes_ if x.dtype == jnp.uint8 else ".astype(jnp.float32)"
+        raise TypeError(f"{name} has dtype {x.dtype}, but must be floating point; convert it with {remedy}")
     if x.ndim < 2:
         raise ValueError(
             f"{name} has shape {x.shape}, but must be (B, …), examples first; add an axis with {name}[:, None]"
@@ -197,7 +197,8 @@ def batch(pair: Any, shapes: tuple[tuple[int, ...], ...] = (), stats: tuple[Tree
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise TypeError(f"batch={show(pair)}: must be a pair (x, y) of arrays")
     x, y = pair
-    if hasattr(y, "dtype") and jnp.issubdtype(y.dtype, jnp.integer):
+    bytes_of_rows = getattr(y, "dtype", None) == jnp.uint8 and y.ndim > 1
+    if hasattr(y, "dtype") and jnp.issubdtype(y.dtype, jnp.integer) and not bytes_of_rows:
         raise TypeError(
             f"batch: y has shape {y.shape} and dtype {y.dtype}, but must be (B, C) floating point; turn class labels "
             "into one-hot rows with jax.nn.one_hot(y, classes)"

@@ -29,7 +29,10 @@ BAD_BATCHES = {
     "no array": (([1.0], Y), TypeError, ["x=[1.0]", "jnp.asarray"]),
     "integer labels": ((X, jnp.arange(8)), TypeError, ["y", "(8,)", "int32", "jax.nn.one_hot"]),
     "integer one-hot": ((X, Y.astype(int)), TypeError, ["y", "int32", "floating"]),
-    "bytes of an image": ((X.astype(jnp.uint8), Y), TypeError, ["x", "uint8", "astype"]),
+    "bytes of an image": ((X.astype(jnp.uint8), Y), TypeError, ["x", "uint8", "jl.data.floats", "255"]),
+    "a pair of jl.data.load": ((X.astype(jnp.uint8), Y.astype(jnp.uint8)), TypeError, ["x", "jl.data.floats"]),
+    "one-hot bytes": ((X, Y.astype(jnp.uint8)), TypeError, ["y", "uint8", "jl.data.floats"]),
+    "labels in bytes": ((X, jnp.arange(8, dtype=jnp.uint8)), TypeError, ["y", "uint8", "jax.nn.one_hot"]),
     "other number of examples": ((X, Y[:4]), ValueError, ["(8, 4)", "(4, 3)", "first axes"]),
     "empty": ((X[:0], Y[:0]), ValueError, ["(0, 4)", "empty", "at least one"]),
     "NaN in x": ((X.at[1, 2].set(jnp.nan), Y), ValueError, ["x", "NaN", "nan_to_num"]),
@@ -307,7 +310,7 @@ def test_predict_checks_what_it_is_given():
     rule = jl.rules.bp(NET, ADAM)
     params = rule.init(jax.random.key(0), (X, Y))
     assert rule.predict(params, X[:0]).shape == (0, 3)
-    for x, word in (([1.0], "array"), ((X, Y), "array"), (X.astype(int), "floating")):
+    for x, word in (([1.0], "array"), ((X, Y), "array"), (X.astype(int), "floating"), (X.astype(jnp.uint8), "floats")):
         with pytest.raises(TypeError, match=word):
             rule.predict(params, x)
 

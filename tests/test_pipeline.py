@@ -578,6 +578,8 @@ def test_bad_settings_are_one_sentence(make, error, match):
         ),
         (lambda pipe, params, x, y: pipe.init(jax.random.key(0), (x[:1], y[:1])), ValueError, "a batch of one"),
         (lambda pipe, params, x, y: pipe.init(0, (x, y)), TypeError, "^key=0: must be a random key"),
+        (lambda pipe, params, x, y: pipe.schedule("a"), TypeError, "^batches='a': must be a whole number"),
+        (lambda pipe, params, x, y: pipe.schedule(0), ValueError, "^batches=0: must be at least 1"),
         (
             lambda pipe, params, x, y: pipeline("dense", 2, data=3).init(jax.random.key(0), (x, y)),
             ValueError,
