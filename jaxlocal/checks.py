@@ -130,7 +130,14 @@ def optimizer(name: str, tx: Any) -> None:
 
 
 def key(value: Any) -> None:
-    """The value is a random key, either of the new kind or an array of uint32."""
+    """The value is a random key."""
+    keys(value)
+    if len(value.shape) != (value.dtype == jnp.uint32):
+        raise ValueError(f"key has shape {value.shape}: must be a single key, such as jax.random.key(0)")
+
+
+def keys(value: Any) -> None:
+    """The value is a random key or an array of them, either of the new kind or of uint32."""
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
     if dtype is None or not (jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) or (dtype == jnp.uint32 and shape)):
         raise TypeError(f"key={show(value)}: must be a random key, such as jax.random.key(0)")
@@ -184,6 +191,15 @@ def examples(name: str, x: Any, shape: tuple[int, ...] | None = None) -> None:
         )
 
 
+def pair_of_arrays(name: str, value: Any) -> None:
+    """The value is a pair (x, y) of arrays."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise TypeError(f"{name}={show(value)}: must be a pair (x, y) of arrays")
+    for leaf, array in zip("xy", value, strict=True):
+        if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+            raise TypeError(f"{name}: {leaf}={show(array)} is not an array; convert it with np.asarray({leaf})")
+
+
 def features(name: str, value: Any) -> None:
     """The value is an array (N, …) of one example or more."""
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
@@ -194,8 +210,7 @@ def features(name: str, value: Any) -> None:
 
 def batch(pair: Any, shapes: tuple[tuple[int, ...], ...] = (), stats: tuple[Tree, ...] = ()) -> None:
     """The value is a pair (x, y) of finite floating-point arrays with the same number of examples, at least one."""
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise TypeError(f"batch={show(pair)}: must be a pair (x, y) of arrays")
+    pair_of_arrays("batch", pair)
     x, y = pair
     bytes_of_rows = getattr(y, "dtype", None) == jnp.uint8 and y.ndim > 1
     if hasattr(y, "dtype") and jnp.issubdtype(y.dtype, jnp.integer) and not bytes_of_rows:

@@ -139,6 +139,8 @@ def make_rule(
     def predict(params: Params, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         check_params(params)
         checks.examples("x", x, params.shapes[0])
+        if key is not None:
+            checks.key(key)
         return (scores or layer_by_layer)(params, x, key)
 
     return Rule(init, update, step, predict, net, lessons, effective, locality.__getitem__, check_params, learn)

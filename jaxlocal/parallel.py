@@ -44,7 +44,7 @@ def ensemble(rule: Rule, n: int) -> Rule:
     checks.positive_int("n", n)
 
     def init(key: jax.Array, batch: Batch) -> Params:
-        checks.key(key)
+        checks.keys(key)
         checks.batch(batch)
         typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         if n > MOST:

@@ -135,6 +135,14 @@ def test_tiny_imagenet(pictures, tmp_path):
     assert [len(x) for x, _ in splits] == [18, 2, 3]
     annotations.write_text(annotations.read_text().replace("50.bmp\tn02", "50.bmp\tn01"))
     assert colours(jl.data.load(tmp_path / "set").test) == [(50, 0), (60, 0), (70, 1)]
+    annotations.write_text("50.bmp\tn02\n60.bmp\n")
+    with pytest.raises(
+        ValueError, match=r"annotations\.txt cannot be read \(line 2 is '60\.bmp', not a file name, a tab"
+    ):
+        jl.data.load(tmp_path / "set")
+    annotations.write_text("51.bmp\tn02\n")
+    with pytest.raises(ValueError, match=r"images/51\.bmp is missing, "):
+        jl.data.load(tmp_path / "set")
 
 
 def test_grey_images_keep_one_channel_and_a_mixture_is_rgb(pictures, tmp_path):
@@ -378,6 +386,20 @@ def test_a_damaged_image_is_named(small):
     Image.fromarray(np.full((4, 6), 40000, np.uint16)).save(small / "a/3.png")
     with pytest.raises(ValueError, match=r"a/3\.png cannot be read \(its pixels have mode I;16, not 8 bits\)"):
         jl.data.load(small)
+
+
+def test_a_pipe_and_a_link_to_nothing_are_no_images(small):
+    (small / "a/album.png").mkdir()  # a folder of images may have any name
+    before = jl.data.load(small)
+    os.mkfifo(small / "a/pipe.png")
+    with pytest.raises(ValueError, match=r"a/pipe\.png is a pipe or a device; remove it"):
+        jl.data.load(small)
+    (small / "a/pipe.png").unlink()
+    (small / "a/link.png").symlink_to("nowhere")
+    with pytest.raises(ValueError, match=r"a/link\.png is missing, or a link to nothing"):
+        jl.data.load(small)
+    (small / "a/link.png").unlink()
+    np.testing.assert_array_equal(jl.data.load(small).train[0], before.train[0])
 
 
 def test_a_folder_that_is_no_set(pictures, tmp_path):

@@ -26,7 +26,7 @@ def says(error, *words):
 
 BAD_BATCHES = {
     "not a pair": (X, TypeError, ["batch", "pair"]),
-    "no array": (([1.0], Y), TypeError, ["x=[1.0]", "jnp.asarray"]),
+    "no array": (([1.0], Y), TypeError, ["x=[1.0]", "np.asarray"]),
     "integer labels": ((X, jnp.arange(8)), TypeError, ["y", "(8,)", "int32", "jax.nn.one_hot"]),
     "integer one-hot": ((X, Y.astype(int)), TypeError, ["y", "int32", "floating"]),
     "bytes of an image": ((X.astype(jnp.uint8), Y), TypeError, ["x", "uint8", "jl.data.floats", "255"]),

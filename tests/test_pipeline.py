@@ -516,6 +516,9 @@ def test_rules_with_a_backward_pass_are_refused(name):
         ),
         (lambda: mesh(component=16), ValueError, r"^mesh\(component=16\): needs 16 devices, but there are 8 \(cpu\)"),
         (lambda: mesh(component=4, data=4), ValueError, "needs 16 devices, but there are 8"),
+        (lambda: mesh(), ValueError, r"^mesh\(\): has no axis; name one"),
+        (lambda: jl.pipeline.balance(None, 2), TypeError, "^costs=None: must be a sequence of numbers"),
+        (lambda: jl.pipelined(RULE["dense"], mesh(component=1), stages=3), TypeError, "^stages=3: must be a sequence"),
         (lambda: mesh(component=0), ValueError, "^component=0: must be at least 1"),
         (
             lambda: jl.pipelined(RULE["dense"], mesh(component=2), stages=(1, 3)),
@@ -579,6 +582,26 @@ def test_bad_settings_are_one_sentence(make, error, match):
         (lambda pipe, params, x, y: pipe.init(jax.random.key(0), (x[:1], y[:1])), ValueError, "a batch of one"),
         (lambda pipe, params, x, y: pipe.init(0, (x, y)), TypeError, "^key=0: must be a random key"),
         (lambda pipe, params, x, y: pipe.schedule("a"), TypeError, "^batches='a': must be a whole number"),
+        (lambda pipe, params, x, y: pipe.feed(3), TypeError, "^batch=3: must be a pair"),
+        (lambda pipe, params, x, y: pipe.feed((x, y), stacked="no"), TypeError, "^stacked='no': must be True or False"),
+        (lambda pipe, params, x, y: pipe.run(params, 3), TypeError, "^batches=3: must be a pair"),
+        (
+            lambda pipe, params, x, y: pipe.run(params, (jnp.stack([x, x]), y[None])),
+            ValueError,
+            r"^batches: y=array of shape \(1, 8, 3\) must be \(T, B, …\), as many batches in x and y",
+        ),
+        (
+            lambda pipe, params, x, y: pipe.place(sequential("dense").params[0], 3),
+            TypeError,
+            "^batch=3: must be a pair",
+        ),
+        (lambda pipe, params, x, y: pipe.predict(params, x, "a"), TypeError, "^key='a': must be a random key"),
+        (
+            lambda pipe, params, x, y: pipe.init(jax.random.split(jax.random.key(0)), (x, y)),
+            ValueError,
+            r"^key has shape \(2,\): must be a single key",
+        ),
+        (lambda pipe, params, x, y: jl.pipeline.measure(pipe.rule, None, (x, y)), TypeError, "^params is of type None"),
         (lambda pipe, params, x, y: pipe.schedule(0), ValueError, "^batches=0: must be at least 1"),
         (
             lambda pipe, params, x, y: pipeline("dense", 2, data=3).init(jax.random.key(0), (x, y)),

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlocal.checks import finite, show
+from jaxlocal.checks import finite, pair_of_arrays, show
 from jaxlocal.data.splits import SPLITS, Splits
 
 SPLIT_EXAMPLE = "jl.data.Splits(train=(x, y), validation=(x, y), test=(x, y))"
@@ -29,12 +29,8 @@ def check_splits(data: Any) -> None:
 
 def check_pair(name: str, pair: Any) -> None:
     """The value is a pair (x, y) of equally many examples, at least one, in finite floats or in uint8."""
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise TypeError(f"{name}={show(pair)}: must be a pair (x, y) of arrays")
+    pair_of_arrays(name, pair)
     x, y = pair
-    for leaf, array in zip("xy", pair, strict=True):
-        if not hasattr(array, "shape") or not hasattr(array, "dtype"):
-            raise TypeError(f"{name}: {leaf}={show(array)} is not an array; convert it with np.asarray({leaf})")
     if jnp.issubdtype(y.dtype, jnp.integer) and y.ndim < 2:
         raise TypeError(
             f"{name}: y has shape {y.shape} and dtype {y.dtype}, which are class labels; turn them into one-hot rows "

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlocal.checks import nearest
+from jaxlocal.checks import nearest, show
 from jaxlocal.data.decode import Decoded, Decoder, Image, Reader, is_grey, readable
 from jaxlocal.data.splits import SPLITS, one_hot
 
@@ -136,19 +136,32 @@ def _has_labels(folder: Path, labels: dict[str, int]) -> bool:
 
 def _images(folder: Path, labels: dict[str, int]) -> list[Image]:
     """The images of one split, from its folders of classes or from TinyImageNet's annotations."""
-    if (folder / ANNOTATIONS).is_file():
-        rows = [line.split("\t") for line in (folder / ANNOTATIONS).read_text().splitlines()]
-        pairs = [(folder / "images" / row[0], row[1]) for row in rows]
+    if (annotations := folder / ANNOTATIONS).is_file():
+        with readable(str(annotations)):
+            pairs = _annotated(annotations)
     else:
         pairs = [
             (path, inside.name)
             for inside in _folders(folder)
             for path in sorted(inside.rglob("*"))
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
         ]
+    for path, _ in pairs:
+        if not path.is_file():  # the end of a pipe would never come
+            wrong = "a pipe or a device; remove it" if path.exists() else "missing, or a link to nothing; replace it"
+            raise ValueError(f"{path} is {wrong}")
     if unknown := {name for _, name in pairs} - set(labels):
         raise ValueError(f"{folder} has a class {min(unknown)!r} that the training set lacks; rename or remove it")
     return [Image(str(path), path, labels[name]) for path, name in pairs]
+
+
+def _annotated(annotations: Path) -> list[tuple[Path, str]]:
+    """The file and the class of each image."""
+    rows = [line.split("\t") for line in annotations.read_text(encoding="utf-8").splitlines()]
+    for number, row in enumerate(rows, 1):
+        if len(row) < 2:
+            raise ValueError(f"line {number} is {show(row[0])}, not a file name, a tab and a class")
+    return [(annotations.parent / "images" / row[0], row[1]) for row in rows]
 
 
 def from_npz(path: Path) -> Source:

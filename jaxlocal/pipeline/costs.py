@@ -61,8 +61,12 @@ def measure(rule: Rule, params: Params, batch: Batch, repeats: int = 5) -> Costs
       >>> len(jl.pipeline.balance(costs.seconds, 2)), costs.message
       (2, (1280, 1280))
     """
+    learn = steps(rule)
+    rule.check(params)
+    checks.batch(batch, params.shapes)
+    checks.positive_int("repeats", repeats)
     seconds, sizes, message = [], [], batch
-    for step, component in zip(steps(rule), params.components, strict=True):
+    for step, component in zip(learn, params.components, strict=True):
         seconds.append(_seconds(step, component, message, repeats))
         _, message, _ = jax.jit(step)(component, message)
         sizes.append(sum(leaf.nbytes for leaf in message))
@@ -101,6 +105,8 @@ def balance(costs: Sequence[float], stages: int) -> tuple[int, ...]:
       (1, 3)
     """
     checks.positive_int("stages", stages)
+    if not isinstance(costs, Sequence | np.ndarray):
+        raise TypeError(f"costs={checks.show(costs)}: must be a sequence of numbers, one for each component")
     if stages > len(costs):
         raise ValueError(f"stages={stages}: there are {len(costs)} components, and every stage needs at least one")
     for cost in costs:

@@ -22,10 +22,12 @@ def mesh(**axes: int) -> Mesh:
       >>> jl.pipeline.mesh(component=1, data=1).axis_names
       ('component', 'data')
     """
+    if not axes:
+        raise ValueError("mesh(): has no axis; name one, such as mesh(component=1)")
     for name, size in axes.items():
         checks.positive_int(name, size)
     wanted, devices = prod(axes.values()), jax.devices()
-    if not axes or wanted > len(devices):
+    if wanted > len(devices):
         sizes = ", ".join(f"{name}={size}" for name, size in axes.items())
         raise ValueError(
             f"mesh({sizes}): needs {wanted} devices, but there are {len(devices)} ({devices[0].platform}); use smaller "

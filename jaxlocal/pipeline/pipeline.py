@@ -9,7 +9,7 @@ This module has the functions that a user calls. `jaxlocal.pipeline.layout` says
 `jaxlocal.pipeline.program` what one device does in a tick.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -88,6 +88,8 @@ class Pipeline:
         (T, B, …). Without `feed` every device receives the whole batch. If there are several hosts, only those of the
         first stage need the right values; the others may pass any arrays of the same shape.
         """
+        checks.pair_of_arrays("batch", batch)
+        checks.flag("stacked", stacked)
         return Fed(jax.tree.map(lambda leaf: self._devices.on_first(leaf, stacked), batch))
 
     def step(self, params: PipelineParams, batch: Batch | Fed | None) -> tuple[PipelineParams, Info]:
@@ -107,10 +109,13 @@ class Pipeline:
 
         The info has one row for each batch, as that of `lax.scan(rule.step, params, batches)` has.
         """
-        for name, leaf in zip("xy", batches.batch if isinstance(batches, Fed) else batches, strict=True):
-            if getattr(leaf, "ndim", 0) < 3:
+        pair = batches.batch if isinstance(batches, Fed) else batches
+        checks.pair_of_arrays("batches", pair)
+        for name, leaf in zip("xy", pair, strict=True):
+            if leaf.ndim < 3 or leaf.shape[0] != pair[0].shape[0]:
                 raise ValueError(
-                    f"batches: {name}={checks.show(leaf)} must be (T, B, …), batches first; use step for a single batch"
+                    f"batches: {name}={checks.show(leaf)} must be (T, B, …), as many batches in x and y, batches "
+                    "first; use step for a single batch"
                 )
         self._check(params, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batches))
         return self._run(params, batches)
@@ -122,7 +127,7 @@ class Pipeline:
 
     def place(self, params: Params, batch: Batch) -> PipelineParams:
         """Put parameters of the rule on the pipeline's devices; all batches must have the shapes of this one."""
-        checks.params(params, len(steps(self.rule)))
+        self.rule.check(params)
         layout = self._layout(params, batch)
         components = jax.tree.map(on_host, params.components)
         packed = [pack(layout.components, d, gather(groups, components)) for d, groups in enumerate(layout.groups)]
@@ -148,8 +153,8 @@ class Pipeline:
 
     def _layout(self, params: Params, batch: Batch) -> Layout:
         shapes: Any
+        checks.batch(batch, params.shapes, forward_stats(params))
         params, shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, batch))
-        checks.batch(shapes, params.shapes, forward_stats(params))
         self._devices.check_split(shapes)
         return lay_out(steps(self.rule), params, shapes, self.stages, self._devices.count, self.room)
 
@@ -297,6 +302,8 @@ def pipelined(
     checks.positive("room", room)
     if room < 1:
         raise ValueError(f"room={room}: must be 1 or more; 1 is the least that holds the components")
+    if not isinstance(stages, Iterable | None):
+        raise TypeError(f"stages={checks.show(stages)}: must be a sequence of numbers, one for each stage")
     sizes = evenly(components, mesh.shape[axis]) if stages is None else tuple(stages)
     _check_sizes(sizes, mesh.shape[axis], axis, components)
     automatic = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
