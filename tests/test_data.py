@@ -453,7 +453,7 @@ def test_bad_arguments_are_refused(arguments, error, message):
 
 @pytest.mark.parametrize(
     ("name", "remedies"),
-    [("mnist", ["tfds build mnist", "set TFDS_DATA_DIR"]), ("no_such_set", ["choose from digits, mnist"])],
+    [("mnist", ["tfds build mnist", "set TFDS_DATA_DIR"]), ("no_such_set", ["choose from digits, sentences, mnist"])],
 )
 def test_a_set_that_is_not_there(name, remedies, tmp_path):
     with pytest.raises(FileNotFoundError) as error:

@@ -1,6 +1,22 @@
-"""Data sets for training: the digits, TensorFlow Datasets, folders of images, and .npz files."""
+"""Data sets for training: the digits, TensorFlow Datasets, folders of images, .npz files, and files of texts."""
 
 from jaxlocal.data.sets import NAMES, digits, images, load
 from jaxlocal.data.splits import SPLITS, Pairs, Splits, floats
+from jaxlocal.data.text import Encoding, Texts, load_encoded, load_text
+from jaxlocal.data.tokenizer import Tokenizer
 
-__all__ = ["NAMES", "SPLITS", "Pairs", "Splits", "digits", "floats", "images", "load"]
+__all__ = [
+    "NAMES",
+    "SPLITS",
+    "Encoding",
+    "Pairs",
+    "Splits",
+    "Texts",
+    "Tokenizer",
+    "digits",
+    "floats",
+    "images",
+    "load",
+    "load_encoded",
+    "load_text",
+]

@@ -1,4 +1,4 @@
-"""The cache of decoded data sets: for each content a folder of .npy files, which is either complete or absent."""
+"""The cache of decoded data sets: for each content a folder of files, which is either complete or absent."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import shutil
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from hashlib import blake2b, file_digest
@@ -25,34 +25,51 @@ SUMS = "sums.json"  # of the files in a folder: by it a damaged one is recognise
 ABANDONED = 24 * 3600  # an unfinished folder that has not changed for this many seconds has no process that writes it
 
 
-def cached(source: Source, size: int | None) -> dict[str, Pairs]:
+def cached(source: Source, settings: object) -> dict[str, Pairs]:
     """The splits of a data set as memory-mapped arrays, decoded first if the cache does not hold them."""
-    cache = cache_folder("data")
-    folder = cache / f"{re.sub(r'[^A-Za-z0-9]+', '_', source.name)}-{_digest(source, size)}"
-    if folder.is_dir() and not _is_whole(folder):
-        warnings.warn(f"{folder} is damaged; {source.name} is decoded again", stacklevel=2)
-        _discard(folder)
-    if not folder.is_dir():
-        try:
-            _fill(folder, source)
-        except OSError as error:
-            raise OSError(
-                f"{cache}: the decoded {source.name} cannot be written there ({error.strerror or error}); set "
-                "JAXLOCAL_CACHE to a folder with enough space"
-            ) from error
+    folder = kept(source.name, source.root, source.files, settings, partial(_decode, source))
     found = [split for split in SPLITS if (folder / f"{split}_x.npy").exists()]
     x, y = ([np.load(folder / f"{split}_{side}.npy", mmap_mode="r") for split in found] for side in "xy")
     return dict(zip(found, zip(x, y, strict=True), strict=True))
 
 
-def _digest(source: Source, size: int | None) -> str:
+def kept(name: str, root: Path, files: Sequence[Path], settings: object, fill: Callable[[Path], None]) -> Path:
+    """The cache's folder for what is made of these files with these settings; `fill` writes it if it is not there.
+
+    Args:
+      name: of the data set.
+      root: the folder that all of its files lie in.
+      files: those that determine the content.
+      settings: what else determines it; its repr must say all of it.
+      fill: called with an empty folder.
+
+    Returns:
+      The folder, which is whole.
+    """
+    cache = cache_folder("data")
+    folder = cache / f"{re.sub(r'[^A-Za-z0-9]+', '_', name)}-{_digest(name, root, files, settings)}"
+    if folder.is_dir() and not _is_whole(folder):
+        warnings.warn(f"{folder} is damaged; {name} is decoded again", stacklevel=3)
+        _discard(folder)
+    if not folder.is_dir():
+        try:
+            _fill(folder, fill)
+        except OSError as error:
+            raise OSError(
+                f"{cache}: the decoded {name} cannot be written there ({error.strerror or error}); set "
+                "JAXLOCAL_CACHE to a folder with enough space"
+            ) from error
+    return folder
+
+
+def _digest(name: str, root: Path, files: Sequence[Path], settings: object) -> str:
     """Identifies the content: by the files' bytes, or for large data sets by their names, sizes and dates."""
-    files = sorted(source.files)
+    files = sorted(files)
     stats = [path.stat() for path in files]
     small = sum(stat.st_size for stat in stats) <= HASHED
-    digest = blake2b(repr((FORMAT, source.name, size)).encode(), digest_size=8)
+    digest = blake2b(repr((FORMAT, name, settings)).encode(), digest_size=8)
     for path, stat in zip(files, stats, strict=True):
-        digest.update(repr((path.relative_to(source.root).as_posix(), stat.st_size)).encode())
+        digest.update(repr((path.relative_to(root).as_posix(), stat.st_size)).encode())
         if small:
             with path.open("rb") as file:
                 while block := file.read(2**20):
@@ -62,14 +79,14 @@ def _digest(source: Source, size: int | None) -> str:
     return digest.hexdigest()
 
 
-def _fill(folder: Path, source: Source) -> None:
-    """Decode into a draft folder of this process, then rename it, so that no process ever sees half a data set."""
+def _fill(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a draft folder of this process, then rename it, so that no process ever sees half a data set."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder.parent)
     draft = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
     draft.mkdir()
     try:
-        _decode(source, draft)
+        fill(draft)
         write_whole(draft / SUMS, json.dumps(_sums(draft)))
         try:
             draft.rename(folder)
@@ -89,8 +106,8 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _sums(folder: Path) -> dict[str, str]:
-    """The size and the hash of each array's file; of large data sets the sizes alone."""
-    sizes = {path: path.stat().st_size for path in sorted(folder.glob("*.npy"))}
+    """The size and the hash of each file; of large data sets the sizes alone."""
+    sizes = {path: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != SUMS}
     small = sum(sizes.values()) <= HASHED
     return {path.name: f"{size} {_hash(path) if small else ''}".strip() for path, size in sizes.items()}
 

@@ -9,10 +9,13 @@ from jaxlocal import checks
 from jaxlocal.data.cache import cached
 from jaxlocal.data.sources import from_folder, from_npz, from_tfds
 from jaxlocal.data.splits import Splits, complete, floats
+from jaxlocal.data.text import is_text, load_text
 
-# Data sets that are known to work. Any other set of labelled images in TFDS can be loaded by its name there.
+# Data sets that are known to work. Any other set of labelled images in TFDS can be loaded by its name there. The
+# sentences are texts, and all others are images.
 NAMES = (
     "digits",
+    "sentences",
     "mnist",
     "fashion_mnist",
     "kmnist",
@@ -71,21 +74,22 @@ def load(
     """A data set as memory-mapped arrays, which take memory only for the pages that are read.
 
     Images are uint8 (N, H, W, C) and classes are one-hot uint8 (N, C). `floats` turns them into float32, with pixels
-    between 0 and 1. The digits and the floats of a .npz file are float32 already.
+    between 0 and 1. The digits and the floats of a .npz file are float32 already. Texts are token ids int32 (N, length)
+    and stay so; `load_text` says more about them.
 
     The first call decodes the data set into the cache, `data` in $JAXLOCAL_CACHE (default ~/.cache/jaxlocal). Later
     calls reuse it as long as the data set's files have the same content; for sets above 2 GB, as long as the files have
     the same names, sizes and dates.
 
     The test split is the data set's own. If that has no labels or does not exist, the validation set takes its place;
-    if there is none either, a tenth of the examples, which are the same in every call. Folders and .npz files are
-    shuffled with a fixed seed first.
+    if there is none either, a tenth of the examples, which are the same in every call. Folders and files are shuffled
+    with a fixed seed first.
 
     Args:
-      name: "digits"; a name in TFDS, such as those in `NAMES`; a folder with one folder of images for each class, or
-        with such folders in train, val and test (TinyImageNet's own layout works, too); or a .npz file with x_train,
-        y_train, x_test, y_test and optionally x_validation, y_validation, or with x and y alone. Write "./mnist" for a
-        folder whose name is in `NAMES`.
+      name: "digits" or "sentences"; a name in TFDS, such as those in `NAMES`; a folder with one folder of images for
+        each class, or with such folders in train, val and test (TinyImageNet's own layout works, too); a .npz file with
+        x_train, y_train, x_test, y_test and optionally x_validation, y_validation, or with x and y alone; or a file of
+        texts for `load_text`, such as reviews.csv. Write "./mnist" for a folder whose name is in `NAMES`.
       validation: the number of examples that are held out from the end of the training set for validation; by default
         the data set's own validation set is used, or else a tenth of the training set, 5,000 examples at most.
       size: the height and width that images get: the shorter side is resized, then the centre is cut out.
@@ -103,8 +107,12 @@ def load(
         if value is not None:
             checks.positive_int(argument, value)
     path = Path(name).expanduser()
+    if size is not None and is_text(name):
+        raise ValueError(f"size={size}: {name} holds texts, which have no such size; leave size out")
     if size is not None and (name == "digits" or path.suffix == ".npz"):
         raise ValueError(f"size={size}: {name} is not resized; leave size out, or resize the arrays yourself")
+    if is_text(name):
+        return load_text(name, validation=validation).splits
     if name == "digits":
         return _digits(validation)
     if path.suffix == ".npz":

@@ -1,0 +1,175 @@
+"""Tables of labelled texts: .csv and .tsv files, which gzip may have compressed."""
+
+import csv
+import gzip
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from jaxlocal.checks import nearest
+
+SUFFIXES = ".csv", ".tsv", ".csv.gz", ".tsv.gz"
+SPLIT_OF = {
+    "train": "train",
+    "all": "train",  # there are no splits, so that they are cut from the training set
+    "validation": "validation",
+    "valid": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+FEWEST = 3  # one row for each split
+
+
+class Row(NamedTuple):
+    """One labelled text, and the line of the file where it begins."""
+
+    line: int
+    text: str
+    label: str
+
+
+Table = dict[str, list[Row]]  # the rows of each split that a file has
+
+
+def is_table(path: Path) -> bool:
+    """Whether the name is that of a file of texts."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def check_file(path: Path) -> None:
+    """There is such a file."""
+    if path.is_dir():
+        raise ValueError(f"name={str(path)!r}: is a folder; name a file of texts, such as reviews.csv")
+    if not path.is_file():
+        raise FileNotFoundError(f"name={str(path)!r}: there is no such file; check the path")
+
+
+def read_table(path: Path) -> Table:
+    """The rows of a file in UTF-8, whose header names the columns text, label and optionally split.
+
+    Whole numbers that are labels are written alike: 01 becomes 1.
+
+    Raises:
+      ValueError: the file is no such table; the message names the line.
+    """
+    name = f"name={str(path)!r}"
+    table: Table = {}
+    with _readable(name), _opened(path) as file:
+        for split, row in _rows(name, file, "\t" if ".tsv" in path.name.lower()[-7:] else ","):
+            table.setdefault(split, []).append(row)
+    if not table:
+        raise ValueError(f"{name}: has a header and no rows; add a row for each text")
+    if (count := len(table.get("train", ()))) < FEWEST:
+        raise ValueError(
+            f"{name}: has {count} {'row' if count == 1 else 'rows'} of the training set; give at least {FEWEST}, or "
+            "leave out the column split"
+        )
+    return table
+
+
+def classes_of(path: Path, table: Table) -> tuple[str, ...]:
+    """The labels of the training set, sorted: as numbers if all of them are, and else as texts.
+
+    Raises:
+      ValueError: there is one class only, or another set has a class that the training set lacks.
+    """
+    found = {row.label for row in table["train"]}
+    if len(found) < 2:
+        raise ValueError(
+            f"name={str(path)!r}: has one class, {min(found)!r}, so that there is nothing to learn; add texts of "
+            "another class"
+        )
+    classes = tuple(sorted(found, key=int) if all(map(WHOLE.fullmatch, found)) else sorted(found))
+    for split, rows in table.items():
+        for row in rows:
+            if row.label not in found:
+                raise ValueError(
+                    f"name={str(path)!r}: line {row.line} of the {split} set has the label {row.label!r}, which the "
+                    f"training set lacks; {nearest(row.label, classes)}, or add such texts"
+                )
+    return classes
+
+
+def numbered(path: Path, rows: Sequence[Row], classes: Sequence[str]) -> list[int]:
+    """The number of each row's class.
+
+    Raises:
+      ValueError: a label is none of the classes.
+    """
+    numbers = {label: number for number, label in enumerate(classes)}
+    for row in rows:
+        if row.label not in numbers:
+            raise ValueError(
+                f"name={str(path)!r}: line {row.line} has the label {row.label!r}, which is none of the known classes; "
+                f"{nearest(row.label, classes)}"
+            )
+    return [numbers[row.label] for row in rows]
+
+
+def _rows(name: str, file: TextIO, delimiter: str) -> Iterator[tuple[str, Row]]:
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        columns = [column.strip().lower() for column in next(reader, [])]
+        _check_columns(name, columns)
+        line = reader.line_num + 1
+        for cells in reader:
+            if cells:  # the line is not blank
+                yield _row(f"{name}: line {line}", line, columns, cells)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(
+            f"{name}: line {line} begins a row that is not one of a table ({error}); put texts with quotes between "
+            'quotes, and write each quote within as ""'
+        ) from None
+
+
+def _check_columns(name: str, columns: Sequence[str]) -> None:
+    for column in ("text", "label"):
+        if (count := columns.count(column)) != 1:
+            held = ", ".join(columns)[:200] or "nothing"
+            raise ValueError(
+                f"{name}: the header must name one column {column}, but it names {count}, among {held}; write a first "
+                "line such as text,label"
+            )
+
+
+def _row(where: str, line: int, columns: Sequence[str], cells: Sequence[str]) -> tuple[str, Row]:
+    if len(cells) != len(columns):
+        raise ValueError(
+            f"{where} has {len(cells)} columns, but the header has {len(columns)}; put texts that hold a separator "
+            "between quotes"
+        )
+    values = dict(zip(columns, cells, strict=True))
+    if "\0" in values["text"] or "\0" in values["label"]:
+        raise ValueError(f"{where} holds a NUL character, which no text has; remove it, or save the file as UTF-8")
+    label = values["label"].strip()
+    if not label:
+        raise ValueError(f"{where} has no label; give it one, or remove the row")
+    split = values.get("split", "all").strip().lower()
+    if split not in SPLIT_OF:
+        raise ValueError(f"{where} has split={split!r}; use train, validation or test")
+    return SPLIT_OF[split], Row(line, values["text"], str(int(label)) if WHOLE.fullmatch(label) else label)
+
+
+def _opened(path: Path) -> TextIO:
+    if path.name.lower().endswith(".gz"):
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Say in one sentence that the bytes of a file are not those of a text."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}: is not UTF-8 ({error.reason}); save the file as UTF-8") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{name}: is no whole gzip file ({error}); compress it again") from None
+    except OSError as error:
+        raise ValueError(f"{name}: cannot be read ({error.strerror or error}); check the file") from None

@@ -1,0 +1,231 @@
+"""Labelled texts as arrays: token ids of one length, and classes."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from hashlib import blake2b, file_digest
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxlocal import checks
+from jaxlocal.data.cache import cached, kept
+from jaxlocal.data.decode import Decoded
+from jaxlocal.data.sentences import sentences
+from jaxlocal.data.sources import LARGEST, Source
+from jaxlocal.data.splits import SPLITS, Pairs, Splits, complete, one_hot
+from jaxlocal.data.tables import Row, Table, check_file, classes_of, is_table, numbered, read_table
+from jaxlocal.data.tokenizer import Tokenizer, check_kind
+from jaxlocal.files import write_whole
+
+SENTENCES = "sentences"  # the name of the texts that the library brings with it
+LONGEST = 256  # tokens, by default
+SHARE = 95  # per cent of the training texts that are not cut off, by default, if they are not longer than that
+SAMPLE = 5000  # training texts that are measured for it
+PIECE = 1000  # texts that are encoded before they are written to disk
+
+
+class Encoding(NamedTuple):
+    """How a text becomes token ids, and a label the number of a class: what a run keeps to read further texts."""
+
+    tokenizer: Tokenizer
+    length: int  # of every row of ids
+    classes: tuple[str, ...]  # the labels, by number
+    origin: str  # a hash of the file from which the others were made
+
+    def ids(self, texts: Sequence[str]) -> np.ndarray:
+        """The token ids of each text, int32 (N, length)."""
+        return self.tokenizer.encode(texts, self.length)
+
+    def digest(self) -> str:
+        """A hash of all of it."""
+        content = self.tokenizer.json, self.length, self.classes, self.origin
+        return blake2b(repr(content).encode(), digest_size=8).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json and text.json into a folder."""
+        facts = {"length": self.length, "classes": self.classes, "origin": self.origin, "digest": self.digest()}
+        self.tokenizer.save(folder / "tokenizer.json")
+        write_whole(folder / "text.json", json.dumps(facts, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Encoding":
+        """Read it from a folder that holds its files."""
+        try:
+            tokenizer = Tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"))
+            facts = json.loads((folder / "text.json").read_text(encoding="utf-8"))
+            encoding = cls(tokenizer, facts["length"], tuple(facts["classes"]), facts["origin"])
+            sound = encoding.digest() == facts["digest"]
+        except (OSError, ValueError, TypeError, KeyError):
+            sound = False
+        if not sound:
+            raise ValueError(f"{folder}: text.json or tokenizer.json is damaged or missing; restore both")
+        return encoding
+
+
+class Texts(NamedTuple):
+    """A data set of labelled texts, and how it was encoded.
+
+    Example:
+      >>> texts = jl.data.load_text("sentences")
+      >>> x, y = texts.splits.train
+      >>> x.shape, x.dtype, y.shape, texts.classes
+      ((700, 14), dtype('int32'), (700, 2), ('negative', 'positive'))
+    """
+
+    splits: Splits
+    encoding: Encoding
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its `size` is the `vocabulary` of a network for these texts."""
+        return self.encoding.tokenizer
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels: the name of each class."""
+        return self.encoding.classes
+
+    @property
+    def length(self) -> int:
+        """The number of token ids of each text."""
+        return self.encoding.length
+
+
+def is_text(name: str) -> bool:
+    """Whether `load_text` is what loads a data set of this name."""
+    return name == SENTENCES or is_table(Path(name))
+
+
+def load_text(
+    path: str | os.PathLike[str],
+    *,
+    tokenizer: str | Tokenizer = "word",
+    vocabulary: int = 20_000,
+    length: int | None = None,
+    validation: int | None = None,
+) -> Texts:
+    """Labelled texts from a file, as memory-mapped arrays: token ids int32 (N, length) and classes uint8 (N, C).
+
+    The file is .csv or .tsv in UTF-8, also .csv.gz or .tsv.gz. Its header names the columns `text`, `label` and, if the
+    file has a test set or a validation set, `split` with train, validation and test in it. Other columns do not matter.
+    Labels are whole numbers or names. Missing sets are cut from the training set as in `load`.
+
+    The tokenizer and the classes are made of the training set alone. They and the arrays are kept in the cache.
+
+    Args:
+      path: the file, or "sentences", 900 short sentences that the library brings with it.
+      tokenizer: the kind of tokenizer that is trained: "word", "bpe" or "char"; or a `Tokenizer`.
+      vocabulary: the largest number of tokens of a tokenizer that is trained.
+      length: the number of tokens of each text: longer texts are cut off at the end. By default 95 % of the training
+        texts fit, but it is at most 256.
+      validation: the number of texts that are held out for validation, as in `load`.
+
+    Returns:
+      The three splits, the tokenizer, the names of the classes, and the length.
+    """
+    for argument, value in (("vocabulary", vocabulary), ("length", length), ("validation", validation)):
+        if value is not None:
+            checks.positive_int(argument, value)
+    if not isinstance(tokenizer, Tokenizer):
+        check_kind("tokenizer", tokenizer)
+    path = Path(path).expanduser()
+    read = _reader(path)
+
+    def make() -> Encoding:
+        return _make(path, read(), tokenizer, vocabulary, length, validation)
+
+    if str(path) == SENTENCES:
+        encoding = make()
+    else:
+        settings = (tokenizer, vocabulary) if isinstance(tokenizer, str) else tokenizer.json
+        folder = kept(
+            path.name, path.parent, [path], (settings, length, validation), lambda folder: make().save(folder)
+        )
+        encoding = Encoding.load(folder)
+    return Texts(_encoded(path, read, encoding, validation), encoding)
+
+
+def load_encoded(path: str | os.PathLike[str], encoding: Encoding, validation: int | None = None) -> Splits:
+    """The texts of a file as `load_text` returns them, but encoded as those of another file were."""
+    path = Path(path).expanduser()
+    return _encoded(path, _reader(path), encoding, validation)
+
+
+def origin(path: Path) -> str:
+    """A hash of a file of texts."""
+    if str(path) == SENTENCES:
+        return SENTENCES
+    check_file(path)
+    with path.open("rb") as file:
+        return file_digest(file, partial(blake2b, digest_size=8)).hexdigest()
+
+
+def _reader(path: Path) -> Callable[[], Table]:
+    """What reads the rows, once, and only if the cache does not hold what is made of them."""
+    if str(path) == SENTENCES:
+        return sentences
+    check_file(path)
+    return cache(partial(read_table, path))
+
+
+def _splits(table: Table, validation: int | None) -> list[list[Row]]:
+    """The rows of all three sets; the training set is shuffled with a fixed seed before the others are cut from it."""
+    rows = [row for some in table.values() for row in some]
+    found: dict[str, Pairs] = {}
+    begin = 0
+    for split, some in table.items():
+        order = np.random.default_rng(0).permutation(len(some)) if split == "train" else np.arange(len(some))
+        found[split] = (begin + order, begin + order)
+        begin += len(some)
+    return [[rows[i] for i in numbers] for numbers, _ in complete(found, validation)]
+
+
+def _make(
+    path: Path, table: Table, tokenizer: str | Tokenizer, vocabulary: int, length: int | None, validation: int | None
+) -> Encoding:
+    """The encoding that fits the training set."""
+    classes = classes_of(path, table)
+    _check_classes(path, classes, table)
+    texts = [row.text for row in _splits(table, validation)[0]]
+    if isinstance(tokenizer, str):
+        tokenizer = Tokenizer.train(texts, kind=tokenizer, vocabulary=vocabulary)
+    return Encoding(tokenizer, length or _length(tokenizer, texts), classes, origin(path))
+
+
+def _length(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
+    """So many tokens that most of the texts are not cut off."""
+    some = texts[:: -(-len(texts) // SAMPLE)]
+    return int(np.clip(np.percentile(tokenizer.lengths(some), SHARE), 1, LONGEST))
+
+
+def _encoded(path: Path, read: Callable[[], Table], encoding: Encoding, validation: int | None) -> Splits:
+    """The texts as token ids and their labels as classes; those of a file are kept in the cache."""
+
+    def arrays(rows: Sequence[Row]) -> Pairs:
+        labels = numbered(path, rows, encoding.classes)
+        return encoding.ids([row.text for row in rows]), one_hot(labels, len(encoding.classes))
+
+    def decode() -> dict[str, Decoded]:
+        splits = zip(SPLITS, _splits(read(), validation), strict=True)
+        return {split: Decoded(len(rows), map(arrays, _pieces(rows))) for split, rows in splits}
+
+    if str(path) == SENTENCES:
+        return Splits(*map(arrays, _splits(read(), validation)))
+    found = cached(Source(path.name, path.parent, [path], decode), (encoding.digest(), validation))
+    return Splits(*(found[split] for split in SPLITS))
+
+
+def _pieces(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    return (rows[begin : begin + PIECE] for begin in range(0, len(rows), PIECE))
+
+
+def _check_classes(path: Path, classes: Sequence[str], table: Table) -> None:
+    """Refuse what is rather a real number for each text."""
+    if (needed := len(classes) * sum(map(len, table.values()))) > LARGEST:
+        raise ValueError(
+            f"name={str(path)!r}: has {len(classes)} classes, whose one-hot rows would take {needed / 2**30:.3g} GB; "
+            "give the column label few different values"
+        )
