@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread, Timer
 from types import TracebackType
 from typing import IO, Any, NoReturn
@@ -34,6 +34,11 @@ PATIENCE = 30  # seconds without a sign of life after which a process counts as 
 SOON = 10  # seconds of waiting after which a process says what it waits for
 LAUNCHER = f"{PREFIX}LAUNCHER"  # the environment variable with the number of the launching process
 GRACE = 15  # seconds that a process has to save and end after SIGTERM, before it is killed
+LOST = 75  # the exit code of a process that has lost another one
+AFTER = 2  # seconds within which the process that was lost is seen to end
+SUSPENDING = "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU"
+
+End = tuple[int | None, int]  # the number and the exit code of a process; (None, signal) if the launcher is stopped
 
 
 def initialize(
@@ -111,8 +116,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     if number is None:
         parser.exit(128 + code, f"{parser.prog}: all processes are stopped by {signal.Signals(code).name}\n")
     if code:
-        what = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        message = f"process {number} of {args.processes} {what}; all processes are stopped"
+        message = f"process {number} of {args.processes} {_how(code)}; all processes are stopped"
         parser.exit(128 - code if code < 0 else code, f"{parser.prog}: {message}\n")
     parser.exit(0)
 
@@ -186,14 +190,18 @@ def _leave_at_once_on_errors(number: int, count: int) -> None:
     report = sys.excepthook
 
     def leave(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> NoReturn:
-        report(kind, error, trace)
         lost = any(word in str(error) for word in ("Gloo", "NCCL", "coordination"))  # such errors have many types
-        why = "it has lost another process, whose own output says why" if lost else "the error above"
+        if lost:  # where this process was then tells nothing about the cause
+            reason = str(error).strip().partition("\n")[0]
+            why = f"it has lost another process, whose own output says why ({reason})"
+        else:
+            report(kind, error, trace)
+            why = "the error above"
         print(f"jaxlocal.distributed: process {number} of {count} stops: {why}", file=sys.stderr)
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):
                 stream.flush()
-        os._exit(1)
+        os._exit(LOST if lost else 1)
 
     sys.excepthook = leave
 
@@ -208,12 +216,17 @@ def _is_module(name: str) -> bool:
         return False
 
 
-def _launch(command: Sequence[str], processes: int, devices: int) -> tuple[int | None, int]:
-    """Run the processes until all have ended or one has failed.
+def _how(code: int) -> str:
+    """How a process with this exit code ended."""
+    if code > 0:
+        return f"ended with code {code}"
+    name = signal.Signals(-code).name
+    return f"is suspended by {name}, and the others wait for it" if name in SUSPENDING else f"was killed by {name}"
 
-    Returns the number and the exit code of the process that ended last or failed; (None, signal) after a signal.
-    """
-    ends: SimpleQueue[tuple[int | None, int]] = SimpleQueue()
+
+def _launch(command: Sequence[str], processes: int, devices: int) -> End:
+    """Run the processes until all have ended or one has failed; the end of that one, or else of the last."""
+    ends: SimpleQueue[End] = SimpleQueue()
     for how in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(how, lambda received, _: ends.put((None, received)))
     address = f"127.0.0.1:{_free_port()}"
@@ -233,11 +246,8 @@ def _launch(command: Sequence[str], processes: int, devices: int) -> tuple[int |
         if worker.stderr:
             printers.append(Thread(target=_show, args=(number, worker.stderr), daemon=True))
             printers[-1].start()
-    end: tuple[int | None, int] = 0, 0
-    for _ in range(processes):
-        end = ends.get()
-        if end[0] is None or end[1]:
-            break
+    Thread(target=_await_suspension, args=(workers, ends), daemon=True).start()
+    end = _first_failure(ends, processes)
     _stop(workers)
     for printer in printers:
         printer.join(timeout=1)  # a program that a process has started may still hold its stderr open
@@ -264,8 +274,43 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _await(number: int, worker: subprocess.Popen[str], ends: SimpleQueue[tuple[int | None, int]]) -> None:
+def _first_failure(ends: SimpleQueue[End], processes: int) -> End:
+    """The first process that failed by itself, and not because it had lost another one; or else the last to end."""
+    end: End = 0, 0
+    for _ in range(processes):
+        try:
+            end = ends.get(timeout=AFTER if end[1] else None)
+        except Empty:  # the process that was lost is not one of ours, or does not end
+            break
+        if end[0] is None or end[1] not in (0, LOST):
+            break
+    return end
+
+
+def _await(number: int, worker: subprocess.Popen[str], ends: SimpleQueue[End]) -> None:
     ends.put((number, worker.wait()))
+
+
+def _await_suspension(workers: Sequence[subprocess.Popen[str]], ends: SimpleQueue[End]) -> None:
+    """Report a process that stays suspended, before the others miss it: they could not say who is missing."""
+    patience = os.environ.get(f"{PREFIX}PATIENCE", "")
+    seconds = (int(patience) if patience.isdecimal() else PATIENCE) / 4
+    before: list[int] = []
+    while hasattr(os, "waitid"):  # not in every macOS
+        now = [_suspended(worker) for worker in workers]
+        for number, (code, earlier) in enumerate(zip(now, before, strict=False)):
+            if code and code == earlier:
+                ends.put((number, -code))
+        before = now
+        time.sleep(seconds)
+
+
+def _suspended(worker: subprocess.Popen[str]) -> int:
+    """The signal that has suspended a process, or 0."""
+    with suppress(ChildProcessError):  # it has ended
+        found = os.waitid(os.P_PID, worker.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+        return found.si_status if found else 0
+    return 0
 
 
 def _show(number: int, lines: IO[str]) -> None:
@@ -281,6 +326,7 @@ def _stop(workers: Sequence[subprocess.Popen[str]]) -> None:
             if worker.returncode is None:
                 with suppress(ProcessLookupError):
                     os.killpg(worker.pid, how)
+                    os.killpg(worker.pid, signal.SIGCONT)  # a suspended process would not hear it
         for worker in workers:
             with suppress(subprocess.TimeoutExpired):
                 worker.wait(max(deadline - time.monotonic(), 0) if how == signal.SIGTERM else None)

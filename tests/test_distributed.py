@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from queue import SimpleQueue
 
 import jax
 import numpy as np
@@ -205,7 +206,11 @@ def test_a_folder_that_cannot_be_is_one_line(folder, capsys):
     ("sent", "code", "message"),
     [
         # The connection to a process that dies is cut at once; one that hangs, or cannot be reached, is missed in time.
-        (signal.SIGKILL, 1, "process 0 of 2 stops: it has lost another process"),
+        (
+            signal.SIGKILL,
+            distributed.LOST,
+            "process 0 of 2 stops: it has lost another process, whose own output says why",
+        ),
         (signal.SIGSTOP, -signal.SIGABRT, "another task died"),
     ],
 )
@@ -231,6 +236,39 @@ def test_without_a_launcher_the_others_stop_by_themselves(sent, code, message, s
         for process in (first, second):
             process.kill()
             process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("sent", "how"),
+    [
+        (signal.SIGKILL, "was killed by SIGKILL"),
+        slow(signal.SIGSTOP, "is suspended by SIGSTOP, and the others wait for it"),
+    ],
+)
+def test_the_launcher_names_the_process_that_the_others_have_lost(sent, how, script, monkeypatch):
+    monkeypatch.setitem(ENVIRONMENT, "JAXLOCAL_PATIENCE", "8")
+    done = launch("--processes", "2", script(TOGETHER), str(int(sent)))
+    assert done.returncode == 128 + sent
+    assert done.stderr.splitlines()[-1].endswith(f"process 1 of 2 {how}; all processes are stopped")
+    assert "Traceback" not in done.stderr and "stack trace" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("ends", "first"),
+    [
+        ([(0, 0), (1, 0)], (1, 0)),
+        ([(0, distributed.LOST), (1, 3)], (1, 3)),  # process 0 has lost process 1, but is seen to end before it
+        ([(0, distributed.LOST)], (0, distributed.LOST)),
+        ([(0, 0), (1, -signal.SIGSEGV)], (1, -signal.SIGSEGV)),
+        ([(0, distributed.LOST), (None, signal.SIGINT)], (None, signal.SIGINT)),
+    ],
+)
+def test_the_first_failure(ends, first, monkeypatch):
+    monkeypatch.setattr(distributed, "AFTER", 0.01)
+    queue = SimpleQueue()
+    for end in ends:
+        queue.put(end)
+    assert distributed._first_failure(queue, 2) == first
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
