@@ -36,7 +36,7 @@ class Tokenizer:
     Example:
       >>> tokenizer = jl.data.Tokenizer.train(["A good film.", "A good day", "not a film."])
       >>> tokenizer.encode(["A GOOD book.", ""], length=5)
-      array([[2, 4, 1, 5, 0],
+      array([[2, 5, 1, 3, 0],
              [1, 0, 0, 0, 0]], dtype=int32)
       >>> tokenizer.size  # a . film good, padding and unknown
       6
