@@ -5,6 +5,8 @@ import functools
 import inspect
 from collections.abc import Callable, Collection, Iterable
 from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import flax.linen as nn
@@ -286,6 +288,13 @@ def initializer(name: str, value: Any) -> None:
         drawn = None
     if getattr(drawn, "shape", None) != (3, 2):
         raise TypeError(f"{name}={show(value)}: must be an initializer, such as flax.linen.initializers.he_normal()")
+
+
+def path(name: str, value: Any, example: str = "runs/one") -> Path:
+    """The value is the path of a file or a folder, as text or as a `Path`, which is returned."""
+    if not isinstance(value, str | PathLike) or not str(value) or "\0" in str(value):
+        raise TypeError(f"{name}={show(value)}: must be a path, such as {example!r}")
+    return Path(value)
 
 
 def flag(name: str, value: bool) -> None:

@@ -102,7 +102,7 @@ def save_weights(path: str | PathLike[str], rule: Rule, params: Params) -> None:
       rule: the rule.
       params: its parameters.
     """
-    path, safetensors = _path(path), _safetensors()
+    path, safetensors = checks.path("path", path, "net.safetensors"), _safetensors()
     if path.is_dir() or not path.parent.is_dir():
         raise FileNotFoundError(f"path={str(path)!r}: must be a file in a folder that exists; make the folder first")
     weights = get_weights(rule, params)
@@ -132,7 +132,7 @@ def load_weights(path: str | PathLike[str], rule: Rule, params: Params) -> Param
       ...     jl.save_weights(f"{folder}/net.safetensors", rule, params)
       ...     params = jl.load_weights(f"{folder}/net.safetensors", rule, params)
     """
-    path = _path(path)
+    path = checks.path("path", path, "net.safetensors")
     weights = _read(path)
     try:
         loaded = set_weights(rule, params, weights)
@@ -262,12 +262,6 @@ def _digest(weights: dict[str, np.ndarray]) -> str:
         sha.update(f"{name} {array.dtype} {array.shape} ".encode())
         sha.update(array.tobytes())
     return sha.hexdigest()
-
-
-def _path(path: Any) -> Path:
-    if not isinstance(path, str | PathLike) or not str(path) or "\0" in str(path):
-        raise TypeError(f"path={checks.show(path)}: must be the path of a file, such as 'net.safetensors'")
-    return Path(path)
 
 
 def _safetensors() -> Any:

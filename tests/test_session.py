@@ -13,8 +13,9 @@ import pytest
 from helpers import same
 
 import jaxlocal as jl
+from jaxlocal import app
 from jaxlocal.training import Interrupted, NotSavedError, Session, fit, learner, load_state, loop
-from jaxlocal.training.checkpoints import MismatchError
+from jaxlocal.training.checkpoints import Checkpoints, MismatchError
 from jaxlocal.training.session import reason
 
 RULE = jl.rules.al(jl.models.mlp((6, 5)), optax.adam(1e-2))
@@ -38,7 +39,7 @@ def whole():
 
 
 def train(folder, rule=RULE, epochs=3, settings=None, **arguments):
-    with Session(folder, rule, DATA, settings=settings) as session:
+    with Session(str(folder), rule, DATA, settings=settings) as session:
         return session.train(epochs=epochs, batch_size=8, **arguments)
 
 
@@ -54,7 +55,7 @@ def is_whole(folder, result, whole):
 def test_a_session_trains_as_fit_does_and_leaves_metrics_and_checkpoints(tmp_path, whole):
     result = train(tmp_path, epochs=3)
     is_whole(tmp_path, result, whole)
-    saved = load_state(tmp_path, RULE, DATA.train)
+    saved = load_state(str(tmp_path), RULE, DATA.train)
     assert same(saved.params, whole.params) and saved.step == 3 * STEPS and saved.history == whole.state.history
     best = load_state(tmp_path, RULE, DATA.train, best=True)
     assert len(best.history) == jl.training.best_epoch(whole.state.history)
@@ -144,6 +145,20 @@ def test_seconds_include_those_of_earlier_processes(tmp_path):
         assert before > 0
         session.train(epochs=2, batch_size=8)
         assert session.seconds > before
+
+
+@pytest.mark.parametrize("folder", [None, 3, ""])
+def test_what_is_no_path_is_one_sentence(folder):
+    complaint = rf"^folder={folder!r}: must be a path, such as 'runs/one'$"
+    for call in (
+        lambda: Session(folder, RULE, DATA),
+        lambda: load_state(folder, RULE, DATA.train),
+        lambda: Checkpoints(folder),
+        lambda: app.evaluate(folder),
+        lambda: next(app.draw(folder)),
+    ):
+        with pytest.raises(TypeError, match=complaint):
+            call()
 
 
 def test_another_run_is_refused(tmp_path):

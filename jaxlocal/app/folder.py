@@ -16,6 +16,7 @@ from typing import IO, Any, NamedTuple
 
 import jax
 
+from jaxlocal import checks
 from jaxlocal.app import settings
 from jaxlocal.app.settings import PLACEMENT, Config, ConfigError, flag
 from jaxlocal.files import write_whole
@@ -76,7 +77,12 @@ def make(folder: Path) -> None:
         held.close()
 
 
-def next_free(name: str) -> Path:
+def folder_or_next(folder: Path | str | None, name: str) -> Path:
+    """The folder if it is given, or else the next free one, which is made."""
+    return _next_free(name) if folder is None else checks.path("folder", folder)
+
+
+def _next_free(name: str) -> Path:
     """Make the folder runs/NAME-N with the first N that is free, so that no other process gets the same one."""
     for number in itertools.count(1):
         folder = Path("runs") / f"{name}-{number}"

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlocal import plots, training
+from jaxlocal import checks, plots, training
 from jaxlocal.app import settings, stages, text
 from jaxlocal.app.build import Built, build, load_data
-from jaxlocal.app.folder import Measured, Summary, history, next_free, opened, write_summary
+from jaxlocal.app.folder import Measured, Summary, folder_or_next, history, opened, write_summary
 from jaxlocal.app.record import Record, tensorboard_writer
 from jaxlocal.app.settings import Config, ConfigError
 from jaxlocal.data import SPLITS, floats
@@ -38,7 +38,12 @@ class Stopped(Exception):  # noqa: N818 - it is not an error
 
 
 def train(
-    config: Config, folder: Path | None = None, *, resume: bool = False, tensorboard: bool = False, say: Say = print
+    config: Config,
+    folder: Path | str | None = None,
+    *,
+    resume: bool = False,
+    tensorboard: bool = False,
+    say: Say = print,
 ) -> Summary:
     """Train with these settings, and leave a folder: config.yaml, metrics.jsonl, checkpoints, curves.png, summary.json.
 
@@ -63,13 +68,13 @@ def train(
       >>> from jaxlocal.app import Config, train
       >>> config = Config(rule="dfa", lr=1e-2, epochs=2, model_args=("hidden=[16]",))
       >>> with tempfile.TemporaryDirectory() as folder:
-      ...     summary = train(config, Path(folder) / "run", say=lambda line: None)
+      ...     summary = train(config, f"{folder}/run", say=lambda line: None)
       >>> summary.measured[0].parts["test"]["accuracy"] > 0.5
       True
     """
     built = build(config)
     writer = tensorboard_writer() if tensorboard else None
-    folder = folder or next_free(f"{config.rule}-{Path(config.data).stem}")
+    folder = folder_or_next(folder, f"{config.rule}-{Path(config.data).stem}")
     with opened(folder, config, resume):
         built, expected = stages.cut(config, built)
         with Session(folder, built.rule, built.data, annotate=lambda row: {"lr": built.lr(row["step"] - 1)}) as session:
@@ -93,7 +98,7 @@ def train(
 
 
 def compare(
-    rules: Sequence[str], config: Config, folder: Path | None = None, *, resume: bool = False, say: Say = print
+    rules: Sequence[str], config: Config, folder: Path | str | None = None, *, resume: bool = False, say: Say = print
 ) -> dict[str, Summary]:
     """Train each of the rules with the same settings, and leave a folder with a run of each and compare.png.
 
@@ -114,7 +119,7 @@ def compare(
     configs = {rule: replace(config, rule=rule) for rule in rules}
     for one in configs.values():  # a mistake in the last one is reported before the first one is trained
         build(one)
-    folder = folder or next_free("compare")
+    folder = folder_or_next(folder, "compare")
     summaries = {}
     for rule, one in configs.items():
         try:
@@ -129,8 +134,9 @@ def compare(
     return summaries
 
 
-def evaluate(folder: Path, *, best: bool = False, data: str | None = None) -> Summary:
+def evaluate(folder: Path | str, *, best: bool = False, data: str | None = None) -> Summary:
     """Loss and accuracy of a run's last or best checkpoint, on the run's own data or on another data set."""
+    folder = checks.path("folder", folder)
     config, built, state = _load(folder, best)
     if data is not None:
         other = load_data(replace(config, data=data))
@@ -145,7 +151,7 @@ def evaluate(folder: Path, *, best: bool = False, data: str | None = None) -> Su
     return Summary(folder, (measured,), state.history, 0.0)
 
 
-def draw(folder: Path, *, best: bool = False, examples: int = 1000) -> Iterator[Path]:
+def draw(folder: Path | str, *, best: bool = False, examples: int = 1000) -> Iterator[Path]:
     """Draw a run into its folder: its curves, and of its first seed the alignment, class distances and t-SNE.
 
     Args:
@@ -156,6 +162,7 @@ def draw(folder: Path, *, best: bool = False, examples: int = 1000) -> Iterator[
     Yields:
       The path of each picture, after it is drawn.
     """
+    folder = checks.path("folder", folder)
     config, built, state = _load(folder, best)
     params, rows = state.params, history(folder)
     if not rows:

@@ -25,7 +25,7 @@ from jaxlocal.training.learner import example_batch
 def search(
     rules: Sequence[str],
     config: Config,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     *,
     trials: int = 60,
     group: int = 10,
@@ -54,7 +54,7 @@ def search(
     net, data = network_and_data(config)
     fixed = arguments("--rule-args", config.rule_args)
     plans = {rule: _plan(rule, net, fixed, config, data, trials) for rule in rules}
-    folder = folder or folders.next_free("search")
+    folder = folders.folder_or_next(folder, "search")
     folders.make(folder)
     found = {}
     for rule, (make, drawn) in plans.items():

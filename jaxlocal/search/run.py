@@ -76,6 +76,7 @@ def search(
     checks.callables(make=make, report=report)
     checks.seed(seed)
     check_splits(data)
+    folder = None if folder is None else checks.path("folder", folder)
     numbers = _numbers(settings)
     train, validation = _examples(data.train), _examples(data.validation)
     trainer = _Trainer(make, batch_size, augmentation, train, validation, *jax.random.split(jax.random.key(seed)))
@@ -83,7 +84,7 @@ def search(
     trials = []
     if folder is not None:
         plan = Plan(epochs, batch_size, seed, digest(*train, *validation)[:16], trainer.fingerprint(numbers[0]))
-        trials = resume(Path(folder), plan, numbers)
+        trials = resume(folder, plan, numbers)
     for setting in numbers[len(trials) :]:
         _rule(make, setting)  # raises an error for a bad number; inside the program numbers are traced and not checked
     size = min(group, len(numbers))
@@ -91,7 +92,7 @@ def search(
     for first in range(len(trials), len(numbers), size):
         trials += train_group(numbers[first : first + size], partial(_report, report, tuple(trials)))
         if folder is not None:
-            save(Path(folder), trials)
+            save(folder, trials)
     return trials
 
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all
 
+from jaxlocal import checks
 from jaxlocal.network import Tree
 
 SPARE = 2**20  # bytes that a checkpoint may need in addition to its arrays
@@ -52,16 +53,18 @@ class Checkpoints:
     Example:
       >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as folder:
-      ...     with Checkpoints(Path(folder)) as checkpoints:
+      ...     with Checkpoints(folder) as checkpoints:
       ...         checkpoints.save(3, {"w": jnp.ones(2)}, {"epoch": 1}, score=0.5)
-      ...     with Checkpoints(Path(folder)) as checkpoints:
+      ...     with Checkpoints(folder) as checkpoints:
       ...         step, params, facts = checkpoints.latest({"w": jnp.zeros(2)})
       >>> step, params["w"].tolist(), facts
       (3, [1.0, 1.0], {'epoch': 1})
     """
 
-    def __init__(self, folder: Path, keep: int = 2, *, read_only: bool = False):
-        self.folder, self._read_only = folder, read_only
+    def __init__(self, folder: Path | str, keep: int = 2, *, read_only: bool = False):
+        checks.positive_int("keep", keep)
+        self.folder = folder = checks.path("folder", folder)
+        self._read_only = read_only
         self._manager: Any = None
         if jax.process_index() == 0 and not (read_only and not folder.is_dir()):
             folder.mkdir(parents=True, exist_ok=True)

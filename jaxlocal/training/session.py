@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
+from jaxlocal import checks
 from jaxlocal.data import Pairs, Splits, floats
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.files import write_whole
@@ -85,12 +86,11 @@ class Session:
 
     Example:
       >>> import tempfile
-      >>> from pathlib import Path
       >>> rule = jl.rules.dfa(jl.models.mlp(hidden=(16,), classes=10), optax.adam(1e-2))
       >>> with tempfile.TemporaryDirectory() as folder:
-      ...     with jl.training.Session(Path(folder), rule, jl.data.digits()) as session:
+      ...     with jl.training.Session(folder, rule, jl.data.digits()) as session:
       ...         result = session.train(epochs=1)
-      ...     with jl.training.Session(Path(folder), rule, jl.data.digits()) as session:  # resumes
+      ...     with jl.training.Session(folder, rule, jl.data.digits()) as session:  # resumes
       ...         resumed_from = session.state.step
       ...         result = session.train(epochs=2)
       >>> resumed_from, result.state.step, len(result.state.history)
@@ -99,7 +99,7 @@ class Session:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | str,
         rule: Rule | Pipeline,
         data: Splits,
         *,
@@ -107,7 +107,7 @@ class Session:
         keep: int = 2,
         annotate: Callable[[Metrics], Mapping[str, Any]] | None = None,
     ):
-        self.folder = folder
+        self.folder = folder = checks.path("folder", folder)
         self.state: State | None = None
         self.seconds = 0.0
         self._rule, self._data, self._annotate = rule, data, annotate
@@ -278,7 +278,7 @@ class Session:
             raise NotSavedError(self.folder, reason(error)) from error
 
 
-def load_state(folder: Path, rule: Rule | Pipeline, train: Pairs, *, best: bool = False) -> State | None:
+def load_state(folder: Path | str, rule: Rule | Pipeline, train: Pairs, *, best: bool = False) -> State | None:
     """The last state, or the best one on the validation set, of a run in a folder, which is not changed.
 
     Args:
@@ -291,7 +291,7 @@ def load_state(folder: Path, rule: Rule | Pipeline, train: Pairs, *, best: bool 
       The state, or None if the folder has no such checkpoint that is sound.
     """
     like = template(rule, train)
-    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+    with Checkpoints(checks.path("folder", folder) / "checkpoints", read_only=True) as checkpoints:
         return _as_state(checkpoints.best(like) if best else checkpoints.latest(like))
 
 
