@@ -318,6 +318,11 @@ def share(name: str, value: float) -> None:
     _number(name, value, "zero or more and less than one", lambda v: 0 <= v < 1)
 
 
+def fraction(name: str, value: float) -> None:
+    """The value is a number from 0 to 1."""
+    _number(name, value, "a number from 0 to 1", lambda v: 0 <= v <= 1)
+
+
 def whole(name: str, value: int) -> None:
     """The value is a whole number."""
     if not _is_whole(value):

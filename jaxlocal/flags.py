@@ -1,11 +1,10 @@
 """Flags of commands: a mistake is answered by one line on stderr and the exit code 2."""
 
 import argparse
+import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
-
-from jaxlocal.checks import nearest
 
 LONGEST_WORD = 200  # characters, in an error
 
@@ -30,10 +29,18 @@ class Parser(argparse.ArgumentParser):
 
     def _without_unknown(self, found: Any, unknown: Sequence[str]) -> Any:
         if unknown:
-            is_flag = unknown[0].startswith("--") and len(unknown[0]) > 2
-            hint = nearest(unknown[0].partition("=")[0], self._option_string_actions) if is_flag else ""
-            self.error(f"unrecognized arguments: {' '.join(unknown)}; {hint or f'see {self.prog} --help'}")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}; {self._hint(unknown[0])}")
         return found
+
+    def _hint(self, unknown: str) -> str:
+        """What may have been meant by a word that is no flag of this command."""
+        word = unknown.lstrip("-").partition("=")[0].lower() if unknown.startswith("-") else ""
+        for action in self._actions:
+            if not action.option_strings and word.rstrip("s") == action.dest.rstrip("s"):
+                return f"write {action.metavar} without a flag"
+        names = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+        similar = difflib.get_close_matches(word, names, n=1)
+        return f"did you mean --{similar[0]}?" if similar else f"see {self.prog} --help"
 
 
 class _Group(Protocol):

@@ -1,6 +1,9 @@
-"""Tables as plain text."""
+"""Tables and measurements as plain text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 0, rule: bool = True) -> str:
@@ -28,3 +31,19 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 0, rule: bool = True) -> 
     justify: list[Callable[[str, int], str]] = [str.ljust if i < left else str.rjust for i in range(len(widths))]
     padded = ((place(cell, width) for place, cell, width in zip(justify, line, widths, strict=True)) for line in lines)
     return "\n".join("  ".join(cells).rstrip() for cells in padded)
+
+
+def measurement(measured: Mapping[str, Any]) -> str:
+    """The accuracy in per cent, or else the loss; the mean ± std if there are several seeds.
+
+    Example:
+      >>> from jaxlocal.text import measurement
+      >>> measurement({"loss": [0.2, 0.2], "accuracy": [0.92, 0.94]})
+      '93.00 ± 1.41 %'
+    """
+    if "accuracy" in measured:
+        values, form, unit = 100 * np.atleast_1d(measured["accuracy"]), ".2f", " %"
+    else:
+        values, form, unit = np.atleast_1d(measured["loss"]), ".4g", ""
+    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):{form}}{spread}{unit}"

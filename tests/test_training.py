@@ -1,5 +1,6 @@
 """Training: fit is the plain loop over batches, however it is divided, transformed, stopped or resumed."""
 
+import re
 from itertools import chain, repeat
 
 import jax
@@ -67,6 +68,19 @@ def test_fit_is_the_loop_over_shuffled_batches(whole):
         x, y = (leaf[:examples] for leaf in getattr(SMALL, part))
         right = np.argmax(AL.predict(params, x), -1) == np.argmax(y, -1)
         assert row[part]["accuracy"] == pytest.approx(right.mean())
+
+
+def test_progress_is_shown_if_asked_for(whole, capsys):
+    result = fit(AL, SMALL, **BUDGET, progress=True)
+    first, second = capsys.readouterr().err.splitlines()  # no terminal: a line an epoch
+    accuracy = whole.state.history[-1]["validation"]["accuracy"]
+    assert first.startswith("epoch 1 of 2: loss ")
+    assert re.fullmatch(rf"epoch 2 of 2: loss [\d.]+, validation {100 * accuracy:.2f} %", second)
+    assert same(result.params, whole.params)
+    fit(AL, SMALL, **BUDGET)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(TypeError, match=r"^progress='yes': must be True or False"):
+        fit(AL, SMALL, **BUDGET, progress="yes")
 
 
 @pytest.mark.parametrize("streamed", [False, True])

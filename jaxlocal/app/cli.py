@@ -60,10 +60,8 @@ def compare(argv: Sequence[str]) -> None:
     parser = _parser("compare", "RULE … ")
     _add_rules(parser)
     _add_run_flags(parser, "of the runs, else runs/compare-N")
-    settings.add_flags(parser, Config())
+    settings.add_flags(parser, Config(), [name for name in settings.TYPES if name != "rule"])
     read = _parsed(parser, argv)
-    if "rule" in read:
-        raise ConfigError(f"--rule={read.rule}: is not for compare; name the rules without a flag, such as al bp dfa")
     config = _config(read, "*/config.yaml")
     _start_jax(config.devices)
     app.compare(read.rules, config, read.out, resume=read.resume, say=_say)

@@ -2,7 +2,9 @@
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +16,8 @@ from jaxlocal import checks, plots, training
 from jaxlocal.app import settings, stages, text
 from jaxlocal.app.build import Built, build, load_data
 from jaxlocal.app.folder import Measured, Summary, folder_or_next, history, opened, write_summary
-from jaxlocal.app.record import Record, tensorboard_writer
 from jaxlocal.app.settings import Config, ConfigError
+from jaxlocal.app.tensorboard import log, tensorboard_writer
 from jaxlocal.data import SPLITS, floats
 from jaxlocal.diagnostics import alignment, layer_outputs, parameter_counts
 from jaxlocal.network import squared_error
@@ -118,7 +120,10 @@ def compare(
     """
     configs = {rule: replace(config, rule=rule) for rule in rules}
     for one in configs.values():  # a mistake in the last one is reported before the first one is trained
-        build(one)
+        try:
+            build(one)
+        except ConfigError as error:  # in a comparison the rules are not named by a flag
+            raise ConfigError(str(error).replace("--rule=", "RULE=")) from None
     folder = folder_or_next(folder, "compare")
     summaries = {}
     for rule, one in configs.items():
@@ -210,9 +215,7 @@ def _heading(config: Config, built: Built, folder: Path) -> str:
 def _train(config: Config, built: Built, session: Session, writer: "type[SummaryWriter] | None") -> Result:
     """Train in the session, with a progress bar and, if there is a writer, with TensorBoard's logs."""
     first = session.state.step if session.state else 0
-    total = config.epochs * (len(built.data.train[0]) // config.batch_size)
-    board = writer(str(session.folder / "tensorboard"), purge_step=first) if writer else None
-    with Record(first, total, config.epochs, board) as record:
+    with closing(writer(str(session.folder / "tensorboard"), purge_step=first)) if writer else nullcontext() as board:
         try:
             return session.train(
                 epochs=config.epochs,
@@ -220,7 +223,8 @@ def _train(config: Config, built: Built, session: Session, writer: "type[Summary
                 seed=config.seed,
                 augmentation=built.augmentation,
                 patience=config.patience,
-                watch=record.watch,
+                watch=partial(log, board) if board else None,
+                progress=True,
             )
         except Interrupted as stop:
             command = f"jaxlocal train --out {shlex.quote(str(session.folder))} --resume"

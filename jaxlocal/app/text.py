@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from jaxlocal.app.folder import Summary
 from jaxlocal.app.settings import Config
 from jaxlocal.data import SPLITS
 from jaxlocal.diagnostics import ParameterCounts
-from jaxlocal.text import aligned
+from jaxlocal.text import aligned, measurement
 from jaxlocal.training import Result, State
 
 
@@ -51,18 +48,8 @@ def table(summaries: Mapping[str, Summary]) -> str:
     for name, summary in summaries.items():
         for measured in summary.measured:
             label = f"{name} {measured.name} (epoch {measured.epoch})".strip()
-            rows.append([label, *(number(measured.parts[part]) for part in SPLITS)])
+            rows.append([label, *(measurement(measured.parts[part]) for part in SPLITS)])
     return aligned(rows, left=1, rule=False)
-
-
-def number(measured: Mapping[str, Any]) -> str:
-    """The accuracy in per cent, or else the loss; the mean ± std if there are several seeds."""
-    if "accuracy" in measured:
-        values, form, unit = 100 * np.atleast_1d(measured["accuracy"]), ".2f", " %"
-    else:
-        values, form, unit = np.atleast_1d(measured["loss"]), ".4g", ""
-    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{np.mean(values):{form}}{spread}{unit}"
 
 
 def plural(count: int, one: str, many: str = "") -> str:

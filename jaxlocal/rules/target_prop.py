@@ -185,8 +185,7 @@ def dtp(
     """
     checks.positive("alpha", alpha)
     if hybrid is not None:
-        checks.non_negative("hybrid", hybrid)
-        checks.non_negative("1 - hybrid", 1 - hybrid)
+        checks.fraction("hybrid", hybrid)
     settings = Settings(inverse_tx or tx, noise, noise_preserving, alternate, inverses, frozen, hybrid)
     return target_prop(net, tx, settings, gradient(net, alpha), difference, TARGETS_FROM_ALL)
 

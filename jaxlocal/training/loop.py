@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from jaxlocal.network import Tree
 from jaxlocal.pipeline import Pipeline
 from jaxlocal.rule import Batch, Info, Params, Rule
 from jaxlocal.training.account import Account
+from jaxlocal.training.bar import Bar
 from jaxlocal.training.evaluation import evaluate
 from jaxlocal.training.feed import Order, ResidentFeed, StreamedFeed, check_batch_size, keys, on_devices, shuffled, take
 from jaxlocal.training.learner import Learner, example_batch, learner_of
@@ -52,6 +54,7 @@ def fit(
     streamed: bool | None = None,
     start: State | None = None,
     watch: Watch | None = None,
+    progress: bool = False,
 ) -> Result:
     """Train a rule, an ensemble of rules or a pipeline, and evaluate it after every epoch.
 
@@ -72,6 +75,7 @@ def fit(
         start; by default if they do not fit there.
       start: the state to continue from, of a run with the same settings.
       watch: called often with the progress; if it returns True, training stops there.
+      progress: whether to show the progress on stderr: a bar in a terminal, and elsewhere a line an epoch.
 
     Returns:
       The last state, whose history has an entry for each epoch: the components' mean losses, and loss and accuracy on
@@ -88,6 +92,7 @@ def fit(
     """
     began = time.perf_counter()
     _check(rule, data, epochs, batch_size, seed, patience, augmentation)
+    checks.flag("progress", progress)
     streamed = not resident(data) if streamed is None else streamed
     learner = learner_of(rule, augmentation)
     members = learner.rule.placement.members
@@ -100,22 +105,27 @@ def fit(
     account = Account(order.steps, start, seed if members else None)
     best, stopped, seconds_to_first_step = None, False, 0.0
 
-    while account.step < epochs * order.steps and not stopped and not out_of_patience(account.history, patience):
-        for chunk in feed.chunks(account.epoch, account.batch):
-            params, terms = learner.learn(params, chunk)
-            seconds_to_first_step = seconds_to_first_step or time.perf_counter() - began
-            stopped |= _stops(watch, account.settle())  # with the chunk before, while the device computes this one
-            account.expect(terms, chunk.steps)
-            if stopped:
+    bar = Bar(account.step, epochs * order.steps, epochs) if progress and jax.process_index() == 0 else nullcontext()
+    with bar:
+        stops = partial(_stops, bar, watch)
+        while account.step < epochs * order.steps and not stopped and not out_of_patience(account.history, patience):
+            for chunk in feed.chunks(account.epoch, account.batch):
+                params, terms = learner.learn(params, chunk)
+                seconds_to_first_step = seconds_to_first_step or time.perf_counter() - began
+                stopped |= stops(account.settle())  # with the chunk before, while the device computes this one
+                account.expect(terms, chunk.steps)
+                if stopped:
+                    break
+            stopped |= stops(account.settle())
+            if account.batch:  # it stopped within the epoch
                 break
-        stopped |= _stops(watch, account.settle())
-        if account.batch:  # it stopped within the epoch
-            break
-        plain = learner.plain(params)
-        account.close_epoch({name: evaluate(learner.rule, plain, pair, augmentation) for name, pair in sets.items()})
-        if patience is not None and best_epoch(account.history) == account.epoch:
-            best = jax.tree.map(jnp.copy, plain)
-        stopped |= _stops(watch, account.progress(plain))
+            plain = learner.plain(params)
+            account.close_epoch(
+                {name: evaluate(learner.rule, plain, pair, augmentation) for name, pair in sets.items()}
+            )
+            if patience is not None and best_epoch(account.history) == account.epoch:
+                best = jax.tree.map(jnp.copy, plain)
+            stopped |= stops(account.progress(plain))
 
     unfinished = account.step < epochs * order.steps
     return Result(account.state(learner.plain(params)), best, unfinished, seconds_to_first_step)
@@ -195,6 +205,10 @@ def _evaluated_sets(learner: Learner, data: Splits, streamed: bool) -> dict[str,
     return sets if streamed else {name: on_devices(pair, learner.mesh) for name, pair in sets.items()}
 
 
-def _stops(watch: Watch | None, progress: Progress | None) -> bool:
-    """Whether `watch` asks to stop, if there is progress to report."""
-    return bool(watch and progress and watch(progress))
+def _stops(bar: Bar | nullcontext[None], watch: Watch | None, progress: Progress | None) -> bool:
+    """Show the progress, if there is any to report; whether `watch` then asks to stop."""
+    if progress is None:
+        return False
+    if isinstance(bar, Bar):
+        bar.watch(progress)
+    return bool(watch and watch(progress))

@@ -146,6 +146,7 @@ class Session:
         streamed: bool | None = None,
         watch: Watch | None = None,
         until: float = math.inf,
+        progress: bool = False,
     ) -> Result:
         """Train from `state` on, and save: `jl.training.fit` with the same arguments.
 
@@ -158,6 +159,7 @@ class Session:
           streamed: whether the examples are read bit by bit rather than put on the device at the start.
           watch: called often with the progress, after an epoch's row is written; if it returns True, training stops.
           until: training stops as soon as `time.monotonic()` is beyond this.
+          progress: whether to show the progress on stderr: a bar in a terminal, and elsewhere a line an epoch.
 
         Returns:
           What `fit` returns. `stopped` says whether training ended before the last epoch.
@@ -171,12 +173,12 @@ class Session:
         self._begin_metrics()
         with received_signals() as received:
 
-            def follow(progress: Progress) -> bool:
+            def follow(now: Progress) -> bool:
                 self.seconds = before + time.monotonic() - began
-                if progress.state:
-                    self._write_row(progress.state)
-                asked = bool(watch and watch(progress)) or time.monotonic() > until
-                return self._after_steps(progress.state, received, asked)
+                if now.state:
+                    self._write_row(now.state)
+                asked = bool(watch and watch(now)) or time.monotonic() > until
+                return self._after_steps(now.state, received, asked)
 
             result = fit(
                 self._rule,
@@ -189,6 +191,7 @@ class Session:
                 streamed=streamed,
                 start=self.state,
                 watch=follow,
+                progress=progress,
             )
             self.seconds = before + time.monotonic() - began
             self.state = result.state
