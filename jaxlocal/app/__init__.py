@@ -1,4 +1,4 @@
-"""The command line, and what it does from Python: `train`, `compare`, `search`, `evaluate` and `draw` runs in folders.
+"""The command line, and what it does from Python: `train`, `compare`, `search`, `evaluate`, `predict`, `draw` runs.
 
 from jaxlocal.app import Config, train
 
@@ -6,7 +6,8 @@ summary = train(Config(rule="dfa", epochs=2))
 """
 
 from jaxlocal.app.folder import Measured, Summary
-from jaxlocal.app.runs import Stopped, compare, draw, evaluate, train
+from jaxlocal.app.prediction import Prediction
+from jaxlocal.app.runs import Stopped, compare, draw, evaluate, predict, train
 from jaxlocal.app.settings import Config, ConfigError
 from jaxlocal.app.trials import search
 
@@ -14,11 +15,13 @@ __all__ = [
     "Config",
     "ConfigError",
     "Measured",
+    "Prediction",
     "Stopped",
     "Summary",
     "compare",
     "draw",
     "evaluate",
+    "predict",
     "search",
     "train",
 ]

@@ -11,10 +11,11 @@ import numpy as np
 import optax
 
 from jaxlocal import checks, codes, memory, models, parallel, rules
-from jaxlocal.app.settings import Config, ConfigError, check, known, pairs
-from jaxlocal.data import Splits, augmentation, floats, load
+from jaxlocal.app.settings import OF_TEXTS, Config, ConfigError, check, flag, known, pairs
+from jaxlocal.data import Encoding, Splits, augmentation, floats, load, load_encoded, load_text
 from jaxlocal.data.augmentation import Augmentation
-from jaxlocal.data.splits import autoencoding
+from jaxlocal.data.splits import autoencoding, one_hot
+from jaxlocal.data.text import is_text, origin
 from jaxlocal.decay import l2
 from jaxlocal.network import Network, cross_entropy, init_layer, squared_error
 from jaxlocal.pipeline import Pipeline, mesh, pipelined
@@ -46,11 +47,19 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+class Data(NamedTuple):
+    """A data set, and how its texts were encoded; None if it holds no texts."""
+
+    splits: Splits
+    encoding: Encoding | None = None
+
+
 class Built(NamedTuple):
     """What the settings of a run stand for."""
 
     rule: Rule | Pipeline
     data: Splits
+    encoding: Encoding | None
     augmentation: Augmentation | None
     lr: Callable[[int], float]  # the learning rate at a step
 
@@ -60,51 +69,85 @@ class Built(NamedTuple):
         return self.rule.rule if isinstance(self.rule, Pipeline) else self.rule
 
 
-def build(config: Config) -> Built:
+def build(config: Config, encoding: Encoding | None = None) -> Built:
     """The rule with its transforms, and the data.
+
+    Args:
+      config: the settings.
+      encoding: how the run has encoded its texts before, if it is resumed or measured.
+
+    Raises:
+      ConfigError: the settings contradict each other, the data or the devices; or the texts are others than before.
+    """
+    check(config)
+    known("--rule", config.rule, rules.ALL)
+    for name in config.augment:
+        known("--augment", name, AUGMENTATIONS)
+    known("--model", config.model, models.ALL)
+    data = load_data(config, encoding)
+    if encoding and encoding.origin != origin(config.data):
+        raise ConfigError(
+            f"--data={config.data}: has changed since the run began; restore the file, or train another run"
+        )
+    return build_for(config, data)
+
+
+def build_for(config: Config, given: Data) -> Built:
+    """The rule with its transforms, for this data.
 
     Raises:
       ConfigError: the settings contradict each other, the data or the devices.
     """
-    check(config)
     make_rule = known("--rule", config.rule, rules.ALL)
-    make_augmentations = [known("--augment", name, AUGMENTATIONS) for name in config.augment]
-    net, data = network_and_data(config)
+    net, data = network(config, given), given.splits
     count = len(data.train[0])
     if config.batch_size > count:
         raise ConfigError(
             f"--batch-size={config.batch_size}: the training set has {count} examples; take at most {count}"
         )
     steps = config.epochs * (count // config.batch_size)
-    augment = _augmentation(make_augmentations, data.train[0])
+    augment = _augmentation([AUGMENTATIONS[name] for name in config.augment], given)
     rule = _rule(config, make_rule, net, steps)
     _check_parameters(config, rule, data, augment)
     schedule = SCHEDULES[config.schedule](config.lr, steps)
     return Built(
         _transformed(config, rule),
         data,
+        given.encoding,
         augment,
         lambda step: float(schedule(step) if callable(schedule) else schedule),
     )
 
 
-def network_and_data(config: Config) -> tuple[Network, Splits]:
-    """The network, with the input and output that the data needs, and the data."""
-    make = known("--model", config.model, models.ALL)
-    data = load_data(config)
-    net = _network(config, make, data)
-    _check_fit(config, net, data)
-    return net, data
+def network(config: Config, data: Data) -> Network:
+    """The network, with the input and output that the data needs."""
+    net = _network(config, known("--model", config.model, models.ALL), data)
+    _check_fit(config, net, data.splits)
+    return net
 
 
-def load_data(config: Config) -> Splits:
-    """The data; for an autoencoder the targets are the inputs."""
+def load_data(config: Config, encoding: Encoding | None = None) -> Data:
+    """The data; for an autoencoder the targets are the inputs.
+
+    Texts are encoded as the settings say or, if there is one, in the encoding of an earlier run.
+    """
     try:
+        if is_text(config.data):
+            return _load_texts(config, encoding)
+        _check_no_text_settings(config)
         data = load(config.data, validation=config.validation, size=config.image_size)
-    except (ValueError, TypeError, OSError) as error:
+    except ConfigError:
+        raise
+    except (ValueError, TypeError, OSError, ImportError) as error:
         reason = str(error).removeprefix(f"name={config.data!r}: ")
         raise ConfigError(f"--data={config.data}: {reason}") from None
-    return autoencoding(data) if config.model == "autoencoder" else data
+    return Data(autoencoding(data) if config.model == "autoencoder" else data)
+
+
+def stand_in(encoding: Encoding) -> Data:
+    """Two texts without content, for which a network and its parameters are those for all texts of this encoding."""
+    pair = encoding.ids(["", ""]), one_hot([0, 0], len(encoding.classes))
+    return Data(Splits(pair, pair, pair), encoding)
 
 
 def arguments(source: str, texts: Iterable[str]) -> dict[str, Any]:
@@ -115,12 +158,30 @@ def arguments(source: str, texts: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def _network(config: Config, make: Callable[..., Network], data: Splits) -> Network:
-    x, y = data.train
+def _load_texts(config: Config, encoding: Encoding | None) -> Data:
+    if config.image_size is not None:
+        raise ConfigError(f"--image-size={config.image_size}: {config.data} holds texts, not images; leave it out")
+    if encoding:
+        return Data(load_encoded(config.data, encoding, config.validation), encoding)
+    settings = {name: getattr(config, name) for name in OF_TEXTS}
+    return Data(*load_text(config.data, validation=config.validation, **settings))
+
+
+def _check_no_text_settings(config: Config) -> None:
+    for name in OF_TEXTS:
+        if (value := getattr(config, name)) != getattr(Config(), name):
+            raise ConfigError(f"{flag(name)}={value}: {config.data} holds no texts; leave it out, or take a .csv file")
+
+
+def _network(config: Config, make: Callable[..., Network], data: Data) -> Network:
+    x, y = data.splits.train
     parameters = inspect.signature(make).parameters
     of_data = {"classes": y.shape[-1], "units": y.shape[-1]}
     if x.ndim == 4:
         of_data["image_size"] = x.shape[1]
+    if data.encoding:
+        of_data["vocabulary"] = data.encoding.tokenizer.size
+    _check_kind(config, takes_texts="vocabulary" in parameters, texts=data.encoding is not None)
     given = arguments("--model-args", config.model_args)
     for name in given.keys() - parameters.keys():
         raise ConfigError(
@@ -132,10 +193,26 @@ def _network(config: Config, make: Callable[..., Network], data: Splits) -> Netw
         raise ConfigError(f"--model={config.model}: {error}") from None
 
 
+def _check_kind(config: Config, takes_texts: bool, texts: bool) -> None:
+    """Refuse texts for a network that takes images, and the reverse."""
+    if texts and not takes_texts:
+        names = [name for name, make in models.ALL.items() if "vocabulary" in inspect.signature(make).parameters]
+        raise ConfigError(
+            f"--model={config.model}: takes no texts, and {config.data} holds texts; take {' or '.join(names)}"
+        )
+    if takes_texts and not texts:
+        raise ConfigError(
+            f"--model={config.model}: takes texts, and {config.data} holds none; take another network, or "
+            "--data sentences"
+        )
+
+
 def _check_fit(config: Config, net: Network, data: Splits) -> None:
     """Refuse a network that cannot take the inputs, give the targets, or whose loss does not suit them."""
     x, y = data.train
-    inputs, targets = (jax.ShapeDtypeStruct((2, *leaf.shape[1:]), jnp.float32) for leaf in (x, y))
+    inputs, targets = jax.eval_shape(
+        floats, tuple(jax.ShapeDtypeStruct((2, *leaf.shape[1:]), leaf.dtype) for leaf in (x, y))
+    )
     try:
         checks.targets(jax.eval_shape(lambda x: _forward(net, x), inputs), targets)
     except Exception as error:  # the layers may raise errors of any kind
@@ -159,15 +236,19 @@ def _check_fit(config: Config, net: Network, data: Splits) -> None:
 def _forward(net: Network, x: jax.Array) -> jax.Array:
     for i, layer in enumerate(net.layers):
         x = init_layer(layer, jax.random.key(0), x)[2]
-        if 0 in x.shape:
-            raise ValueError(f"layer {i} has an output of shape {x.shape[1:]}")
+        for leaf in jax.tree.leaves(x):
+            if 0 in leaf.shape:
+                raise ValueError(f"layer {i} has an output of shape {leaf.shape[1:]}")
     return x
 
 
-def _augmentation(makers: list[Callable[..., Augmentation]], x: np.ndarray) -> Augmentation | None:
+def _augmentation(makers: list[Callable[..., Augmentation]], data: Data) -> Augmentation | None:
     """The augmentations one after the other, or None if there are none."""
     if not makers:
         return None
+    if data.encoding:
+        raise ConfigError("--augment: changes images, but the examples are texts; leave it out")
+    x = data.splits.train[0]
     if x.ndim != 4:
         raise ConfigError(f"--augment: needs images, but the examples have shape {x.shape[1:]}; leave it out")
     return augmentation.chain(

@@ -1,4 +1,4 @@
-"""The command line: `jaxlocal train`, `eval`, `compare`, `search`, `plot` and `list`."""
+"""The command line: `jaxlocal train`, `eval`, `predict`, `compare`, `search`, `plot` and `list`."""
 
 import contextlib
 import inspect
@@ -12,7 +12,7 @@ from argparse import HelpFormatter, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import absl.logging
 import jax
@@ -21,7 +21,7 @@ from jaxlocal import app, data, flags, models, rules
 from jaxlocal.app import settings, text
 from jaxlocal.app.build import AUGMENTATIONS, OPTIMIZERS
 from jaxlocal.app.folder import nothing_to_resume
-from jaxlocal.app.settings import Config, ConfigError, known
+from jaxlocal.app.settings import OF_TEXTS, Config, ConfigError, known
 from jaxlocal.checks import nearest
 from jaxlocal.files import cache_folder
 from jaxlocal.training import DivergedError, NotSavedError
@@ -30,7 +30,7 @@ from jaxlocal.version import __version__
 
 SEARCH = Config(epochs=10)  # the defaults of a search, and the settings that it does not draw
 MOST_TRIALS = 10**5
-SEARCH_FLAGS = "model", "data", "epochs", "batch_size", "rule_args", "model_args", "seed"
+SEARCH_FLAGS = "model", "data", *OF_TEXTS, "epochs", "batch_size", "rule_args", "model_args", "seed"
 
 
 def train(argv: Sequence[str]) -> None:
@@ -53,6 +53,22 @@ def evaluate(argv: Sequence[str]) -> None:
     read = _parsed(parser, argv)
     _start_jax()
     _say(text.table({str(read.run): app.evaluate(read.run, best=read.best, data=read.data)}))
+
+
+def predict(argv: Sequence[str]) -> None:
+    """Name the class of texts or images, with its probability, by a run."""
+    parser = _parser("predict", "RUN [TEXT …] ")
+    _add_run(parser)
+    parser.add_argument(
+        "inputs", metavar="TEXT", nargs="*", help="texts, or files of images or .npz; else each line of stdin is one"
+    )
+    flags.add_switch(parser, "--json", "a line of JSON for each, with all probabilities")
+    read = _parsed(parser, argv)
+    if not read.inputs and (sys.stdin is None or sys.stdin.isatty()):
+        raise ConfigError("TEXT: is missing; name a text or a file, or pipe lines into the command")
+    _start_jax()
+    for predicted in app.predict(read.run, read.inputs or _lines(sys.stdin), best=read.best):
+        _say(text.prediction(predicted, as_json=read.json))
 
 
 def compare(argv: Sequence[str]) -> None:
@@ -126,6 +142,7 @@ def list_names(argv: Sequence[str]) -> None:
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "eval": evaluate,
+    "predict": predict,
     "compare": compare,
     "search": search,
     "plot": plot,
@@ -247,6 +264,15 @@ def _help() -> str:
 
 
 # The terminal and the process.
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """The lines of a file, without their ends."""
+    try:
+        for line in file:
+            yield line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"stdin: is not UTF-8 ({error.reason}); convert it first") from None
 
 
 def _say(line: str) -> None:

@@ -1,7 +1,8 @@
 """The folder of a run: who may write there, and what it holds.
 
 `config.yaml` has the settings, `metrics.jsonl` a row for each epoch, `checkpoints/` the parameters, `curves.png` the
-learning curves, and `summary.json` the final measurements.
+learning curves, and `summary.json` the final measurements. A run that learns texts has `tokenizer.json` and `text.json`
+as well.
 """
 
 import itertools
@@ -19,6 +20,8 @@ import jax
 from jaxlocal import checks
 from jaxlocal.app import settings
 from jaxlocal.app.settings import PLACEMENT, Config, ConfigError, flag
+from jaxlocal.data import Encoding
+from jaxlocal.data.text import is_text
 from jaxlocal.files import write_whole
 from jaxlocal.locks import lock
 from jaxlocal.training import Metrics
@@ -43,27 +46,53 @@ class Summary(NamedTuple):
 
 
 @contextmanager
-def opened(folder: Path, config: Config, resume: bool) -> Iterator[None]:
+def opened(folder: Path, config: Config, resume: bool, encoding: Encoding | None = None) -> Iterator[None]:
     """Hold the folder for this process alone: a new run begins there, or the run that it holds is resumed.
+
+    A new run keeps its settings and, if it learns texts, their encoding.
 
     Raises:
       ConfigError: the folder is in use, cannot be written to, or holds anything but a run with these settings; or there
         is no run to resume.
     """
-    if resume and not (folder / "config.yaml").exists():
-        raise nothing_to_resume(folder)
     if (held := _lock(folder)) is None:
         raise ConfigError(f"--out={folder}: another process is training there; name another folder")
     with held:
         if resume:
-            _check_same(settings.read(folder / "config.yaml"), config, folder)
+            _check_same(folder, config)
         elif (folder / "config.yaml").exists():
             raise ConfigError(f"--out={folder}: holds a run; resume it with --resume, or name another folder")
         elif other := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
             raise ConfigError(f"--out={folder}: holds other files ({other[0]} …); name an empty or a new folder")
         else:
+            if encoding:
+                encoding.save(folder)
             settings.write(config, folder / "config.yaml")
         yield
+
+
+def kept_encoding(folder: Path, config: Config) -> Encoding | None:
+    """How a run has encoded its texts; None if its data are no texts.
+
+    Raises:
+      ConfigError: the files that keep it are damaged or missing.
+    """
+    if not is_text(config.data):
+        return None
+    try:
+        return Encoding.load(folder)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def resumed_encoding(folder: Path, config: Config) -> Encoding | None:
+    """How the run that is resumed with these settings has encoded its texts.
+
+    Raises:
+      ConfigError: there is no run with these settings, or its encoding is damaged.
+    """
+    _check_same(folder, config)
+    return kept_encoding(folder, config)
 
 
 def nothing_to_resume(folder: Path) -> ConfigError:
@@ -133,8 +162,11 @@ def _lock(folder: Path) -> IO[str] | None:
         raise ConfigError(f"--out={folder}: cannot be written to ({error.strerror}); name another folder") from None
 
 
-def _check_same(saved: Config, config: Config, folder: Path) -> None:
+def _check_same(folder: Path, config: Config) -> None:
     """A run resumes with the settings it began with, apart from where it runs, and how long if its rate is constant."""
+    if not (folder / "config.yaml").exists():
+        raise nothing_to_resume(folder)
+    saved = settings.read(folder / "config.yaml")
     free = (*PLACEMENT, "epochs", "patience") if saved.schedule == "constant" else PLACEMENT
     for name, value in asdict(saved).items():
         if name not in free and getattr(config, name) != value:

@@ -1,7 +1,7 @@
 """Runs in folders: train, compare, measure and draw them. A run that was killed at any moment can be resumed."""
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -14,11 +14,22 @@ import numpy as np
 
 from jaxlocal import checks, plots, training
 from jaxlocal.app import settings, stages, text
-from jaxlocal.app.build import Built, build, load_data
-from jaxlocal.app.folder import Measured, Summary, folder_or_next, history, opened, write_summary
+from jaxlocal.app.build import Built, build, build_for, load_data, stand_in
+from jaxlocal.app.folder import (
+    Measured,
+    Summary,
+    folder_or_next,
+    history,
+    kept_encoding,
+    opened,
+    resumed_encoding,
+    write_summary,
+)
+from jaxlocal.app.prediction import Prediction, predictions
 from jaxlocal.app.settings import Config, ConfigError
 from jaxlocal.app.tensorboard import log, tensorboard_writer
 from jaxlocal.data import SPLITS, floats
+from jaxlocal.data.text import is_text
 from jaxlocal.diagnostics import alignment, layer_outputs, parameter_counts
 from jaxlocal.network import squared_error
 from jaxlocal.training import Interrupted, Result, Session, State, best_epoch, load_state
@@ -74,16 +85,18 @@ def train(
       >>> summary.measured[0].parts["test"]["accuracy"] > 0.5
       True
     """
-    built = build(config)
+    built = build(config, resumed_encoding(folder, config) if resume and folder else None)
     writer = tensorboard_writer() if tensorboard else None
-    folder = folder_or_next(folder, f"{config.rule}-{Path(config.data).stem}")
-    with opened(folder, config, resume):
+    folder = folder_or_next(folder, f"{config.rule}-{Path(config.data.removesuffix('.gz')).stem}")
+    with opened(folder, config, resume, built.encoding):
         built, expected = stages.cut(config, built)
         with Session(folder, built.rule, built.data, annotate=lambda row: {"lr": built.lr(row["step"] - 1)}) as session:
             start, spent = session.state, session.seconds
             _check_epochs(config, folder, start)
             settings.write(config, folder / "config.yaml")
             say(_heading(config, built, folder))
+            if built.encoding:
+                say(text.encoding(built.encoding))
             if expected:
                 say(expected)
             if resume:
@@ -142,9 +155,15 @@ def compare(
 def evaluate(folder: Path | str, *, best: bool = False, data: str | None = None) -> Summary:
     """Loss and accuracy of a run's last or best checkpoint, on the run's own data or on another data set."""
     folder = checks.path("folder", folder)
-    config, built, state = _load(folder, best)
+    config, built, state = load(folder, best, own_data=data is None)
     if data is not None:
-        other = load_data(replace(config, data=data))
+        if is_text(data) != is_text(config.data):
+            kinds = ("texts", "no texts") if is_text(data) else ("no texts", "texts")
+            raise ConfigError(
+                f"--data={data}: holds {kinds[0]}, but the run was trained on {kinds[1]}; take a data set like "
+                f"{config.data}"
+            )
+        other = load_data(replace(config, data=data), built.encoding).splits
         for ours, theirs in zip(built.data.train, other.train, strict=True):
             if ours.shape[1:] != theirs.shape[1:]:
                 raise ConfigError(
@@ -154,6 +173,23 @@ def evaluate(folder: Path | str, *, best: bool = False, data: str | None = None)
         built = built._replace(data=other)
     measured = _measure_parts(built, "best" if best else "last", state)
     return Summary(folder, (measured,), state.history, 0.0)
+
+
+def predict(folder: Path | str, inputs: Iterable[str], *, best: bool = False) -> Iterator[Prediction]:
+    """The class of each input, and its probability, by a run's last or best checkpoint.
+
+    A run that has learned texts needs neither them nor their file. Other runs need their data set.
+
+    Args:
+      folder: the folder of the run.
+      inputs: texts; or, if the run was trained on images or arrays, files: images, and .npz files with an array x.
+      best: whether to take the best checkpoint instead of the last one.
+
+    Yields:
+      The prediction for each text, for each image, and for each row of a .npz file.
+    """
+    _, built, state = load(checks.path("folder", folder), best, own_data=False)
+    yield from predictions(built, state.params, inputs)
 
 
 def draw(folder: Path | str, *, best: bool = False, examples: int = 1000) -> Iterator[Path]:
@@ -168,7 +204,7 @@ def draw(folder: Path | str, *, best: bool = False, examples: int = 1000) -> Ite
       The path of each picture, after it is drawn.
     """
     folder = checks.path("folder", folder)
-    config, built, state = _load(folder, best)
+    config, built, state = load(folder, best)
     params, rows = state.params, history(folder)
     if not rows:
         raise ConfigError(
@@ -177,7 +213,7 @@ def draw(folder: Path | str, *, best: bool = False, examples: int = 1000) -> Ite
         )
     if config.seeds > 1:
         params = jax.tree.map(lambda leaf: leaf[0], params)
-        built = build(replace(config, seeds=1))
+        built = build(replace(config, seeds=1), built.encoding)
 
     def save(name: str, figure: "Figure") -> Path:
         figure.savefig(folder / f"{name}.png", dpi=120)
@@ -231,13 +267,23 @@ def _train(config: Config, built: Built, session: Session, writer: "type[Summary
             raise Stopped(stop.signal, f"step {stop.step}", command) from None
 
 
-def _load(folder: Path, best: bool) -> tuple[Config, Built, State]:
-    """The settings of a run, what they stand for on one device, and the run's last or best state."""
+def load(folder: Path, best: bool, own_data: bool = True) -> tuple[Config, Built, State]:
+    """The settings of a run, what they stand for on one device, and the run's last or best state.
+
+    Args:
+      folder: the folder of the run.
+      best: whether to read the best checkpoint instead of the last one.
+      own_data: whether the run's own data are needed. If they are not, those of a run that learned texts may be gone.
+    """
     path = folder / "config.yaml"
     if not path.exists():
         raise ConfigError(f"{str(folder)!r} holds no run; name a folder that jaxlocal train has made")
     config = replace(settings.read(path), devices=1, pipeline=False)
-    built = build(config)
+    encoding = kept_encoding(folder, config)
+    if encoding and not own_data:
+        built = build_for(replace(config, batch_size=2), stand_in(encoding))
+    else:
+        built = build(config, encoding)
     state = load_state(folder, built.rule, built.data.train, best=best)
     if state is None:
         remedy = "leave out --best" if best else "train the run with --resume"

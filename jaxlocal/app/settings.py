@@ -40,27 +40,28 @@ class Config:
 
     rule: Annotated[str, Flag("NAME", "learning rule")] = "al"
     model: Annotated[str, Flag("NAME", "network")] = "mlp"
-    data: Annotated[str, Flag("NAME", "digits, TFDS name, folder or .npz file")] = "digits"
+    data: Annotated[str, Flag("NAME", "digits, sentences, TFDS name, folder, .npz or .csv")] = "digits"
     epochs: Annotated[int, Flag("N", "number of epochs")] = 40
     batch_size: Annotated[int, Flag("N", "number of examples per step")] = 32
     lr: Annotated[float, Flag("RATE", "learning rate")] = 1e-3
     helper_lr: Annotated[float | None, Flag("RATE", "learning rate of feedback, inverses, autoencoders")] = None
     optimizer: Annotated[Literal["adam", "sgd", "nesterov"], Flag("NAME", "adam, sgd or nesterov")] = "adam"
-    schedule: Annotated[
-        Literal["constant", "al", "cosine"], Flag("NAME", "constant, al (the AL paper's) or cosine")
-    ] = "constant"
+    schedule: Annotated[Literal["constant", "al", "cosine"], Flag("NAME", "constant, al or cosine")] = "constant"
     l2: Annotated[float, Flag("X", "strength of the L2 penalty")] = 0.0
     augment: Annotated[tuple[str, ...], Flag("NAME", "changes of the images; see jaxlocal list")] = ()
     rule_args: Annotated[tuple[str, ...], Flag("K=V", "arguments of the rule, such as width=256")] = ()
     model_args: Annotated[tuple[str, ...], Flag("K=V", "arguments of the network: hidden=[512,512]")] = ()
     seed: Annotated[int, Flag("N", "seed of weights, order and augmentation")] = 0
-    seeds: Annotated[int, Flag("N", "number of runs at once, with seeds from --seed on")] = 1
+    seeds: Annotated[int, Flag("N", "number of runs at once, from --seed on")] = 1
     precision: Annotated[Literal["float32", "bfloat16", "float16"], Flag("TYPE", "float32, bfloat16 or float16")] = (
         "float32"
     )
     patience: Annotated[int | None, Flag("N", "stop after N epochs without improvement")] = None
     validation: Annotated[int | None, Flag("N", "number of examples held out for validation")] = None
     image_size: Annotated[int | None, Flag("N", "resize the images to N by N")] = None
+    tokenizer: Annotated[Literal["word", "bpe", "char"], Flag("NAME", "of texts: word, bpe or char")] = "word"
+    vocabulary: Annotated[int, Flag("N", "largest number of tokens of texts")] = 20_000
+    length: Annotated[int | None, Flag("N", "cut texts off after N tokens")] = None
     devices: Annotated[int, Flag("N", "number of devices")] = 1
     pipeline: Annotated[bool, Flag("", "place the components on different devices")] = False
 
@@ -69,6 +70,7 @@ TYPES = get_type_hints(Config)
 FLAGS: dict[str, Flag] = {
     name: get_args(annotated)[1] for name, annotated in get_type_hints(Config, include_extras=True).items()
 }
+OF_TEXTS = "tokenizer", "vocabulary", "length"  # these settings say how texts are read
 PLACEMENT = "devices", "pipeline"  # these settings say where a run is computed, but not what it computes
 
 
@@ -160,6 +162,8 @@ MOST = {  # beyond these numbers a run would not end, or not even begin
     "patience": 10**7,
     "validation": 2**31 - 1,
     "image_size": 2048,
+    "vocabulary": 10**7,
+    "length": 10**5,
 }
 LONGEST_SHOWN = 80  # characters of a value in an error
 NOUNS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}

@@ -1,11 +1,13 @@
 """What the command line prints about runs: a heading, where training resumes, timings and tables."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from jaxlocal.app.folder import Summary
+from jaxlocal.app.prediction import Prediction
 from jaxlocal.app.settings import Config
-from jaxlocal.data import SPLITS
+from jaxlocal.data import SPLITS, Encoding
 from jaxlocal.diagnostics import ParameterCounts
 from jaxlocal.text import aligned, measurement
 from jaxlocal.training import Result, State
@@ -19,6 +21,14 @@ def heading(config: Config, counts: ParameterCounts, components: int, folder: Pa
         f"{parameters // config.seeds:,} parameters, {100 * counts.effective / parameters:.0f} % used in prediction"
         f"{f', {config.seeds} seeds' if config.seeds > 1 else ''}"
         f"{f', {config.devices} devices' if config.devices > 1 else ''} → {folder}"
+    )
+
+
+def encoding(found: Encoding) -> str:
+    """How the texts of a run are encoded."""
+    return (
+        f"texts: {plural(len(found.classes), 'class', 'classes')}, {found.tokenizer.size:,} known tokens, the first "
+        f"{found.length} of each text"
     )
 
 
@@ -50,6 +60,13 @@ def table(summaries: Mapping[str, Summary]) -> str:
             label = f"{name} {measured.name} (epoch {measured.epoch})".strip()
             rows.append([label, *(measurement(measured.parts[part]) for part in SPLITS)])
     return aligned(rows, left=1, rule=False)
+
+
+def prediction(predicted: Prediction, as_json: bool) -> str:
+    """The class and its probability, separated by a tab; or all probabilities as JSON."""
+    if as_json:
+        return json.dumps(predicted._asdict(), ensure_ascii=False)
+    return f"{predicted.label}\t{predicted.probability:.4f}"
 
 
 def plural(count: int, one: str, many: str = "") -> str:

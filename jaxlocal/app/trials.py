@@ -9,11 +9,12 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from jaxlocal import models
 from jaxlocal import search as random_search
 from jaxlocal.app import folder as folders
-from jaxlocal.app.build import arguments, network_and_data
+from jaxlocal.app.build import arguments, load_data, network
 from jaxlocal.app.runs import Say, Stopped
-from jaxlocal.app.settings import Config, ConfigError, check
+from jaxlocal.app.settings import Config, ConfigError, check, known
 from jaxlocal.app.text import plural
 from jaxlocal.data import Splits
 from jaxlocal.network import Network, squared_error
@@ -51,7 +52,9 @@ def search(
       Stopped: Ctrl-C; all finished groups are saved.
     """
     check(config)
-    net, data = network_and_data(config)
+    known("--model", config.model, models.ALL)
+    loaded = load_data(config)
+    net, data = network(config, loaded), loaded.splits
     fixed = arguments("--rule-args", config.rule_args)
     plans = {rule: _plan(rule, net, fixed, config, data, trials) for rule in rules}
     folder = folders.folder_or_next(folder, "search")

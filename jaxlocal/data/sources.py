@@ -187,7 +187,7 @@ def _arrays(path: Path) -> dict[str, Decoded]:
                 f"{path}: x_{split} has shape {x_shape} and y_{split} {y_shape}; make them equally many examples, at "
                 "least one"
             )
-    inputs = [_inputs(f"{path}: x_{split}", arrays[f"x_{split}"]) for split in found]
+    inputs = [checked_inputs(f"{path}: x_{split}", arrays[f"x_{split}"]) for split in found]
     targets = _targets(str(path), [arrays[f"y_{split}"] for split in found])
     for split, x, y in zip(found, inputs, targets, strict=True):
         if x.shape[1:] != inputs[0].shape[1:] or x.dtype != inputs[0].dtype or y.shape[1:] != targets[0].shape[1:]:
@@ -197,7 +197,8 @@ def _arrays(path: Path) -> dict[str, Decoded]:
     return {split: Decoded(len(x), iter([(x, y)])) for split, x, y in zip(found, inputs, targets, strict=True)}
 
 
-def _inputs(name: str, x: np.ndarray) -> np.ndarray:
+def checked_inputs(name: str, x: np.ndarray) -> np.ndarray:
+    """The inputs of a .npz file: pixels of uint8, or finite numbers as float32. `name` is their name in an error."""
     if x.ndim < 2 or (x.dtype != np.uint8 and x.dtype.kind != "f"):
         raise ValueError(f"{name} is {x.dtype} of shape {x.shape}; make it (N, …) of uint8 pixels or of floats")
     if not np.isfinite(x).all():

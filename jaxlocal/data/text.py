@@ -154,8 +154,9 @@ def load_encoded(path: str | os.PathLike[str], encoding: Encoding, validation: i
     return _encoded(path, _reader(path), encoding, validation)
 
 
-def origin(path: Path) -> str:
+def origin(path: str | os.PathLike[str]) -> str:
     """A hash of a file of texts."""
+    path = Path(path).expanduser()
     if str(path) == SENTENCES:
         return SENTENCES
     check_file(path)

@@ -1,0 +1,95 @@
+"""The classes that a run gives to texts, to images, and to the arrays of .npz files."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlocal.app.build import Built
+from jaxlocal.app.settings import ConfigError, shown
+from jaxlocal.data import floats
+from jaxlocal.data.augmentation import Augmentation
+from jaxlocal.data.decode import Image, pixels, readable
+from jaxlocal.data.sources import checked_inputs
+from jaxlocal.network import squared_error
+from jaxlocal.rule import Params, Rule
+
+PIECE = 256  # examples that are predicted at a time
+
+
+class Prediction(NamedTuple):
+    """The class of one example; with several seeds, by the mean of their probabilities."""
+
+    label: str  # the name of the class, or its number for data that are no texts
+    probability: float
+    probabilities: dict[str, float]  # of every class
+
+
+def predictions(built: Built, params: Params, inputs: Iterable[str]) -> Iterator[Prediction]:
+    """The prediction for each text, or for each image file and each row of a .npz file.
+
+    Raises:
+      ConfigError: there are no classes, or an input cannot be read.
+    """
+    if built.plain.net.loss is squared_error:
+        raise ConfigError("predict: this run has no classes, its targets are real numbers; call rule.predict in Python")
+    encoding = built.encoding
+    names = encoding.classes if encoding else list(map(str, range(built.data.train[1].shape[-1])))
+    rest = iter(inputs)
+    while some := list(islice(rest, PIECE)):
+        try:
+            x = encoding.ids(some) if encoding else _examples(some, built.data.train[0])
+        except (ValueError, OSError) as error:
+            raise ConfigError(" ".join(str(error).split())) from None
+        for begin in range(0, len(x), PIECE):
+            for row in np.asarray(_probabilities(built.plain, built.augmentation, params, x[begin : begin + PIECE])):
+                best = int(row.argmax())
+                yield Prediction(names[best], float(row[best]), dict(zip(names, row.tolist(), strict=True)))
+
+
+def _examples(files: Sequence[str], like: np.ndarray) -> np.ndarray:
+    """The examples in these files, prepared as those that the run was trained on, in float32."""
+    found = []
+    for file in files:
+        path = Path(file).expanduser()
+        if not path.is_file():
+            raise ValueError(
+                f"{shown(file)}: there is no such file; name images or .npz files, because the run takes no texts"
+            )
+        x = _of_npz(path) if path.suffix == ".npz" else _of_image(path, like)
+        if x.shape[1:] != like.shape[1:]:
+            raise ValueError(
+                f"{path} has examples of shape {x.shape[1:]}, but the run was trained on {like.shape[1:]}; bring it "
+                "into that shape"
+            )
+        found.append(floats((x, x))[0])
+    return np.concatenate(found)
+
+
+def _of_npz(path: Path) -> np.ndarray:
+    with readable(str(path)), np.load(path, allow_pickle=False) as file:
+        if "x" not in file.files:
+            raise ValueError(f"it holds {', '.join(file.files) or 'nothing'}, and no x")
+        return checked_inputs(f"{path}: x", file["x"])
+
+
+def _of_image(path: Path, like: np.ndarray) -> np.ndarray:
+    """One image, grey or in colour as those of the run; if those are squares, it is resized and cut out to fit."""
+    if like.ndim != 4:
+        raise ValueError(f"{path}: the run was trained on rows of {like.shape[1:]} numbers; name .npz files")
+    _, height, width, channels = like.shape
+    image = Image(str(path), path, label=0)
+    return pixels(image, "L" if channels == 1 else "RGB", height if height == width else None)[None]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _probabilities(rule: Rule, augmentation: Augmentation | None, params: Params, x: jax.Array) -> jax.Array:
+    """The probabilities of the classes, (B, C)."""
+    scores = rule.predict(params, augmentation.test(x) if augmentation else x)
+    found = jax.nn.softmax(scores.astype(jnp.float32))
+    return found.mean(axis=0) if rule.placement.members else found
