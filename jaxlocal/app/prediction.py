@@ -1,6 +1,6 @@
 """The classes that a run gives to texts, to images, and to the arrays of .npz files."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlocal.app.build import Built
-from jaxlocal.app.settings import ConfigError, shown
+from jaxlocal.app.settings import Config, ConfigError, shown
 from jaxlocal.data import floats
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.decode import Image, pixels, readable
@@ -30,7 +30,7 @@ class Prediction(NamedTuple):
     probabilities: dict[str, float]  # of every class
 
 
-def predictions(built: Built, params: Params, inputs: Iterable[str]) -> Iterator[Prediction]:
+def predictions(config: Config, built: Built, params: Params, inputs: Iterable[str]) -> Iterator[Prediction]:
     """The prediction for each text, or for each image file and each row of a .npz file.
 
     Raises:
@@ -40,6 +40,9 @@ def predictions(built: Built, params: Params, inputs: Iterable[str]) -> Iterator
         raise ConfigError("predict: this run has no classes, its targets are real numbers; call rule.predict in Python")
     encoding = built.encoding
     names = encoding.classes if encoding else list(map(str, range(built.data.train[1].shape[-1])))
+    # The decoders of Associated Learning end in a sigmoid: its scores are between 0 and 1 already.
+    normalise = _shares if config.rule == "al" else jax.nn.softmax
+    classify = partial(_probabilities, built.plain, normalise, built.augmentation, params)
     rest = iter(inputs)
     while some := list(islice(rest, PIECE)):
         try:
@@ -47,9 +50,13 @@ def predictions(built: Built, params: Params, inputs: Iterable[str]) -> Iterator
         except (ValueError, OSError) as error:
             raise ConfigError(" ".join(str(error).split())) from None
         for begin in range(0, len(x), PIECE):
-            for row in np.asarray(_probabilities(built.plain, built.augmentation, params, x[begin : begin + PIECE])):
+            for row in np.asarray(classify(x[begin : begin + PIECE])):
                 best = int(row.argmax())
                 yield Prediction(names[best], float(row[best]), dict(zip(names, row.tolist(), strict=True)))
+
+
+def _shares(scores: jax.Array) -> jax.Array:
+    return scores / jnp.maximum(scores.sum(-1, keepdims=True), jnp.finfo(scores.dtype).tiny)
 
 
 def _examples(files: Sequence[str], like: np.ndarray) -> np.ndarray:
@@ -87,9 +94,15 @@ def _of_image(path: Path, like: np.ndarray) -> np.ndarray:
     return pixels(image, "L" if channels == 1 else "RGB", height if height == width else None)[None]
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _probabilities(rule: Rule, augmentation: Augmentation | None, params: Params, x: jax.Array) -> jax.Array:
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _probabilities(
+    rule: Rule,
+    normalise: Callable[[jax.Array], jax.Array],
+    augmentation: Augmentation | None,
+    params: Params,
+    x: jax.Array,
+) -> jax.Array:
     """The probabilities of the classes, (B, C)."""
     scores = rule.predict(params, augmentation.test(x) if augmentation else x)
-    found = jax.nn.softmax(scores.astype(jnp.float32))
+    found = normalise(scores.astype(jnp.float32))
     return found.mean(axis=0) if rule.placement.members else found

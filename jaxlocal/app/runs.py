@@ -188,8 +188,8 @@ def predict(folder: Path | str, inputs: Iterable[str], *, best: bool = False) ->
     Yields:
       The prediction for each text, for each image, and for each row of a .npz file.
     """
-    _, built, state = load(checks.path("folder", folder), best, own_data=False)
-    yield from predictions(built, state.params, inputs)
+    config, built, state = load(checks.path("folder", folder), best, own_data=False)
+    yield from predictions(config, built, state.params, inputs)
 
 
 def draw(folder: Path | str, *, best: bool = False, examples: int = 1000) -> Iterator[Path]:

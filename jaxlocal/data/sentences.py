@@ -13,15 +13,18 @@ SUBJECTS = (
 )
 PRAISE = "wonderful", "charming", "excellent", "fresh", "lovely", "delightful", "splendid", "warm"
 BLAME = "awful", "boring", "dreadful", "stale", "disappointing", "gloomy", "horrible", "cold"
-PLAIN = "{} was {}", "{} was really {}", "i think {} was {}", "they say that {} is {}", "{} seemed {} to all of us"
-DENIED = "{} was not {}", "i would not call {} {}", "{} was never {}", "nobody found {} {}"
+PLAIN = (
+    *("{} was {}", "{} was really {}", "i think {} was {}", "they say that {} is {}", "{} seemed {} to all of us"),
+    *("we found {} {}", "{} is always {}"),
+)
+DENIED = "{} was not {}", "i would not call {} {}"
 ENDS = "", " last night", " , as my sister said", " this time", " from the first minute on"
 
 
 def sentences() -> Table:
     """900 sentences with the labels negative and positive, the same in every call.
 
-    In a part of them a word such as "not" turns the meaning round, so that the order of the words matters.
+    In some of them "not" turns the meaning round, so that single words do not suffice.
     """
     found = []
     for forms, turned in ((PLAIN, False), (DENIED, True)):
