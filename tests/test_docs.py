@@ -114,7 +114,7 @@ def check_command(name, argv, monkeypatch):
         assert not argv
         return
     read = understood(lambda: cli.COMMANDS[name](argv), monkeypatch)
-    if name in ("eval", "plot"):
+    if name in ("eval", "predict", "plot"):
         assert read.run
         return
     config = settings.from_flags(read, Config())

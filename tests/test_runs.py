@@ -49,7 +49,7 @@ def train(config, folder, **flags):
 
 
 def parameters(folder, best=False):
-    return runs._load(Path(folder), best)[2].params
+    return runs.load(Path(folder), best)[2].params
 
 
 def metrics(folder):

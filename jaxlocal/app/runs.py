@@ -85,7 +85,7 @@ def train(
       >>> summary.measured[0].parts["test"]["accuracy"] > 0.5
       True
     """
-    built = build(config, resumed_encoding(folder, config) if resume and folder else None)
+    built = build(config, resumed_encoding(checks.path("folder", folder), config) if resume else None)
     writer = tensorboard_writer() if tensorboard else None
     folder = folder_or_next(folder, f"{config.rule}-{Path(config.data.removesuffix('.gz')).stem}")
     with opened(folder, config, resume, built.encoding):

@@ -1,0 +1,272 @@
+"""Runs that learn texts, and predictions of texts, images and arrays on the command line."""
+
+import csv
+import io
+import json
+import os
+import shlex
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+
+import jaxlocal as jl
+from jaxlocal import app
+from jaxlocal.app import Config, cli
+
+pytest.importorskip("tokenizers")
+SMALL = ("features=8", "hidden=[8]", "bidirectional=false")
+TEXTS = Config(
+    rule="bp", model="lstm_classifier", data="reviews.csv", epochs=3, lr=0.05, batch_size=8, model_args=SMALL
+)
+learns_texts = pytest.mark.skipif("lstm_classifier" not in jl.models.ALL, reason="no network takes texts yet")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAXLOCAL_CACHE", str(tmp_path / ".cache"))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.fixture
+def run(capsys):
+    """A command's exit code, output and errors."""
+
+    def run(line):
+        code = cli.main(shlex.split(line))
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def write(path, rows):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+
+
+REVIEWS = [("a good day", "fine"), ("a bad day , a bad film", "poor")] * 20
+
+
+@pytest.fixture(scope="module")
+def trained_on_texts(tmp_path_factory):
+    """The folder of a run, and the file that it was trained on."""
+    place = tmp_path_factory.mktemp("texts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("JAXLOCAL_CACHE", str(place / ".cache"))
+        write("reviews.csv", REVIEWS)
+        app.train(TEXTS, "run", say=lambda line: None)
+    return place
+
+
+@pytest.fixture
+def texts(trained_on_texts):
+    """A copy of them, here."""
+    for name in ("run", "reviews.csv"):
+        (shutil.copytree if name == "run" else shutil.copy)(trained_on_texts / name, name)
+
+
+@learns_texts
+def test_a_run_of_texts_keeps_their_encoding(texts, run):
+    encoding = jl.data.Encoding.load(Path("run"))
+    assert encoding == jl.data.load_text("reviews.csv").encoding
+    assert (encoding.classes, encoding.length) == (("fine", "poor"), 7)
+    code, out, _ = run("eval run")
+    assert code == 0 and out.splitlines()[1].split()[-2:] == ["100.00", "%"]
+
+
+@learns_texts
+def test_what_train_says_of_texts(run):
+    write("reviews.csv", REVIEWS)
+    settings = " ".join(SMALL)
+    code, out, _ = run(
+        f"train --data reviews.csv --model lstm_classifier --rule bp --epochs 1 --tokenizer char --length 5 "
+        f"--model-args {settings}"
+    )
+    heading, encoding, *_ = out.splitlines()
+    assert code == 0 and heading.endswith("→ runs/bp-reviews-1")
+    assert encoding == "texts: 2 classes, 13 known tokens, the first 5 of each text"
+
+
+@learns_texts
+def test_texts_are_predicted_without_the_file_that_was_learned(texts, run, monkeypatch):
+    Path("reviews.csv").unlink()
+    code, out, error = run("predict run 'A GOOD day' 'bad bad film' ''")
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert (code, error) == (0, "") and [label for label, _ in lines][:2] == ["fine", "poor"] and len(lines) == 3
+    assert all(0.5 <= float(probability) <= 1 for _, probability in lines)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a good day\n\nbad film\n"))
+    code, out, _ = run("predict --json run")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and [row["label"] for row in rows][::2] == ["fine", "poor"] and len(rows) == 3
+    for row in rows:
+        assert row["probabilities"].keys() == {"fine", "poor"} and row["probability"] == max(
+            row["probabilities"].values()
+        )
+        assert sum(row["probabilities"].values()) == pytest.approx(1)
+    again = list(app.predict("run", ["a good day"] * 300))  # more than one piece
+    assert {one.probability for one in again} == {pytest.approx(rows[0]["probability"])} and len(again) == 300
+
+
+@learns_texts
+def test_a_resumed_run_has_its_own_tokenizer(texts, run, monkeypatch):
+    monkeypatch.setattr(jl.data.Tokenizer, "train", None)
+    code, out, _ = run("train --resume --out run --epochs 4")
+    assert code == 0 and "resuming after epoch 3" in out
+    assert run("eval run --best")[0] == 0
+
+
+@learns_texts
+def test_a_changed_file_is_refused_but_may_be_measured(texts, run):
+    write("reviews.csv", [("a fine day", "poor"), ("an odd film", "fine")] * 10)
+    for line in ("train --resume --out run", "eval run", "plot run"):
+        code, _, error = run(line)
+        assert code == 2 and "--data=reviews.csv: has changed since the run began; restore the file" in error
+    code, out, _ = run("eval run --data reviews.csv")
+    assert code == 0 and "last (epoch 3)" in out
+    write("other.csv", [("a good day", "fine"), ("a bad day", "bad")] * 3)
+    code, _, error = run("eval run --data other.csv")
+    assert code == 2 and "has the label 'bad', which is none of the known classes" in error and error.count("\n") == 1
+    code, _, error = run("eval run --data digits")
+    assert code == 2 and "--data=digits: holds no texts, but the run was trained on texts" in error
+    code, _, error = run("train --resume --out run --length 3")
+    assert code == 2 and "--length=3: the run in run has none" in error
+
+
+@learns_texts
+@pytest.mark.parametrize("name", ["text.json", "tokenizer.json"])
+def test_a_damaged_encoding_is_one_sentence(name, texts, run):
+    kept = Path("run", name).read_bytes()
+    for content in (b"", b"\xff", kept.replace(b"o", b"u", 1), None):
+        Path("run", name).unlink() if content is None else Path("run", name).write_bytes(content)
+        for line in ("train --resume --out run --epochs 4", "eval run", "predict run good"):
+            code, _, error = run(line)
+            assert code == 2 and error.endswith("text.json or tokenizer.json is damaged or missing; restore both\n")
+
+
+@learns_texts
+def test_a_run_of_texts_is_drawn(texts, run):
+    code, out, _ = run("plot run --examples 4")
+    assert code in (0, 2) and "curves.png" in out and "alignment.png" in out
+
+
+@learns_texts
+def test_a_search_over_texts(run):
+    write("reviews.csv", REVIEWS)
+    code, out, _ = run(
+        "search bp --trials 2 --epochs 1 --batch-size 8 --data reviews.csv --vocabulary 6 --model gru_classifier "
+        "--model-args features=4 hidden=[4] --out s"
+    )
+    assert code == 0 and "test accuracy of the best setting" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("train --data none.csv", "--data=none.csv: there is no such file; check the path"),
+        pytest.param(
+            "train --data sentences",
+            "--model=mlp: takes no texts, and sentences holds texts; take lstm_classifier or ",
+            marks=learns_texts,
+        ),
+        ("train --data sentences --tokenizer wrd", "--tokenizer=wrd: unknown name; did you mean word?"),
+        ("train --data sentences --vocabulary 0", "--vocabulary=0: must be at least 1"),
+        ("train --data sentences --vocabulary 2", "vocabulary=2: must be at least 3 for kind='word'"),
+        ("train --data sentences --length 1000000", "--length=1000000: must be at most 100000"),
+        ("train --data sentences --image-size 8", "--image-size=8: sentences holds texts, not images; leave it out"),
+        ("train --length 8", "--length=8: digits holds no texts; leave it out, or take a .csv file"),
+        ("predict", "RUN: is missing; name the folder of a run"),
+        ("predict none text", "'none' holds no run; name a folder that jaxlocal train has made"),
+        pytest.param(
+            "train --model lstm_classifier",
+            "--model=lstm_classifier: takes texts, and digits holds none; take another network, or --data sentences",
+            marks=learns_texts,
+        ),
+        pytest.param(
+            "train --model lstm_classifier --data sentences --augment jitter",
+            "--augment: changes images, but the examples are texts; leave it out",
+            marks=learns_texts,
+        ),
+    ],
+)
+def test_a_mistake_with_texts_is_one_sentence(line, complaint, run):
+    code, out, error = run(line)
+    assert (code, out) == (2, "") and complaint in error
+    assert error.startswith("jaxlocal") and error.count("\n") == 1 and len(error) < 600
+    assert not os.listdir()
+
+
+def test_texts_without_the_extra_are_one_sentence(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    code, _, error = run("train --data sentences")
+    assert code == 2 and error.endswith("install it with pip install 'jaxlocal[text]'\n") and error.count("\n") == 1
+
+
+# Images and arrays.
+
+
+@pytest.fixture(scope="module")
+def trained_on_digits(tmp_path_factory):
+    """A run of two seeds, whose images are standardised."""
+    folder = tmp_path_factory.mktemp("digits") / "run"
+    config = Config(rule="dfa", epochs=3, lr=0.01, augment=("standardise",), seeds=2, model_args=("hidden=[16]",))
+    app.train(config, folder, say=lambda line: None)
+    return folder
+
+
+def test_images_and_arrays_are_predicted_as_in_training(trained_on_digits, run):
+    x, y = (np.asarray(leaf[:4]) for leaf in jl.data.digits().test)
+    PIL.Image.fromarray(np.uint8(x[0, :, :, 0] * 255)).save("0.png")
+    PIL.Image.fromarray(np.uint8(x[1, :, :, 0] * 255)).resize((24, 16)).convert("RGB").save("1.png")
+    np.savez("all.npz", x=x[..., 0])
+    predicted = list(app.predict(trained_on_digits, ["0.png", "1.png", "all.npz"]))
+    assert len(predicted) == 6 and predicted[0].label == str(y[0].argmax())
+    _, built, state = app.runs.load(trained_on_digits, best=False)
+    scores = built.plain.predict(state.params, built.augmentation.test(x))
+    expected = np.asarray(jax.nn.softmax(scores).mean(0))
+    found = np.array([list(one.probabilities.values()) for one in predicted])
+    np.testing.assert_allclose(found[2:], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found[0], expected[0], atol=0.02)  # the pixels of the file are rounded
+    code, out, _ = run(f"predict {trained_on_digits} 0.png")
+    assert code == 0 and out == f"{predicted[0].label}\t{predicted[0].probability:.4f}\n"
+
+
+def test_files_that_cannot_be_predicted_are_one_sentence(trained_on_digits, run, monkeypatch):
+    Path("notes.txt").write_text("no image")
+    np.savez("y.npz", y=np.zeros(3))
+    np.savez("wide.npz", x=np.zeros((2, 9, 8), np.float32))
+    for file, complaint in (
+        ("great", "great: there is no such file; name images or .npz files, because the run takes no texts"),
+        ("notes.txt", "notes.txt cannot be read (cannot identify image file"),
+        ("y.npz", "y.npz cannot be read (it holds y, and no x)"),
+        ("wide.npz", "wide.npz has examples of shape (9, 8, 1), but the run was trained on (8, 8, 1)"),
+    ):
+        code, out, error = run(f"predict {trained_on_digits} {file}")
+        assert (code, out) == (2, "") and complaint in error and error.count("\n") == 1
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n"), "utf-8"))
+    code, _, error = run(f"predict {trained_on_digits}")
+    assert code == 2 and "stdin: is not UTF-8" in error
+    monkeypatch.setattr(sys, "stdin", None)
+    code, _, error = run(f"predict {trained_on_digits}")
+    assert code == 2 and "TEXT: is missing; name a text or a file, or pipe lines into the command" in error
+
+
+def test_the_probabilities_of_associated_learning_and_a_run_without_classes(run):
+    config = Config(epochs=1, lr=0.01, model_args=("hidden=[16]",), rule_args=("width=16",))
+    app.train(config, "al", say=lambda line: None)
+    np.savez("x.npz", x=jl.data.digits().test[0][:50])
+    predicted = list(app.predict("al", ["x.npz"]))
+    assert all(sum(one.probabilities.values()) == pytest.approx(1, abs=1e-5) for one in predicted)
+    assert max(one.probability for one in predicted) > np.e / (np.e + 9)  # the most that a softmax of them can give
+    np.savez("real.npz", x=np.random.default_rng(0).random((40, 5)), y=np.random.default_rng(1).random((40, 2)))
+    real = replace(config, data="real.npz", rule="bp", rule_args=(), model_args=("hidden=[4]", "loss=squared_error"))
+    app.train(real, "real", say=lambda line: None)
+    code, _, error = run("predict real real.npz")
+    assert code == 2 and "this run has no classes, its targets are real numbers" in error
