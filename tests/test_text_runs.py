@@ -51,7 +51,7 @@ def write(path, rows):
         csv.writer(file).writerows([("text", "label"), *rows])
 
 
-REVIEWS = [("a good day", "fine"), ("a bad day , a bad film", "poor")] * 20
+REVIEWS = [("a good day", "fine"), ("a bad day , a bad film", "poor")] * 40
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_what_train_says_of_texts(run):
     )
     heading, encoding, *_ = out.splitlines()
     assert code == 0 and heading.endswith("→ runs/bp-reviews-1")
-    assert encoding == "texts: 2 classes, 13 known tokens, the first 5 of each text"
+    assert encoding == "texts: 2 classes, 14 known tokens, the first 5 of each text"
 
 
 @learns_texts
@@ -112,7 +112,7 @@ def test_texts_are_predicted_without_the_file_that_was_learned(texts, run, monke
         )
         assert sum(row["probabilities"].values()) == pytest.approx(1)
     again = list(app.predict("run", ["a good day"] * 300))  # more than one piece
-    assert {one.probability for one in again} == {pytest.approx(rows[0]["probability"])} and len(again) == 300
+    assert [one.probability for one in again] == pytest.approx([rows[0]["probability"]] * 300)
 
 
 @learns_texts
@@ -153,8 +153,8 @@ def test_a_damaged_encoding_is_one_sentence(name, texts, run):
 
 @learns_texts
 def test_a_run_of_texts_is_drawn(texts, run):
-    code, out, _ = run("plot run --examples 4")
-    assert code in (0, 2) and "curves.png" in out and "alignment.png" in out
+    code, out, _ = run("plot run")
+    assert code == 0 and out.split() == [f"run/{name}.png" for name in ("curves", "alignment", "distances", "tsne")]
 
 
 @learns_texts
