@@ -490,6 +490,15 @@ def test_a_row_of_imagenet_is_trained_from_a_folder(run, tmp_path, photographs, 
     assert f"{100 * (1 - row['top5']['mean']):.2f}" in printed
 
 
+def test_a_search_on_imagenet_whose_starts_all_diverge_is_one_sentence(tmp_path, photographs, monkeypatch, capsys):
+    monkeypatch.setattr(jl.search, "bartunov", lambda rule, table4: {"lr": jl.search.choice(1e30)})
+    flags = ["--rows", "search/bp", "--data", str(photographs), "--epochs", "1", "--trials", "2"]
+    with pytest.raises(SystemExit):
+        main(table2.EXPERIMENT, [*flags, "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")])
+    assert "search/bp: all 2 settings diverged; take more --trials" in capsys.readouterr().err
+    assert table2.EXPERIMENT.record("search/bp", tmp_path / "out") is None
+
+
 def test_the_search_on_imagenet_lets_only_its_best_start_continue(run, tmp_path, photographs, monkeypatch):
     """Three starts of two epochs; the best goes on to the fourth. It resumes where it was cut off."""
     monkeypatch.setattr(imagenet, "START_EPOCHS", 2)

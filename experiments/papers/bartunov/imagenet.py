@@ -87,6 +87,8 @@ def search(method: str, task: Task) -> Iterator[Outcome]:
             return
         trials.append(trial)
         forget_losers(task, trials)
+    if all(trial.diverged for trial in trials):
+        raise CannotRun(f"all {len(trials)} settings diverged; take more --trials, or scale the images")
     best = trials.index(jl.search.best(trials))
     rule = make(trials[best].setting)
     session = trained(task, rule, splits, start(task, best), task.budget["epochs"])

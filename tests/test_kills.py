@@ -1,0 +1,88 @@
+"""A command that is killed again and again, and resumed each time, ends bit for bit as one that was left alone.
+
+The moments are random, with a fixed seed. KILLS=10 kills each command ten times.
+"""
+
+import os
+import random
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, same
+
+from jaxlocal.app import runs
+
+pytestmark = pytest.mark.slow
+
+KILLS = int(os.environ.get("KILLS", "1"))
+RUN = "--batch-size 8 --epochs 15 --model-args 'hidden=[8,8]'"
+
+# The command, the flag that resumes it, and the file by which it is known to have begun.
+COMMANDS = {
+    "two seeds": (f"train --rule kp --seeds 2 {RUN}", "--resume", "config.yaml"),
+    "pipeline": (f"train --rule al --pipeline --devices 2 {RUN}", "--resume", "config.yaml"),
+    "compare": (f"compare bp dfa {RUN}", "--resume", "*/config.yaml"),
+    "search": ("search bp dfa --trials 4 --group 1 --epochs 4", "", "*/search.json"),
+}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def start(line):
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxlocal.app.cli", *shlex.split(line)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAXLOCAL_CACHE": str(Path("cache").resolve()), "XLA_FLAGS": ""},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+
+
+def has_begun(process, begun):
+    """Whether there is something to resume; False if the process has ended."""
+    while not any(Path("killed").glob(begun)):
+        if process.poll() is not None:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_may_be_killed_at_any_moment(name):
+    command, resume, begun = COMMANDS[name]
+    process = start(f"{command} --out whole")
+    while not any(Path("whole").glob(begun)):
+        time.sleep(0.001)
+    began = time.monotonic()
+    finish(process)
+    seconds = time.monotonic() - began  # the moments are drawn from these
+
+    moments = random.Random(name)
+    process = start(f"{command} --out killed")
+    for _ in range(KILLS):
+        assert has_begun(process, begun), process.stderr.read()
+        time.sleep(moments.uniform(0, seconds))
+        process.kill()
+        process.communicate()
+        process = start(f"{command} --out killed {resume}")
+    finish(process)
+
+    results = sorted(path.relative_to("whole") for path in Path("whole").rglob("*.jsonl"))
+    assert results
+    for path in results:
+        assert (Path("killed") / path).read_text() == (Path("whole") / path).read_text()
+        if path.name == "metrics.jsonl":
+            one, other = (runs._load(Path(folder) / path.parent, False)[2] for folder in ("killed", "whole"))
+            assert one.step == other.step and same(one.params, other.params)
