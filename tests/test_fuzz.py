@@ -157,6 +157,31 @@ def test_files_of_settings(content):
     Path("fuzz.yaml").unlink()
 
 
+# Files of texts.
+
+CELLS = st.text(alphabet='ab1é ,"\n\r\0\t', max_size=6)
+TABLES = st.one_of(
+    st.binary(max_size=60),
+    st.lists(CELLS, max_size=9).map(lambda cells: ("text,label\n" + "\n".join(cells)).encode()),
+    st.lists(st.tuples(CELLS, st.sampled_from(["0", "1", "x", ""])), min_size=3, max_size=9).map(
+        lambda rows: ("label,text\n" + "".join(f'{label},"{text}"\n' for text, label in rows)).encode()
+    ),
+)
+
+
+@given(TABLES, st.sampled_from(["word", "char", "bpe"]))
+@fuzz
+def test_files_of_texts(content, kind):
+    Path("fuzz.csv").write_bytes(content)
+    try:
+        texts = jl.data.load_text("fuzz.csv", tokenizer=kind, vocabulary=300)
+        assert all((x[:, 0] > 0).all() and x.max() < texts.tokenizer.size for x, _ in texts.splits)
+    except ValueError as error:
+        complaint = str(error)
+        assert "\n" not in complaint and ("fuzz.csv" in complaint or "validation=" in complaint), complaint
+    Path("fuzz.csv").unlink()
+
+
 # Folders of runs.
 
 DAMAGES = st.one_of(
@@ -219,6 +244,7 @@ RULE = jl.rules.dfa(NET, optax.sgd(0.1))
 BATCH = jnp.ones((4, 6)), jax.nn.one_hot(jnp.arange(4) % 3, 3)
 PAIR = tuple(map(np.asarray, BATCH))
 DATA = jl.data.Splits(PAIR, PAIR, PAIR)
+TOKENIZER = jl.data.Tokenizer.train(["a b a b"])
 PARAMS = RULE.init(jax.random.key(0), BATCH)
 FIT = partial(jl.training.fit, epochs=1, batch_size=2)
 CALLS = {
@@ -272,6 +298,14 @@ CALLS = {
     "evaluate": lambda value: jl.training.evaluate(RULE, PARAMS, value),
     "accuracy": lambda value: jl.training.accuracy(RULE, PARAMS, value),
     "load": lambda value: jl.data.load(value),
+    "load text": lambda value: jl.data.load_text(value),
+    "load text tokenizer": lambda value: jl.data.load_text("sentences", tokenizer=value),
+    "load text length": lambda value: jl.data.load_text("sentences", length=bounded(value)),
+    "load text vocabulary": lambda value: jl.data.load_text("sentences", vocabulary=value),
+    "tokenizer of": lambda value: jl.data.Tokenizer.train(value),
+    "tokenizer texts": lambda value: TOKENIZER.encode(value, 3),
+    "tokenizer length": lambda value: TOKENIZER.encode(["a b"], bounded(value)),
+    "tokenizer load": lambda value: jl.data.Tokenizer.load(value),
     "load size": lambda value: jl.data.load("digits", size=value),
     "load validation": lambda value: jl.data.load("digits", validation=value),
     "crop": lambda value: jl.augmentation.crop(value),

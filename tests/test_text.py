@@ -270,6 +270,8 @@ def test_what_is_no_text_and_a_tokenizer_without_padding():
     tokenizer = jl.data.Tokenizer.train(["a a"])
     with pytest.raises(TypeError, match="texts: 3 is no text"):
         tokenizer.encode([3], 2)
+    with pytest.raises(TypeError, match=r"texts='a text': must be a list of texts, such as \['a text'\]"):
+        tokenizer.encode("a text", 2)
     tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, "a")).save("other.json")
     with pytest.raises(ValueError, match="the token 0 is 'a', but 0 is padding here"):
         jl.data.Tokenizer.load("other.json")

@@ -59,6 +59,7 @@ class Tokenizer:
           The tokenizer.
         """
         check_kind("kind", kind)
+        _check_texts(texts)
         checks.positive_int("vocabulary", vocabulary)
         fewest, make = KINDS[kind]
         if vocabulary < fewest:
@@ -78,6 +79,7 @@ class Tokenizer:
         A text without any token, such as an empty one, becomes one unknown token.
         """
         checks.positive_int("length", length)
+        _check_texts(texts)
         ids = np.zeros((len(texts), length), np.int32)
         for row, tokens in zip(ids, self._tokens(texts), strict=True):
             row[: len(tokens)] = tokens[:length]
@@ -86,6 +88,7 @@ class Tokenizer:
 
     def lengths(self, texts: Sequence[str]) -> np.ndarray:
         """The number of tokens of each text."""
+        _check_texts(texts)
         return np.array([len(tokens) for tokens in self._tokens(texts)], np.int32)
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -121,6 +124,11 @@ class Tokenizer:
         rest = map(_sound, texts)
         while some := list(islice(rest, PIECE)):
             yield from (found.ids for found in self._made.encode_batch_fast(some, add_special_tokens=False))
+
+
+def _check_texts(texts: object) -> None:
+    if isinstance(texts, str):
+        raise TypeError(f"texts={checks.show(texts)}: must be a list of texts, such as {checks.show([texts])}")
 
 
 def _sound(text: str) -> str:
