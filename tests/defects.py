@@ -739,6 +739,34 @@ DEFECTS = (
         "if False:",
         "test_data.py::test_a_damaged_cache_is_decoded_anew[a flipped bit]",
     ),
+    Defect(
+        "data: the vocabulary knows the words of the texts held out",
+        "data/text.py",
+        "for row in _splits(table, validation)[0]]",
+        "for some in _splits(table, validation) for row in some]",
+        "test_text.py::test_splits_of_the_file_and_a_vocabulary_of_its_training_set_alone",
+    ),
+    Defect(
+        "data: a file of texts without splits is cut as it is sorted",
+        "data/text.py",
+        'np.random.default_rng(0).permutation(len(some)) if split == "train" else',
+        "",
+        "test_text.py::test_a_file_becomes_ids_and_classes",
+    ),
+    Defect(
+        "data: a text may ask for padding by its name",
+        "data/tokenizer.py",
+        'json.dumps({**content, "added_tokens": []}, ensure_ascii=False)',
+        "json.dumps(content)",
+        "test_text.py::test_tokenizers_are_deterministic_and_survive_a_file[bpe]",
+    ),
+    Defect(
+        "app: images are predicted as they are, without the preparation of the training",
+        "app/prediction.py",
+        "augmentation.test(x) if augmentation else x",
+        "x",
+        "test_text_runs.py::test_images_and_arrays_are_predicted_as_in_training",
+    ),
     # What is written for speed.
     Defect(
         "fast: a product's error comes back through the kernel's size alone",

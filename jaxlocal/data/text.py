@@ -44,15 +44,17 @@ class Encoding(NamedTuple):
         content = self.tokenizer.json, self.length, self.classes, self.origin
         return blake2b(repr(content).encode(), digest_size=8).hexdigest()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write tokenizer.json and text.json into a folder."""
+        folder = checks.path("folder", folder)
         facts = {"length": self.length, "classes": self.classes, "origin": self.origin, "digest": self.digest()}
         self.tokenizer.save(folder / "tokenizer.json")
         write_whole(folder / "text.json", json.dumps(facts, indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> "Encoding":
+    def load(cls, folder: Path | str) -> "Encoding":
         """Read it from a folder that holds its files."""
+        folder = checks.path("folder", folder)
         try:
             tokenizer = Tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"))
             facts = json.loads((folder / "text.json").read_text(encoding="utf-8"))

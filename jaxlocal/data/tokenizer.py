@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,16 +90,16 @@ class Tokenizer:
         _check_texts(texts)
         return np.array([len(tokens) for tokens in self._tokens(texts)], np.int32)
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the tokenizer to a .json file, which the library `tokenizers` reads, too."""
-        write_whole(Path(path), self.json)
+        write_whole(checks.path("path", path), self.json)
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> "Tokenizer":
+    def load(cls, path: Path | str) -> "Tokenizer":
         """The tokenizer of a file that `save` or the library `tokenizers` has written. Its token 0 must be padding."""
-        library = _library()
+        library, path = _library(), checks.path("path", path)
         try:
-            made = library.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+            made = library.Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises errors of no particular class
             raise ValueError(
                 f"path={str(path)!r}: cannot be read as a tokenizer ({error}); name a file of Tokenizer.save"
