@@ -54,7 +54,7 @@ def test_a_file_becomes_ids_and_classes(reviews):
         x, y = getattr(texts.splits, split)
         assert (x.dtype, y.dtype) == (np.int32, np.uint8) and isinstance(x, np.memmap) and x.min() > 1
         assert set(decoded(texts, split)) <= {(GOOD, "good"), (BAD, "bad")}
-    assert decoded(texts, "train") != [(GOOD, "good"), (BAD, "bad")] * 9  # shuffled
+    assert decoded(texts, "train") != ([(GOOD, "good"), (BAD, "bad")] * 9)[:17]  # shuffled
     for pair, other in zip(jl.data.load(reviews), texts.splits, strict=True):
         np.testing.assert_array_equal(pair[0], other[0])
     assert [len(x) for x, _ in jl.data.load(reviews, validation=5)] == [13, 5, 2]
