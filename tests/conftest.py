@@ -1,8 +1,11 @@
 """Strict settings for every test: eight devices on the CPU, no silent promotion, warnings are errors."""
 
+import atexit
 import ctypes
 import gc
 import os
+import shutil
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from platform import machine
@@ -22,6 +25,12 @@ given = os.environ.get("XLA_FLAGS", "")
 added = (f"--{name}={value}" for name, value in FLAGS.items() if name not in given)
 os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# The processes of a run share their compiled programs; by default the first process removes them at its end.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxlocal-compiled-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 
 import jax  # noqa: E402 - after the flags
 import pytest  # noqa: E402

@@ -270,7 +270,7 @@ DEFECTS = (
         "transport.py",
         "jax.random.fold_in(key, i)",
         "key",
-        "test_identities.py::test_feedback_through_the_transposed_weights_is_backprop[dense dropout-fa-settings0]",
+        "test_identities.py::test_feedback_through_the_transposed_weights_is_backprop[fa-dense dropout]",
     ),
     Defect(
         "kp: B has the opposite update of W",
@@ -822,7 +822,7 @@ DEFECTS = (
         "weights.py",
         "replace(component, weights=own, stats=stats)",
         "replace(component, weights=own)",
-        "test_weights.py::test_round_trip[bp-conv]",
+        "test_weights.py::test_round_trip[bp]",
     ),
     Defect(
         "weights: the digest of a file is not compared",

@@ -166,7 +166,7 @@ def test_without_a_bridge_the_layers_output_is_the_code():
     (f,) = weights["forward"]
     s = nn.elu(batch[0] @ f["linear"]["kernel"])  # the biases are zero
     t = nn.sigmoid(batch[1] @ weights["encoder"]["linear"]["kernel"])
-    params, info = rule.step(params, batch)
+    params, info = jax.jit(rule.step)(params, batch)
     assert float(info.terms[0]["associated"]) == pytest.approx(float(jnp.mean((s - t) ** 2)), rel=1e-5)
     assert rule.predict(params, batch[0]).shape == (4, 10)
 

@@ -60,6 +60,16 @@ def trained(tmp_path_factory):
     return folder, app.train(config, folder, say=lambda text: None)
 
 
+SEARCH = "search bp --trials 2 --epochs 1 --model-args hidden=[8]"
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("searches") / "tiny"
+    assert cli.main(shlex.split(f"{SEARCH} --out {folder}")) == 0
+    return folder
+
+
 def images(folder, *sizes):
     for name in "ab":
         Path(folder, name).mkdir(parents=True)
@@ -517,11 +527,10 @@ def test_real_targets_are_ranked_by_their_loss(run):
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"\xff\xfe", b"[1]"])
 @pytest.mark.parametrize("name", ["search.json", "trials.jsonl"])
-def test_a_damaged_search_is_one_sentence(name, damage, run):
-    line = "search bp --trials 2 --epochs 1 --model-args hidden=[8] --out s"
-    assert run(line)[0] == 0
+def test_a_damaged_search_is_one_sentence(name, damage, searched, run):
+    shutil.copytree(searched, "s")
     Path("s/bp", name).write_bytes(damage)
-    code, _, error = run(line)
+    code, _, error = run(f"{SEARCH} --out s")
     if (name, damage) == ("trials.jsonl", b""):  # no trial is finished
         assert code == 0
     else:

@@ -154,7 +154,7 @@ def test_associated_learnings_second_rate_is_twice_the_first_by_default():
 def test_associated_learnings_components_and_widths(settings, shapes, codes):
     batch = make_batch(NET)
     rule = jl.rules.al(NET, SGD, codes=jl.codes.paper, **settings)
-    components = init(rule, batch).components
+    components = jax.eval_shape(rule.init, jax.random.key(0), batch).components
     assert [[w["linear"]["kernel"].shape for w in c.weights["forward"]] for c in components] == shapes
     assert [c.weights["encoder"]["linear"]["kernel"].shape for c in components] == list(
         zip([3, *codes], codes, strict=False)
@@ -200,7 +200,7 @@ def test_weights_before_the_first_linear_map_learn_through_a_feedback_of_its_own
     rule = RULES[name](jl.Network((NormFirst(), jl.layers.dense(6)), jl.layers.Head(3)), SGD)
     params = init(rule, batch)
     assert list(params.components[0].weights["feedback"][0]) == ["Dense_0"]
-    (lesson,) = rule.lessons(params, batch)
+    (lesson,) = jax.jit(rule.lessons)(params, batch)
     assert np.abs(lesson.grads["forward"][0]["LayerNorm_0"]["scale"]).max() > 1e-3
 
 

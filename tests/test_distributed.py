@@ -412,7 +412,7 @@ def is_alive(process):
     return True
 
 
-@slow
+@pytest.mark.slow
 def test_a_killed_launcher_leaves_no_process(script, tmp_path):
     path = script(
         "import os, sys, time; from pathlib import Path; from jaxlocal import distributed; distributed.initialize();"

@@ -92,7 +92,7 @@ def test_decay_in_the_text_and_in_the_code_of_direct_kolen_pollack(monkeypatch):
             start = rule.init(jax.random.key(0), batch)
             weights = jax.tree.map(jnp.ones_like, start.components[0].weights)  # biases, too
             start = start.replace(components=(start.components[0].replace(weights=weights), *start.components[1:]))
-            found.append(rule.update(start, batch).components[0].weights["forward"][0]["linear"])
+            found.append(jax.jit(rule.update)(start, batch).components[0].weights["forward"][0]["linear"])
         return jax.tree.map(lambda without, with_decay: without - with_decay, *found)
 
     text, code = moves(table1.make), moves(table1.make_of_code)

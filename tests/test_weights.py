@@ -26,12 +26,12 @@ def learned(params):
     return [(component.weights, component.stats) for component in params.components]
 
 
-@pytest.mark.parametrize("net", ["dense", "conv"])
 @by_rule(RULES)
-def test_round_trip(name, net, tmp_path):
+def test_round_trip(name, tmp_path):
     """Through NumPy and through a file: all that was learned, bit for bit, and nothing else."""
-    rule, _, step, params, batch = start(name, NETS[net])
-    other = fresh(rule, NETS[net])
+    net = NETS["conv"]
+    rule, _, step, params, batch = start(name, net)
+    other = fresh(rule, net)
     weights = jl.get_weights(rule, params)
     assert sum(array.size for array in weights.values()) == sum(leaf.size for leaf in jax.tree.leaves(learned(params)))
     moved = jl.set_weights(rule, other, weights)
