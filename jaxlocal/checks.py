@@ -114,6 +114,16 @@ def one_run(function: str, rule: Any, value: Any) -> None:
     some_params(value)
 
 
+def rule_and_params(rule: Any, value: Any) -> None:
+    """A rule or an ensemble, and parameters of it."""
+    if not hasattr(rule, "placement"):
+        raise TypeError(
+            f"rule={show(rule)}: must be a rule, such as jl.rules.dfa(net, tx); for a pipeline, pass pipe.rule and "
+            "pipe.drain(params)"
+        )
+    rule.check(value)
+
+
 def optimizer(name: str, tx: Any) -> None:
     """The value is an optax optimizer that moves weights down the gradient."""
     if not isinstance(tx, optax.GradientTransformation):

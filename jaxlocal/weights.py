@@ -48,7 +48,7 @@ def get_weights(rule: Rule, params: Params) -> dict[str, np.ndarray]:
       layers.1/forward/linear/bias (2,)
       layers.1/forward/linear/kernel (16, 2)
     """
-    _check(rule, params)
+    checks.rule_and_params(rule, params)
     found = _by_name(params)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in found.values()):
         raise TypeError("params: get_weights makes NumPy arrays, which is not possible inside jax.jit; call it outside")
@@ -74,7 +74,7 @@ def set_weights(rule: Rule, params: Params, weights: Mapping[str, Any]) -> Param
       >>> params = rule.init(jax.random.key(0), (jnp.ones((4, 8)), jnp.ones((4, 2))))
       >>> params = jl.set_weights(rule, params, {"layers.0/forward/linear/bias": np.full(16, 0.5)})
     """
-    _check(rule, params)
+    checks.rule_and_params(rule, params)
     if not isinstance(weights, Mapping):
         raise TypeError(
             f"weights={checks.show(weights)}: must be a dict of arrays by name, such as that of jl.get_weights"
@@ -144,16 +144,6 @@ def load_weights(path: str | PathLike[str], rule: Rule, params: Params) -> Param
             "safetensors.numpy.load_file(path) to jl.set_weights"
         )
     return loaded
-
-
-def _check(rule: Any, params: Any) -> None:
-    """These are parameters of this rule."""
-    if not isinstance(rule, Rule):
-        raise TypeError(
-            f"rule={checks.show(rule)}: must be a rule, such as jl.rules.dfa(net, tx); for a pipeline, pass pipe.rule "
-            "and pipe.drain(params)"
-        )
-    rule.check(params)
 
 
 # Names.

@@ -19,7 +19,7 @@ import PIL.Image
 import pytest
 
 from jaxlocal import app, codes, data, models, rules, search
-from jaxlocal.app import Config, build, cli, runs, settings
+from jaxlocal.app import Config, ConfigError, build, cli, runs, settings
 from jaxlocal.training import Interrupted, session
 from jaxlocal.version import __version__
 
@@ -548,3 +548,46 @@ def test_a_run_is_read_although_its_scores_are_damaged(damage, trained, run):
     Path("t/metrics.jsonl").write_bytes(damage)
     code, _, error = run("plot t")
     assert code == 2 and "metrics.jsonl holds no epoch that can be read; write it anew by jaxlocal train" in error
+
+
+def test_a_run_with_wrong_metrics_is_one_sentence(trained, run):
+    shutil.copytree(trained[0], "run")
+    Path("run/metrics.jsonl").write_text('{"epoch": 1, "step": 2, "train": 3, "validation": 4}\n')
+    code, _, error = run("plot run")
+    assert code == 2 and "metrics.jsonl holds no epoch that can be read; write it anew" in error
+
+
+def test_a_wrong_setting_in_a_folder_is_named_with_its_file(trained, run):
+    shutil.copytree(trained[0], "run")
+    with Path("run/config.yaml").open("a") as file:
+        file.write("rule: zz\n")
+    code, _, error = run("eval run")
+    assert code == 2 and "config.yaml: rule=zz: unknown name" in error
+
+
+def test_a_comparison_names_the_rule_that_diverges(run):
+    code, _, error = run("compare bp --epochs 1 --model-args hidden=[8] --lr 1e30")
+    assert code == 1 and error.splitlines()[-1].startswith("jaxlocal compare: bp: component 0: its loss")
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "complaint"),
+    [
+        (lambda: Config(epochs="few"), ConfigError, "--epochs=few: must be a whole number"),
+        (lambda: Config(model_args="hidden=[8]"), ConfigError, "--model-args=hidden=[8]: must be a list"),
+        (lambda: Config(lr=True), ConfigError, "--lr=True: must be a number"),
+        (lambda: app.train("bp"), TypeError, "config='bp': must be a Config"),
+        (lambda: app.compare("bp", Config()), TypeError, "rules='bp': must be a list of names, such as"),
+        (lambda: app.compare([], Config()), ConfigError, "RULE=: name one rule or more"),
+        (lambda: app.search(["zz"], Config()), ConfigError, "RULE=zz: unknown name"),
+        (lambda: next(app.draw("run", examples="9")), TypeError, "examples='9': must be a whole number"),
+    ],
+)
+def test_wrong_arguments_in_python_are_one_sentence(call, kind, complaint):
+    with pytest.raises(kind, match=f"^{re.escape(complaint)}"):
+        call()
+
+
+def test_settings_in_python_may_have_the_types_of_numpy_and_of_yaml():
+    config = Config(epochs=np.int64(3), lr=np.float32(0.5), model_args={"hidden": [8]}, augment=["flip"])
+    assert config == Config(epochs=3, lr=0.5, model_args=("hidden=[8]",), augment=("flip",))

@@ -228,6 +228,22 @@ def test_rules_with_helpers_learn_by_fit(name):
     assert result.state.history[-1]["validation"]["accuracy"] > 0.85
 
 
+@pytest.mark.parametrize(
+    ("call", "error", "complaint"),
+    [
+        (lambda p, x, y: evaluate("al", p, (x, y)), TypeError, "^rule='al': must be a rule, .*pass pipe.rule and"),
+        (lambda p, x, y: evaluate(BP, p, (x, y)), ValueError, "^params has . components, but the rule has 1"),
+        (lambda p, x, y: evaluate(AL, p, (x, y[:, :3])), ValueError, r"^data: y has shape \(20, 3\), .*\(N, 10\)"),
+        (lambda p, x, y: evaluate(AL, p, (x, y), "flip"), TypeError, "^augmentation='flip': must be an augmentation"),
+        (lambda p, x, y: jl.training.accuracy("al", p, (x, y)), TypeError, "^rule='al': must be a rule"),
+        (lambda p, x, y: jl.training.accuracy(AL, p, (x, y[:, :3])), ValueError, "^data: y has shape"),
+    ],
+)
+def test_bad_arguments_of_evaluate_are_one_sentence(call, error, complaint, whole):
+    with pytest.raises(error, match=complaint):
+        call(whole.params, *SMALL.test)
+
+
 def labelled(change):
     """The data with other targets in its training set."""
     x, y = SMALL.train

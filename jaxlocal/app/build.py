@@ -69,6 +69,16 @@ class Built(NamedTuple):
         return self.rule.rule if isinstance(self.rule, Pipeline) else self.rule
 
 
+def check_rules(names: Any) -> None:
+    """These are the names of one rule or more, each once."""
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"rules={checks.show(names)}: must be a list of names, such as ['al', 'bp']")
+    for name in names:
+        known("RULE", name, rules.ALL)
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"RULE={' '.join(names)}: name one rule or more, each once, such as al bp dfa")
+
+
 def build(config: Config, encoding: Encoding | None = None) -> Built:
     """The rule with its transforms, and the data.
 

@@ -19,9 +19,9 @@ import jax
 
 from jaxlocal import app, data, flags, models, rules
 from jaxlocal.app import settings, text
-from jaxlocal.app.build import AUGMENTATIONS, OPTIMIZERS
+from jaxlocal.app.build import AUGMENTATIONS, OPTIMIZERS, check_rules
 from jaxlocal.app.folder import nothing_to_resume
-from jaxlocal.app.settings import OF_TEXTS, Config, ConfigError, known
+from jaxlocal.app.settings import OF_TEXTS, Config, ConfigError
 from jaxlocal.checks import nearest
 from jaxlocal.files import cache_folder
 from jaxlocal.training import DivergedError, NotSavedError
@@ -116,8 +116,6 @@ def plot(argv: Sequence[str]) -> None:
         help="of the test set, for the layers (default: 1000)",
     )
     read = _parsed(parser, argv)
-    if read.examples < 2:
-        raise ConfigError(f"--examples={read.examples}: must be at least 2")
     _start_jax()
     for path in app.draw(read.run, best=read.best, examples=read.examples):
         _say(str(path))
@@ -220,10 +218,8 @@ def _parsed(parser: flags.Parser, argv: Sequence[str]) -> Namespace:
     read = parser.parse_intermixed_args(argv)
     if "run" in read and read.run is None:
         raise ConfigError("RUN: is missing; name the folder of a run")
-    for name in read.rules if "rules" in read else ():
-        known("RULE", name, rules.ALL)
-    if "rules" in read and (not read.rules or len(set(read.rules)) < len(read.rules)):
-        raise ConfigError(f"RULE={' '.join(read.rules)}: name one rule or more, each once, such as al bp dfa")
+    if "rules" in read:
+        check_rules(read.rules)
     return read
 
 

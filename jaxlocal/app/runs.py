@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxlocal import checks, plots, training
 from jaxlocal.app import settings, stages, text
-from jaxlocal.app.build import Built, build, build_for, load_data, stand_in
+from jaxlocal.app.build import Built, build, build_for, check_rules, load_data, stand_in
 from jaxlocal.app.folder import (
     Measured,
     Summary,
@@ -32,7 +32,7 @@ from jaxlocal.data import SPLITS, floats
 from jaxlocal.data.text import is_text
 from jaxlocal.diagnostics import alignment, layer_outputs, parameter_counts
 from jaxlocal.network import squared_error
-from jaxlocal.training import Interrupted, Result, Session, State, best_epoch, load_state
+from jaxlocal.training import DivergedError, Interrupted, Result, Session, State, best_epoch, load_state
 from jaxlocal.training.session import template
 
 if TYPE_CHECKING:
@@ -131,6 +131,8 @@ def compare(
       ConfigError: the settings or the folder are wrong.
       Stopped: Ctrl-C or SIGTERM; everything is saved.
     """
+    check_rules(rules)
+    settings.check(config)
     configs = {rule: replace(config, rule=rule) for rule in rules}
     for one in configs.values():  # a mistake in the last one is reported before the first one is trained
         try:
@@ -146,6 +148,8 @@ def compare(
         except Stopped as stop:
             command = f"jaxlocal compare {' '.join(rules)} --out {shlex.quote(str(folder))} --resume"
             raise Stopped(stop.signal, f"{stop.after} of {rule}", command) from None
+        except DivergedError as error:
+            raise DivergedError(f"{rule}: {error}") from None
     picture = folder / "compare.png"
     plots.compare({rule: summary.history for rule, summary in summaries.items()}).savefig(picture, dpi=120)
     say(f"\n{text.table(summaries)}\npicture: {picture}")
@@ -204,13 +208,18 @@ def draw(folder: Path | str, *, best: bool = False, examples: int = 1000) -> Ite
       The path of each picture, after it is drawn.
     """
     folder = checks.path("folder", folder)
+    checks.positive_int("examples", examples)
+    if examples < 2:
+        raise ConfigError(f"--examples={examples}: must be at least 2")
     config, built, state = load(folder, best)
-    params, rows = state.params, history(folder)
-    if not rows:
+    params = state.params
+    try:
+        curves = plots.curves(history(folder))
+    except ValueError:
         raise ConfigError(
             f"{str(folder)!r}: metrics.jsonl holds no epoch that can be read; write it anew by jaxlocal train --resume "
             f"--out {shlex.quote(str(folder))}"
-        )
+        ) from None
     if config.seeds > 1:
         params = jax.tree.map(lambda leaf: leaf[0], params)
         built = build(replace(config, seeds=1), built.encoding)
@@ -219,7 +228,7 @@ def draw(folder: Path | str, *, best: bool = False, examples: int = 1000) -> Ite
         figure.savefig(folder / f"{name}.png", dpi=120)
         return folder / f"{name}.png"
 
-    yield save("curves", plots.curves(rows))
+    yield save("curves", curves)
     images, labels = (np.asarray(leaf[:examples]) for leaf in built.data.test)
     x, y = map(jnp.asarray, floats((images, labels)))
     x = built.augmentation.test(x) if built.augmentation else x
@@ -280,10 +289,13 @@ def load(folder: Path, best: bool, own_data: bool = True) -> tuple[Config, Built
         raise ConfigError(f"{str(folder)!r} holds no run; name a folder that jaxlocal train has made")
     config = replace(settings.read(path), devices=1, pipeline=False)
     encoding = kept_encoding(folder, config)
-    if encoding and not own_data:
-        built = build_for(replace(config, batch_size=2), stand_in(encoding))
-    else:
-        built = build(config, encoding)
+    try:
+        if encoding and not own_data:
+            built = build_for(replace(config, batch_size=2), stand_in(encoding))
+        else:
+            built = build(config, encoding)
+    except ConfigError as error:  # it is not by a flag that the setting was given
+        raise ConfigError(f"{path}: {str(error).removeprefix('--')}") from None
     state = load_state(folder, built.rule, built.data.train, best=best)
     if state is None:
         remedy = "leave out --best" if best else "train the run with --resume"

@@ -9,11 +9,12 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 import yaml
 
 from jaxlocal import flags
 from jaxlocal.app.yaml_text import LONGEST, YamlError, parse
-from jaxlocal.checks import nearest
+from jaxlocal.checks import nearest, show
 from jaxlocal.files import write_whole
 
 
@@ -64,6 +65,11 @@ class Config:
     length: Annotated[int | None, Flag("N", "cut texts off after N tokens")] = None
     devices: Annotated[int, Flag("N", "number of devices")] = 1
     pipeline: Annotated[bool, Flag("", "place the components on different devices")] = False
+
+    def __post_init__(self) -> None:
+        """Each value has the type of its setting, also in Python."""
+        for name, wanted in TYPES.items():
+            object.__setattr__(self, name, typed(flag(name), getattr(self, name), wanted))
 
 
 TYPES = get_type_hints(Config)
@@ -137,6 +143,8 @@ def flag(name: str) -> str:
 
 def check(config: Config) -> None:
     """Refuse numbers that are out of range for any rule and any data."""
+    if not isinstance(config, Config):
+        raise TypeError(f"config={show(config)}: must be a Config, such as jaxlocal.app.Config(rule='dfa')")
     for name, most in MOST.items():
         if (number := getattr(config, name)) is None:
             continue
@@ -171,6 +179,7 @@ NOUNS = {int: "a whole number", float: "a number", str: "a text", bool: "true or
 
 def typed(source: str, value: Any, wanted: Any) -> Any:
     """A value of a file or a flag, converted to the type of its setting; `source` is its name in an error."""
+    value = value.item() if isinstance(value, np.generic) else value
     if get_origin(wanted) in (Union, UnionType):
         return None if value in (None, "none", "None") else typed(source, value, get_args(wanted)[0])
     if get_origin(wanted) is Literal:
@@ -178,7 +187,7 @@ def typed(source: str, value: Any, wanted: Any) -> Any:
     if get_origin(wanted) is tuple:
         if isinstance(value, dict):
             return tuple(f"{key}={json.dumps(one)}" for key, one in value.items())
-        if isinstance(value, list):
+        if isinstance(value, list | tuple):
             return tuple(map(str, value))
         raise ConfigError(f"{source}={shown(value)}: must be a list, such as [{shown(value)}]")
     if isinstance(value, str) and wanted in (int, float):  # a flag; YAML, too, reads 1e-3 as a text

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from jaxlocal import models
 from jaxlocal import search as random_search
 from jaxlocal.app import folder as folders
-from jaxlocal.app.build import arguments, load_data, network
+from jaxlocal.app.build import arguments, check_rules, load_data, network
 from jaxlocal.app.runs import Say, Stopped
 from jaxlocal.app.settings import Config, ConfigError, check, known
 from jaxlocal.app.text import plural
@@ -51,6 +51,7 @@ def search(
       ConfigError: the settings or the folder are wrong.
       Stopped: Ctrl-C; all finished groups are saved.
     """
+    check_rules(rules)
     check(config)
     known("--model", config.model, models.ALL)
     loaded = load_data(config)

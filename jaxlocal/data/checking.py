@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlocal.checks import finite, pair_of_arrays, show
+from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.splits import SPLITS, Splits
 
 SPLIT_EXAMPLE = "jl.data.Splits(train=(x, y), validation=(x, y), test=(x, y))"
@@ -25,6 +26,12 @@ def check_splits(data: Any) -> None:
                 f"data: {leaf} has shape {train.shape} in train and {validation.shape} in validation; give both the "
                 f"same shape after the first axis{' (the same classes)' if leaf == 'y' else ''}"
             )
+
+
+def check_augmentation(value: Any) -> None:
+    """The value is an augmentation, or None."""
+    if not isinstance(value, Augmentation | None):
+        raise TypeError(f"augmentation={show(value)}: must be an augmentation, such as jl.augmentation.flip()")
 
 
 def check_pair(name: str, pair: Any) -> None:

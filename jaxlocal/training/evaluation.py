@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlocal import checks
 from jaxlocal.data import Pairs, floats
 from jaxlocal.data.augmentation import Augmentation
-from jaxlocal.data.checking import check_pair
+from jaxlocal.data.checking import check_augmentation, check_pair
 from jaxlocal.network import squared_error
 from jaxlocal.rule import Batch, Params, Rule
 from jaxlocal.training.feed import CHUNK_BYTES, take
@@ -80,7 +81,8 @@ def evaluate(
       >>> sorted(jl.training.evaluate(rule, rule.init(jax.random.key(0), data.train), data.test))
       ['accuracy', 'loss']
     """
-    check_pair("data", data)
+    _check(rule, params, data)
+    check_augmentation(augmentation)
     x, y = data
     size = len(x)
     if isinstance(x, np.ndarray):
@@ -105,10 +107,21 @@ def accuracy(rule: Rule, params: Params, data: Batch) -> jax.Array:
       >>> data = jl.data.digits()
       >>> accuracy = jl.training.accuracy(rule, rule.init(jax.random.key(0), data.train), data.test)
     """
+    _check(rule, params, data)
     if rule.net.loss is squared_error:
         raise ValueError("accuracy: the squared error has no classes; measure the loss with jl.training.evaluate")
-    check_pair("data", data)
     return _accuracy(rule, params, data)
+
+
+def _check(rule: Any, params: Any, data: Any) -> None:
+    """These are a rule, parameters of it, and examples with as many targets as it has."""
+    checks.rule_and_params(rule, params)
+    check_pair("data", data)
+    if data[1].shape[1:] != params.shapes[1]:
+        raise ValueError(
+            f"data: y has shape {data[1].shape}, but the parameters were made for y of shape "
+            f"(N, {', '.join(map(str, params.shapes[1]))}); take a data set of the same classes"
+        )
 
 
 @partial(jax.jit, static_argnums=0)

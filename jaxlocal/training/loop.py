@@ -13,7 +13,7 @@ import numpy as np
 from jaxlocal import checks
 from jaxlocal.data import Splits
 from jaxlocal.data.augmentation import Augmentation
-from jaxlocal.data.checking import check_splits
+from jaxlocal.data.checking import check_augmentation, check_splits
 from jaxlocal.data.streaming import resident
 from jaxlocal.network import Tree
 from jaxlocal.pipeline import Pipeline
@@ -182,10 +182,7 @@ def _check(
     checks.positive_int("batch_size", batch_size)
     if patience is not None:
         checks.positive_int("patience", patience)
-    if not isinstance(augmentation, Augmentation | None):
-        raise TypeError(
-            f"augmentation={checks.show(augmentation)}: must be an augmentation, such as jl.augmentation.flip()"
-        )
+    check_augmentation(augmentation)
     check_splits(data)
     check_batch_size(batch_size, len(data.train[0]))
 
