@@ -17,7 +17,7 @@ import pytest
 
 import jaxlocal as jl
 from jaxlocal import app
-from jaxlocal.app import Config, cli
+from jaxlocal.app import Config, build, cli, text
 
 pytest.importorskip("tokenizers")
 SMALL = ("features=8", "hidden=[8]", "bidirectional=false")
@@ -82,17 +82,12 @@ def test_a_run_of_texts_keeps_their_encoding(texts, run):
     assert code == 0 and out.splitlines()[1].split()[-2:] == ["100.00", "%"]
 
 
-@learns_texts
-def test_what_train_says_of_texts(run):
+def test_the_settings_of_texts_reach_the_data(run):
     write("reviews.csv", REVIEWS)
-    settings = " ".join(SMALL)
-    code, out, _ = run(
-        f"train --data reviews.csv --model lstm_classifier --rule bp --epochs 1 --tokenizer char --length 5 "
-        f"--model-args {settings}"
-    )
-    heading, encoding, *_ = out.splitlines()
-    assert code == 0 and heading.endswith("→ runs/bp-reviews-1")
-    assert encoding == "texts: 2 classes, 14 known tokens, the first 5 of each text"
+    data = build.load_data(Config(data="reviews.csv", tokenizer="char", vocabulary=9, length=5, validation=3))
+    assert [x.shape for x, _ in data.splits] == [(69, 5), (3, 5), (8, 5)]
+    assert data.encoding.tokenizer == jl.data.load_text("reviews.csv", tokenizer="char", vocabulary=9).tokenizer
+    assert text.encoding(data.encoding) == "texts: 2 classes, 9 known tokens, the first 5 of each text"
 
 
 @learns_texts
@@ -152,12 +147,14 @@ def test_a_damaged_encoding_is_one_sentence(name, texts, run):
 
 
 @learns_texts
+@pytest.mark.slow
 def test_a_run_of_texts_is_drawn(texts, run):
     code, out, _ = run("plot run")
     assert code == 0 and out.split() == [f"run/{name}.png" for name in ("curves", "alignment", "distances", "tsne")]
 
 
 @learns_texts
+@pytest.mark.slow
 def test_a_search_over_texts(run):
     write("reviews.csv", REVIEWS)
     code, out, _ = run(
