@@ -191,6 +191,11 @@ def test_a_search_over_texts(run):
             "--augment: changes images, but the examples are texts; leave it out",
             marks=learns_texts,
         ),
+        pytest.param(
+            "train --model lstm_classifier --data sentences --model-args vocabulary=5",
+            "--model-args=vocabulary: is the number of tokens of the data; limit it by --vocabulary",
+            marks=learns_texts,
+        ),
     ],
 )
 def test_a_mistake_with_texts_is_one_sentence(line, complaint, run):

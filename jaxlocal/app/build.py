@@ -189,10 +189,12 @@ def _network(config: Config, make: Callable[..., Network], data: Data) -> Networ
     of_data = {"classes": y.shape[-1], "units": y.shape[-1]}
     if x.ndim == 4:
         of_data["image_size"] = x.shape[1]
+    given = arguments("--model-args", config.model_args)
     if data.encoding:
         of_data["vocabulary"] = data.encoding.tokenizer.size
+    if data.encoding and "vocabulary" in given:
+        raise ConfigError("--model-args=vocabulary: is the number of tokens of the data; limit it by --vocabulary")
     _check_kind(config, takes_texts="vocabulary" in parameters, texts=data.encoding is not None)
-    given = arguments("--model-args", config.model_args)
     for name in given.keys() - parameters.keys():
         raise ConfigError(
             f"--model-args={name}: unknown argument of {config.model}; {checks.nearest(name, parameters)}"
