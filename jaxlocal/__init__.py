@@ -8,13 +8,13 @@ params = rule.init(jax.random.key(0), batch)
 params = rule.update(params, batch)
 """
 
-from jaxlocal import codes, data, diagnostics, layers, models, pipeline, plots, rules, search, training
+from jaxlocal import codes, data, diagnostics, layers, models, pipeline, plots, rules, search, sequences, training
 from jaxlocal.data import augmentation, streaming
 from jaxlocal.decay import l2
 from jaxlocal.fast import compiler
 from jaxlocal.locality import downward, everywhere, own, upward
 from jaxlocal.make import make_rule
-from jaxlocal.network import Loss, Network, apply_layer, apply_layers, cross_entropy, init_layer, squared_error
+from jaxlocal.network import Loss, Masked, Network, apply_layer, apply_layers, cross_entropy, init_layer, squared_error
 from jaxlocal.parallel import data_parallel, ensemble, mixed_precision
 from jaxlocal.parts import head_lesson, head_part, init_forward
 from jaxlocal.pipeline import pipelined
@@ -27,6 +27,7 @@ __all__ = [
     "Info",
     "Lesson",
     "Loss",
+    "Masked",
     "Network",
     "Params",
     "Part",
@@ -62,6 +63,7 @@ __all__ = [
     "rules",
     "save_weights",
     "search",
+    "sequences",
     "set_weights",
     "squared_error",
     "streaming",

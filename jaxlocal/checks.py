@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxlocal.network import Network, Tree
+from jaxlocal.network import Network, Tree, vocabulary
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -184,14 +184,22 @@ def members(value: Any, count: int) -> None:
             )
 
 
-def examples(name: str, x: Any, shape: tuple[int, ...] | None = None) -> None:
-    """The value is a floating-point array (B, …) of examples, in the shape that the parameters were made for."""
+def examples(name: str, x: Any, shape: tuple[int, ...] | None = None, known: int | None = None) -> None:
+    """The value is an array (B, …) of examples, in the shape that the parameters were made for.
+
+    It holds real numbers or, where the size of a vocabulary is known, token ids.
+    """
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
         raise TypeError(f"{name}={show(x)} is not an array; convert it with jnp.asarray({name})")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
+    if known is None and not jnp.issubdtype(x.dtype, jnp.floating):
         bytes_ = "jl.data.floats((x, y)), which divides the bytes of images by 255"
         remedy = bytes_ if x.dtype == jnp.uint8 else ".astype(jnp.float32)"
         raise TypeError(f"{name} has dtype {x.dtype}, but must be floating point; convert it with {remedy}")
+    if known is not None and not jnp.issubdtype(x.dtype, jnp.integer):
+        raise TypeError(
+            f"{name} has dtype {x.dtype}, but the network's first layer takes token ids, whole numbers from 0 to "
+            f"{known - 1}; convert it with {name}.astype(jnp.int32)"
+        )
     if x.ndim < 2:
         raise ValueError(
             f"{name} has shape {x.shape}, but must be (B, …), examples first; add an axis with {name}[:, None]"
@@ -212,6 +220,18 @@ def pair_of_arrays(name: str, value: Any) -> None:
             raise TypeError(f"{name}: {leaf}={show(array)} is not an array; convert it with np.asarray({leaf})")
 
 
+def token_ids(name: str, x: Any, known: int | None) -> None:
+    """Every number of the array is a known token id, as far as it can be read here. None: it holds no token ids."""
+    if known is None or not readable(x) or not x.size:
+        return
+    ids = np.asarray(x)
+    if wrong := [int(end) for end in (ids.min(), ids.max()) if not 0 <= end < known]:
+        raise ValueError(
+            f"{name} holds the token id {wrong[0]}, but the network's first layer knows 0 to {known - 1}; "
+            "encode the text with the same vocabulary, or give the network a larger one"
+        )
+
+
 def features(name: str, value: Any) -> None:
     """The value is an array (N, …) of one example or more."""
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
@@ -220,8 +240,11 @@ def features(name: str, value: Any) -> None:
         raise ValueError(f"{name} has shape {value.shape}, but must be (N, …), examples first, at least one")
 
 
-def batch(pair: Any, shapes: tuple[tuple[int, ...], ...] = (), stats: tuple[Tree, ...] = ()) -> None:
-    """The value is a pair (x, y) of finite floating-point arrays with the same number of examples, at least one."""
+def batch(pair: Any, net: Network, shapes: tuple[tuple[int, ...], ...] = (), stats: tuple[Tree, ...] = ()) -> None:
+    """The value is a pair (x, y) of arrays with the same number of examples, at least one.
+
+    Both hold finite real numbers, but x holds token ids where the network's first layer takes them.
+    """
     pair_of_arrays("batch", pair)
     x, y = pair
     bytes_of_rows = getattr(y, "dtype", None) == jnp.uint8 and y.ndim > 1
@@ -230,8 +253,9 @@ def batch(pair: Any, shapes: tuple[tuple[int, ...], ...] = (), stats: tuple[Tree
             f"batch: y has shape {y.shape} and dtype {y.dtype}, but must be (B, C) floating point; turn class labels "
             "into one-hot rows with jax.nn.one_hot(y, classes)"
         )
-    for name, array, shape in zip("xy", pair, shapes or (None, None), strict=True):
-        examples(f"batch: {name}", array, shape)
+    known = vocabulary(net)
+    for name, array, shape, ids in zip("xy", pair, shapes or (None, None), (known, None), strict=True):
+        examples(f"batch: {name}", array, shape, ids)
     if x.shape[0] != y.shape[0]:
         raise ValueError(
             f"batch: x has shape {x.shape} and y has shape {y.shape}; their first axes must have the same examples"
@@ -243,16 +267,20 @@ def batch(pair: Any, shapes: tuple[tuple[int, ...], ...] = (), stats: tuple[Tree
             f"batch: x has shape {x.shape}, a batch of one, but batch norm needs a variance; pass at least two "
             "examples, or use a network without norm"
         )
+    token_ids("batch: x", x, known)
     for name, array in zip("xy", pair, strict=True):
         finite("batch", name, array)
 
 
+def readable(array: Any) -> bool:
+    """Whether the array's numbers can be read here: it is not traced, and not spread over several machines."""
+    abstract = isinstance(array, jax.core.Tracer | jax.ShapeDtypeStruct)
+    return not abstract and getattr(array, "is_fully_addressable", True)
+
+
 def finite(pair: str, name: str, array: Any) -> None:
     """No number of the array is NaN or infinite, as far as it can be read here."""
-    abstract = isinstance(array, jax.core.Tracer | jax.ShapeDtypeStruct)
-    # An array that is spread over several machines cannot be read here.
-    readable = not abstract and getattr(array, "is_fully_addressable", True)
-    if readable and jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(np.asarray(array)).all():
+    if readable(array) and jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(np.asarray(array)).all():
         raise ValueError(
             f"{pair}: {name} holds NaN or infinity; clean the data, or replace them with jnp.nan_to_num({name})"
         )
@@ -351,6 +379,15 @@ def positive_int(name: str, value: int) -> None:
     whole(name, value)
     if value < 1:
         raise ValueError(f"{name}={value!r}: must be at least 1")
+
+
+def widths(name: str, value: Any) -> None:
+    """The value is a sequence of numbers of units."""
+    if not isinstance(value, list | tuple):
+        example = f"({value},)" if isinstance(value, int) else "(256, 256)"
+        raise TypeError(f"{name}={show(value)}: pass a sequence of widths, such as {name}={example}")
+    for i, width in enumerate(value):
+        positive_int(f"{name}[{i}]", width)
 
 
 def _some_rule(function: str, rule: Any) -> None:

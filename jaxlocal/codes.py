@@ -15,6 +15,7 @@ import jax
 from jaxlocal.fast.pooling import average_to
 from jaxlocal.fast.product import product
 from jaxlocal.layers import dense, flat, identity
+from jaxlocal.network import Masked
 
 Coder = Callable[[int], nn.Module]  # number of output units -> module
 
@@ -96,7 +97,7 @@ def linear(width: int) -> nn.Module:
 def pooled(coder: Coder, grid: int = GRID) -> Coder:
     """The same bridge on an image whose cells are averaged, to at most `grid` cells along each axis.
 
-    Whatever is not an image is left as it is.
+    Whatever is not an image is left as it is; of a sequence every bridge reads the mean over the tokens.
 
     Args:
       coder: width -> module.
@@ -118,8 +119,8 @@ def _pooled(coder: Coder, grid: int, width: int) -> nn.Module:
     return nn.Sequential([partial(_average, grid), coder(width)])
 
 
-def _average(grid: int, x: jax.Array) -> jax.Array:
-    return average_to(x, grid) if x.ndim > 2 else x
+def _average(grid: int, x: jax.Array | Masked) -> jax.Array | Masked:
+    return x if isinstance(x, Masked) or x.ndim < 3 else average_to(x, grid)
 
 
 class Codes(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 from jaxlocal import checks
 from jaxlocal.costs import Cost, CostTable, costs
 from jaxlocal.layers import flat
-from jaxlocal.network import Tree, apply_layer
+from jaxlocal.network import Masked, Tree, apply_layer, vocabulary
 from jaxlocal.rule import Batch, Params, Rule, forward_stats, forward_weights
 
 __all__ = [
@@ -143,7 +143,7 @@ def feedback_alignment(rule: Rule, params: Params, x: jax.Array) -> jax.Array:
         raise ValueError("rule: has no feedback from the output to each block; pass jl.rules.dfa, drtp or dkp")
     *hidden, scores = activations(rule, params, x)
     replaced = [flat(a) @ feedback.T for a, feedback in zip(hidden, direct, strict=True)]
-    return jnp.stack([jax.vmap(angle)(a, scores).mean() for a in replaced])
+    return jnp.stack([jnp.nanmean(jax.vmap(angle)(a, scores)) for a in replaced])
 
 
 def activations(rule: Rule, params: Params, x: jax.Array) -> tuple[jax.Array, ...]:
@@ -160,7 +160,8 @@ def layer_outputs(rule: Rule, params: Params, x: jax.Array) -> dict[str, jax.Arr
     """The outputs of all layers by name, which `jl.plots.tsne` and `jl.plots.distances` draw.
 
     These are the raw data, the output of each block, and the network's output. The prediction of Associated Learning
-    continues from the last block through a bridge and decoders, whose outputs are included.
+    continues from the last block through a bridge and decoders, whose outputs are included. Of sequences it is the mean
+    over the tokens, and raw token ids are left out.
 
     Args:
       rule: the rule.
@@ -185,7 +186,7 @@ def layer_outputs(rule: Rule, params: Params, x: jax.Array) -> dict[str, jax.Arr
     def record(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         output = call(*args, **kwargs)
         if context.method_name == "__call__" and not context.module.path:
-            outputs.append(output)
+            outputs.append(flat(output) if isinstance(output, Masked) else output)
         return output
 
     with nn.intercept_methods(record):
@@ -194,7 +195,8 @@ def layer_outputs(rule: Rule, params: Params, x: jax.Array) -> dict[str, jax.Arr
     decoders = range(len(outputs) - blocks - 1, 1, -1)
     names = (*(f"block {i + 1}" for i in range(blocks)), "bridge", *(f"decoder {i}" for i in decoders))
     # The last output is the network's own. Without a bridge, the others belong to the blocks and the names end there.
-    return {"raw data": x, **dict(zip(names, outputs[:-1], strict=False)), "output": scores}
+    raw = {"raw data": x} if vocabulary(rule.net) is None else {}
+    return {**raw, **dict(zip(names, outputs[:-1], strict=False)), "output": scores}
 
 
 def class_distances(features: jax.Array, y: jax.Array) -> ClassDistances:

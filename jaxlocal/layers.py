@@ -11,7 +11,7 @@ from jaxlocal import checks
 from jaxlocal.fast.convolution import convolve
 from jaxlocal.fast.pooling import max_pool
 from jaxlocal.fast.product import product
-from jaxlocal.network import units
+from jaxlocal.network import Masked, units
 
 Activation = Callable[[jax.Array], jax.Array]
 Shape = tuple[int, ...]
@@ -24,9 +24,9 @@ def identity(x: jax.Array) -> jax.Array:
     return x
 
 
-def flat(x: jax.Array) -> jax.Array:
-    """Each example as a vector, row by row."""
-    return x.reshape(x.shape[0], units(x))
+def flat(x: jax.Array | Masked) -> jax.Array:
+    """Each example as a vector: an image row by row, and a sequence as the mean over its tokens."""
+    return x.mean() if isinstance(x, Masked) else x.reshape(x.shape[0], units(x))
 
 
 def _as_input_of(linear: nn.Module, x: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ from jaxlocal import checks
 from jaxlocal.descent import Descent, Settle
 from jaxlocal.fast import ordering
 from jaxlocal.fast.compiler import one_pass
-from jaxlocal.network import Network, Tree, apply_layers, cross_entropy
+from jaxlocal.network import Network, Tree, apply_layers, cross_entropy, vocabulary
 from jaxlocal.outline import OTHERS, Outline
 from jaxlocal.parts import init_forward
 from jaxlocal.rule import (
@@ -80,10 +80,11 @@ def make_rule(
     descent = Descent({role: one_pass(tx) for role, tx in txs.items()}, frozen, settle)
     learn = None if teach else tuple(partial(_learn_alone, part, descent) for part in parts)
     outlines: dict[tuple[tuple[int, ...], ...], Outline] = {}  # of the parameters, by the shapes of an example
+    tokens = vocabulary(net)
 
     def init(key: jax.Array, batch: Batch) -> Params:
         checks.key(key)
-        checks.batch(batch)
+        checks.batch(batch, net)
         _check_output(net, key, batch)
         example = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), batch)  # only the shapes matter
         params = Params(_start(parts, descent, key, example), tuple(leaf.shape[1:] for leaf in example))
@@ -93,7 +94,9 @@ def make_rule(
     def check_params(params: Params) -> None:
         checks.params(params, len(parts))
         if params.shapes not in outlines:  # they come from a checkpoint, or from another rule
-            example = tuple(jax.ShapeDtypeStruct((1, *shape), jnp.float32) for shape in params.shapes)
+            dtypes = jnp.float32 if tokens is None else jnp.int32, jnp.float32
+            pairs = zip(params.shapes, dtypes, strict=True)
+            example = tuple(jax.ShapeDtypeStruct((1, *shape), dtype) for shape, dtype in pairs)
             try:
                 jax.eval_shape(init, jax.random.key(0), example)
             except Exception as error:  # of this library, of Flax, or of a layer of the user's own
@@ -106,7 +109,7 @@ def make_rule(
 
     def check_batch(params: Params, batch: Batch) -> None:
         check_params(params)
-        checks.batch(batch, params.shapes, forward_stats(params))
+        checks.batch(batch, net, params.shapes, forward_stats(params))
 
     def learn_once(roles: Collection[str], components: Components, batch: Batch) -> tuple[Components, Terms]:
         if learn:
@@ -138,7 +141,8 @@ def make_rule(
 
     def predict(params: Params, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         check_params(params)
-        checks.examples("x", x, params.shapes[0])
+        checks.examples("x", x, params.shapes[0], tokens)
+        checks.token_ids("x", x, tokens)
         if key is not None:
             checks.key(key)
         return (scores or layer_by_layer)(params, x, key)

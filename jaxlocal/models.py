@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxlocal import checks
 from jaxlocal.layers import Activation, Block, Head, InitMaker, Residual, conv, dense, he_normal, local
 from jaxlocal.network import Loss, Network, cross_entropy, squared_error
+from jaxlocal.sequence_models import gru_classifier, lstm_classifier, transformer_classifier
 
 DEEPEST = 1202  # layers of a ResNet
 glorot_uniform = nn.initializers.glorot_uniform
@@ -46,7 +47,7 @@ def mlp(
       >>> len(net.blocks)
       2
     """
-    _widths("hidden", hidden)
+    checks.widths("hidden", hidden)
     _options(norm, dropout)
     checks.callables(activation=activation, init=init)
     if not isinstance(loss, Loss):
@@ -332,7 +333,7 @@ def autoencoder(sizes: Sequence[int] = (512, 64, 512), units: int = 784) -> Netw
       >>> net.head.features
       784
     """
-    _widths("sizes", sizes)
+    checks.widths("sizes", sizes)
     checks.positive_int("units", units)
     return mlp(sizes, units, activation=nn.tanh, init=glorot_uniform, loss=squared_error)
 
@@ -369,7 +370,8 @@ def matched(net: Network, components: int, width: int, *, activation: Activation
 # `matched` is not among the networks with a name, because it takes a network.
 _BASIC = mlp, vanilla_cnn, vgg, resnet, conv2, alexnet
 _BARTUNOV = mnist_fc, cifar_fc, mnist_lc, cifar_lc, imagenet_lc, mnist_conv, cifar_conv, imagenet_conv, autoencoder
-ALL: dict[str, Callable[..., Network]] = {make.__name__: make for make in (*_BASIC, *_BARTUNOV)}
+_SEQUENCES = lstm_classifier, gru_classifier, transformer_classifier
+ALL: dict[str, Callable[..., Network]] = {make.__name__: make for make in (*_BASIC, *_BARTUNOV, *_SEQUENCES)}
 
 
 def _tanh_network(
@@ -389,11 +391,3 @@ def _head(classes: int, init: InitMaker, average: bool = False) -> Head:
 def _options(norm: bool, dropout: float) -> None:
     checks.flag("norm", norm)
     checks.share("dropout", dropout)
-
-
-def _widths(name: str, value: Sequence[int]) -> None:
-    if not isinstance(value, list | tuple):
-        example = f"({value},)" if isinstance(value, int) else "(256, 256)"
-        raise TypeError(f"{name}={checks.show(value)}: pass a sequence of widths, such as {name}={example}")
-    for i, width in enumerate(value):
-        checks.positive_int(f"{name}[{i}]", width)

@@ -16,6 +16,22 @@ import optax
 Tree = Any  # a pytree of arrays
 
 
+class Masked(NamedTuple):
+    """Sequences of different lengths in one array: what a layer of `jl.sequences` hands on.
+
+    Every sequence is padded at its end. Whatever stands at the padded places must not change a prediction.
+    """
+
+    values: jax.Array  # (B, T, D)
+    mask: jax.Array  # (B, T), true where there is a token
+
+    def mean(self) -> jax.Array:
+        """The mean over the tokens of each sequence, (B, D); of an empty sequence, zero."""
+        here = self.mask[..., None].astype(self.values.dtype)
+        count = jnp.maximum(jnp.sum(here, axis=1), 1)
+        return jnp.sum(self.values * here, axis=1) / count
+
+
 class Loss(NamedTuple):
     """The loss of each example, and the output `h_L` that belongs to the network's scores.
 
@@ -102,6 +118,14 @@ def init_layer(layer: nn.Module, key: jax.Array, x: jax.Array) -> tuple[Tree, Tr
     return stats.pop("params", {}), stats, y
 
 
+def vocabulary(net: Network) -> int | None:
+    """The number of token ids that the network's first layer can look up; None if its inputs are real numbers.
+
+    A layer that takes whole numbers says so by its attribute `num_embeddings`, as `flax.linen.Embed` does.
+    """
+    return getattr(net.layers[0], "num_embeddings", None)
+
+
 def apply_layer(
     layer: nn.Module, weights: Tree, stats: Tree, x: jax.Array, key: jax.Array | None = None
 ) -> tuple[jax.Array, Tree]:
@@ -112,9 +136,9 @@ def apply_layer(
     """
     options = _options(layer, train=key is not None)
     dtype = _COMPUTES_IN.get()
-    given = x.dtype
+    given = next((leaf.dtype for leaf in jax.tree.leaves(x) if _is_real(leaf)), jnp.float32)
     if dtype is not None:
-        weights, x = jax.tree.map(lambda leaf: leaf.astype(dtype), (weights, x))
+        weights, x = _in_type((weights, x), dtype)
     variables = {"params": weights, **stats}
     # Batch statistics keep their type, so the layer combines them with numbers of the other type.
     with nullcontext() if dtype is None else jax.numpy_dtype_promotion("standard"):
@@ -123,7 +147,16 @@ def apply_layer(
         else:
             y, updated = layer.apply(variables, x, rngs={"dropout": key}, mutable=list(stats), **options)
             stats = dict(updated)
-    return y if dtype is None else y.astype(given), stats
+    return y if dtype is None else _in_type(y, given), stats
+
+
+def _in_type(tree: Tree, dtype: Any) -> Tree:
+    """The tree with its real numbers in this type; token ids and masks stay as they are."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if _is_real(leaf) else leaf, tree)
+
+
+def _is_real(leaf: jax.Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 _COMPUTES_IN: ContextVar[Any] = ContextVar("computes_in", default=None)
@@ -171,6 +204,6 @@ def neighbours(sizes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(islice(numbers, size)) for size in sizes)
 
 
-def units(x: jax.Array) -> int:
-    """The number of units of one example of x (B, …)."""
-    return prod(x.shape[1:])
+def units(x: jax.Array | Masked) -> int:
+    """The number of units of one example of x (B, …); of sequences, those of a token."""
+    return x.values.shape[-1] if isinstance(x, Masked) else prod(x.shape[1:])

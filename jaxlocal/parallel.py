@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxlocal import checks, memory
-from jaxlocal.network import computing_in
+from jaxlocal.network import Network, computing_in
 from jaxlocal.rule import Batch, Params, Placement, Rule
 
 MOST, MANY = 10**6, 1000  # members of an ensemble: at most, and so many that their memory is looked at first
@@ -45,7 +45,7 @@ def ensemble(rule: Rule, n: int) -> Rule:
 
     def init(key: jax.Array, batch: Batch) -> Params:
         checks.keys(key)
-        checks.batch(batch)
+        checks.batch(batch, rule.net)
         typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         if n > MOST:
             raise ValueError(f"n={n}: must be at most {MOST}")
@@ -65,7 +65,7 @@ def ensemble(rule: Rule, n: int) -> Rule:
     def of_each(function: Callable[[Params, Batch], Out]) -> Callable[[Params, Batch], Out]:
         def of_all(params: Params, batch: Batch) -> Out:
             checks.members(params, n)
-            return jax.vmap(function, in_axes=(0, _members_axis(params, batch, n)))(params, batch)
+            return jax.vmap(function, in_axes=(0, _members_axis(rule.net, params, batch, n)))(params, batch)
 
         return of_all
 
@@ -89,11 +89,11 @@ def ensemble(rule: Rule, n: int) -> Rule:
     )
 
 
-def _members_axis(params: Params, batch: Batch, n: int) -> int | None:
+def _members_axis(net: Network, params: Params, batch: Batch, n: int) -> int | None:
     """0 if the batch has an axis of members, None if all members learn from the same batch."""
     shapes = getattr(params, "shapes", None)
     if not shapes or not isinstance(batch, tuple | list) or getattr(batch[0], "ndim", 0) != len(shapes[0]) + 2:
-        checks.batch(batch)
+        checks.batch(batch, net)
         return None
     if batch[0].shape[0] != n:
         raise ValueError(
@@ -141,7 +141,7 @@ def data_parallel(rule: Rule, mesh: Mesh, axis: str = "data") -> Rule:
 
     def spread(function: Callable[[Params, Batch], Out]) -> Callable[[Params, Batch], Out]:
         def over_devices(params: Params, batch: Batch) -> Out:
-            checks.batch(batch)
+            checks.batch(batch, rule.net)
             learned = function(with_sharding_constraint(params, on_every_device), tuple(map(split_examples, batch)))  # type: ignore[arg-type]
             return with_sharding_constraint(learned, on_every_device)
 

@@ -22,7 +22,7 @@ from jax.lax import stop_gradient
 from jaxlocal import checks
 from jaxlocal.layers import Transposed, identity
 from jaxlocal.make import make_rule
-from jaxlocal.network import Network, Tree, apply_layer, units
+from jaxlocal.network import Masked, Network, Tree, apply_layer, units
 from jaxlocal.parts import init_forward, init_helper
 from jaxlocal.rule import Batch, Component, Lesson, Message, Part, Rule, Stats, Weights
 
@@ -104,6 +104,11 @@ class _Algorithm(NamedTuple):
         forward_key, inverse_key, z_key = jax.random.split(key, 3)
         h, _ = message
         weights, stats, (above, y) = init_forward((self.net.layers[i],))(forward_key, message)
+        if isinstance(above, Masked):
+            raise ValueError(
+                f"net.layers[{i}] is {type(self.net.layers[i]).__name__}, which hands on sequences of different "
+                "lengths, and target propagation has no inverse for them; take another rule, such as jl.rules.al or dfa"
+            )
         v = above
         if self._is_head(i):
             weights |= self.output.init(z_key, h)

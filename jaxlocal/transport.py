@@ -2,7 +2,8 @@
 
 That is all that feedback alignment changes in backpropagation, and Kolen-Pollack learning after it. The forward pass
 stays as it is. Inside a layer there may be any number of Flax's linear modules; each of them has its own B, stored in
-the layout of its kernel W. Everything else in a layer is differentiated exactly.
+the layout of its kernel W. Everything else in a layer is differentiated exactly. A table of embeddings needs no B,
+because no error goes further back than to the vectors that were looked up.
 """
 
 import operator
@@ -109,9 +110,11 @@ def _carried_by(feedback: Feedback) -> Iterator[None]:
             return call(stop_gradient(x), *others, **kwargs)
         linear, variables = module.unbind()
         linear = linear.clone(name=CARRIED)  # its own call, below, must not be intercepted again
+        promotion = jax.config.jax_numpy_dtype_promotion  # type: ignore[attr-defined]
 
         def apply(weights: Tree, x: jax.Array) -> jax.Array:
-            return linear.apply({"params": weights}, x, *others, **kwargs)  # type: ignore[return-value]
+            with jax.numpy_dtype_promotion(promotion):  # also on the way back, where mixed precision has ended
+                return linear.apply({"params": weights}, x, *others, **kwargs)  # type: ignore[return-value]
 
         weights = variables["params"]  # in mixed precision these are rounded, and B is rounded likewise
         return carry(apply, weights, feedback[path].astype(weights["kernel"].dtype), x)
@@ -140,19 +143,23 @@ class _Map(NamedTuple):
 def _maps_with_feedback(layers: Layers, weights: tuple[Tree, ...], stats: Stats, x: jax.Array) -> list[_Map]:
     """The linear modules that need a B, in the order of their calls: all but a first one that nothing learns below."""
     calls: list[_Map] = []
+    shapes: list[dict[tuple[str, str], tuple[int, ...]]] = [{} for _ in layers]  # by path and name, of what is covered
 
     def note(layer: int, call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        module = context.module
+        module, path = context.module, "/".join(context.module.path)
         if _is_linear_map(context):
             kernel = module.variables["params"]["kernel"]
-            calls.append(_Map(layer, "/".join(module.path), module.kernel_init, kernel.shape, kernel.dtype))
+            calls.append(_Map(layer, path, module.kernel_init, kernel.shape, kernel.dtype))
+            shapes[layer][path, "kernel"] = kernel.shape
+        if isinstance(module, nn.Embed) and context.method_name == "__call__":
+            shapes[layer][path, "embedding"] = module.num_embeddings, module.features
         return call(*args, **kwargs)
 
     a = x
     for i, layer in enumerate(layers):
         with nn.intercept_methods(partial(note, i)):
             a, _ = jax.eval_shape(partial(apply_layer, layer), weights[i], stats[i], a)
-        _check_covered(i, weights[i], {call.path: call.shape for call in calls if call.layer == i})
+        _check_covered(i, weights[i], shapes[i])
     maps = {(call.layer, call.path): call for call in calls}
     if calls and not _first_map_reads_weights(layers, weights, stats, x):
         del maps[calls[0].layer, calls[0].path]
@@ -176,7 +183,10 @@ def _first_map_reads_weights(layers: Layers, weights: tuple[Tree, ...], stats: S
                 a, _ = apply_layer(layer, weights[i], stats[i], a)
         return next(iter(inputs.values()))
 
-    jaxpr = jax.make_jaxpr(inputs_of_the_first)(weights).jaxpr
+    try:
+        jaxpr = jax.make_jaxpr(inputs_of_the_first)(weights).jaxpr
+    except jax.errors.UnexpectedTracerError:  # a recurrent module, whose later inputs depend on its own weights
+        return True
     needed = {id(v) for v in jaxpr.outvars}
     for equation in reversed(jaxpr.eqns):
         if any(id(v) in needed for v in equation.outvars):
@@ -184,12 +194,12 @@ def _first_map_reads_weights(layers: Layers, weights: tuple[Tree, ...], stats: S
     return any(id(v) in needed for v in jaxpr.invars)
 
 
-def _check_covered(i: int, weights: Tree, shapes: dict[str, tuple[int, ...]]) -> None:
+def _check_covered(i: int, weights: Tree, shapes: dict[tuple[str, str], tuple[int, ...]]) -> None:
     """Refuse a layer with other kernels, through which the true gradient would go: backpropagation in disguise."""
     leaves = zip(jax.tree_util.tree_leaves_with_path(weights), jax.tree.leaves(kernels(weights)), strict=True)
     for (path, leaf), is_kernel in leaves:
         *module, name = (part.key for part in path)
-        if is_kernel and not (name == "kernel" and shapes.get("/".join(module)) == leaf.shape):
+        if is_kernel and shapes.get(("/".join(module), name)) != leaf.shape:
             raise ValueError(
                 f"net.layers[{i}] has weights {'/'.join((*module, name))!r} outside Flax's linear modules, through "
                 f"which feedback alignment cannot carry an error; use {', '.join(m.__name__ for m in LINEAR)}"

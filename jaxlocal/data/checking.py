@@ -5,9 +5,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlocal.checks import finite, pair_of_arrays, show
+from jaxlocal.checks import finite, pair_of_arrays, show, token_ids
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.splits import SPLITS, Splits
+from jaxlocal.network import Network, vocabulary
 
 SPLIT_EXAMPLE = "jl.data.Splits(train=(x, y), validation=(x, y), test=(x, y))"
 
@@ -34,8 +35,24 @@ def check_augmentation(value: Any) -> None:
         raise TypeError(f"augmentation={show(value)}: must be an augmentation, such as jl.augmentation.flip()")
 
 
+def check_inputs(name: str, x: Any, net: Network) -> None:
+    """The inputs are real numbers or pixels, and token ids that the network knows where its first layer takes them."""
+    known = vocabulary(net)
+    if known is None and jnp.issubdtype(x.dtype, jnp.integer) and x.dtype != np.uint8:
+        raise TypeError(
+            f"{name}: x has dtype {x.dtype}, but the network takes real numbers; convert it with x.astype(np.float32), "
+            "or, if x holds token ids, take a network that begins with jl.sequences.Embedding"
+        )
+    if known is not None and x.dtype == np.uint8:
+        raise TypeError(f"{name}: x has dtype uint8, which stands for pixels; give token ids as x.astype(np.int32)")
+    token_ids(f"{name}: x", x, known)
+
+
 def check_pair(name: str, pair: Any) -> None:
-    """The value is a pair (x, y) of equally many examples, at least one, in finite floats or in uint8."""
+    """The value is a pair (x, y) of equally many examples, at least one, in finite floats or in uint8.
+
+    The x of texts holds whole numbers, the token ids.
+    """
     pair_of_arrays(name, pair)
     x, y = pair
     if jnp.issubdtype(y.dtype, jnp.integer) and y.ndim < 2:
@@ -44,7 +61,8 @@ def check_pair(name: str, pair: Any) -> None:
             "with jax.nn.one_hot(y, classes)"
         )
     for leaf, array in zip("xy", pair, strict=True):
-        if not (jnp.issubdtype(array.dtype, jnp.floating) or array.dtype == np.uint8):
+        ids = leaf == "x" and jnp.issubdtype(array.dtype, jnp.integer)
+        if not (ids or jnp.issubdtype(array.dtype, jnp.floating) or array.dtype == np.uint8):
             raise TypeError(
                 f"{name}: {leaf} has dtype {array.dtype}, but must be float32 or uint8; convert it with "
                 f"{leaf}.astype(np.float32)"

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-Pairs = tuple[np.ndarray, np.ndarray]  # x (N, …) and y (N, C): float32, or uint8 where `floats` has yet to be applied
+# x (N, …) and y (N, C): float32, or uint8 where `floats` has yet to be applied; the token ids of texts are int32.
+Pairs = tuple[np.ndarray, np.ndarray]
 
 DEFAULT_VALIDATION = 5000  # at most this many examples are held out for validation by default
 
@@ -25,7 +26,8 @@ SPLITS = Splits._fields
 def floats(pair: tuple[Any, Any]) -> tuple[Any, Any]:
     """The pair (x, y) in float32, for NumPy and JAX arrays. In x, uint8 is divided by 255; float32 is not copied.
 
-    Inside a compiled program this lets a data set stay on the device as uint8, in a quarter of the memory.
+    Inside a compiled program this lets a data set stay on the device as uint8, in a quarter of the memory. Other whole
+    numbers in x are token ids, and stay as they are.
 
     Example:
       >>> x, y = jl.data.floats((np.array([[0, 255]], np.uint8), np.array([[0, 1]], np.uint8)))
@@ -33,7 +35,9 @@ def floats(pair: tuple[Any, Any]) -> tuple[Any, Any]:
       array([[0., 1.]], dtype=float32)
     """
     x, y = pair
-    return _float32(x) / 255 if x.dtype == np.uint8 else _float32(x), _float32(y)
+    if x.dtype == np.uint8:
+        return _float32(x) / 255, _float32(y)
+    return x if np.issubdtype(x.dtype, np.integer) else _float32(x), _float32(y)
 
 
 def autoencoding(splits: Splits) -> Splits:

@@ -69,7 +69,7 @@ def measure(rule: Rule, params: Params, batch: Batch, repeats: int = 5) -> Costs
     for step, component in zip(learn, params.components, strict=True):
         seconds.append(_seconds(step, component, message, repeats))
         _, message, _ = jax.jit(step)(component, message)
-        sizes.append(sum(leaf.nbytes for leaf in message))
+        sizes.append(sum(leaf.nbytes for leaf in jax.tree.leaves(message)))
     return Costs(tuple(seconds), tuple(sizes))
 
 

@@ -76,7 +76,7 @@ class Pipeline:
     def init(self, key: jax.Array, batch: Batch) -> PipelineParams:
         """The parameters of the rule's own `init`, each component made on its device; B is fixed from here on."""
         checks.key(key)
-        checks.batch(batch)
+        checks.batch(batch, self.rule.net)
         layout = self._layout(jax.eval_shape(self.rule.init, key, batch), batch)
         example = jax.tree.map(lambda leaf: leaf[:1], batch)
         return self._at_rest(layout, self._begin(layout, key, example))
@@ -153,7 +153,7 @@ class Pipeline:
 
     def _layout(self, params: Params, batch: Batch) -> Layout:
         shapes: Any
-        checks.batch(batch, params.shapes, forward_stats(params))
+        checks.batch(batch, self.rule.net, params.shapes, forward_stats(params))
         params, shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, batch))
         self._devices.check_split(shapes)
         return lay_out(steps(self.rule), params, shapes, self.stages, self._devices.count, self.room)
@@ -173,7 +173,7 @@ class Pipeline:
         if batch is None:
             return
         entering: Any = _of_one_device(batch, layout.devices) if isinstance(batch, Fed) else batch
-        checks.batch(entering, tuple(leaf.shape[1:] for leaf in layout.batch))
+        checks.batch(entering, self.rule.net, tuple(leaf.shape[1:] for leaf in layout.batch))
         found, wanted = entering[0].shape[0], layout.batch[0].shape[0]
         if found != wanted:
             raise ValueError(

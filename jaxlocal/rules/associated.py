@@ -17,7 +17,7 @@ from jaxlocal.checks import learning_rule
 from jaxlocal.codes import IMAGE_WIDTH, Coder, Codes, lean, linear, one_layer, spread
 from jaxlocal.locality import own, upward
 from jaxlocal.make import make_rule
-from jaxlocal.network import Network, Tree, apply_layer, apply_layers, cross_entropy, evenly, neighbours, units
+from jaxlocal.network import Masked, Network, Tree, apply_layer, apply_layers, cross_entropy, evenly, neighbours, units
 from jaxlocal.parts import init_forward, init_helper
 from jaxlocal.rule import Lesson, Message, Params, Part, Rule, Stats, Weights, forward_weights
 
@@ -137,7 +137,7 @@ class _Associations(NamedTuple):
 
     def width(self, i: int, s: jax.Array) -> int:
         """The units of t_i."""
-        return self.widths[i] or (units(s) if s.ndim == 2 else IMAGE_WIDTH)
+        return self.widths[i] or (IMAGE_WIDTH if _is_image(s) else units(s))
 
     def coders(self, i: int, s: jax.Array, width_below: int) -> Coders:
         """b_i, g_i and h_i, for this s_i and for the units of t_{i-1}."""
@@ -198,6 +198,10 @@ class _Associations(NamedTuple):
         for coders, component in reversed(tuple(zip(used, params.components, strict=True))):
             t = _apply(coders.decoder, component.weights["decoder"], t, key)
         return t
+
+
+def _is_image(s: jax.Array | Masked) -> bool:
+    return not isinstance(s, Masked) and s.ndim > 2
 
 
 def effective(params: Params) -> dict[str, Tree]:

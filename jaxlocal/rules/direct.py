@@ -2,7 +2,8 @@
 
 In all three, block l has the objective ⟨a_l, signal·B_l⟩, with its input a_{l-1} held constant. The gradient of this
 objective in the block's weights is the rule's update of W_l, whatever is inside the block. Its gradient in B_l is DKP's
-update of B_l.
+update of B_l. Where a_l is a sequence, the objective takes its mean over the tokens: each token receives the same
+signal, divided by their number.
 """
 
 from collections.abc import Collection
@@ -201,7 +202,7 @@ def _parts(net: Network, feedback_init: nn.initializers.Initializer) -> tuple[Pa
     def init(block: nn.Module, key: jax.Array, message: Message) -> tuple[Weights, Stats, Message]:
         forward_key, feedback_key = jax.random.split(key)
         weights, stats, (a, y) = init_forward((block,))(forward_key, message)
-        weights["feedback"] = feedback_init(feedback_key, (units(a), units(y)), a.dtype).T
+        weights["feedback"] = feedback_init(feedback_key, (units(a), units(y)), y.dtype).T
         return weights, stats, (a, y)
 
     blocks = (Part((i,), partial(init, block)) for i, block in enumerate(net.blocks))

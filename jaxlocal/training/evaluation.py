@@ -10,7 +10,7 @@ import numpy as np
 from jaxlocal import checks
 from jaxlocal.data import Pairs, floats
 from jaxlocal.data.augmentation import Augmentation
-from jaxlocal.data.checking import check_augmentation, check_pair
+from jaxlocal.data.checking import check_augmentation, check_inputs, check_pair
 from jaxlocal.network import squared_error
 from jaxlocal.rule import Batch, Params, Rule
 from jaxlocal.training.feed import CHUNK_BYTES, take
@@ -117,6 +117,7 @@ def _check(rule: Any, params: Any, data: Any) -> None:
     """These are a rule, parameters of it, and examples with as many targets as it has."""
     checks.rule_and_params(rule, params)
     check_pair("data", data)
+    check_inputs("data", data[0], rule.net)
     if data[1].shape[1:] != params.shapes[1]:
         raise ValueError(
             f"data: y has shape {data[1].shape}, but the parameters were made for y of shape "

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlocal import checks
-from jaxlocal.data import Splits
+from jaxlocal.data import SPLITS, Splits
 from jaxlocal.data.augmentation import Augmentation
-from jaxlocal.data.checking import check_augmentation, check_splits
+from jaxlocal.data.checking import check_augmentation, check_inputs, check_splits
 from jaxlocal.data.streaming import resident
 from jaxlocal.network import Tree
 from jaxlocal.pipeline import Pipeline
@@ -176,7 +176,8 @@ def _check(
         raise TypeError(
             f"rule={checks.show(rule)}: must be a rule, such as jl.rules.dfa(net, tx), or a pipeline of one"
         )
-    members = (rule.rule if isinstance(rule, Pipeline) else rule).placement.members
+    plain = rule.rule if isinstance(rule, Pipeline) else rule
+    members = plain.placement.members
     checks.seed(seed, max(1, members))
     checks.positive_int("epochs", epochs)
     checks.positive_int("batch_size", batch_size)
@@ -184,6 +185,8 @@ def _check(
         checks.positive_int("patience", patience)
     check_augmentation(augmentation)
     check_splits(data)
+    for name, (x, _) in zip(SPLITS[:2], data, strict=False):
+        check_inputs(f"data.{name}", x, plain.net)
     check_batch_size(batch_size, len(data.train[0]))
 
 
