@@ -18,7 +18,7 @@ def lstm_classifier(
     bidirectional: bool = True,
     dropout: float = 0.0,
     pool: Pool = mean,
-    init: nn.initializers.Initializer | None = None,
+    vectors: nn.initializers.Initializer | None = None,
     loss: Loss = cross_entropy,
 ) -> Network:
     """An embedding, one LSTM layer for each of `hidden`, and a linear readout of the mean over the tokens.
@@ -32,7 +32,7 @@ def lstm_classifier(
       bidirectional: whether the layers read in both directions.
       dropout: the share of units left out after each block.
       pool: what the readout makes of a sequence: `jl.sequences.mean`, `last`, or an `AttentionPool()`.
-      init: the embedding's vectors, drawn or given (`jl.sequences.given`).
+      vectors: the initializer of the embedding, or given vectors (`jl.sequences.given`).
       loss: the loss of the readout.
 
     Returns:
@@ -46,7 +46,16 @@ def lstm_classifier(
       3
     """
     return _recurrent(
-        nn.LSTMCell, vocabulary, classes, features, hidden, bidirectional, dropout, pool=pool, init=init, loss=loss
+        nn.LSTMCell,
+        vocabulary,
+        classes,
+        features,
+        hidden,
+        bidirectional,
+        dropout,
+        pool=pool,
+        vectors=vectors,
+        loss=loss,
     )
 
 
@@ -59,7 +68,7 @@ def gru_classifier(
     bidirectional: bool = True,
     dropout: float = 0.0,
     pool: Pool = mean,
-    init: nn.initializers.Initializer | None = None,
+    vectors: nn.initializers.Initializer | None = None,
     loss: Loss = cross_entropy,
 ) -> Network:
     """As `lstm_classifier`, with gated recurrent units.
@@ -74,7 +83,7 @@ def gru_classifier(
       )
     """
     return _recurrent(
-        nn.GRUCell, vocabulary, classes, features, hidden, bidirectional, dropout, pool=pool, init=init, loss=loss
+        nn.GRUCell, vocabulary, classes, features, hidden, bidirectional, dropout, pool=pool, vectors=vectors, loss=loss
     )
 
 
@@ -90,7 +99,7 @@ def transformer_classifier(
     norm_first: bool = True,
     positions: Positions | None = sinusoidal,
     pool: Pool = mean,
-    init: nn.initializers.Initializer | None = None,
+    vectors: nn.initializers.Initializer | None = None,
     loss: Loss = cross_entropy,
 ) -> Network:
     """An embedding with positions, `depth` transformer encoder blocks, and a linear readout of the mean.
@@ -107,7 +116,7 @@ def transformer_classifier(
       norm_first: layer norm before each part of a block, or after it as in the original.
       positions: what is added to every sequence: `jl.sequences.sinusoidal`, a `LearnedPositions(length)`, or None.
       pool: what the readout makes of a sequence: `jl.sequences.mean`, `last`, or an `AttentionPool()`.
-      init: the embedding's vectors, drawn or given (`jl.sequences.given`).
+      vectors: the initializer of the embedding, or given vectors (`jl.sequences.given`).
       loss: the loss of the readout.
 
     Returns:
@@ -123,7 +132,7 @@ def transformer_classifier(
     for name, value in (("depth", depth), ("heads", heads), ("hidden", 1 if hidden is None else hidden)):
         checks.positive_int(name, value)
     checks.flag("norm_first", norm_first)
-    first = _first(vocabulary, features, positions, dropout, init)
+    first = _first(vocabulary, features, positions, dropout, vectors)
     if features % heads:
         raise ValueError(f"heads={heads}: must divide features={features}; take 1, or another number of features")
     blocks = (Encoder(heads, hidden or 4 * features, dropout, norm_first) for _ in range(depth))
@@ -140,13 +149,13 @@ def _recurrent(
     dropout: float,
     *,
     pool: Pool,
-    init: nn.initializers.Initializer | None,
+    vectors: nn.initializers.Initializer | None,
     loss: Loss,
 ) -> Network:
     checks.widths("hidden", hidden)
     checks.flag("bidirectional", bidirectional)
-    first = _first(vocabulary, features, None, dropout, init)
-    layers = (Recurrent(cell(width), bidirectional, dropout) for width in hidden)  # type: ignore[call-arg]
+    first = _first(vocabulary, features, None, dropout, vectors)
+    layers = (Recurrent(cell(features=width), bidirectional, dropout) for width in hidden)  # type: ignore[call-arg]
     return Network((first, *layers), _readout(classes, pool), loss)
 
 
@@ -155,19 +164,19 @@ def _first(
     features: int,
     positions: Positions | None,
     dropout: float,
-    init: nn.initializers.Initializer | None,
+    vectors: nn.initializers.Initializer | None,
 ) -> nn.Module:
     """The embedding, or a dense layer for real numbers."""
     checks.positive_int("features", features)
     checks.share("dropout", dropout)
     if vocabulary is None:
-        if init is not None:
+        if vectors is not None:
             raise ValueError(
-                "init: gives the vectors of token ids, but vocabulary=None means series; leave one of them out"
+                "vectors: are of token ids, but vocabulary=None means series of numbers; leave one of them out"
             )
         return Steps(features, positions, dropout)
     checks.positive_int("vocabulary", vocabulary)
-    return Embedding(vocabulary, features, positions, dropout, **({} if init is None else {"init": init}))
+    return Embedding(vocabulary, features, positions, dropout, vectors or nn.initializers.normal(1.0))
 
 
 def _readout(classes: int, pool: Pool) -> Readout:

@@ -116,22 +116,22 @@ class LearnedPositions(nn.Module):
 class Embedding(nn.Module):
     """A learned vector for each token id (B, T). Everything after the last token that is not 0 is padding.
 
-    `init` draws the vectors, or gives them: `init=jl.sequences.given(vectors)`. To keep them as they are, freeze layer
-    0 of the network, as in `jl.rules.al(net, tx, frozen={0})`.
+    `vectors` draws the vectors, or gives them: `vectors=jl.sequences.given(array)`. To keep them as they are, freeze
+    layer 0 of the network, as in `jl.rules.al(net, tx, frozen={0})`.
     """
 
     num_embeddings: int
     features: int
     positions: Positions | None = None
     dropout: float = 0.0
-    init: nn.initializers.Initializer = nn.initializers.normal(1.0)
+    vectors: nn.initializers.Initializer = nn.initializers.normal(1.0)
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> Masked:
         if x.ndim != 2:
             raise ValueError(f"x has shape {x.shape}, but an embedding takes token ids of shape (B, T)")
         mask = jax.lax.cummax((x != PADDING).astype(jnp.int32), axis=1, reverse=True) > 0
-        values = nn.Embed(self.num_embeddings, self.features, embedding_init=self.init, name="embed")(x)
+        values = nn.Embed(self.num_embeddings, self.features, embedding_init=self.vectors, name="embed")(x)
         return Masked(_entered(values, self.positions, self.dropout, train), mask)
 
 
@@ -159,7 +159,7 @@ def given(vectors: Any) -> nn.initializers.Initializer:
     """An initializer that returns these vectors (number of tokens, features), one for each token id.
 
     Example:
-      >>> layer = jl.sequences.Embedding(3, 2, init=jl.sequences.given(jnp.eye(3)[:, :2]))
+      >>> layer = jl.sequences.Embedding(3, 2, vectors=jl.sequences.given(jnp.eye(3)[:, :2]))
       >>> layer.init_with_output(jax.random.key(0), jnp.array([[1, 0]]))[0].values[0, 0].tolist()
       [0.0, 1.0]
     """
@@ -197,7 +197,7 @@ class Recurrent(nn.Module):
         lengths = jnp.sum(x.mask, axis=1, dtype=jnp.int32)
         start = self.cell.initialize_carry(jax.random.key(0), x.values[:, 0].shape)  # zeros, whatever the key
         start = jax.tree.map(lambda leaf: leaf.astype(x.values.dtype), start)
-        read = [rnn(x.values, initial_carry=start, seq_lengths=lengths) for rnn in directions]
+        read: list[Any] = [rnn(x.values, initial_carry=start, seq_lengths=lengths) for rnn in directions]
         values = jnp.concatenate(read, axis=-1)
         return Masked(nn.Dropout(self.dropout, deterministic=not train)(values), x.mask)
 
