@@ -63,7 +63,7 @@ def measure(rule: Rule, params: Params, batch: Batch, repeats: int = 5) -> Costs
     """
     learn = steps(rule)
     rule.check(params)
-    checks.batch(batch, params.shapes)
+    checks.batch(batch, rule.net, params.shapes)
     checks.positive_int("repeats", repeats)
     seconds, sizes, message = [], [], batch
     for step, component in zip(learn, params.components, strict=True):
