@@ -33,7 +33,7 @@ def dense_net(activation, loss=jl.cross_entropy, **options):
 def conv_net(activation, pool_input=1, **options):
     """A convolution with a stride if nothing is pooled: target propagation has no inverse of pooling."""
     blocks = (
-        conv(3, 3, 1 if "pool" in options or pool_input > 1 else 2, activation, **options),
+        conv(3, 3, 1 if "pool" in options else 2, activation, **options),
         conv(4, 3, 1, activation),
         dense(5, activation, pool_input=pool_input),
     )
@@ -42,12 +42,10 @@ def conv_net(activation, pool_input=1, **options):
 
 NETS = {
     "dense tanh": (dense_net(jnp.tanh), (4,)),
-    "dense elu": (dense_net(nn.elu), (4,)),
     "dense norm": (dense_net(nn.relu, norm=True), (4,)),
-    "dense real": (dense_net(jnp.tanh, jl.squared_error), (4,)),
+    "dense real": (dense_net(nn.elu, jl.squared_error), (4,)),
     "conv strided": (conv_net(jnp.tanh, norm=True), (6, 6, 2)),
-    "conv pooled": (conv_net(nn.relu, norm=True, pool=2), (6, 6, 2)),
-    "dense pooled": (conv_net(nn.relu, pool_input=2, norm=True), (6, 6, 2)),
+    "conv pooled": (conv_net(nn.relu, norm=True, pool=2, pool_input=2), (8, 8, 2)),
 }
 
 
@@ -304,7 +302,7 @@ def test_the_other_inverse_loss(name):
         run_beside_reference(name, *NETS["dense tanh"], jnp.float64, 1e-10, {"noise_preserving": other}, advance)
 
 
-@pytest.mark.parametrize("net", ["dense elu", "conv strided"])
+@pytest.mark.parametrize("net", ["dense tanh", "conv strided"])
 def test_hybrid_targets(net):
     """Bartunov et al., section 5.6: through the learned inverse and the transposed derivative of a layer, mixed."""
     promotion = "standard" if net.startswith("conv") else "strict"  # Flax's batch norm mixes float32 and float64
