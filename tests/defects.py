@@ -133,7 +133,7 @@ DEFECTS = (
         "rules/associated.py",
         '"encoder": upward(n)',
         '"encoder": own(n)',
-        locality("dense-al"),
+        locality("dense dropout-al"),
     ),
     Defect(
         "al by class: every class counts the same, however many examples it has",
