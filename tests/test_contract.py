@@ -111,8 +111,9 @@ def test_predict_reads_exactly_the_effective_weights(name, net):
     assert read - stats == set(jax.tree.leaves(rule.effective(numbered)))
 
 
-@every_rule
+@by_rule([name for name in RULES if name not in FAMILIES])
 def test_vmap_over_runs_is_a_step_of_each(name):
+    """For the families `test_every_member_of_an_ensemble_is_the_rule` shows it."""
     rule, init, step, params, batch = start(name, NETS["dense dropout"])
     runs = params, init(jax.random.key(1), batch)
     together, _ = jax.jit(jax.vmap(rule.step, (0, None)))(jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs), batch)

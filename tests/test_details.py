@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import orbax.checkpoint
 import pytest
-from helpers import NETS, RULES, by_rule, make_batch, same, start
+from helpers import FAMILIES, NETS, RULES, by_rule, make_batch, same, start
 
 import jaxlocal as jl
 from jaxlocal.network import apply_layers
@@ -44,8 +44,10 @@ def test_optimizers_keep_their_states():
     assert_close(forward_weights(params), weights)
 
 
-@without_al
-@pytest.mark.parametrize("net", ["dense norm", "dense dropout"])
+@pytest.mark.parametrize(
+    ("net", "name"),
+    [("dense norm", "bp"), ("dense norm", "tp"), *(("dense dropout", n) for n in FAMILIES if n != "al")],
+)
 def test_predict_is_in_evaluation_mode_unless_it_has_a_key(name, net):
     rule, _, _, params, (x, _) = start(name, NETS[net])
     for key in (None, jax.random.key(3)):

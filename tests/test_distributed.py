@@ -22,7 +22,7 @@ pytestmark = pytest.mark.xdist_group("distributed")
 
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("JAXLOCAL_")},
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", ""),
     "JAX_PLATFORMS": "cpu",
     "PYTHONPATH": str(ROOT),
 }

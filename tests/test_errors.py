@@ -1,5 +1,7 @@
 """Every bad input is one sentence that names the argument, its value and the remedy."""
 
+from functools import cache
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -40,12 +42,18 @@ BAD_BATCHES = {
 }
 
 
+@cache
+def outline(name):
+    """A rule, and the shapes of its parameters."""
+    rule = jl.rules.ALL[name](NET, ADAM)
+    return rule, jax.eval_shape(rule.init, jax.random.key(0), (X, Y))
+
+
 @every_rule
 @pytest.mark.parametrize("case", BAD_BATCHES)
 def test_bad_batch(name, case):
     batch, kind, words = BAD_BATCHES[case]
-    rule = jl.rules.ALL[name](NET, ADAM)
-    params = jax.eval_shape(rule.init, jax.random.key(0), (X, Y))
+    rule, params = outline(name)
     for call in (lambda: rule.init(jax.random.key(0), batch), lambda: rule.update(params, batch)):
         with pytest.raises(kind) as error:
             call()
@@ -54,8 +62,7 @@ def test_bad_batch(name, case):
 
 @every_rule
 def test_batch_of_another_shape_than_at_the_start(name):
-    rule = jl.rules.ALL[name](NET, ADAM)
-    params = jax.eval_shape(rule.init, jax.random.key(0), (X, Y))
+    rule, params = outline(name)
     with pytest.raises(ValueError, match="shape") as error:
         jax.eval_shape(rule.update, params, (X[:, :3], Y))
     says(error, "x", "(8, 3)", "(B, 4", "init")

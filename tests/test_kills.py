@@ -36,9 +36,16 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def start(line):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAXLOCAL_CACHE": str(Path("cache").resolve()),
+        "XLA_FLAGS": "",
+    }
+    del environment["JAX_COMPILATION_CACHE_DIR"]  # a folder of its own, in which it may be killed, too
     return subprocess.Popen(
         [sys.executable, "-m", "jaxlocal.app.cli", *shlex.split(line)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "JAXLOCAL_CACHE": str(Path("cache").resolve()), "XLA_FLAGS": ""},
+        env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

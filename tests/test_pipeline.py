@@ -103,11 +103,11 @@ def close(found, wanted, tolerance=1e-6):
 
 
 CUTS = [
-    ("dense", 1, None),
     ("dense", 2, None),
     ("dense", 3, None),
     ("alike", 8, None),
     ("mixed", 2, (2, 1)),
+    ("drtp", 1, None),
     ("drtp", 3, None),
     ("layer_local", 2, None),
     ("one", 1, None),
