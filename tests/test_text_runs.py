@@ -24,7 +24,6 @@ SMALL = ("features=8", "hidden=[8]", "bidirectional=false")
 TEXTS = Config(
     rule="bp", model="lstm_classifier", data="reviews.csv", epochs=3, lr=0.05, batch_size=8, model_args=SMALL
 )
-learns_texts = pytest.mark.skipif("lstm_classifier" not in jl.models.ALL, reason="no network takes texts yet")
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +72,6 @@ def texts(trained_on_texts):
         (shutil.copytree if name == "run" else shutil.copy)(trained_on_texts / name, name)
 
 
-@learns_texts
 def test_a_run_of_texts_keeps_their_encoding(texts, run):
     encoding = jl.data.Encoding.load(Path("run"))
     assert encoding == jl.data.load_text("reviews.csv").encoding
@@ -90,7 +88,6 @@ def test_the_settings_of_texts_reach_the_data(run):
     assert text.encoding(data.encoding) == "texts: 2 classes, 9 known tokens, the first 5 of each text"
 
 
-@learns_texts
 def test_texts_are_predicted_without_the_file_that_was_learned(texts, run, monkeypatch):
     Path("reviews.csv").unlink()
     code, out, error = run("predict run 'A GOOD day' 'bad bad film' ''")
@@ -110,7 +107,6 @@ def test_texts_are_predicted_without_the_file_that_was_learned(texts, run, monke
     assert [one.probability for one in again] == pytest.approx([rows[0]["probability"]] * 300)
 
 
-@learns_texts
 def test_a_resumed_run_has_its_own_tokenizer(texts, run, monkeypatch):
     monkeypatch.setattr(jl.data.Tokenizer, "train", None)
     code, out, _ = run("train --resume --out run --epochs 4")
@@ -118,12 +114,11 @@ def test_a_resumed_run_has_its_own_tokenizer(texts, run, monkeypatch):
     assert run("eval run --best")[0] == 0
 
 
-@learns_texts
 def test_a_changed_file_is_refused_but_may_be_measured(texts, run):
     write("reviews.csv", [("a fine day", "poor"), ("an odd film", "fine")] * 10)
     for line in ("train --resume --out run", "eval run", "plot run"):
         code, _, error = run(line)
-        assert code == 2 and "--data=reviews.csv: has changed since the run began; restore the file" in error
+        assert code == 2 and "data=reviews.csv: has changed since the run began; restore the file" in error
     code, out, _ = run("eval run --data reviews.csv")
     assert code == 0 and "last (epoch 3)" in out
     write("other.csv", [("a good day", "fine"), ("a bad day", "bad")] * 3)
@@ -135,7 +130,6 @@ def test_a_changed_file_is_refused_but_may_be_measured(texts, run):
     assert code == 2 and "--length=3: the run in run has none" in error
 
 
-@learns_texts
 @pytest.mark.parametrize("name", ["text.json", "tokenizer.json"])
 def test_a_damaged_encoding_is_one_sentence(name, texts, run):
     kept = Path("run", name).read_bytes()
@@ -146,14 +140,12 @@ def test_a_damaged_encoding_is_one_sentence(name, texts, run):
             assert code == 2 and error.endswith("text.json or tokenizer.json is damaged or missing; restore both\n")
 
 
-@learns_texts
 @pytest.mark.slow
 def test_a_run_of_texts_is_drawn(texts, run):
     code, out, _ = run("plot run")
     assert code == 0 and out.split() == [f"run/{name}.png" for name in ("curves", "alignment", "distances", "tsne")]
 
 
-@learns_texts
 @pytest.mark.slow
 def test_a_search_over_texts(run):
     write("reviews.csv", REVIEWS)
@@ -168,10 +160,9 @@ def test_a_search_over_texts(run):
     ("line", "complaint"),
     [
         ("train --data none.csv", "--data=none.csv: there is no such file; check the path"),
-        pytest.param(
+        (
             "train --data sentences",
             "--model=mlp: takes no texts, and sentences holds texts; take lstm_classifier or ",
-            marks=learns_texts,
         ),
         ("train --data sentences --tokenizer wrd", "--tokenizer=wrd: unknown name; did you mean word?"),
         ("train --data sentences --vocabulary 0", "--vocabulary=0: must be at least 1"),
@@ -181,20 +172,21 @@ def test_a_search_over_texts(run):
         ("train --length 8", "--length=8: digits holds no texts; leave it out, or take a .csv file"),
         ("predict", "RUN: is missing; name the folder of a run"),
         ("predict none text", "'none' holds no run; name a folder that jaxlocal train has made"),
-        pytest.param(
+        (
             "train --model lstm_classifier",
             "--model=lstm_classifier: takes texts, and digits holds none; take another network, or --data sentences",
-            marks=learns_texts,
         ),
-        pytest.param(
+        (
             "train --model lstm_classifier --data sentences --augment jitter",
             "--augment: changes images, but the examples are texts; leave it out",
-            marks=learns_texts,
         ),
-        pytest.param(
+        (
             "train --model lstm_classifier --data sentences --model-args vocabulary=5",
             "--model-args=vocabulary: is the number of tokens of the data; limit it by --vocabulary",
-            marks=learns_texts,
+        ),
+        (
+            "train --model transformer_classifier --data sentences --model-args positions=cosine",
+            "--model-args positions=cosine: unknown name; did you mean",
         ),
     ],
 )

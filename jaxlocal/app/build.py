@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxlocal import checks, codes, memory, models, parallel, rules
+from jaxlocal import checks, codes, memory, models, parallel, rules, sequences
 from jaxlocal.app.settings import OF_TEXTS, Config, ConfigError, check, flag, known, pairs
 from jaxlocal.data import Encoding, Splits, augmentation, floats, load, load_encoded, load_text
 from jaxlocal.data.augmentation import Augmentation
@@ -44,6 +44,8 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
     "codes": {"lean": codes.lean, "paper": codes.paper},
     **dict.fromkeys(("bridge", "encoder", "decoder", "readout"), codes.ALL),
     "loss": {"cross_entropy": cross_entropy, "squared_error": squared_error},
+    "pool": {"mean": sequences.mean, "last": sequences.last, "attention": sequences.AttentionPool()},
+    "positions": {"sinusoidal": sequences.sinusoidal, "none": None},
 }
 
 
