@@ -76,11 +76,8 @@ def gru_classifier(
     Reference: Cho et al., 2014.
 
     Example:
-      >>> jl.models.gru_classifier(vocabulary=1000, classes=4).blocks[1].cell
-      GRUCell(
-          # attributes
-          features = 64
-      )
+      >>> type(jl.models.gru_classifier(vocabulary=1000, classes=4).blocks[1].cell).__name__
+      'GRUCell'
     """
     return _recurrent(
         nn.GRUCell, vocabulary, classes, features, hidden, bidirectional, dropout, pool=pool, vectors=vectors, loss=loss
