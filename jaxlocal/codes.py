@@ -119,8 +119,10 @@ def _pooled(coder: Coder, grid: int, width: int) -> nn.Module:
     return nn.Sequential([partial(_average, grid), coder(width)])
 
 
-def _average(grid: int, x: jax.Array | Masked) -> jax.Array | Masked:
-    return x if isinstance(x, Masked) or x.ndim < 3 else average_to(x, grid)
+def _average(grid: int, x: jax.Array | Masked) -> jax.Array:
+    if isinstance(x, Masked):
+        return x.mean()  # a tuple, which Flax would hand to the coder as two arguments
+    return x if x.ndim < 3 else average_to(x, grid)
 
 
 class Codes(NamedTuple):

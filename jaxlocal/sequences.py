@@ -194,7 +194,7 @@ class Recurrent(nn.Module):
         onward = nn.RNN(self.cell.clone(parent=None), name="onward")
         backward = nn.RNN(self.cell.clone(parent=None), name="backward", reverse=True, keep_order=True)
         directions = [onward, backward] if self.bidirectional else [onward]
-        lengths = jnp.sum(x.mask, axis=1, dtype=jnp.int32)
+        lengths = jnp.sum(x.mask, axis=1)  # in JAX's own type for whole numbers, as Flax compares them with jnp.arange
         start = self.cell.initialize_carry(jax.random.key(0), x.values[:, 0].shape)  # zeros, whatever the key
         start = jax.tree.map(lambda leaf: leaf.astype(x.values.dtype), start)
         read: list[Any] = [rnn(x.values, initial_carry=start, seq_lengths=lengths) for rnn in directions]

@@ -1,0 +1,147 @@
+"""Associated Learning on sequences agrees with a NumPy reference, which is itself proven by finite differences.
+
+The reference reads every sequence by itself and without its padding, so agreement also shows that padding counts
+nowhere: neither in the gates of a backward LSTM, nor in the attention, nor in the mean that a bridge reads.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference_sequences as ref
+
+import jaxlocal as jl
+from jaxlocal.sequences import Embedding, Encoder, Readout, Recurrent, sinusoidal
+
+RATE, CLASSES, VOCABULARY = 0.5, 3, 7
+IDS = [[1, 2, 3, 2, 5], [3, 0, 6], [4], []]  # token 0 inside a sequence is a token; the last sequence is empty
+Y = np.eye(CLASSES)[[0, 1, 2, 1]]
+POST = partial(ref.encoder, norm_first=False)
+WITH_POSITIONS = partial(ref.embedding, with_positions=True)
+# The blocks of a network, and the same as functions of the reference.
+CASES = {
+    "lstm": ((Embedding(VOCABULARY, 4), Recurrent(nn.LSTMCell(3))), (ref.embedding, ref.lstm)),
+    "lstm both": ((Embedding(VOCABULARY, 4), Recurrent(nn.LSTMCell(3), bidirectional=True)), (ref.embedding, ref.lstm)),
+    "encoder": (
+        (Embedding(VOCABULARY, 4, sinusoidal), Encoder(2, 5)),
+        (WITH_POSITIONS, ref.encoder),
+    ),
+    "encoder post": (
+        (Embedding(VOCABULARY, 4, sinusoidal), Encoder(2, 5, norm_first=False)),
+        (WITH_POSITIONS, POST),
+    ),
+}
+
+
+def drawn(tree, seed=0):
+    """A tree of the same shapes, whose numbers are drawn, biases and scales too."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape) / 2, tree)
+
+
+def padded(ids):
+    return jnp.asarray([row + [0] * (6 - len(row)) for row in ids], jnp.int32)
+
+
+def components_of(params):
+    """The weights of each component, with the names that the reference gives them."""
+    weights = jax.tree.map(np.asarray, [c.weights for c in params.components])
+    return [w | {"forward": w["forward"][0], "bridge": w["bridge"]["layers_1"]} for w in weights]
+
+
+def start(name):
+    """A rule and parameters whose numbers are all drawn, in float64."""
+    blocks, _ = CASES[name]
+    rule = jl.rules.al(jl.Network(blocks, Readout(CLASSES)), optax.sgd(RATE), width=5)
+    params = jax.eval_shape(rule.init, jax.random.key(0), (padded(IDS), jnp.asarray(Y, jnp.float32)))
+    components = tuple(
+        c.replace(weights=drawn(c.weights, i), key=jax.random.key(i), count=jnp.zeros((), jnp.int32))
+        for i, c in enumerate(params.components)
+    )
+    return rule, params.replace(components=jax.tree.map(jnp.asarray, components))
+
+
+def assert_close(ours, theirs, tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, tolerance, tolerance), ours, theirs)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_associated_learning_is_the_reference(name):
+    """Local losses, predictions, and all weights after each of three steps, to 1e-10 in float64."""
+    _, fs = CASES[name]
+    promotion = "standard" if name.startswith("encoder") else "strict"  # Flax's layer norm mixes float32 and float64
+    with jax.enable_x64(True), jax.numpy_dtype_promotion(promotion):
+        rule, params = start(name)
+        batch = padded(IDS), jnp.asarray(Y)
+        step, theirs = jax.jit(rule.step), components_of(params)
+        rows = [np.array(row, int) for row in IDS]
+        # The encoder and the decoder have twice the rate by default, as in the paper.
+        rates = {"forward": RATE, "bridge": RATE, "encoder": 2 * RATE, "decoder": 2 * RATE}
+        for _ in range(3):
+            params, info = step(params, batch)
+            losses, grads = ref.al_gradients(fs, theirs, rows, Y)
+            theirs = [
+                {role: jax.tree.map(lambda w, g, rate=rates[role]: w - rate * g, w[role], g[role]) for role in w}
+                for w, g in zip(theirs, grads, strict=True)
+            ]
+            np.testing.assert_allclose(info.losses, np.sum(losses, axis=1), rtol=1e-10)
+            assert_close(components_of(params), theirs, 1e-10)
+        np.testing.assert_allclose(rule.predict(params, batch[0]), ref.al_predict(fs, theirs, rows), rtol=1e-10)
+
+
+def numeric(value, array, h=1e-6):
+    """Central differences of value() by every entry of an array, which is changed in place and restored."""
+    found = np.zeros_like(array)
+    for i in np.ndindex(array.shape):
+        old = array[i]
+        ends = []
+        for array[i] in (old + h, old - h):
+            ends.append(value())
+        array[i] = old
+        found[i] = (ends[0] - ends[1]) / (2 * h)
+    return found
+
+
+def assert_derivative(grads, value, weights):
+    """The gradients are the derivatives of value() by the weights, a tree of arrays."""
+    found = jax.tree.map(lambda array: numeric(value, array), weights)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8), grads, found)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_blocks_of_the_reference_by_finite_differences(name):
+    """The derivatives of a random linear function of a block's output, by its input and by all of its weights."""
+    _, (_, f) = CASES[name]
+    with jax.enable_x64(True):
+        w = components_of(start(name)[1])[1]["forward"]
+    w = jax.tree.map(np.copy, w)
+    x = np.random.default_rng(1).normal(size=(4, 4))
+    out, back = f(w, x)
+    v = np.random.default_rng(2).normal(size=out.shape)
+    dx, grads = back(v)
+    assert_derivative({"x": dx, "w": grads}, lambda: (f(w, x)[0] * v).sum(), {"x": x, "w": w})
+
+
+def test_the_components_of_the_reference_by_finite_differences():
+    """The first loss is that of f and b, with t as a constant; the second is that of g and h."""
+    fs = CASES["lstm both"][1]
+    with jax.enable_x64(True):
+        components = jax.tree.map(np.copy, components_of(start("lstm both")[1]))
+    s, t = [np.array(row, int) for row in IDS], Y
+    for f, w in zip(fs, components, strict=True):
+        _, grads, s_above, t_above = ref.al_component(f, w, s, t)
+        for roles, term in ((("forward", "bridge"), 0), (("encoder", "decoder"), 1)):
+            ours, theirs = ({role: tree[role] for role in roles} for tree in (grads, w))
+            assert_derivative(ours, lambda w=w, f=f, s=s, t=t, i=term: ref.al_component(f, w, s, t)[0][i], theirs)
+        s, t = s_above, t_above
+
+
+def test_positions_are_those_of_the_equation_one_by_one():
+    found = ref.positions(5, 4)
+    for p, j in np.ndindex(5, 2):
+        angle = p / 10000 ** (2 * j / 4)
+        np.testing.assert_allclose(found[p, [j, 2 + j]], [np.sin(angle), np.cos(angle)])
