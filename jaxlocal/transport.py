@@ -176,22 +176,24 @@ def _first_map_reads_weights(layers: Layers, weights: tuple[Tree, ...], stats: S
             inputs.setdefault(name, []).append(args[0] if args else kwargs["inputs"])
         return call(*args, **kwargs)
 
-    def inputs_of_the_first(weights: tuple[Tree, ...]) -> list[jax.Array]:
-        a = x
+    def inputs_of_the_first(weights: tuple[Tree, ...], stats: Stats, a: jax.Array) -> list[jax.Array]:
         for i, layer in enumerate(layers):
             with nn.intercept_methods(partial(note, i)):
                 a, _ = apply_layer(layer, weights[i], stats[i], a)
         return next(iter(inputs.values()))
 
     try:
-        jaxpr = jax.make_jaxpr(inputs_of_the_first)(weights).jaxpr
-    except jax.errors.UnexpectedTracerError:  # a recurrent module, whose later inputs depend on its own weights
-        return True
+        closed = jax.make_jaxpr(inputs_of_the_first)(weights, stats, x)
+    except jax.errors.UnexpectedTracerError:
+        return True  # as below, in versions of JAX that notice it
+    if any(isinstance(constant, jax.core.Tracer) for constant in closed.consts):
+        return True  # of the loop of a recurrent module, whose later inputs depend on its own weights
+    jaxpr = closed.jaxpr
     needed = {id(v) for v in jaxpr.outvars}
     for equation in reversed(jaxpr.eqns):
         if any(id(v) in needed for v in equation.outvars):
             needed |= {id(v) for v in equation.invars}
-    return any(id(v) in needed for v in jaxpr.invars)
+    return any(id(v) in needed for v in jaxpr.invars[: len(jax.tree.leaves(weights))])
 
 
 def _check_covered(i: int, weights: Tree, shapes: dict[tuple[str, str], tuple[int, ...]]) -> None:

@@ -48,6 +48,16 @@ def by_rule(names, quick=tuple(RULES)):
     return pytest.mark.parametrize("name", cases)
 
 
+def by_case(cases, quick=()):
+    """As `by_rule`, for pairs of a rule and a net. Of those on sequences, all but the quick ones are marked slow."""
+    params = []
+    for name, net in cases:
+        slow = net in SEQUENCES and (name, net) not in quick
+        marks = [pytest.mark.xdist_group(name), *([pytest.mark.slow] if slow else [])]
+        params.append(pytest.param(name, net, id=f"{net}-{name}", marks=marks))
+    return pytest.mark.parametrize(("name", "net"), params)
+
+
 NETS = {
     "dense": jl.models.mlp((7, 6, 5), classes=3),
     "dense norm": jl.models.mlp((7, 6, 5), classes=3, norm=True),
@@ -56,16 +66,29 @@ NETS = {
         (jl.layers.conv(3, stride=2, norm=True), jl.layers.local(4, stride=2), jl.layers.dense(5)),
         jl.layers.Head(3),
     ),
+    "lstm": jl.models.lstm_classifier(7, 3, features=4, hidden=(3,)),
+    "transformer": jl.models.transformer_classifier(7, 3, features=4, depth=1, heads=2, hidden=5, dropout=0.3),
 }
+SEQUENCES = "lstm", "transformer"
+ON_SEQUENCES = "bp", "al", "fa", "kp", "dfa", "drtp", "dkp"
 
 
 def make_batch(net, batch_size=8, seed=0):
     """A random batch for one of the nets."""
     rng = np.random.default_rng(seed)
+    y = np.eye(3)[rng.integers(3, size=batch_size)]
+    if any(net is NETS[name] for name in SEQUENCES):
+        return jnp.asarray(token_ids(rng, batch_size)), jnp.asarray(y, jnp.float32)
     shape = (6, 6, 2) if net is NETS["conv"] else (4,)
     x = rng.normal(size=(batch_size, *shape))
-    y = np.eye(3)[rng.integers(3, size=batch_size)]
     return jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
+
+
+def token_ids(rng, count, steps=5, known=7):
+    """Sequences of random lengths, padded with 0. The first is as long as can be, and the last is empty."""
+    lengths = np.array([steps, *rng.integers(1, steps, size=count - 2), 0])
+    ids = rng.integers(1, known, size=(count, steps), dtype=np.int32)
+    return np.where(np.arange(steps) < lengths[:, None], ids, 0).astype(np.int32)
 
 
 def slow(*values):

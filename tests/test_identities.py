@@ -3,17 +3,19 @@
 from dataclasses import replace
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import NETS, make_batch
+from helpers import NETS, make_batch, slow
 
 import jaxlocal as jl
 from jaxlocal.network import apply_layer
 from jaxlocal.rule import forward_weights
 from jaxlocal.rules.target_prop import difference
+from jaxlocal.sequences import Embedding, Encoder, Readout, Recurrent
 from jaxlocal.targets import squared_distance
 
 SGD = optax.sgd(0.1)
@@ -63,10 +65,20 @@ def run(rule, params, batches):
 
 @pytest.mark.parametrize(
     ("rule", "net"),
-    [("kp", "dense norm"), ("fa", "dense dropout"), ("fa", "conv"), ("fa", "resnet"), ("kp", "resnet")],
+    [
+        ("kp", "dense norm"),
+        ("fa", "dense dropout"),
+        ("fa", "conv"),
+        ("fa", "resnet"),
+        ("kp", "resnet"),
+        ("fa", "lstm"),
+        ("fa", "transformer"),
+        slow("kp", "lstm"),
+        slow("kp", "transformer"),
+    ],
 )
 def test_feedback_through_the_transposed_weights_is_backprop(rule, net):
-    """Also on a ResNet, whose shortcuts and batch norm the rules treat like any layer."""
+    """Also on a ResNet, whose shortcuts and batch norm the rules treat like any layer, through time and attention."""
     make, settings = jl.rules.ALL[rule], {"decay": 0.0} if rule == "kp" else {}
     net = RESNET if net == "resnet" else NETS[net]
     batch = image_batch() if net is RESNET else make_batch(net)
@@ -105,9 +117,10 @@ def test_kolen_pollack_from_the_transposed_weights_with_equal_decay_stays_backpr
     assert_close(params.components[0].weights["feedback"], after.components[0].weights["feedback"])
 
 
-def test_kolen_pollack_brings_weights_and_feedback_together_by_the_decay():
+@pytest.mark.parametrize("net", ["dense", slow("lstm"), slow("transformer")])
+def test_kolen_pollack_brings_weights_and_feedback_together_by_the_decay(net):
     """Equation 11: W - B shrinks by the factor 1 - λ in each step, whatever the data."""
-    net, decay, steps = NETS["dense"], 0.05, 10
+    net, decay, steps = NETS[net], 0.05, 10
     batches = [make_batch(net, seed=seed) for seed in range(steps)]
     kp = jl.rules.kp(net, SGD, decay=decay)
     before = kp.init(jax.random.key(0), batches[0])
@@ -129,6 +142,27 @@ def test_direct_feedback_with_one_hidden_layer_is_feedback_alignment():
     through = with_weights(through, "forward", forward_weights(direct))
     through = with_weights(through, "feedback", ({}, {"linear": direct.components[0].weights["feedback"].T}))
     assert_close(forward_weights(run(dfa, direct, [batch])), forward_weights(run(fa, through, [batch])))
+
+
+@pytest.mark.parametrize("block", ["embedding", "lstm", "encoder"])
+def test_direct_feedback_of_one_sequence_block_through_the_transposed_head_is_backprop(block):
+    """Both send every token the same error, divided by their number, as the readout takes the mean over the tokens."""
+    block, of_tokens = {
+        "embedding": (Embedding(7, 4), True),
+        "lstm": (Recurrent(nn.LSTMCell(3), bidirectional=True), False),
+        "encoder": (Encoder(2, 5), False),
+    }[block]
+    net = jl.Network((block,), Readout(3))
+    ids, y = make_batch(NETS["lstm"])
+    x = ids if of_tokens else jax.random.normal(jax.random.key(2), (8, 5, 4))
+    dfa, bp = jl.rules.dfa(net, SGD), jl.rules.bp(net, SGD)
+    direct, params = dfa.init(jax.random.key(0), (x, y)), bp.init(jax.random.key(0), (x, y))
+    first, head = direct.components
+    kernel = head.weights["forward"][0]["linear"]["kernel"]
+    first = replace(first, weights=first.weights | {"feedback": kernel.T})
+    theirs = with_weights(params, "forward", forward_weights(direct))
+    ours = run(dfa, replace(direct, components=(first, head)), [(x, y)])
+    assert_close(forward_weights(ours), forward_weights(run(bp, theirs, [(x, y)])))
 
 
 def test_direct_kolen_pollack_with_one_hidden_layer_is_kolen_pollack():
