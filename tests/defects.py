@@ -511,8 +511,8 @@ DEFECTS = (
     Defect(
         "dfa: B has the scale of a layer from the output",
         "rules/direct.py",
-        "(units(a), units(y)), a.dtype).T",
-        "(units(y), units(a)), a.dtype)",
+        "(units(a), units(y)), y.dtype).T",
+        "(units(y), units(a)), y.dtype)",
         details("direct_feedback_has_the_scale_of_a_layer_from_its_block_to_the_output"),
     ),
     Defect(
@@ -714,7 +714,7 @@ DEFECTS = (
     Defect(
         "mixed_precision: weights are rounded, but not what they are applied to",
         "network.py",
-        "weights, x = jax.tree.map(lambda leaf: leaf.astype(dtype), (weights, x))",
+        "weights, x = _in_type((weights, x), dtype)",
         "weights = jax.tree.map(lambda leaf: leaf.astype(dtype).astype(leaf.dtype), weights)",
         parallel("layers_compute_in_fewer_bits_and_nothing_else_does[bp]"),
     ),
