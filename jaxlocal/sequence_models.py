@@ -173,7 +173,7 @@ def _first(
             )
         return Steps(features, positions, dropout)
     checks.positive_int("vocabulary", vocabulary)
-    return Embedding(vocabulary, features, positions, dropout, vectors or nn.initializers.normal(1.0))
+    return Embedding(vocabulary, features, positions, dropout, vectors or nn.linear.default_embed_init)
 
 
 def _readout(classes: int, pool: Pool) -> Readout:

@@ -124,7 +124,7 @@ class Embedding(nn.Module):
     features: int
     positions: Positions | None = None
     dropout: float = 0.0
-    vectors: nn.initializers.Initializer = nn.initializers.normal(1.0)
+    vectors: nn.initializers.Initializer = nn.linear.default_embed_init
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> Masked:
@@ -132,6 +132,8 @@ class Embedding(nn.Module):
             raise ValueError(f"x has shape {x.shape}, but an embedding takes token ids of shape (B, T)")
         mask = jax.lax.cummax((x != PADDING).astype(jnp.int32), axis=1, reverse=True) > 0
         values = nn.Embed(self.num_embeddings, self.features, embedding_init=self.vectors, name="embed")(x)
+        if self.positions is not None:  # then the vectors have the size of the positions
+            values = values * jnp.sqrt(jnp.asarray(self.features, values.dtype))
         return Masked(_entered(values, self.positions, self.dropout, train), mask)
 
 

@@ -14,10 +14,10 @@ import pytest
 from lab_helpers import few_digits, main
 
 import jaxlocal as jl
-from experiments.lab import training
+from experiments.lab import searched, training
 from experiments.lab.experiment import Budget, Experiment, Recorded
 from experiments.lab.training import Case, Steps, Trained
-from experiments.papers.al import bridges, depth, searched, shared, table4, table7
+from experiments.papers.al import bridges, depth, shared, table4, table7
 from jaxlocal.training import DivergedError
 
 STEPS = Steps(10, 100)

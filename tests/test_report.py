@@ -9,9 +9,9 @@ from helpers import ROOT
 from experiments.beyond import tuning
 from experiments.lab import figures, records, report
 from experiments.lab.findings import FINDINGS
+from experiments.lab.searched import Searched
 from experiments.lab.training import Case
 from experiments.papers.al import shared
-from experiments.papers.al.searched import Searched
 
 FILES = [path for path in (ROOT / "experiments").rglob("*.py") if "EXPERIMENT = Experiment(" in path.read_text()]
 MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sorted(FILES)]
@@ -29,7 +29,7 @@ def test_the_page_is_what_the_records_say():
 
 
 def test_an_experiment_says_which_module_it_is():
-    assert len(EXPERIMENTS) == 30
+    assert len(EXPERIMENTS) == 31
     for module, made in EXPERIMENTS.items():
         assert made.command == f"python -m {module.removesuffix('.__main__')}"
         assert made.name in (made.module.removeprefix("papers.").replace(".", "_"), made.module.partition(".")[2]) or (

@@ -13,9 +13,9 @@ from experiments.beyond import resnet, tuning
 from experiments.lab import training
 from experiments.lab.experiment import Budget
 from experiments.lab.report import EXPERIMENTS
+from experiments.lab.searched import Searched
 from experiments.lab.training import Case, Steps
 from experiments.papers.al import shared, table3, table7, tables5_6
-from experiments.papers.al.searched import Searched
 
 IMAGES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3), "cifar100": (32, 32, 3)}
 CASES = {

@@ -15,6 +15,7 @@ from experiments.lab import figures, records, tables
 from experiments.lab.experiment import Experiment, spent
 from experiments.lab.findings import FINDINGS
 from experiments.papers.al import bridges, depth, table2, table3, table4, table7, tables5_6
+from experiments.papers.al_text import classification as al_text
 from experiments.papers.bartunov import figure4, figure5, figures6_7, section3_2, section5_6
 from experiments.papers.bartunov import table1 as bartunov_table1
 from experiments.papers.bartunov import table2 as bartunov_table2
@@ -31,7 +32,7 @@ EXPERIMENTS: Sequence[Experiment] = [
     module.EXPERIMENT
     for module in (
         *(table2, table3, table4, tables5_6, table7, bridges, depth),
-        *(pipeline, tuning, resnet, frontier),
+        *(al_text, pipeline, tuning, resnet, frontier),
         *(bartunov_table1, figure4, figure5, figures6_7, section3_2, section5_6, bartunov_table2),
         *(dkp_table1, figure2, dkp_table2),
     )
@@ -51,6 +52,13 @@ PICTURES: Mapping[str, Mapping[str, str]] = {
     },
     "al_bridges": {"al_bridges": "Learning curves with bridges and without"},
     "al_depth": {"al_depth": "Accuracy and gradients against depth"},
+    "al_text_classification": {
+        "al_text_trec6": "Learning curves on TREC's questions",
+        "al_text_sst2": "Learning curves on the Stanford Sentiment Treebank",
+        "al_text_ag_news_10k": "Learning curves on a part of AG News",
+        "al_text_imdb": "Learning curves on IMDb",
+        "al_text_digits": "Learning curves on the digits, row by row",
+    },
     "beyond_pipeline": {"al_table1": "Which component works on which batch at which time"},
     "beyond_tuning": {"beyond_tuning": "Validation error against each setting"},
     "beyond_resnet": {"beyond_resnet": "Learning curves of ResNet-8"},

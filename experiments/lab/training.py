@@ -63,6 +63,7 @@ class Case(NamedTuple):
     examples: int | None = None  # the number of training examples; by default all
     measure: Callable[[Trained], Mapping[str, Any]] | None = None  # numbers in addition to the accuracies
     paper_train: Paper | None = None
+    load: Callable[[], Splits] | None = None  # of the data, if they are no images
 
     @property
     def lacks(self) -> str:
@@ -133,7 +134,7 @@ class _Training:
 
     def __init__(self, case: Case, task: Task):
         self._case, self._task = case, task
-        splits = images(case.data, case.size)
+        splits = case.load() if case.load else images(case.data, case.size)
         x, y = splits.train
         self._splits = splits._replace(train=(x[: case.examples], y[: case.examples]))
         self._augmentation = case.prepare(self._splits)

@@ -14,8 +14,8 @@ import jaxlocal as jl
 from experiments.lab import figures
 from experiments.lab.experiment import Budget, Experiment
 from experiments.lab.main import main
+from experiments.lab.searched import rates_in_words, searched
 from experiments.lab.training import Case, Steps
-from experiments.papers.al.searched import RATES_IN_WORDS, searched
 from experiments.papers.al.shared import COSINE, NARROW, TUNED_BATCH, cosine_adam
 from jaxlocal.codes import Coder, hidden_layer, one_layer
 
@@ -71,7 +71,7 @@ EXPERIMENT = Experiment(
     note=(
         f"MNIST, {COMPONENTS} layers of {NARROW} units, each a component, codes of as many units. `hidden` has the "
         "bridges of the authors' code, `layer` bridges without their hidden layer, and `none` no bridges. "
-        f"{RATES_IN_WORDS}"
+        f"{rates_in_words()}"
     ),
     draw=figures.curves("al_bridges", "Associated Learning with bridges and without, on MNIST", loss=False),
 )

@@ -19,8 +19,8 @@ from experiments.lab import figures
 from experiments.lab.experiment import Budget, Experiment, Recorded, comparison
 from experiments.lab.main import main
 from experiments.lab.records import Row
+from experiments.lab.searched import rates_in_words, searched
 from experiments.lab.training import Case, Steps, Trained
-from experiments.papers.al.searched import RATES_IN_WORDS, searched
 from experiments.papers.al.shared import COSINE, TUNED_BATCH, cosine_adam
 from jaxlocal.data import floats
 
@@ -134,7 +134,7 @@ EXPERIMENT = Experiment(
         "a readout with cross entropy; Associated Learning predicts through as many decoders again. The norms are "
         "those of the kernels' gradients for new weights, each of its own loss: their sizes cannot be compared between "
         "the "
-        f"rules, but their ratio from layer to layer can. {RATES_IN_WORDS}"
+        f"rules, but their ratio from layer to layer can. {rates_in_words()}"
     ),
     tables=(comparison, table),
     draw=draw,

@@ -5,8 +5,8 @@ from functools import partial
 from experiments.lab import figures
 from experiments.lab.experiment import Budget, Experiment
 from experiments.lab.main import main
+from experiments.lab.searched import rates_in_words, searched
 from experiments.lab.training import Case
-from experiments.papers.al.searched import RATES_IN_WORDS, searched
 from experiments.papers.al.shared import (
     COSINE,
     LETTERS_FOLD,
@@ -82,7 +82,7 @@ EXPERIMENT = Experiment(
         "the settings that a search on MNIST found for either rule (`beyond_tuning`), and no jitter. `mlp_512` is the "
         "same with a rate of its own. With codes of 256 units, AL has half of BP's prediction parameters. `cnn_small` "
         "is the vanilla CNN on images of 16 by 16 pixels, its rate falling to zero by a cosine. "
-        f"`mlp_512` and `cnn_small`: {RATES_IN_WORDS[0].lower()}{RATES_IN_WORDS[1:]}"
+        f"Of `mlp_512` and `cnn_small`: {rates_in_words()}"
     ),
     tables=(partial(compared, {"arXiv's test %": of_rows(ARXIV)}),),
     draw=figures.curves("al_table3", "CIFAR-10 (JPEG copies)", loss=False),

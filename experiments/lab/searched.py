@@ -1,7 +1,7 @@
 """A row whose rate is chosen on the validation set before its seeds are trained."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -12,10 +12,6 @@ from jaxlocal.files import write_whole
 from jaxlocal.training import DivergedError
 
 RATES = 3e-4, 1e-3, 3e-3, 1e-2
-RATES_IN_WORDS = (
-    f"Each row has chosen its rate among {', '.join(f'{rate:g}' for rate in RATES)} on the validation set, after a "
-    "third of the epochs; the trials are in its record."
-)
 SHARE = 3  # the whole training is this many times as long as that with each of the rates
 
 
@@ -70,10 +66,18 @@ class Searched(NamedTuple):
                 file.unlink()  # otherwise `--again` would find it
 
 
-def searched(make: Callable[[float], Mapping[str, Case]]) -> dict[str, Searched]:
+def searched(make: Callable[[float], Mapping[str, Case]], rates: Sequence[float] = RATES) -> dict[str, Searched]:
     """The rows that `make` gives for a rate; each of them chooses among the same rates."""
-    made = {rate: make(rate) for rate in RATES}
-    return {row: Searched({rate: cases[row] for rate, cases in made.items()}) for row in made[RATES[0]]}
+    made = {rate: make(rate) for rate in rates}
+    return {row: Searched({rate: cases[row] for rate, cases in made.items()}) for row in made[rates[0]]}
+
+
+def rates_in_words(rates: Sequence[float] = RATES) -> str:
+    """The search, as a sentence."""
+    return (
+        f"Each row has chosen its rate among {', '.join(f'{rate:g}' for rate in rates)} on the validation set, after a "
+        "third of the epochs; the trials are in its record."
+    )
 
 
 def _tried(case: Case, rate: float, epochs: int, task: Task) -> Row | None:

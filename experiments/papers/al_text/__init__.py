@@ -1,0 +1,1 @@
+"""Associated Learning beyond images: texts and a series of numbers."""
