@@ -618,7 +618,7 @@ DEFECTS = (
         "fast/convolution.py",
         "jnp.flip(kernel, tuple(spatial)).swapaxes(-1, -2)",
         "kernel.swapaxes(-1, -2)",
-        "test_convolution.py::test_values_and_gradients_are_jaxs[2]",
+        "test_convolution.py::test_values_and_gradients_are_jaxs[shifted products-2-False]",
     ),
     Defect(
         "fit: every epoch takes the examples in the same order",
