@@ -39,6 +39,23 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+@pytest.fixture(scope="module")
+def drawn_once():
+    """A picture of a name is drawn once in a module; the next ones of this name are files that nobody looks at."""
+    from matplotlib.figure import Figure  # slow, and most tests draw nothing
+
+    draw, drawn = Figure.savefig, set()
+
+    def save(figure, path, **options):
+        name = Path(path).name
+        draw(figure, path, **options) if name not in drawn else Path(path).write_bytes(b"\x89PNG")
+        drawn.add(name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield
+
+
 LARGE = 3 * 2**30  # bytes
 STATM = Path("/proc/self/statm")  # Linux only; elsewhere nothing is measured and nothing is given back
 

@@ -20,6 +20,8 @@ from experiments.lab.training import Case, Steps, Trained
 from experiments.papers.al import bridges, depth, shared, table4, table7
 from jaxlocal.training import DivergedError
 
+pytestmark = pytest.mark.usefixtures("drawn_once")
+
 STEPS = Steps(10, 100)
 
 

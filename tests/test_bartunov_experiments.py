@@ -27,6 +27,8 @@ from experiments.papers.bartunov import (
 )
 from jaxlocal.data.splits import autoencoding
 
+pytestmark = [pytest.mark.usefixtures("drawn_once"), pytest.mark.xdist_group("bartunov")]
+
 ALL = [figure4, figure5, figures6_7, table2]
 
 

@@ -23,6 +23,8 @@ from jaxlocal.app import Config, ConfigError, build, cli, runs, settings
 from jaxlocal.training import Interrupted, session
 from jaxlocal.version import __version__
 
+pytestmark = [pytest.mark.usefixtures("drawn_once"), pytest.mark.xdist_group("cli")]
+
 TINY = "--rule bp --epochs 2 --model-args hidden=[8]"
 
 

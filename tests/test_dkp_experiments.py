@@ -16,6 +16,8 @@ from experiments.lab.training import Steps
 from experiments.papers.dkp import figure2, table1, table2
 from jaxlocal.rule import Component
 
+pytestmark = [pytest.mark.usefixtures("drawn_once"), pytest.mark.xdist_group("dkp")]
+
 STEPS = Steps(10, 100)
 NAMES = list(table2.IMAGES["cifar100"].paper)
 

@@ -21,6 +21,8 @@ from experiments.lab.training import Case
 from jaxlocal import flags as types
 from jaxlocal.training import session
 
+pytestmark = [pytest.mark.usefixtures("drawn_once"), pytest.mark.xdist_group("lab")]
+
 FIELDS = {"experiment", "command", "commit", "source", "date", "versions", "device", "settings", "note", "rows"}
 
 

@@ -11,6 +11,8 @@ from experiments.beyond import frontier
 from experiments.lab.experiment import Budget, CannotRun, Recorded, Task
 from experiments.speed import compile_time, costs, shared, time_to_accuracy
 
+pytestmark = [pytest.mark.usefixtures("drawn_once"), pytest.mark.xdist_group("lean")]
+
 SHORT = Budget(epochs=2, seeds=2)
 TINY = frontier.Problem("digits", jl.models.mlp((8, 8)), "tiny", 2, (1, 2), SHORT, SHORT, batch=16, longer=True)
 

@@ -23,6 +23,8 @@ from jaxlocal.app import folder as folders
 from jaxlocal.pipeline import Costs
 from jaxlocal.training import NotSavedError, best_epoch, goodness, session
 
+pytestmark = [pytest.mark.usefixtures("drawn_once"), pytest.mark.xdist_group("runs")]
+
 # 137 steps an epoch, in shares of 25.
 TINY = Config(rule="bp", epochs=3, batch_size=8, model_args=("hidden=[8]",))
 STOP = 137 + 50  # in the middle of an epoch

@@ -17,6 +17,8 @@ from jaxlocal import search
 from jaxlocal.search import Trial
 from jaxlocal.search.fingerprint import fingerprint
 
+pytestmark = pytest.mark.xdist_group("search")
+
 NET = jl.models.mlp((6, 5))
 DATA = jl.data.Splits(*((x[:n], y[:n]) for n, (x, y) in zip((64, 50, 50), jl.data.digits(), strict=True)))
 SHORT = {"epochs": 2, "batch_size": 16}

@@ -18,6 +18,8 @@ from jaxlocal.training import Interrupted, NotSavedError, Session, fit, learner,
 from jaxlocal.training.checkpoints import Checkpoints, MismatchError
 from jaxlocal.training.session import reason
 
+pytestmark = pytest.mark.xdist_group("session")
+
 RULE = jl.rules.al(jl.models.mlp((6, 5)), optax.adam(1e-2))
 DATA = jl.data.Splits(*((x[:n], y[:n]) for n, (x, y) in zip((64, 30, 20), jl.data.digits(), strict=True)))
 STEPS = 64 // 8

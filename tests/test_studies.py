@@ -17,6 +17,8 @@ from experiments.lab.searched import Searched
 from experiments.lab.training import Case, Steps
 from experiments.papers.al import shared, table3, table7, tables5_6
 
+pytestmark = [pytest.mark.usefixtures("drawn_once"), pytest.mark.xdist_group("studies")]
+
 IMAGES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3), "cifar100": (32, 32, 3)}
 CASES = {
     f"{experiment.name}-{row}": case

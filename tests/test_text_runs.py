@@ -19,6 +19,8 @@ import jaxlocal as jl
 from jaxlocal import app
 from jaxlocal.app import Config, build, cli, text
 
+pytestmark = [pytest.mark.usefixtures("drawn_once"), pytest.mark.xdist_group("text runs")]
+
 pytest.importorskip("tokenizers")
 SMALL = ("features=8", "hidden=[8]", "bidirectional=false")
 TEXTS = Config(

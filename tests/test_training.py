@@ -13,6 +13,8 @@ from helpers import NETS, make_batch, same
 import jaxlocal as jl
 from jaxlocal.training import DivergedError, evaluate, evaluation, fit, learner, loop
 
+pytestmark = pytest.mark.xdist_group("training")
+
 NET = jl.models.mlp((8, 6))
 # With plain gradient descent different programs of the same steps have the same bits; Adam's roundings may differ.
 AL = jl.rules.al(NET, optax.adam(1e-2))
