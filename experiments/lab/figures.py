@@ -53,7 +53,8 @@ def curves(name: str, title: str, prefix: str = "", loss: bool = True) -> Draw:
 
     def draw(recorded: Recorded) -> dict[str, "Figure"]:
         rows = recorded.rows().items()
-        runs = {row.removeprefix(prefix): line["history"] for row, line in rows if row.startswith(prefix)}
+        trained = {row: line["history"] for row, line in rows if "history" in line}
+        runs = {row.removeprefix(prefix): history for row, history in trained.items() if row.startswith(prefix)}
         return {name: learning(runs, title, loss)} if runs else {}
 
     return draw
