@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import RULES, plain, same, slow
+from helpers import RULES, plain, same, slow, token_ids
 
 import jaxlocal as jl
 from jaxlocal.layers import Residual, dense, local
+from jaxlocal.network import vocabulary
 from jaxlocal.pipeline.packing import unpack
+from jaxlocal.sequences import Convolution, Embedding, Encoder, Readout, Recurrent, Steps, sinusoidal
 
 BATCHES = 6
 adam = optax.adam(1e-2)
@@ -39,6 +41,16 @@ RULE = {
     "layer_local": RULES["layer_local"](jl.models.mlp((7, 6), classes=3), adam),
     "one": al(jl.models.mlp((7,), classes=3)),
 }
+# Every kind of block for sequences, in three components: token ids, and a series of real numbers.
+SEQUENCES = {
+    "lstm": al(jl.models.lstm_classifier(7, 3, features=4, hidden=(3, 5))),
+    "gru": al(jl.models.gru_classifier(7, 3, features=4, hidden=(3, 5), dropout=0.3)),
+    "transformer": al(jl.models.transformer_classifier(7, 3, features=4, heads=2, hidden=5, dropout=0.3)),
+    "post": al(jl.models.transformer_classifier(7, 3, features=4, heads=2, hidden=5, norm_first=False)),
+    "convolution": al(jl.Network((Embedding(7, 4), Convolution(5), Convolution(3, kernel=2)), Readout(3))),
+    "series": al(jl.Network((Steps(4, sinusoidal), Recurrent(nn.GRUCell(3)), Encoder(1, 5)), Readout(3))),
+}
+RULE |= SEQUENCES
 
 
 @cache
@@ -46,8 +58,10 @@ def batches(name):
     """The batches that a rule is trained on, (T, B, …)."""
     rng = np.random.default_rng(0)
     classes = 4 if name == "alike" else 3
-    x = rng.normal(size=(BATCHES, 8, *((6, 6, 2) if name == "mixed" else (4,))))
+    x = rng.normal(size=(BATCHES, 8, *{"mixed": (6, 6, 2), "series": (5, 2)}.get(name, (4,))))
     y = np.eye(classes)[rng.integers(classes, size=(BATCHES, 8))]
+    if vocabulary(RULE[name].net):
+        return jnp.asarray([token_ids(rng, 8) for _ in range(BATCHES)]), jnp.asarray(y, jnp.float32)
     return jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
 
 
@@ -151,6 +165,22 @@ def test_ticks_and_a_drain_are_sequential_updates(name, devices, stages):
     for i in range(BATCHES):
         params = pipe.update(params, batch(name, i))
         assert same(pipe.drain(params), wanted[i + 1])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[group(name), *([] if name == "transformer" else [pytest.mark.slow])])
+        for name in SEQUENCES
+    ],
+)
+def test_sequences_on_three_devices_bit_for_bit(name):
+    """The messages hold masked sequences, of token ids with padding; dropout draws the same."""
+    pipe, wanted = pipeline(name, 3), sequential(name).params
+    params = start(name, pipe)
+    params = ticks(name, pipe, params, range(3))
+    assert same(pipe.drain(params), wanted[3])
+    assert same(pipe.drain(ticks(name, pipe, params, range(3, BATCHES))), wanted[-1])
 
 
 @pytest.mark.parametrize(
