@@ -1,9 +1,9 @@
 """Write the recorded tables into the pages: python docs/tables.py.
 
 A table's place is between the lines <!-- NAME --> and <!-- end -->. Its record is experiments/records/NAME.json. Three
-tables summarise several records or columns: <!-- bench -->, <!-- papers --> and <!-- pipeline/depth -->. Three more
-stand for an experiment with many records, and have its picture below them if it is drawn: <!-- costs -->,
-<!-- frontier --> and <!-- time_to_accuracy -->; <!-- advantage --> is the second table of the last one.
+tables summarise several records or columns: <!-- bench -->, <!-- papers --> and <!-- pipeline/depth -->. Four more
+stand for an experiment with many records, and have its picture below them if it is drawn: <!-- al_text -->,
+<!-- costs -->, <!-- frontier --> and <!-- time_to_accuracy -->; <!-- advantage --> is the second table of the last one.
 """
 
 import re
@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))  # the experiments are no part of the package
 from experiments.beyond import frontier  # noqa: E402
 from experiments.demos import digits, mnist  # noqa: E402
 from experiments.lab import figures, records, report, tables  # noqa: E402
+from experiments.papers.al_text import classification  # noqa: E402
 from experiments.speed import costs, time_to_accuracy  # noqa: E402
 from experiments.speed.bench import __main__ as bench  # noqa: E402
 from experiments.speed.bench import overview  # noqa: E402
@@ -23,6 +24,7 @@ from experiments.speed.bench import overview  # noqa: E402
 PLACE = re.compile(r"^<!-- ([a-z][a-z0-9_/]*) -->\n(?:.*\n)*?<!-- end -->$", re.MULTILINE)
 COMPARISONS = {experiment.name: experiment for experiment in (digits.EXPERIMENT, mnist.EXPERIMENT)}
 WHOLE = {
+    "al_text": classification.EXPERIMENT,
     "costs": costs.EXPERIMENT,
     "frontier": frontier.EXPERIMENT,
     "time_to_accuracy": time_to_accuracy.EXPERIMENT,
