@@ -189,24 +189,25 @@ def examples(name: str, x: Any, shape: tuple[int, ...] | None = None, known: int
 
     It holds real numbers or, where the size of a vocabulary is known, token ids.
     """
+    array = name.rpartition(" ")[2]  # of "batch: x" the x
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
-        raise TypeError(f"{name}={show(x)} is not an array; convert it with jnp.asarray({name})")
+        raise TypeError(f"{name}={show(x)} is not an array; convert it with jnp.asarray({array})")
     if known is None and not jnp.issubdtype(x.dtype, jnp.floating):
         bytes_ = "jl.data.floats((x, y)), which divides the bytes of images by 255"
-        remedy = bytes_ if x.dtype == jnp.uint8 else ".astype(jnp.float32)"
+        remedy = bytes_ if x.dtype == jnp.uint8 else f"{array}.astype(jnp.float32)"
         raise TypeError(f"{name} has dtype {x.dtype}, but must be floating point; convert it with {remedy}")
     if known is not None and not jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(
             f"{name} has dtype {x.dtype}, but the network's first layer takes token ids, whole numbers from 0 to "
-            f"{known - 1}; convert it with {name}.astype(jnp.int32)"
+            f"{known - 1}; convert it with {array}.astype(jnp.int32)"
         )
     if x.ndim < 2:
         raise ValueError(
-            f"{name} has shape {x.shape}, but must be (B, …), examples first; add an axis with {name}[:, None]"
+            f"{name} has shape {x.shape}, but must be (B, …), examples first; add an axis with {array}[:, None]"
         )
     if shape is not None and x.shape[1:] != shape:
         raise ValueError(
-            f"{name} has shape {x.shape}, but the parameters were made for {name} of shape "
+            f"{name} has shape {x.shape}, but the parameters were made for {array} of shape "
             f"(B, {', '.join(map(str, shape))}); reshape it, or call init with such a batch"
         )
 

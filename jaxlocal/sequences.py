@@ -63,12 +63,12 @@ def last(x: Masked) -> jax.Array:
 
 
 class AttentionPool(nn.Module):
-    """A mean over the tokens, weighted by the softmax of a learned score."""
+    """A mean over the tokens, weighted by the softmax of a learned score; of an empty sequence, zero."""
 
     @nn.compact
     def __call__(self, x: Masked) -> jax.Array:
         scores = nn.Dense(1, name="score")(x.values)[..., 0]
-        weights = softmax(jnp.where(x.mask, scores, jnp.finfo(scores.dtype).min))
+        weights = softmax(jnp.where(x.mask, scores, jnp.finfo(scores.dtype).min)) * x.mask.astype(scores.dtype)
         return jnp.sum(weights[..., None] * x.values, axis=1)
 
 
@@ -129,7 +129,9 @@ class Embedding(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> Masked:
         if x.ndim != 2:
-            raise ValueError(f"x has shape {x.shape}, but an embedding takes token ids of shape (B, T)")
+            raise ValueError(
+                f"x has shape {x.shape}, but an embedding takes token ids of shape (B, T); give each text a row of ids"
+            )
         mask = jax.lax.cummax((x != PADDING).astype(jnp.int32), axis=1, reverse=True) > 0
         values = nn.Embed(self.num_embeddings, self.features, embedding_init=self.vectors, name="embed")(x)
         if self.positions is not None:  # then the vectors have the size of the positions

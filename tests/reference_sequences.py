@@ -7,7 +7,7 @@ that they have in the library.
 
 References:
   Hochreiter and Schmidhuber, 1997, with the forget gate of Gers et al., 2000.
-  Vaswani et al., 2017, sections 3.1 to 3.3 and 3.5.
+  Vaswani et al., 2017, sections 3.1 to 3.5.
   Kao and Chen, 2021, equations 4.1 to 4.8.
 """
 
@@ -42,16 +42,18 @@ def positions(steps, features):
 
 
 def embedding(w, ids, with_positions=False):
-    """e_t = E[x_t] (+ position t);  dE[k] = the sum of de_t over all t with x_t = k. Token ids have no derivative."""
+    """e_t = E[x_t], or sqrt(D) E[x_t] + position t (section 3.4);  dE[k] = the sum of de_t over all t with x_t = k,
+    times sqrt(D) with positions. Token ids have no derivative."""
     table = w["embed"]["embedding"]
-    e = table[ids]
+    scale = np.sqrt(table.shape[1]) if with_positions else 1
 
     def back(de):
         d_table = np.zeros_like(table)
         for t, k in enumerate(ids):
-            d_table[k] += de[t]
+            d_table[k] += scale * de[t]
         return None, {"embed": {"embedding": d_table}}
 
+    e = scale * table[ids]
     return (e + positions(*e.shape) if with_positions else e), back
 
 
