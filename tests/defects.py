@@ -124,7 +124,7 @@ DEFECTS = (
     Defect(
         "al: the bridge has the autoencoder's optimizer",
         "rules/associated.py",
-        '"bridge": tx,',
+        '"bridge": bridge_tx or tx,',
         '"bridge": autoencoder_tx,',
         equations("al-dense tanh"),
     ),

@@ -472,10 +472,10 @@ def average_cells_backward(d, cells, shape):
     return np.einsum("rh,cw,brck->bhwk", rows, columns, d.reshape(len(d), len(rows), len(columns), shape[3]))
 
 
-def al_step(components, x, y, lr, auto_lr, cells=None):
+def al_step(components, x, y, lr, auto_lr, cells=None, label_loss=None):
     """MSE(b_i(s_i), t_i) trains f_i, b_i by lr; MSE(h_i(g_i(t_{i-1})), t_{i-1}) trains g_i, h_i by auto_lr;
     s_i = f_i(s_{i-1}), t_i = g_i(t_{i-1}), s_0 = x, t_0 = y (eqs. 4.1, 4.4, 4.7). With `cells`, b_i reads the means of
-    an image over its cells
+    an image over its cells. With `label_loss`, that is the second term of the first component
     -> (components, [(associated loss, autoencoder loss), ...])."""
     s, t, new, losses = x, y, [], []
     for c in components:
@@ -486,7 +486,8 @@ def al_step(components, x, y, lr, auto_lr, cells=None):
         associated, d = mse(bs[-1], gs[-1])
         d, b_grads = stack_backward(c["b"], b_caches, d)
         _, f_grads = stack_backward(c["f"], f_caches, average_cells_backward(d, cells, fs[-1].shape))
-        autoencoder, d = mse(ds[-1], t)
+        first = t is y and label_loss
+        autoencoder, d = task_loss(ds[-1], y, label_loss)[::2] if first else mse(ds[-1], t)
         d, h_grads = stack_backward(c["h"], h_caches, d)
         _, g_grads = stack_backward(c["g"], g_caches, d)
         new.append(

@@ -142,6 +142,16 @@ def test_associated_learnings_second_rate_is_twice_the_first_by_default():
     assert_close(*([c.weights for c in jax.jit(rule.update)(init(rule, batch), batch).components] for rule in rules))
 
 
+def test_the_bridge_has_an_optimizer_of_its_own():
+    batch = make_batch(NET)
+    rule = jl.rules.al(NET, SGD, bridge_tx=optax.sgd(0.0))
+    before = init(rule, batch)
+    after = jax.jit(rule.update)(before, batch)
+    for old, new in zip(before.components, after.components, strict=True):
+        assert same(old.weights["bridge"], new.weights["bridge"])
+        assert not same(old.weights["forward"], new.weights["forward"])
+
+
 @pytest.mark.parametrize(
     ("settings", "shapes", "codes"),
     [

@@ -163,8 +163,10 @@ def targets(step, *settings, **options):
     return advance
 
 
-def step_al(s, x, y, loss, noise, cells=None):
-    components, losses = reference.al_step(s["components"], x, y, RATE, SECOND_RATE, cells)
+def step_al(s, x, y, loss, noise, cells=None, label_loss=None):
+    if label_loss == "ce":
+        s["components"][0]["h"][-1]["act"] = "linear"  # it gives logits
+    components, losses = reference.al_step(s["components"], x, y, RATE, SECOND_RATE, cells, label_loss)
     return {"components": components}, [sum(pair) for pair in losses]
 
 
@@ -281,15 +283,18 @@ LEAN = {"codes": jl.codes.lean, "width": 6, "bridge": jl.codes.pooled(jl.codes.o
         ("conv pooled", LEAN | {"components": 2}),
         ("dense tanh", {"by_class": True}),
         ("conv strided", LEAN | {"by_class": True}),
+        ("dense tanh", {"label_loss": jl.cross_entropy}),
+        ("dense tanh", {"label_loss": jl.cross_entropy, "by_class": True}),
     ],
-    ids=["lean", "lean conv", "lean, two components", "by class", "lean conv, by class"],
+    ids=["lean", "lean conv", "lean, two components", "by class", "lean conv, by class", "labels", "labels, by class"],
 )
 def test_other_codes_of_associated_learning(net, settings):
     """The same reference, example by example, for lean codes, and for codes that are computed once for each class."""
     cells = 2 if "bridge" in settings else None
     promotion = "standard" if net.startswith("conv") else "strict"  # Flax's batch norm mixes float32 and float64
     with jax.enable_x64(True), jax.numpy_dtype_promotion(promotion):
-        run_beside_reference("al", *NETS[net], jnp.float64, 1e-10, settings, partial(step_al, cells=cells))
+        step = partial(step_al, cells=cells, label_loss="ce" if "label_loss" in settings else None)
+        run_beside_reference("al", *NETS[net], jnp.float64, 1e-10, settings, step)
 
 
 @pytest.mark.parametrize("name", TARGET_PROP)

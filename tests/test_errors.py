@@ -147,6 +147,7 @@ BAD_SETTINGS = [
     ("bp", {"frozen": None}, TypeError, ["frozen=None", "set"]),
     ("bp", {"frozen": {True}}, TypeError, ["frozen={True}", "set"]),
     ("al", {"bridge": nn.Dense(8)}, TypeError, ["bridge=Dense", "function"]),
+    ("al", {"label_loss": "cross_entropy"}, TypeError, ["label_loss='cross_entropy'", "jl.Loss"]),
     ("al", {"autoencoder_tx": optax.sgd(-1.0)}, ValueError, ["autoencoder_tx", "negative"]),
     ("al", {"components": 4}, ValueError, ["components=4", "3 blocks", "1 to 3"]),
     ("al", {"components": 0}, ValueError, ["components=0", "at least 1"]),

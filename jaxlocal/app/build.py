@@ -43,7 +43,7 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
     "init": {name: getattr(nn.initializers, name) for name in ("he_normal", "glorot_uniform", "lecun_normal")},
     "codes": {"lean": codes.lean, "paper": codes.paper},
     **dict.fromkeys(("bridge", "encoder", "decoder", "readout"), codes.ALL),
-    "loss": {"cross_entropy": cross_entropy, "squared_error": squared_error},
+    **{name: {"cross_entropy": cross_entropy, "squared_error": squared_error} for name in ("loss", "label_loss")},
     "pool": {"mean": sequences.mean, "last": sequences.last, "attention": sequences.AttentionPool()},
     "positions": {"sinusoidal": sequences.sinusoidal, "none": None},
 }

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlocal.app.build import Built
+from jaxlocal.app.build import Built, arguments
 from jaxlocal.app.settings import Config, ConfigError, shown
 from jaxlocal.data import floats
 from jaxlocal.data.augmentation import Augmentation
@@ -40,8 +40,9 @@ def predictions(config: Config, built: Built, params: Params, inputs: Iterable[s
         raise ConfigError("predict: this run has no classes, its targets are real numbers; call rule.predict in Python")
     encoding = built.encoding
     names = encoding.classes if encoding else list(map(str, range(built.data.train[1].shape[-1])))
-    # The decoders of Associated Learning end in a sigmoid: its scores are between 0 and 1 already.
-    normalise = _shares if config.rule == "al" else jax.nn.softmax
+    # The last decoder of Associated Learning ends in a sigmoid, if it is not another one: its scores are from 0 to 1.
+    given = arguments("--rule-args", config.rule_args)
+    normalise = _shares if config.rule == "al" and not given.keys() & {"label_loss", "readout"} else jax.nn.softmax
     classify = partial(_probabilities, built.plain, normalise, built.augmentation, params)
     rest = iter(inputs)
     while some := list(islice(rest, PIECE)):

@@ -17,7 +17,18 @@ from jaxlocal.checks import learning_rule
 from jaxlocal.codes import IMAGE_WIDTH, Coder, Codes, lean, linear, one_layer, spread
 from jaxlocal.locality import own, upward
 from jaxlocal.make import make_rule
-from jaxlocal.network import Masked, Network, Tree, apply_layer, apply_layers, cross_entropy, evenly, neighbours, units
+from jaxlocal.network import (
+    Loss,
+    Masked,
+    Network,
+    Tree,
+    apply_layer,
+    apply_layers,
+    cross_entropy,
+    evenly,
+    neighbours,
+    units,
+)
 from jaxlocal.parts import init_forward, init_helper
 from jaxlocal.rule import Lesson, Message, Params, Part, Rule, Stats, Weights, forward_weights
 
@@ -35,6 +46,8 @@ def al(
     encoder: Coder | None = None,
     decoder: Coder | None = None,
     readout: Coder | None = None,
+    label_loss: Loss | None = None,
+    bridge_tx: optax.GradientTransformation | None = None,
     by_class: bool = False,
     frozen: Collection[int] = (),
 ) -> Rule:
@@ -64,7 +77,7 @@ def al(
 
     Args:
       net: the network; its blocks, alone or in groups, are the associated functions f_i.
-      tx: the optimizer of f and b.
+      tx: the optimizer of f, and by default of b.
       autoencoder_tx: the optimizer of g and h; by default `tx` with its moves doubled: the paper's twice the rate.
       components: None for one component per block; a number, to cut the blocks into that many components of about the
         same size; or the number of blocks of each component, such as (1, 3, 3, 3) for ResNet-20. Fewer components are
@@ -75,6 +88,9 @@ def al(
       encoder: width -> g_i.
       decoder: width of t_{i-1} -> h_i, for i > 1.
       readout: number of targets -> h_1.
+      label_loss: how far h_1(t_1) is from y; by default the mean squared error. With `jl.cross_entropy`, as in the
+        paper's successor (ICLR 2022), h_1 is linear, and the prediction holds logits.
+      bridge_tx: the optimizer of b.
       by_class: whether the codes are computed once for each class.
       frozen: numbers of the blocks that keep their weights.
 
@@ -101,15 +117,16 @@ def al(
     f = tuple(tuple(net.blocks[layer] for layer in layers) for layers in groups)
     of_classes = net.loss == cross_entropy
     encoder = codes.encoder or (spread if of_classes else one_layer)
-    readout = codes.readout or (codes.decoder if of_classes else linear)
+    _check_label_loss(label_loss)
+    readout = codes.readout or (codes.decoder if of_classes and label_loss is None else linear)
     decoders = readout, *(codes.decoder for _ in groups[1:])
-    pairs = _Associations(f, _widths(codes.width, n), codes.bridge, encoder, decoders, by_class)
+    pairs = _Associations(f, _widths(codes.width, n), codes.bridge, encoder, decoders, label_loss, by_class)
     parts = tuple(Part(layers, partial(pairs.init, i), partial(pairs.teach, i)) for i, layers in enumerate(groups))
     autoencoder_tx = autoencoder_tx or optax.chain(tx, optax.scale(2.0))
     return make_rule(
         net,
         parts,
-        {"forward": tx, "bridge": tx, "encoder": autoencoder_tx, "decoder": autoencoder_tx},
+        {"forward": tx, "bridge": bridge_tx or tx, "encoder": autoencoder_tx, "decoder": autoencoder_tx},
         locality={"forward": upward(n), "bridge": own(n), "encoder": upward(n), "decoder": own(n)},
         frozen=frozen,
         effective=effective,
@@ -133,6 +150,7 @@ class _Associations(NamedTuple):
     bridge: Coder
     encoder: Coder
     decoders: tuple[Coder, ...]
+    label_loss: Loss | None
     by_class: bool
 
     def width(self, i: int, s: jax.Array) -> int:
@@ -169,12 +187,18 @@ class _Associations(NamedTuple):
             codes = _apply(g, weights["encoder"], targets.rows, g_key)
             t = targets.of_examples(codes)
             associated = mse(_apply(b, weights["bridge"], s, b_key), stop_gradient(t))
-            autoencoder = targets.mean(jnp.square(_apply(h, weights["decoder"], codes, h_key) - targets.rows))
+            autoencoder = targets.mean(self.missed(i, _apply(h, weights["decoder"], codes, h_key), targets.rows))
             losses = {"associated": associated, "autoencoder": autoencoder}
             return associated + autoencoder, (losses, self.message(s, t, y), new_stats)
 
         grads, (losses, message, stats) = jax.grad(objective, has_aux=True)(weights)
         return Lesson(grads, stats, losses), message
+
+    def missed(self, i: int, decoded: jax.Array, t_below: jax.Array) -> jax.Array:
+        """How far h_i(t_i) is from t_{i-1}, for each row and unit, or for each row."""
+        if i > 0 or self.label_loss is None:
+            return jnp.square(decoded - t_below)
+        return self.label_loss.value(decoded, t_below)[:, None]
 
     def read(self, message: Message) -> tuple[jax.Array, jax.Array, jax.Array]:
         """s_{i-1}, t_{i-1} and, where it is needed, y. The first component's message is (x, y): there t_{i-1} is y."""
@@ -260,6 +284,11 @@ def _check_by_class(by_class: bool, net: Network) -> None:
             "by_class=True: the network's loss is for real targets, but codes belong to classes only where targets are "
             "labels; leave it out, or use jl.cross_entropy"
         )
+
+
+def _check_label_loss(label_loss: Loss | None) -> None:
+    if not isinstance(label_loss, Loss | None):
+        raise TypeError(f"label_loss={checks.show(label_loss)}: must be a jl.Loss, such as jl.cross_entropy")
 
 
 def _check_labels(y: jax.Array) -> None:
