@@ -39,6 +39,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+def pytest_collection_finish():
+    """Spare Python's search for garbage what it will never find any in, and search less often."""
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 20)
+
+
 @pytest.fixture(scope="module")
 def drawn_once():
     """A picture of a name is drawn once in a module; the next ones of this name are files that nobody looks at."""
