@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import FAMILIES, NETS, RULES, by_rule, make_batch, same, start
+from helpers import FAMILIES, NETS, RULES, by_case, by_rule, make_batch, same, slow, start
 
 import jaxlocal as jl
 
@@ -21,8 +21,22 @@ def weights(params):
 
 @by_rule(RULES, quick=FAMILIES)
 def test_every_member_of_an_ensemble_is_the_rule(name):
+    check_members(name, "dense norm")
+
+
+on_sequences = by_case(
+    [("al", "transformer"), ("bp", "lstm"), ("kp", "lstm"), ("dfa", "transformer")], quick=[("al", "transformer")]
+)
+
+
+@on_sequences
+def test_every_member_of_an_ensemble_on_sequences_is_the_rule(name, net):
+    check_members(name, net)
+
+
+def check_members(name, net):
     """With one batch for all members; and, for a rule of each family, with a batch for each member."""
-    one = start(name, NETS["dense norm"])
+    one = start(name, NETS[net])
     many = jl.ensemble(one.rule, 2)
     batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), one.batch, make_batch(one.rule.net, seed=1))
     keys = jax.random.split(jax.random.key(3), 2)
@@ -55,7 +69,16 @@ def test_the_parts_of_an_ensemble():
 
 
 @pytest.mark.parametrize(
-    ("name", "net"), [("bp", "conv"), ("al", "conv"), ("dtp", "dense norm"), ("kp", "dense dropout")]
+    ("name", "net"),
+    [
+        ("bp", "conv"),
+        ("al", "conv"),
+        ("dtp", "dense norm"),
+        ("kp", "dense dropout"),
+        ("al", "transformer"),
+        slow("kp", "lstm"),
+        slow("dfa", "transformer"),
+    ],
 )
 def test_devices_that_share_a_batch_compute_the_same(name, net):
     """Batch norm is over the whole batch, and dropout is drawn as on one device."""
@@ -90,7 +113,16 @@ def test_a_pipeline_takes_what_shares_batches():
 
 @by_rule(RULES, quick=FAMILIES)
 def test_layers_compute_in_fewer_bits_and_nothing_else_does(name):
-    one = start(name, NETS["conv"])
+    check_fewer_bits(name, "conv")
+
+
+@on_sequences
+def test_sequences_in_fewer_bits_and_nothing_else(name, net):
+    check_fewer_bits(name, net)
+
+
+def check_fewer_bits(name, net):
+    one = start(name, NETS[net])
     half = jl.mixed_precision(one.rule)
     step = jax.jit(half.step)
     params, info = step(one.params, one.batch)
