@@ -65,6 +65,10 @@ def parallel(test: str) -> str:
     return f"test_parallel.py::test_{test}"
 
 
+def sequences(test: str) -> str:
+    return f"test_sequences.py::test_{test}"
+
+
 def pipeline(test: str) -> str:
     return f"test_pipeline.py::test_{test}"
 
@@ -766,6 +770,34 @@ DEFECTS = (
         "augmentation.test(x) if augmentation else x",
         "x",
         "test_text_runs.py::test_images_and_arrays_are_predicted_as_in_training",
+    ),
+    Defect(
+        "sequences: padding counts in the mean",
+        "network.py",
+        "jnp.sum(self.values * here, axis=1)",
+        "jnp.sum(self.values, axis=1)",
+        sequences("what_stands_in_padding_and_how_long_it_is_counts_nowhere[mean]"),
+    ),
+    Defect(
+        "sequences: the backward direction reads padding",
+        "sequences.py",
+        "seq_lengths=lengths",
+        "seq_lengths=None",
+        "test_sequences_reference.py::test_associated_learning_is_the_reference[lstm both]",
+    ),
+    Defect(
+        "sequences: tokens attend to padding",
+        "sequences.py",
+        "jnp.ones_like(seen), seen, dtype=bool",
+        "jnp.ones_like(seen), jnp.ones_like(seen), dtype=bool",
+        sequences("what_stands_in_padding_and_how_long_it_is_counts_nowhere[encoder]"),
+    ),
+    Defect(
+        "sequences: the first map of a recurrent layer sends no error to the embedding",
+        "transport.py",
+        "return True  # of the loop",
+        "return False  # of the loop",
+        "test_identities.py::test_feedback_through_the_transposed_weights_is_backprop[fa-lstm]",
     ),
     # What is written for speed.
     Defect(
