@@ -24,12 +24,10 @@ def test_every_member_of_an_ensemble_is_the_rule(name):
     check_members(name, "dense norm")
 
 
-on_sequences = by_case(
-    [("al", "transformer"), ("bp", "lstm"), ("kp", "lstm"), ("dfa", "transformer")], quick=[("al", "transformer")]
-)
+ON_SEQUENCES = [("al", "transformer"), ("bp", "lstm"), ("kp", "lstm"), ("dfa", "transformer")]
 
 
-@on_sequences
+@by_case(ON_SEQUENCES)
 def test_every_member_of_an_ensemble_on_sequences_is_the_rule(name, net):
     check_members(name, net)
 
@@ -75,7 +73,7 @@ def test_the_parts_of_an_ensemble():
         ("al", "conv"),
         ("dtp", "dense norm"),
         ("kp", "dense dropout"),
-        ("al", "transformer"),
+        slow("al", "transformer"),
         slow("kp", "lstm"),
         slow("dfa", "transformer"),
     ],
@@ -116,7 +114,7 @@ def test_layers_compute_in_fewer_bits_and_nothing_else_does(name):
     check_fewer_bits(name, "conv")
 
 
-@on_sequences
+@by_case(ON_SEQUENCES, quick=[("al", "transformer")])
 def test_sequences_in_fewer_bits_and_nothing_else(name, net):
     check_fewer_bits(name, net)
 
