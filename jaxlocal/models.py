@@ -7,6 +7,7 @@ References:
   Kao and Chen, Associated Learning: Decomposing End-to-End Backpropagation Based on Autoencoders and Target
     Propagation, 2021.
   Krizhevsky, One Weird Trick for Parallelizing Convolutional Neural Networks, 2014.
+  Nøkland and Eidnes, Training Neural Networks with Local Error Signals, 2019.
   Learning the Connections in Direct Feedback Alignment (direct Kolen-Pollack; anonymous, under review).
 """
 
@@ -109,6 +110,51 @@ def vgg(
     convs = [conv(width, 3, 1, activation, init, pool=pool, **options) for width, pool in shapes]
     denses = [dense(1024, activation, init, **options) for _ in range(2)]
     return Network((*convs, *denses), _head(classes, init))
+
+
+def vgg8b(classes: int = 10, *, times: int = 1, dropout: float = 0.0) -> Network:
+    """The VGG8B of local error signals: six 3×3 convolutions, a dense layer of 1024 units, and a linear readout.
+
+    The convolutions have 128, 256, 256, 512, 512 and 512 features, `times` as many if that is given. 2×2 max pooling
+    follows the 2nd, 4th, 5th and 6th. It belongs to the block above, which pools its input, so that local losses see
+    the images before they are pooled, as in the authors' code. Batch norm, ReLU, He-normal weights. Dropout follows
+    each activation; here it drops single units, in the authors' code whole feature maps.
+
+    Reference: Nøkland and Eidnes, 2019, section 3.
+
+    Example:
+      >>> net = jl.models.vgg8b()
+      >>> [block.pool_input for block in net.blocks]
+      [1, 1, 2, 1, 2, 2, 2]
+    """
+    shapes = (128, 1), (256, 1), (256, 2), (512, 1), (512, 2), (512, 2)
+    return _local_error_vgg(shapes, classes, times, dropout)
+
+
+def vgg11b(classes: int = 10, *, times: int = 1, dropout: float = 0.0) -> Network:
+    """The VGG11B of local error signals: nine 3×3 convolutions, a dense layer of 1024 units, and a linear readout.
+
+    The convolutions have 128, 128, 128, 256, 256, 512, 512, 512 and 512 features, `times` as many if that is given, and
+    2×2 max pooling follows the 4th, 6th, 8th and 9th. The rest is as in `vgg8b`.
+
+    Reference: Nøkland and Eidnes, 2019, section 3.
+
+    Example:
+      >>> net = jl.models.vgg11b()
+      >>> [block.pool_input for block in net.blocks]
+      [1, 1, 1, 1, 2, 1, 2, 1, 2, 2]
+    """
+    shapes = (128, 1), (128, 1), (128, 1), (256, 1), (256, 2), (512, 1), (512, 2), (512, 1), (512, 2)
+    return _local_error_vgg(shapes, classes, times, dropout)
+
+
+def _local_error_vgg(shapes: Iterable[tuple[int, int]], classes: int, times: int, dropout: float) -> Network:
+    """Convolutions by their numbers of features and the pooling before them, and a dense layer that pools, too."""
+    checks.positive_int("times", times)
+    checks.share("dropout", dropout)
+    options: dict[str, Any] = {"norm": True, "dropout": dropout}
+    convs = (conv(times * features, pool_input=pool, **options) for features, pool in shapes)
+    return Network((*convs, dense(1024, pool_input=2, **options)), _head(classes, he_normal))
 
 
 def resnet(
@@ -368,7 +414,7 @@ def matched(net: Network, components: int, width: int, *, activation: Activation
 
 
 # `matched` is not among the networks with a name, because it takes a network.
-_BASIC = mlp, vanilla_cnn, vgg, resnet, conv2, alexnet
+_BASIC = mlp, vanilla_cnn, vgg, vgg8b, vgg11b, resnet, conv2, alexnet
 _BARTUNOV = mnist_fc, cifar_fc, mnist_lc, cifar_lc, imagenet_lc, mnist_conv, cifar_conv, imagenet_conv, autoencoder
 _SEQUENCES = lstm_classifier, gru_classifier, transformer_classifier
 ALL: dict[str, Callable[..., Network]] = {make.__name__: make for make in (*_BASIC, *_BARTUNOV, *_SEQUENCES)}

@@ -160,6 +160,42 @@ DEFECTS = (
         "theirs / ours for ours",
         "test_diagnostics.py::test_costs_are_those_that_can_be_counted_by_hand",
     ),
+    # Local losses.
+    Defect(
+        "predsim: vectors are compared without subtracting their means",
+        "rules/local_losses.py",
+        "_direction(v - jnp.mean(v, axis=1, keepdims=True))",
+        "_direction(v)",
+        equations("predsim-dense tanh"),
+    ),
+    Defect(
+        "predsim: the gradient of a direction has a part along it",
+        "rules/local_losses.py",
+        "(error - along * direction) * inverse",
+        "error * inverse",
+        equations("predsim-dense tanh"),
+    ),
+    Defect(
+        "predsim: β and 1 - β have changed places",
+        "rules/local_losses.py",
+        'losses["prediction"] = (1 - self.beta)',
+        'losses["prediction"] = self.beta',
+        equations("predsim-dense norm"),
+    ),
+    Defect(
+        "predsim: the heads of the blocks read images that are not averaged",
+        "rules/local_losses.py",
+        "return average_to(a, max(fitting, default=1))",
+        "return a",
+        equations("predsim-conv strided"),
+    ),
+    Defect(
+        "predsim: a head is said to be everybody's concern",
+        "rules/local_losses.py",
+        '"prediction": own(n)',
+        '"prediction": upward(n)',
+        locality("dense dropout-predsim"),
+    ),
     # Target propagation.
     Defect(
         "tp: targets come from what the layer above is, not from its target",

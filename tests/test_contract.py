@@ -9,7 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import FAMILIES, NETS, ON_SEQUENCES, RULES, SEQUENCES, by_case, by_rule, make_batch, plain, same, start
+from helpers import (
+    FAMILIES,
+    FORWARD_ONLY,
+    NETS,
+    ON_SEQUENCES,
+    RULES,
+    SEQUENCES,
+    by_case,
+    by_rule,
+    make_batch,
+    plain,
+    same,
+    start,
+)
 
 import jaxlocal as jl
 
@@ -170,7 +183,7 @@ def test_locality_is_what_the_rule_declares(name, net):
                 np.testing.assert_array_equal(found, declared[:, j], err_msg=f"{role} of component {j}")
 
 
-@pytest.mark.parametrize("name", ["al", "drtp", "layer_local"])
+@pytest.mark.parametrize("name", [*FORWARD_ONLY, "layer_local"])
 def test_no_gradient_enters_a_component_from_outside(name):
     """Even a gradient through a component's whole step treats the message as a constant."""
     rule, _, _, params, (x, y) = start(name, NETS["dense"])
@@ -221,6 +234,6 @@ def test_a_rule_is_a_static_argument_even_if_its_modules_hold_lists():
 
 
 def test_all_lists_every_rule():
-    expected = ["bp", "al", "tp", "dtp", "sdtp", "ao_sdtp", "fa", "kp", "dfa", "drtp", "dkp"]
+    expected = ["bp", "al", "tp", "dtp", "sdtp", "ao_sdtp", "fa", "kp", "dfa", "drtp", "dkp", "predsim"]
     assert list(jl.rules.ALL) == expected
     assert all(getattr(jl.rules, name) is jl.rules.ALL[name] for name in expected)

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 import reference
+import reference_local
 
 import jaxlocal as jl
 from jaxlocal.layers import Head, conv, dense, identity
@@ -21,6 +22,7 @@ from jaxlocal.network import apply_layer
 from jaxlocal.rule import forward_weights
 
 RATE, SECOND_RATE, DECAY, ALPHA, NOISE, Z_UNITS = 0.1, 0.04, 0.01, 0.3, 0.2, 9
+BETA, INPUTS = 0.7, 20
 CLASSES, BATCH = 3, 8
 ACTIVATIONS = {jnp.tanh: "tanh", nn.relu: "relu", nn.elu: "elu", nn.sigmoid: "sigmoid", identity: "linear"}
 
@@ -119,6 +121,17 @@ def as_components(net, params, x):
     return {"components": components}
 
 
+def as_local_losses(net, params, x):
+    """Local losses: a head and a map for each block."""
+    heads, maps = [], []
+    for c in params.components[:-1]:
+        heads.append(as_layer(net.head, c.weights["prediction"]))
+        kernel = c.weights["similarity"]["kernel"]
+        linear = {"kind": "conv", "stride": 1} if kernel.ndim == 4 else {"kind": "dense"}
+        maps.append(linear | {"W": kernel, "b": np.zeros(kernel.shape[-1]), "act": "linear"})
+    return as_net(net, params, x) | {"heads": heads, "maps": maps}
+
+
 # The reference's step of each rule: (state, x, y, loss, noise) -> (state, local losses in the order of components).
 
 
@@ -170,6 +183,12 @@ def step_al(s, x, y, loss, noise, cells=None, label_loss=None):
     return {"components": components}, [sum(pair) for pair in losses]
 
 
+def step_predsim(s, x, y, loss, noise):
+    arguments = s["net"], s["heads"], s["maps"], x, y, RATE, BETA, INPUTS, loss
+    net, heads, maps, losses = reference_local.predsim_step(*arguments)
+    return {"net": net, "heads": heads, "maps": maps}, losses
+
+
 TARGET_PROP = ("tp", "dtp", "sdtp", "ao_sdtp")
 INVERSE = {"inverse_tx": optax.sgd(SECOND_RATE), "noise": NOISE}
 LEARNT = {"feedback_tx": optax.sgd(SECOND_RATE), "decay": DECAY}
@@ -185,6 +204,7 @@ CASES = {  # rule -> settings, view of our parameters, step of the reference
     "dfa": ({}, as_feedback_direct, step_dfa),
     "drtp": ({}, as_feedback_direct, step_drtp),
     "dkp": (LEARNT, as_feedback_direct, step_dkp),
+    "predsim": ({"beta": BETA, "inputs": INPUTS}, as_local_losses, step_predsim),
 }
 
 

@@ -176,6 +176,8 @@ BAD_SETTINGS = [
     ("dfa", {"feedback_init": nn.initializers.he_normal}, TypeError, ["feedback_init=", "he_normal()"]),
     ("dkp", {"decay": 1.0}, ValueError, ["decay=1.0", "less than one"]),
     ("dkp", {"decay": True}, TypeError, ["decay=True", "number"]),
+    ("predsim", {"beta": 1.5}, ValueError, ["beta=1.5", "from 0 to 1"]),
+    ("predsim", {"inputs": 0}, ValueError, ["inputs=0", "at least 1"]),
     ("dkp", {"feedback_tx": "sgd"}, TypeError, ["feedback_tx='sgd'", "optax"]),
 ]
 

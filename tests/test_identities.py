@@ -272,3 +272,38 @@ def test_associated_learning_with_one_component_is_two_separate_problems():
     expected = jax.tree.map(lambda w, g: w - 0.1 * g, first, jax.jit(jax.grad(fit))(first))
     expected |= jax.tree.map(lambda w, g: w - 0.3 * g, second, jax.jit(jax.grad(autoencode))(second))
     assert_close(after.components[0].weights, expected)
+
+
+def test_the_prediction_loss_of_a_single_block_is_backprop_through_its_head():
+    """With β = 0, the block and its own head learn as a network of the two; the network's head learns beside them."""
+    net, batches = jl.models.mlp((7,), classes=3), [make_batch(NETS["dense"], seed=seed) for seed in range(3)]
+    pred, bp = jl.rules.predsim(net, SGD, beta=0.0), jl.rules.bp(net, SGD)
+    params = pred.init(jax.random.key(0), batches[0])
+    assert params.components[0].weights.keys() == {"forward", "prediction"}
+
+    def alone(params):
+        return *params.components[0].weights["forward"], params.components[0].weights["prediction"]
+
+    theirs = with_weights(bp.init(jax.random.key(0), batches[0]), "forward", alone(params))
+    assert_close(alone(run(pred, params, batches)), forward_weights(run(bp, theirs, batches)))
+
+
+def test_the_local_losses_of_a_block_add_up():
+    """What a block learns from both is (1 - β) of what it learns by β = 0, and β of what it learns by β = 1."""
+    net, batch = NETS["conv"], make_batch(NETS["conv"])
+    both, pred, sim = (jl.rules.predsim(net, SGD, beta=beta) for beta in (0.3, 0.0, 1.0))
+    params = both.init(jax.random.key(0), batch)
+
+    def lessons(rule, *roles):
+        components = (
+            replace(c, weights={role: c.weights[role] for role in roles}, opt={role: c.opt[role] for role in roles})
+            for c in params.components[:-1]
+        )
+        found = jax.jit(rule.lessons)(replace(params, components=(*components, params.components[-1])), batch)
+        return [lesson.grads for lesson in found[:-1]]
+
+    by_pred, by_sim = lessons(pred, "forward", "prediction"), lessons(sim, "forward", "similarity")
+    for grads, p, s in zip(lessons(both, "forward", "prediction", "similarity"), by_pred, by_sim, strict=True):
+        assert_close(grads["forward"], jax.tree.map(lambda a, b: 0.7 * a + 0.3 * b, p["forward"], s["forward"]))
+        assert_close(grads["prediction"], jax.tree.map(lambda a: 0.7 * a, p["prediction"]))
+        assert_close(grads["similarity"], jax.tree.map(lambda a: 0.3 * a, s["similarity"]))

@@ -71,6 +71,12 @@ COUNTS = [
     (models.vgg(), CIFAR, VGG_BLOCKS + dense_count(1024, 10)),
     (models.vgg(100, norm=True), CIFAR, VGG_BLOCKS + dense_count(1024, 100)
         + norm_count(128, 256, 256, 512, 512, 512, 1024, 1024)),
+    (models.vgg8b(), CIFAR, conv_count(3, 3, 128, 256, 256, 512, 512, 512) + dense_count(2 * 2 * 512, 1024, 10)
+        + norm_count(128, 256, 256, 512, 512, 512, 1024)),
+    (models.vgg8b(times=2), MNIST, conv_count(3, 1, 256, 512, 512, 1024, 1024, 1024) + dense_count(1024, 1024, 10)
+        + norm_count(256, 512, 512, 1024, 1024, 1024, 1024)),
+    (models.vgg11b(100), CIFAR, conv_count(3, 3, 128, 128, 128, 256, 256, 512, 512, 512, 512)
+        + dense_count(2 * 2 * 512, 1024, 100) + norm_count(128, 128, 128, 256, 256, 512, 512, 512, 512, 1024)),
     (models.resnet(20), CIFAR, RESNET20_BLOCKS + dense_count(64, 10)),
     (models.resnet(32, 100), CIFAR, RESNET32_BLOCKS + dense_count(64, 100)),
     (models.conv2(), CIFAR, conv_count(3, 3, 32, 32) + dense_count(8192, 128, 10) + norm_count(32, 32, 128)),
@@ -265,6 +271,7 @@ ERRORS = [
     (lambda: models.alexnet(dropout=True), TypeError, "dropout=True: .*number"),
     (lambda: models.alexnet(image_size=224), ValueError, "image_size=224: must be 32 or 64; resize"),
     (lambda: models.alexnet(width=-1), ValueError, "width=-1: "),
+    (lambda: models.vgg8b(times=0), ValueError, "times=0: "),
     (lambda: models.resnet(18), ValueError, r"depth=18: must be 6n \+ 2.*pass depth=20"),
     (lambda: models.resnet(2), ValueError, "depth=2: "),
     (lambda: models.resnet("20"), TypeError, "depth='20': .*whole number"),
@@ -288,6 +295,7 @@ TARGETS = ("bp", "tp", "dtp", "sdtp", "ao_sdtp", "fa", "dfa")
 PAPERS = [
     *((name, "conv2", (32, 32, 3), 10) for name in FEEDBACK),
     *((name, "alexnet", (32, 32, 3), 100) for name in FEEDBACK),
+    *(("predsim", model, (32, 32, 3), 10) for model in ("vgg8b", "vgg11b")),
     *((name, "mnist_fc", (28, 28, 1), 10) for name in TARGETS),
     *((name, "cifar_lc", (32, 32, 3), 10) for name in TARGETS),
     *((name, "imagenet_lc", (224, 224, 3), 1000) for name in ("bp", "dtp", "sdtp", "fa")),

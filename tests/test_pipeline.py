@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import RULES, plain, same, slow, token_ids
+from helpers import FORWARD_ONLY, RULES, plain, same, slow, token_ids
 
 import jaxlocal as jl
 from jaxlocal.layers import Residual, dense, local
@@ -39,6 +39,7 @@ RULE = {
     "alike": jl.rules.al(ALIKE, optax.sgd(0.1, momentum=0.9), width=4),  # as wide as layers, inputs and targets
     "drtp": RULES["drtp"](jl.models.mlp((7, 6), classes=3), adam),
     "layer_local": RULES["layer_local"](jl.models.mlp((7, 6), classes=3), adam),
+    "predsim": RULES["predsim"](jl.models.mlp((7, 6), classes=3), adam),
     "one": al(jl.models.mlp((7,), classes=3)),
 }
 # Every kind of block for sequences, in three components: token ids, and a series of real numbers.
@@ -124,6 +125,7 @@ CUTS = [
     ("drtp", 1, None),
     ("drtp", 3, None),
     ("layer_local", 2, None),
+    ("predsim", 3, None),
     ("one", 1, None),
 ]
 
@@ -517,7 +519,7 @@ def test_the_picture_has_a_cell_for_every_stage_and_tick(tmp_path):
 # Error messages.
 
 
-@pytest.mark.parametrize("name", [name for name in jl.rules.ALL if name not in ("al", "drtp")])
+@pytest.mark.parametrize("name", [name for name in jl.rules.ALL if name not in FORWARD_ONLY])
 def test_rules_with_a_backward_pass_are_refused(name):
     rule = RULES[name](jl.models.mlp((7, 6), classes=3), adam)
     with broken(ValueError, r"^rule: its components learn only after .*backward pass.*jl\.rules\.al, jl\.rules\.drtp"):

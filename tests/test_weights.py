@@ -46,7 +46,7 @@ def test_round_trip(name, tmp_path):
 
 
 ROLES = dict.fromkeys(("fa", "kp", "dfa", "drtp", "dkp"), "feedback") | dict.fromkeys(("tp", "dtp", "sdtp"), "inverse")
-ROLES |= {"bp": "", "al": "bridge decoder encoder", "ao_sdtp": "auxiliary inverse"}
+ROLES |= {"bp": "", "predsim": "prediction similarity", "al": "bridge decoder encoder", "ao_sdtp": "auxiliary inverse"}
 
 
 @by_rule(jl.rules.ALL)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.speed.bench import handwritten_local_losses as local_losses
 from experiments.speed.bench import handwritten_target_prop as target_prop
 from experiments.speed.bench.handwritten_layers import (
     Adjust,
@@ -203,6 +204,7 @@ ALL: dict[str, Callable[..., Program]] = {
     "kp": kp,
     "dkp": dkp,
     "drtp": drtp,
+    "predsim": local_losses.predsim,
     "tp": target_prop.tp,
     "dtp": target_prop.dtp,
     "sdtp": target_prop.sdtp,

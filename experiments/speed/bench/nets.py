@@ -2,8 +2,8 @@
 
 from typing import NamedTuple, Self
 
-RULES = ("bp", "al", "dfa", "fa", "kp", "dkp", "drtp", "tp", "dtp", "sdtp", "ao_sdtp")
-TARGET_PROP = RULES[7:]  # these need an activation with a bounded range, and no pooling
+RULES = ("bp", "al", "dfa", "fa", "kp", "dkp", "drtp", "predsim", "tp", "dtp", "sdtp", "ao_sdtp")
+TARGET_PROP = RULES[8:]  # these need an activation with a bounded range, and no pooling
 CLASSES = 10
 RATE = 1e-4  # of Adam
 SEED = 0

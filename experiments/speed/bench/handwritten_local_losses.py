@@ -1,0 +1,79 @@
+"""Local losses as one would write them by hand, in plain JAX and Optax, without jaxlocal and Flax."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.speed.bench.handwritten_layers import (
+    Batch,
+    Layer,
+    Program,
+    State,
+    Tree,
+    apply,
+    descend,
+    flat,
+    he_normal,
+    init_layers,
+    linear,
+    mean_loss,
+    run,
+)
+from experiments.speed.bench.nets import CLASSES
+
+BETA, INPUTS = 0.99, 4096  # jaxlocal's defaults
+
+
+def pooled(a: jax.Array) -> jax.Array:
+    """An image averaged over the smallest windows that leave no more than INPUTS numbers."""
+    if a.ndim == 2:
+        return a
+    side, channels = a.shape[1], a.shape[3]
+    window = next(n for n in range(1, side + 1) if side % n == 0 and (side // n) ** 2 * channels <= INPUTS)
+    return a.reshape(len(a), side // window, window, side // window, window, channels).mean((2, 4))
+
+
+def similarities(v: jax.Array) -> jax.Array:
+    """The cosines of the angles between examples; of images those of each channel's standard deviation."""
+    v = v.std((1, 2)) if v.ndim > 2 else v
+    v = v - v.mean(1, keepdims=True)
+    v = v / jnp.sqrt(jnp.square(v).sum(1, keepdims=True))
+    return v @ v.T
+
+
+def predsim(net: list[Layer], tx: optax.GradientTransformation) -> Program:
+    """A prediction loss and a similarity loss for each block, and the task's for the head."""
+    readout = Layer(CLASSES)
+
+    def init(key: jax.Array, batch: Batch) -> State:
+        forward, running, (_, *outputs, _) = init_layers(net, key, batch[0][:2])
+        weights: dict[str, list[Tree]] = {"forward": forward, "prediction": [], "similarity": []}
+        for a, k in zip(outputs, jax.random.split(jax.random.fold_in(key, 1), len(outputs)), strict=True):
+            (head,), _, _ = init_layers([readout], k, pooled(a))
+            shape = (3, 3) if a.ndim > 2 else ()
+            weights["prediction"].append(head)
+            weights["similarity"].append({"kernel": he_normal(k, (*shape, a.shape[-1], a.shape[-1]))})
+        return State(weights, tx.init(weights), running, key)
+
+    def local(learnt: tuple[Tree, Tree, Tree], block: Layer, a: jax.Array, y: jax.Array) -> tuple[jax.Array, Tree]:
+        a, moments = apply(block, a, learnt[0])
+        scores, _ = apply(readout, flat(pooled(a)), learnt[1])
+        similar = jnp.square(similarities(linear(learnt[2]["kernel"], a)) - similarities(y)).mean()
+        return (1 - BETA) * mean_loss(scores, y) + BETA * similar, (a, moments)
+
+    def task(w: Tree, a: jax.Array, y: jax.Array) -> jax.Array:
+        return mean_loss(run(net[-1:], [w], a)[0], y)
+
+    def step(state: State, batch: Batch) -> State:
+        a, y = batch
+        roles = "forward", "prediction", "similarity"
+        grads, moments = [], []
+        for block, *learnt in zip(net[:-1], *(state.weights[role] for role in roles), strict=False):
+            grad, (a, found) = jax.grad(local, has_aux=True)(tuple(learnt), block, a, y)
+            grads.append(grad)
+            moments.append(found)
+        by_role = {role: list(found) for role, found in zip(roles, zip(*grads, strict=True), strict=True)}
+        by_role["forward"].append(jax.grad(task)(state.weights["forward"][-1], a, y))
+        return descend(tx, state, by_role, [*moments, ()])
+
+    return Program(init, step)

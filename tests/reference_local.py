@@ -1,0 +1,88 @@
+"""Plain-NumPy reference of the rules with a loss for each block, from the papers' equations; derivatives by hand.
+
+Layers, networks and conventions are those of reference.py. A map M of the similarity loss is a linear layer whose b is
+zero and stays so.
+"""
+
+import numpy as np
+from reference import average_cells, average_cells_backward, flatten, layer_backward, layer_forward, sgd, task_loss
+
+TINY = 1e-8
+
+
+def similarity(v):
+    """S_ij = (v_i - mean) . (v_j - mean) / (|v_i - mean| |v_j - mean|); a constant v_i has S_ij = 0
+    -> (S, unit vectors, lengths)."""
+    centred = v - v.mean(1, keepdims=True)
+    square = (centred**2).sum(1, keepdims=True)
+    length = np.where(square > TINY, np.sqrt(square), np.inf)
+    unit = centred / length
+    return unit @ unit.T, unit, length
+
+
+def similarity_backward(dS, unit, length):
+    """dv = P (I - u u^T) (dS + dS^T) u / |v - mean| row by row, P the projection that subtracts the mean."""
+    du = (dS + dS.T) @ unit
+    dc = (du - unit * (du * unit).sum(1, keepdims=True)) / length
+    return dc - dc.mean(1, keepdims=True)
+
+
+def features(v):
+    """The standard deviation of each channel of an image with more than three channels and one pixel; else v, flat."""
+    if v.ndim == 2 or v.shape[-1] <= 3 or v[0].size == v.shape[-1]:
+        return flatten(v)
+    pixels = v[0].size // v.shape[-1]
+    square = pixels * v.var((1, 2))
+    return np.where(square > TINY, np.sqrt(square / pixels), 0)
+
+
+def features_backward(d, v):
+    """d std / dv = (v - mean) / (number of pixels * std)."""
+    if v.ndim == 2 or v.shape[-1] <= 3 or v[0].size == v.shape[-1]:
+        return d.reshape(v.shape)
+    std, pixels = features(v)[:, None, None], v[0].size // v.shape[-1]
+    slope = np.divide(v - v.mean((1, 2), keepdims=True), pixels * std, out=np.zeros_like(v), where=std > 0)
+    return d[:, None, None] * slope
+
+
+def similarity_loss(a, linear, y):
+    """mean_ij (S(M a) - S(y))_ij^2 -> (loss, its derivative by a, the gradient of M)."""
+    v, cache = layer_forward(linear, a)
+    S, unit, length = similarity(features(v))
+    error = S - similarity(y)[0]
+    dv = features_backward(similarity_backward(2 * error / error.size, unit, length), v)
+    da, grads = layer_backward(linear, cache, dv)
+    return (error**2).mean(), da, {"W": grads["W"]}
+
+
+def prediction_loss(a, head, y, inputs, loss):
+    """The task loss of the head on a, averaged over the most cells that leave `inputs` numbers or fewer
+    -> (loss, its derivative by a, the gradients of the head)."""
+    cells = None if a.ndim == 2 else max(n for n in range(1, max(a.shape[1:3]) + 1) if n * n * a.shape[-1] <= inputs)
+    scores, cache = layer_forward(head, average_cells(a, cells))
+    value, _, delta = task_loss(scores, y, loss)
+    d, grads = layer_backward(head, cache, delta)
+    return value, average_cells_backward(d, cells, a.shape), grads
+
+
+def scaled(grads, factor):
+    return {name: factor * grad for name, grad in grads.items()}
+
+
+def predsim_step(net, heads, maps, x, y, lr, beta, inputs, loss="ce"):
+    """Each block descends (1 - beta) prediction + beta similarity; the last layer descends the task loss
+    -> (net, heads, maps, losses)."""
+    a, new, losses = x, [], []
+    for block, head, linear in zip(net[:-1], heads, maps, strict=True):
+        a, cache = layer_forward(block, a)
+        predicted, by_head, head_grads = prediction_loss(a, head, y, inputs, loss)
+        similar, by_map, map_grads = similarity_loss(a, linear, y)
+        _, grads = layer_backward(block, cache, (1 - beta) * by_head + beta * by_map)
+        learned = (block, grads), (head, scaled(head_grads, 1 - beta)), (linear, scaled(map_grads, beta))
+        new.append([sgd(layer, grad, lr) for layer, grad in learned])
+        losses.append((1 - beta) * predicted + beta * similar)
+    scores, cache = layer_forward(net[-1], a)
+    value, _, delta = task_loss(scores, y, loss)
+    last = sgd(net[-1], layer_backward(net[-1], cache, delta)[1], lr)
+    blocks, heads, maps = map(list, zip(*new, strict=True))
+    return [*blocks, last], heads, maps, [*losses, value]

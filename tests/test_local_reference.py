@@ -1,0 +1,55 @@
+"""The NumPy reference of the rules with a loss for each block, against central differences (float64)."""
+
+import numpy as np
+import pytest
+import reference as ref
+import reference_local as local
+from test_reference import B, C, check_layer, cnn, conv, dense, mlp, one_hot, out
+
+
+def similarities(v):
+    """Pair by pair, as the correlation of two rows."""
+    return np.array([[np.corrcoef(a, b)[0, 1] for b in v] for a in v])
+
+
+@pytest.mark.parametrize("make", [mlp, cnn])
+def test_predsim_follows_both_losses_of_each_block(make):
+    net, x = make()
+    y, beta, inputs = one_hot(), 0.7, 12
+    if make is cnn:  # the second convolution has more than three channels, whose standard deviations are compared
+        net[1] = conv(20, 3, 5, stride=2)
+        net[2] = dense(30, 2 * 5, 4)
+    heads, maps, a = [], [], x
+    for seed, block in enumerate(net[:-1]):
+        a = out(block, a)
+        features = a.shape[-1]
+        # Of 2 x 4 pixels with 3 channels 2 x 2 are left, and of 1 x 2 pixels with 5 channels a single one.
+        heads.append(dense(50 + seed, features if a.ndim == 2 else {3: 12, 5: 5}[features], C, "linear"))
+        linear = dense if a.ndim == 2 else conv
+        maps.append(linear(70 + seed, features, features, act="linear") | {"b": np.zeros(features)})
+    new, new_heads, new_maps, losses = local.predsim_step(net, heads, maps, x, y, 0.5, beta, inputs)
+    below = x
+    for i, (block, head, linear) in enumerate(zip(net[:-1], heads, maps, strict=True)):
+
+        def objective(block, head, linear, below=below):
+            a = out(block, below)
+            v, read = out(linear, a), a
+            if a.ndim > 2:
+                side = 2 if a.shape[-1] == 3 else 1
+                read = a.reshape(B, side, a.shape[1] // side, side, a.shape[2] // side, -1).mean((2, 4))
+                v = v.std((1, 2)) if a.shape[-1] > 3 else v.reshape(B, -1)
+            predicted = ref.task_loss(out(head, read), y)[0]
+            return (1 - beta) * predicted + beta * np.mean((similarities(v) - similarities(y)) ** 2)
+
+        np.testing.assert_allclose(losses[i], objective(block, head, linear))
+        check_layer(block, new[i], lambda f, h=head, m=linear, o=objective: o(f, h, m), 0.5)
+        check_layer(head, new_heads[i], lambda h, f=block, m=linear, o=objective: o(f, h, m), 0.5)
+        old, learned = ({"W": layer["W"]} for layer in (linear, new_maps[i]))
+        check_layer(old, learned, lambda m, f=block, h=head, a=linear, o=objective: o(f, h, a | m), 0.5)
+        below = out(block, below)
+    check_layer(net[-1], new[-1], lambda f: ref.task_loss(out(f, below), y)[0], 0.5)
+
+
+def test_examples_without_variation_are_similar_to_none():
+    v = np.array([[1.0, 2.0, 4.0], [3.0, 3.0, 3.0], [-1.0, -2.0, -4.0]])
+    np.testing.assert_allclose(local.similarity(v)[0], [[1, 0, -1], [0, 0, 0], [-1, 0, 1]], atol=1e-15)
