@@ -1,9 +1,9 @@
 """How an error crosses a linear map on its way back: through a kernel B of its own, in place of the transposed W.
 
-That is all that feedback alignment changes in backpropagation, and Kolen-Pollack learning after it. The forward pass
-stays as it is. Inside a layer there may be any number of Flax's linear modules; each of them has its own B, stored in
-the layout of its kernel W. Everything else in a layer is differentiated exactly. A table of embeddings needs no B,
-because no error goes further back than to the vectors that were looked up.
+That is all that feedback alignment and its relatives change in backpropagation. The forward pass stays as it is. Inside
+a layer there may be any number of Flax's linear modules; each of them has its own B, stored in the layout of its kernel
+W. Everything else in a layer is differentiated exactly. A table of embeddings needs no B, because no error goes further
+back than to the vectors that were looked up.
 """
 
 import operator
@@ -30,7 +30,7 @@ CARRIED = "carried"  # the name of a linear module that is applied inside `carry
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def carry(linear: Linear, weights: Tree, feedback: jax.Array, x: jax.Array) -> jax.Array:
-    """`linear(weights, x)`, but the error goes back through the kernel `feedback`, whose gradient is that of W."""
+    """`linear(weights, x)`, but the error goes back through the kernel `feedback`."""
     return linear(weights, x)
 
 
@@ -38,11 +38,11 @@ def _carry_forward(linear: Linear, weights: Tree, feedback: jax.Array, x: jax.Ar
     return linear(weights, x), (weights, feedback, x)
 
 
-def _carry_back(linear: Linear, residuals: Any, error: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:
+def _carry_back(linear: Linear, residuals: Any, error: jax.Array) -> tuple[Tree, None, jax.Array]:
     weights, feedback, x = residuals
     (grads,) = jax.vjp(lambda w: linear(w, x), weights)[1](error)
     (error_below,) = jax.vjp(lambda x: linear({**weights, "kernel": feedback}, x), x)[1](error)
-    return grads, grads["kernel"], error_below
+    return grads, None, error_below
 
 
 carry.defvjp(_carry_forward, _carry_back)
@@ -74,11 +74,28 @@ def init_feedback(
     init: nn.initializers.Initializer | None,
 ) -> tuple[Feedback, ...]:
     """A B for each linear module that needs one, drawn by `init`, or by the module's own initializer."""
+
+    def draw(found: Map, kernel: jax.Array, key: jax.Array) -> jax.Array:
+        return (init or found.module.kernel_init)(key, kernel.shape, kernel.dtype)
+
+    return for_each_map(layers, weights, stats, x, key, draw)
+
+
+def for_each_map(
+    layers: Layers,
+    weights: tuple[Tree, ...],
+    stats: Stats,
+    x: jax.Array,
+    key: jax.Array,
+    value: Callable[["Map", jax.Array, jax.Array], jax.Array],
+) -> tuple[Feedback, ...]:
+    """`value(map, kernel, key)` for each linear module that needs a B, each with a key of its own."""
     maps = _maps_with_feedback(layers, weights, stats, x)
-    feedback: tuple[Feedback, ...] = tuple({} for _ in layers)
-    for found, b_key in zip(maps, jax.random.split(key, len(maps)), strict=True):
-        feedback[found.layer][found.path] = (init or found.kernel_init)(b_key, found.shape, found.dtype)
-    return feedback
+    values: tuple[Feedback, ...] = tuple({} for _ in layers)
+    for found, own_key in zip(maps, jax.random.split(key, len(maps)), strict=True):
+        kernel = _at(weights[found.layer], found.path)["kernel"]
+        values[found.layer][found.path] = value(found, kernel, own_key)
+    return values
 
 
 def kernels_with_feedback(trees: tuple[Tree, ...], feedback: tuple[Feedback, ...]) -> tuple[Any, ...]:
@@ -130,27 +147,35 @@ def _is_linear_map(context: nn.module.InterceptorContext) -> bool:
 # Which linear modules need a B.
 
 
-class _Map(NamedTuple):
-    """A call of a linear module, and what its kernel is like."""
+class Map(NamedTuple):
+    """A call of a linear module: where it is, the module without its weights, and what it was applied to."""
 
     layer: int
     path: str
-    kernel_init: Any
-    shape: tuple[int, ...]
-    dtype: Any
+    module: Any
+    x: jax.ShapeDtypeStruct
+    others: tuple[tuple[Any, ...], dict[str, Any]]  # further arguments, as of `flax.linen.Einsum`
+
+    def apply(self, kernel: jax.Array, x: jax.Array) -> jax.Array:
+        """The map with this kernel and without a bias."""
+        others, options = self.others
+        return self.module.clone(use_bias=False).apply({"params": {"kernel": kernel}}, x, *others, **options)
 
 
-def _maps_with_feedback(layers: Layers, weights: tuple[Tree, ...], stats: Stats, x: jax.Array) -> list[_Map]:
+def _maps_with_feedback(layers: Layers, weights: tuple[Tree, ...], stats: Stats, x: jax.Array) -> list[Map]:
     """The linear modules that need a B, in the order of their calls: all but a first one that nothing learns below."""
-    calls: list[_Map] = []
+    calls: list[Map] = []
     shapes: list[dict[tuple[str, str], tuple[int, ...]]] = [{} for _ in layers]  # by path and name, of what is covered
 
     def note(layer: int, call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module, path = context.module, "/".join(context.module.path)
         if _is_linear_map(context):
-            kernel = module.variables["params"]["kernel"]
-            calls.append(_Map(layer, path, module.kernel_init, kernel.shape, kernel.dtype))
-            shapes[layer][path, "kernel"] = kernel.shape
+            linear, variables = module.unbind()
+            inputs, *others = args or (kwargs["inputs"],)
+            options = {name: value for name, value in kwargs.items() if name != "inputs"}
+            shape = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
+            calls.append(Map(layer, path, linear, shape, (tuple(others), options)))
+            shapes[layer][path, "kernel"] = variables["params"]["kernel"].shape
         if isinstance(module, nn.Embed) and context.method_name == "__call__":
             shapes[layer][path, "embedding"] = module.num_embeddings, module.features
         return call(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Plain-NumPy reference of eleven learning rules, written from the papers' equations; derivatives by hand.
+"""Plain-NumPy reference of fifteen learning rules, written from the papers' equations; derivatives by hand.
 
 A layer is a dict of arrays and settings, a network is a list of layers whose last is the linear head:
 
@@ -11,8 +11,8 @@ the linear map gets pool(h_{l-1}) instead of h_{l-1}.
 
 Symbols: h_0 = x and h_l is layer l's output; o is the output distribution (softmax of the scores under "ce",
 the scores under "mse"); delta_k = d loss / d scores = (o - y) / B, with B the batch size. In the code indices
-count from 0: net[ell] maps hs[ell] to hs[ell + 1]; inverses[ell], eps[ell] and the feedback[ell] of FA and KP
-belong to net[ell] and its *input* hs[ell], the direct feedback[ell] of DFA, DRTP, DKP to its *output*.
+count from 0: net[ell] maps hs[ell] to hs[ell + 1]; inverses[ell], eps[ell] and the feedback[ell] of FA, KP, WM and
+sign symmetry belong to net[ell] and its *input* hs[ell], the direct feedback[ell] of DFA, DRTP, DKP to its *output*.
 
 Every step reads only values from before the step, updates by plain SGD and leaves its arguments untouched.
 The dtype of the inputs is kept; y has the dtype of x, and its rows sum to one under "ce". The target
@@ -281,6 +281,31 @@ def kp_step(net, feedback, x, y, lr, feedback_lr, decay, loss="ce"):
         for B, g in zip(feedback, grads, strict=True)
     ]
     return _decay_weights(sgd_all(net, grads, lr), net, decay), new_feedback, value
+
+
+def sign_symmetry_step(net, magnitudes, x, y, lr, loss="ce"):
+    """FA through B = |M| . sign(W), M one number (uSF) or of W's shape (frSF, brSF) -> (net, loss)."""
+    pairs = zip(magnitudes[1:], net[1:], strict=True)
+    return fa_step(net, [None, *(abs(M) * np.sign(layer["W"]) for M, layer in pairs)], x, y, lr, loss)
+
+
+def mirror(layer, xi):
+    """xi^T zeta / N of zeta = W * xi without a bias, N the products that each weight is in -> an estimate of W."""
+    if layer["kind"] == "dense":
+        return xi.T @ (xi @ layer["W"]) / len(xi)
+    zeta = conv(xi, layer["W"], layer["stride"])
+    counts = conv_weight_gradient(np.ones_like(xi), np.ones_like(zeta), layer["W"].shape, layer["stride"])
+    return conv_weight_gradient(xi, zeta, layer["W"].shape, layer["stride"]) / np.maximum(counts, 1)
+
+
+def wm_step(net, feedback, noise, x, y, lr, mirror_rate, decay, loss="ce"):
+    """FA, and B <- B + mirror_rate xi^T zeta / N - decay B, with noise[ell] for net[ell] -> (net, B, loss)."""
+    new_net, value = fa_step(net, feedback, x, y, lr, loss)
+    new_feedback = [
+        None if B is None else _decay(B + B.dtype.type(mirror_rate) * mirror(layer, xi), B, decay)
+        for B, layer, xi in zip(feedback, net, noise, strict=True)
+    ]
+    return new_net, new_feedback, value
 
 
 # -------------------------------------------------------------------------------------------- direct feedback

@@ -18,8 +18,8 @@ import reference_local
 
 import jaxlocal as jl
 from jaxlocal.layers import Head, conv, dense, identity
-from jaxlocal.network import apply_layer
-from jaxlocal.rule import forward_weights
+from jaxlocal.network import apply_layer, apply_layers
+from jaxlocal.rule import forward_stats, forward_weights
 
 RATE, SECOND_RATE, DECAY, ALPHA, NOISE, Z_UNITS = 0.1, 0.04, 0.01, 0.3, 0.2, 9
 BETA, INPUTS = 0.7, 20
@@ -68,7 +68,7 @@ def as_net(net, params, x):
 
 
 def as_feedback_through(net, params, x):
-    """FA and KP: for each layer but the first a B of the shape of W."""
+    """FA and its relatives: for each layer but the first a B of the shape of W, or one magnitude."""
     feedback = [of_layer.get("linear") for of_layer in params.components[0].weights["feedback"]]
     return as_net(net, params, x) | {"feedback": feedback}
 
@@ -150,6 +150,17 @@ def step_kp(s, x, y, loss, noise):
     return {"net": net, "feedback": [None, *feedback[1:]]}, [value]
 
 
+def step_sign_symmetry(s, x, y, loss, magnitudes):
+    """The magnitudes are drawn for the batch, or else are those of the state."""
+    net, value = reference.sign_symmetry_step(s["net"], magnitudes or s["feedback"], x, y, RATE, loss)
+    return s | {"net": net}, [value]
+
+
+def step_wm(s, x, y, loss, noise):
+    net, feedback, value = reference.wm_step(s["net"], s["feedback"], noise, x, y, RATE, SECOND_RATE, DECAY, loss)
+    return {"net": net, "feedback": feedback}, [value]
+
+
 def step_dfa(s, x, y, loss, noise):
     net, value = reference.dfa_step(s["net"], s["feedback"], x, y, RATE, loss)
     return s | {"net": net}, [value]
@@ -191,6 +202,7 @@ def step_predsim(s, x, y, loss, noise):
 
 TARGET_PROP = ("tp", "dtp", "sdtp", "ao_sdtp")
 INVERSE = {"inverse_tx": optax.sgd(SECOND_RATE), "noise": NOISE}
+MAGNITUDES = nn.initializers.normal(0.5)
 LEARNT = {"feedback_tx": optax.sgd(SECOND_RATE), "decay": DECAY}
 CASES = {  # rule -> settings, view of our parameters, step of the reference
     "bp": ({}, as_net, step_bp),
@@ -201,6 +213,10 @@ CASES = {  # rule -> settings, view of our parameters, step of the reference
     "ao_sdtp": (INVERSE | {"auxiliary": Z_UNITS}, as_inverses, targets(reference.ao_sdtp_step)),
     "fa": ({}, as_feedback_through, step_fa),
     "kp": (LEARNT, as_feedback_through, step_kp),
+    "usf": ({}, as_feedback_through, step_sign_symmetry),
+    "brsf": ({"feedback_init": MAGNITUDES}, as_net, step_sign_symmetry),
+    "frsf": ({}, as_feedback_through, step_sign_symmetry),
+    "wm": ({"mirror_rate": SECOND_RATE, "mirror_decay": DECAY}, as_feedback_through, step_wm),
     "dfa": ({}, as_feedback_direct, step_dfa),
     "drtp": ({}, as_feedback_direct, step_drtp),
     "dkp": (LEARNT, as_feedback_direct, step_dkp),
@@ -250,7 +266,7 @@ def run_beside_reference(name, net, shape, dtype, tolerance, settings=None, adva
     state = in_numpy(view(net, params, first[0].astype(dtype)))
     step = jax.jit(rule.step)
     for x, y in batches(net, shape, dtype):
-        noise = noise_of(net, params, x) if name in TARGET_PROP else None
+        noise = DRAWN[name](net, params, x) if name in DRAWN else None
         params, info = step(params, (x, y))
         state, losses = (advance or reference_step)(state, *in_numpy((x, y)), loss, in_numpy(noise))
         if params.components[0].count in (1, 10):
@@ -267,6 +283,34 @@ def noise_of(net, params, x):
     return [NOISE * jax.random.normal(key, a.shape, a.dtype) for key, a in zip(keys, h, strict=True)]
 
 
+def for_each_kernel(net, params, draw):
+    """`draw(number, kernel, key)` for all layers but the first, with the keys of the rules that draw for each B."""
+    (component,) = params.components
+    key = jax.random.fold_in(jax.random.fold_in(component.key, component.count), len(net.layers))
+    kernels = [weights["linear"]["kernel"] for weights in forward_weights(params)[1:]]
+    keys = jax.random.split(key, len(kernels))
+    return [None, *(draw(i, *pair) for i, pair in enumerate(zip(kernels, keys, strict=True), 1))]
+
+
+@partial(jax.jit, static_argnums=0)
+def magnitudes_of(net, params, x):
+    """The magnitudes that are drawn for a batch."""
+    return for_each_kernel(net, params, lambda i, kernel, key: MAGNITUDES(key, kernel.shape, kernel.dtype))
+
+
+@partial(jax.jit, static_argnums=0)
+def mirror_noise_of(net, params, x):
+    """The noise that takes the place of the input of each linear map. Dense maps have vectors."""
+
+    def draw(i, kernel, key):
+        below, _ = apply_layers(net.layers[:i], forward_weights(params)[:i], forward_stats(params)[:i], x)
+        shape = below.shape if kernel.ndim == 4 else (len(x), len(kernel))
+        return jax.random.normal(key, shape, kernel.dtype)
+
+    return for_each_kernel(net, params, draw)
+
+
+DRAWN = dict.fromkeys(TARGET_PROP, noise_of) | {"brsf": magnitudes_of, "wm": mirror_noise_of}
 CASES_BY_NET = [(name, net) for name in CASES for net in NETS if not ("pooled" in net and name in TARGET_PROP)]
 
 

@@ -170,6 +170,9 @@ BAD_SETTINGS = [
     ("ao_sdtp", {"auxiliary": 0}, ValueError, ["auxiliary=0", "at least 1"]),
     ("kp", {"decay": -1e-6}, ValueError, ["decay=-1e-06", "zero or more"]),
     ("kp", {"feedback_decay": float("nan")}, ValueError, ["feedback_decay=nan"]),
+    ("wm", {"mirror_rate": 1.0}, ValueError, ["mirror_rate=1.0", "less than one"]),
+    ("wm", {"mirror_decay": -0.1}, ValueError, ["mirror_decay=-0.1", "zero or more"]),
+    ("brsf", {"feedback_init": 3.0}, TypeError, ["feedback_init=3.0", "initializer"]),
     ("kp", {"feedback_tx": optax.sgd(-1.0)}, ValueError, ["feedback_tx", "negative"]),
     ("tp", {"noise_preserving": "no"}, TypeError, ["noise_preserving='no'", "True or False"]),
     ("fa", {"feedback_init": "he"}, TypeError, ["feedback_init='he'", "he_normal()"]),
@@ -199,7 +202,7 @@ class Plain(nn.Module):
         return jnp.tanh(x @ self.param("matrix", nn.initializers.he_normal(), (x.shape[-1], 5)))
 
 
-@pytest.mark.parametrize("name", ["fa", "kp"])
+@pytest.mark.parametrize("name", ["fa", "kp", "usf", "brsf", "frsf", "wm"])
 def test_weights_that_feedback_alignment_cannot_carry_an_error_through(name):
     net = jl.Network((jl.layers.dense(7), Plain()), jl.layers.Head(3))
     with pytest.raises(ValueError, match="matrix") as error:
@@ -328,7 +331,11 @@ def test_predict_checks_what_it_is_given():
 @every_rule
 def test_parameters_of_another_rule_or_none(name):
     rule = jl.rules.ALL[name](NET, ADAM)
-    other = jl.rules.dfa(NET, ADAM) if name in ("bp", "fa", "kp", "al") else jl.rules.bp(NET, ADAM)
+    other = (
+        jl.rules.dfa(NET, ADAM)
+        if name in ("bp", "fa", "kp", "usf", "brsf", "frsf", "wm", "al")
+        else jl.rules.bp(NET, ADAM)
+    )
     params = jax.eval_shape(other.init, jax.random.key(0), (X, Y))
     for call in (lambda: rule.update(params, (X, Y)), lambda: rule.predict(params, X)):
         with pytest.raises(ValueError, match="components") as error:

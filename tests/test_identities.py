@@ -92,6 +92,74 @@ def test_feedback_through_the_transposed_weights_is_backprop(rule, net):
     assert_close(forward_weights(run(rule, params, [batch])), forward_weights(theirs))
 
 
+def from_kernels(params, feedback):
+    """The parameters with each stored feedback changed by a function of it and of the weight that it stands for."""
+    (component,), (exact,) = params.components, symmetric(params).components
+    return with_weights(
+        params, "feedback", jax.tree.map(feedback, component.weights["feedback"], exact.weights["feedback"])
+    )
+
+
+def with_equal_magnitudes(params):
+    """The parameters with all weights of a kernel replaced by the same number, their signs kept."""
+    return with_weights(
+        params, "forward", jax.tree.map(lambda w: 0.3 * jnp.sign(w) if w.ndim > 1 else w, forward_weights(params))
+    )
+
+
+@pytest.mark.parametrize("net", ["conv", "resnet"])
+def test_sign_symmetry_with_the_magnitudes_of_the_weights_is_backprop(net):
+    """`frsf` with M = -W; `usf` if all weights of a kernel have its magnitude."""
+    net, batch = (RESNET, image_batch()) if net == "resnet" else (NETS[net], make_batch(NETS[net]))
+    bp = jl.rules.bp(net, SGD)
+    for rule, change in ((jl.rules.frsf(net, SGD), lambda p: p), (jl.rules.usf(net, SGD), with_equal_magnitudes)):
+        params = change(rule.init(jax.random.key(0), batch))
+        params = from_kernels(params, lambda m, w: -w if m.ndim else -jnp.max(w))
+        theirs = with_weights(bp.init(jax.random.key(0), batch), "forward", forward_weights(params))
+        assert_close(forward_weights(run(rule, params, [batch])), forward_weights(run(bp, theirs, [batch])))
+
+
+def test_uniform_sign_symmetry_is_feedback_alignment_through_the_signs():
+    net, batch = NETS["dense norm"], make_batch(NETS["dense norm"])
+    usf, fa = jl.rules.usf(net, SGD), jl.rules.fa(net, SGD)
+    params = usf.init(jax.random.key(0), batch)
+    signs = from_kernels(params, lambda m, w: m * jnp.sign(w))
+    assert_close(forward_weights(run(usf, params, [batch])), forward_weights(run(fa, signs, [batch])))
+
+
+def test_magnitudes_that_are_always_drawn_alike_are_fixed_ones():
+    """`brsf` with an initialiser that draws nothing, and `usf` with the same; three batches."""
+    net, batches = NETS["dense dropout"], [make_batch(NETS["dense"], seed=seed) for seed in range(3)]
+    alike = nn.initializers.constant(-0.3)
+    rules = [make(net, SGD, feedback_init=alike) for make in (jl.rules.brsf, jl.rules.frsf, jl.rules.usf)]
+    batchwise, *others = (forward_weights(run(r, r.init(jax.random.key(0), batches[0]), batches)) for r in rules)
+    for other in others:
+        assert_close(batchwise, other)
+
+
+def test_a_weight_mirror_that_does_not_learn_is_feedback_alignment():
+    net, batches = NETS["conv"], [make_batch(NETS["conv"], seed=seed) for seed in range(3)]
+    wm, fa = jl.rules.wm(net, SGD, mirror_rate=0.0), jl.rules.fa(net, SGD)
+    params = wm.init(jax.random.key(0), batches[0])
+    after = run(wm, params, batches).components[0].weights
+    alone = with_weights(params, "feedback", params.components[0].weights["feedback"])
+    expected = replace(alone.components[0], opt={"forward": alone.components[0].opt["forward"]})
+    assert_close(after, run(fa, replace(alone, components=(expected,)), batches).components[0].weights)
+
+
+@pytest.mark.parametrize("net", ["dense", "conv", slow("transformer"), slow("lstm")])
+def test_a_weight_mirror_shows_the_weights(net):
+    """The expected value of the mirror's moves is W, also where an image ends; here the mean over many examples."""
+    net = NETS[net]
+    batch = make_batch(net, batch_size=4096)
+    wm = jl.rules.wm(net, SGD)
+    params = wm.init(jax.random.key(0), batch)
+    (lesson,) = jax.jit(wm.lessons)(params, batch)
+    exact = symmetric(params).components[0].weights["feedback"]
+    for mirrored, kernel in zip(*map(jax.tree.leaves, (lesson.grads["feedback"], exact)), strict=True):
+        assert jnp.linalg.norm(-mirrored - kernel) < 0.1 * jnp.linalg.norm(kernel)
+
+
 def test_kp_with_one_optimizer_for_both_is_kp_with_two_of_the_same():
     """By default B moves as W does; with an optimizer of its own it computes the same moves from the same gradient."""
     net, batches = NETS["dense"], [make_batch(NETS["dense"])] * 3

@@ -5,16 +5,32 @@ import optax
 import pytest
 
 import jaxlocal as jl
+from jaxlocal.diagnostics import angle
 
 LEAST = dict.fromkeys(jl.rules.ALL, 0.95) | dict.fromkeys(("tp", "sdtp", "ao_sdtp", "drtp"), 0.90)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", jl.rules.ALL)
-def test_digits(name):
+def trained(name):
+    """The data, the rule, and its parameters after forty epochs."""
     data = jl.data.digits()
     rule = jl.rules.ALL[name](jl.models.mlp((256, 256), classes=10), optax.adam(1e-3))
     params = rule.init(jax.random.key(0), data.train)
     for epoch in range(40):
         params, _ = jl.training.epoch(rule, params, data.train, jax.random.key(epoch), 32)
+    return data, rule, params
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", jl.rules.ALL)
+def test_digits(name):
+    data, rule, params = trained(name)
     assert jl.training.accuracy(rule, params, data.test) >= LEAST[name]
+
+
+@pytest.mark.slow
+def test_the_feedback_of_a_weight_mirror_comes_to_resemble_the_weights():
+    """That of feedback alignment stays at some ninety degrees in the second layer."""
+    _, _, params = trained("wm")
+    weights = params.components[0].weights
+    for forward, feedback in zip(weights["forward"][1:], weights["feedback"][1:], strict=True):
+        assert angle(forward["linear"]["kernel"], feedback["linear"]) < 15

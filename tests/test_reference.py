@@ -292,6 +292,39 @@ def test_kp(case):
         close(new[ell]["W"] - new_b[ell], (1 - lam) * (net[ell]["W"] - feedback[ell]))
 
 
+@pytest.mark.parametrize("uniform", [True, False])
+def test_sign_symmetry_is_fa_through_the_signs(case, uniform):
+    net, x, y = case
+    magnitudes = [None, *(-0.7 if uniform else rand(60 + i, *f["W"].shape) for i, f in enumerate(net[1:]))]
+    concordant = [None, *(np.where(f["W"] < 0, -abs(M), abs(M)) for M, f in zip(magnitudes[1:], net[1:], strict=True))]
+    assert same(ref.sign_symmetry_step(net, magnitudes, x, y, 0.1), ref.fa_step(net, concordant, x, y, 0.1))
+    exact = ref.sign_symmetry_step(net, [None, *(f["W"] for f in net[1:])], x, y, 0.1)
+    assert same(exact, ref.bp_step(net, x, y, 0.1))
+
+
+def test_the_mirror_is_an_estimate_of_the_weights():
+    """With noise of one example that is 1 in one place and 0 elsewhere, summed over all places, it is W / N exactly."""
+    layer = conv(3, 2, 3, stride=2)
+    units = np.eye(4 * 5 * 2).reshape(-1, 4, 5, 2)
+    counts = ref.conv_weight_gradient(np.ones_like(units[:1]), np.ones((1, 2, 3, 3)), layer["W"].shape, 2)
+    close(ref.mirror(layer, units) * len(units), layer["W"] * (counts > 0))
+    layer = dense(3, 4, 5)
+    close(ref.mirror(layer, np.eye(4)) * 4, layer["W"])
+
+
+def test_wm(case):
+    net, x, y = case
+    feedback, noise = (
+        sequential_feedback(net),
+        [rand(90 + i, *h.shape) for i, h in enumerate(ref.stack_forward(net, x)[0][:-1])],
+    )
+    noise = [ref.flatten(xi) if f["kind"] == "dense" else xi for xi, f in zip(noise, net, strict=True)]
+    new, new_b, value = ref.wm_step(net, feedback, noise, x, y, 0.5, 0.2, 0.03)
+    assert same([new, value], list(ref.fa_step(net, feedback, x, y, 0.5))) and new_b[0] is None
+    for f, old, b, xi in zip(net[1:], feedback[1:], new_b[1:], noise[1:], strict=True):
+        close(b, 0.97 * old + 0.2 * ref.mirror(f, xi))
+
+
 # ------------------------------------------------------------------------------------------- DFA, DRTP, DKP
 def direct_feedback(net, x):
     hs, _ = ref.stack_forward(net, x)

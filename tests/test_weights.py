@@ -45,8 +45,15 @@ def test_round_trip(name, tmp_path):
     step(moved, batch)
 
 
-ROLES = dict.fromkeys(("fa", "kp", "dfa", "drtp", "dkp"), "feedback") | dict.fromkeys(("tp", "dtp", "sdtp"), "inverse")
-ROLES |= {"bp": "", "predsim": "prediction similarity", "al": "bridge decoder encoder", "ao_sdtp": "auxiliary inverse"}
+ROLES = dict.fromkeys(("fa", "kp", "usf", "frsf", "wm", "dfa", "drtp", "dkp"), "feedback")
+ROLES |= dict.fromkeys(("tp", "dtp", "sdtp"), "inverse")
+ROLES |= {
+    "bp": "",
+    "brsf": "",
+    "predsim": "prediction similarity",
+    "al": "bridge decoder encoder",
+    "ao_sdtp": "auxiliary inverse",
+}
 
 
 @by_rule(jl.rules.ALL)

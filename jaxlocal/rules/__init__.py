@@ -5,8 +5,31 @@ from jaxlocal.rules.backprop import bp
 from jaxlocal.rules.direct import dfa, dkp, drtp
 from jaxlocal.rules.feedback import fa, kp
 from jaxlocal.rules.local_losses import predsim
+from jaxlocal.rules.sign_symmetry import brsf, frsf, usf
 from jaxlocal.rules.target_prop import ao_sdtp, dtp, sdtp, tp
+from jaxlocal.rules.weight_mirror import wm
 
-ALL = {rule.__name__: rule for rule in (bp, al, tp, dtp, sdtp, ao_sdtp, fa, kp, dfa, drtp, dkp, predsim)}
+ALL = {
+    rule.__name__: rule
+    for rule in (bp, al, tp, dtp, sdtp, ao_sdtp, fa, kp, usf, brsf, frsf, wm, dfa, drtp, dkp, predsim)
+}
 
-__all__ = ["ALL", "al", "ao_sdtp", "bp", "dfa", "dkp", "drtp", "dtp", "fa", "kp", "predsim", "sdtp", "tp"]
+__all__ = [
+    "ALL",
+    "al",
+    "ao_sdtp",
+    "bp",
+    "brsf",
+    "dfa",
+    "dkp",
+    "drtp",
+    "dtp",
+    "fa",
+    "frsf",
+    "kp",
+    "predsim",
+    "sdtp",
+    "tp",
+    "usf",
+    "wm",
+]

@@ -1,6 +1,7 @@
 """Feedback alignment and Kolen-Pollack learning: the error goes back through weights of its own."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -12,9 +13,13 @@ from jaxlocal.decay import decayed, shrunk
 from jaxlocal.descent import Settle
 from jaxlocal.locality import everywhere
 from jaxlocal.make import make_rule
-from jaxlocal.network import Network
+from jaxlocal.network import Network, Tree
 from jaxlocal.parts import init_forward
 from jaxlocal.rule import Batch, Component, Lesson, Message, Part, Rule, Stats, Weights
+from jaxlocal.transport import Feedback
+
+Start = Callable[[tuple[Tree, ...], Stats, jax.Array, jax.Array], tuple[Feedback, ...]]  # (weights, stats, x, key)
+Learn = Callable[[Component, Batch, jax.Array], Lesson]
 
 
 @learning_rule
@@ -56,7 +61,7 @@ def fa(
       Lillicrap, Cownden, Tweed, Akerman. Random synaptic feedback weights support error backpropagation for deep
       learning. Nature Communications 7, 2016. Notation: Learning the connections in direct feedback alignment, eq. 5.
     """
-    return _carried_back(net, {"forward": tx}, feedback_init, frozen)
+    return carried_back(net, {"forward": tx}, frozen, drawn(net, feedback_init), partial(_learn, net))
 
 
 @learning_rule
@@ -106,9 +111,10 @@ def kp(
     feedback_decay = decay if feedback_decay is None else feedback_decay
     checks.share("decay", decay)
     checks.share("feedback_decay", feedback_decay)
+    start, learn = drawn(net, feedback_init), partial(_learn, net)
     if feedback_tx is not None:
         txs = {"forward": decayed(tx, decay), "feedback": decayed(feedback_tx, feedback_decay)}
-        return _carried_back(net, txs, feedback_init, frozen)
+        return carried_back(net, txs, frozen, start, learn)
 
     def settle(weights: Weights, moves: Weights) -> Weights:
         """B moves as its W does; then both decay."""
@@ -118,36 +124,57 @@ def kp(
             "feedback": shrunk(feedback_moves, weights["feedback"], feedback_decay),
         }
 
-    return _carried_back(net, {"forward": tx}, feedback_init, frozen, settle)
+    return carried_back(net, {"forward": tx}, frozen, start, learn, settle)
 
 
-def _carried_back(
+def _learn(net: Network, component: Component, batch: Batch, key: jax.Array) -> Lesson:
+    """The error comes back through the B that the component carries. The gradient of B is that of W."""
+    feedback = component.weights["feedback"]
+    lesson = carried_lesson(net, feedback, component, batch, key)
+    grads = transport.kernels_with_feedback(lesson.grads["forward"], feedback)
+    return lesson._replace(grads=lesson.grads | {"feedback": grads})
+
+
+def carried_lesson(
+    net: Network, feedback: tuple[Feedback, ...], component: Component, batch: Batch, key: jax.Array
+) -> Lesson:
+    """Backpropagation, with the error carried back by this feedback through every linear map."""
+    x, y = batch
+
+    def objective(weights: tuple[Tree, ...]) -> tuple[jax.Array, Stats]:
+        scores, stats = transport.apply_layers(net.layers, weights, feedback, component.stats, x, key)
+        return net.loss.mean(scores, y), stats
+
+    (loss, stats), grads = jax.value_and_grad(objective, has_aux=True)(component.weights["forward"])
+    return Lesson({"forward": grads}, stats, {"task": loss})
+
+
+def drawn(net: Network, init: nn.initializers.Initializer | None) -> Start:
+    """Feedback that is drawn at the start by the setting `feedback_init`, or by each map's own initializer."""
+    if init is not None:
+        checks.initializer("feedback_init", init)
+    return lambda weights, stats, x, key: transport.init_feedback(net.layers, weights, stats, x, key, init)
+
+
+def carried_back(
     net: Network,
     txs: dict[str, optax.GradientTransformation],
-    feedback_init: nn.initializers.Initializer | None,
     frozen: Collection[int],
+    start: Start,
+    learn: Learn,
     settle: Settle | None = None,
 ) -> Rule:
-    """Backpropagation with the error carried by B through every linear map. The gradient of B is that of W."""
-    if feedback_init is not None:
-        checks.initializer("feedback_init", feedback_init)
+    """A rule of one component, whose feedback begins as `start` says, and which learns as `learn` says."""
 
     def init(key: jax.Array, message: Message) -> tuple[Weights, Stats, Message]:
         forward_key, feedback_key = jax.random.split(key)
         weights, stats, output = init_forward(net.layers)(forward_key, message)
         x, _ = message
-        feedback = transport.init_feedback(net.layers, weights["forward"], stats, x, feedback_key, feedback_init)
-        return weights | {"feedback": feedback}, stats, output
-
-    def objective(weights: Weights, stats: Stats, batch: Batch, key: jax.Array) -> tuple[jax.Array, Stats]:
-        x, y = batch
-        scores, stats = transport.apply_layers(net.layers, weights["forward"], weights["feedback"], stats, x, key)
-        return net.loss.mean(scores, y), stats
+        return weights | {"feedback": start(weights["forward"], stats, x, feedback_key)}, stats, output
 
     def teach(components: tuple[Component, ...], batch: Batch, keys: tuple[jax.Array, ...]) -> tuple[Lesson, ...]:
         (network,), (key,) = components, keys
-        (loss, stats), grads = jax.value_and_grad(objective, has_aux=True)(network.weights, network.stats, batch, key)
-        return (Lesson(grads, stats, {"task": loss}),)
+        return (learn(network, batch, key),)
 
     parts = (Part(tuple(range(len(net.layers))), init),)
     locality = {"forward": everywhere(1), "feedback": everywhere(1)}
