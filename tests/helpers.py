@@ -36,9 +36,11 @@ RULES = {**jl.rules.ALL, "layer_local": layer_local}
 FAMILIES = ("bp", "al", "dtp", "kp", "dkp", "predsim", "layer_local")
 # The library's rules that a pipeline runs.
 FORWARD_ONLY = ("al", "drtp", "predsim")
+# They differ from `brsf` in where their magnitudes come from. So most of their tests are slow ones.
+LIKE_BRSF = ("usf", "frsf")
 
 
-def by_rule(names, quick=tuple(RULES)):
+def by_rule(names, quick=tuple(name for name in RULES if name not in LIKE_BRSF)):
     """Run a test for each of the rules; one process takes all tests of a rule, so that `start` compiles it once.
 
     Rules that are not among the quick ones are marked slow.
@@ -51,10 +53,10 @@ def by_rule(names, quick=tuple(RULES)):
 
 
 def by_case(cases, quick=()):
-    """As `by_rule`, for pairs of a rule and a net. Of those on sequences, all but the quick ones are marked slow."""
+    """As `by_rule`, for pairs of a rule and a net. Those on sequences are marked slow unless they are quick ones."""
     params = []
     for name, net in cases:
-        slow = net in SEQUENCES and (name, net) not in quick
+        slow = name in LIKE_BRSF or (net in SEQUENCES and (name, net) not in quick)
         marks = [pytest.mark.xdist_group(name), *([pytest.mark.slow] if slow else [])]
         params.append(pytest.param(name, net, id=f"{net}-{name}", marks=marks))
     return pytest.mark.parametrize(("name", "net"), params)
@@ -72,7 +74,7 @@ NETS = {
     "transformer": jl.models.transformer_classifier(7, 3, features=4, depth=1, heads=2, hidden=5, dropout=0.3),
 }
 SEQUENCES = "lstm", "transformer"
-ON_SEQUENCES = "bp", "al", "fa", "kp", "dfa", "drtp", "dkp", "predsim"
+ON_SEQUENCES = "bp", "al", "fa", "kp", "brsf", "wm", "dfa", "drtp", "dkp", "predsim"
 
 
 def make_batch(net, batch_size=8, seed=0):

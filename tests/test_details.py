@@ -66,7 +66,8 @@ def test_equal_layers_start_differently_and_draw_from_keys_of_their_own(name):
     assert len(set(keys)) == len(keys)
 
 
-@by_rule([name for name in jl.rules.ALL if name != "al"])
+# In `usf` a unit with the same sign to all classes learns nothing, because the errors of the classes add up to zero.
+@by_rule([name for name in jl.rules.ALL if name not in ("al", "usf")])
 def test_one_dropout_mask_a_step(name):
     """With a batch of one, a dropped unit of the last block teaches neither its own weights nor the head's."""
     net = NETS["dense dropout"]

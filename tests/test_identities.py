@@ -100,23 +100,23 @@ def from_kernels(params, feedback):
     )
 
 
-def with_equal_magnitudes(params):
-    """The parameters with all weights of a kernel replaced by the same number, their signs kept."""
-    return with_weights(
-        params, "forward", jax.tree.map(lambda w: 0.3 * jnp.sign(w) if w.ndim > 1 else w, forward_weights(params))
-    )
+def test_fixed_magnitudes_of_the_weights_with_their_signs_are_backprop():
+    """`frsf` with M = -W, on a ResNet."""
+    batch = image_batch()
+    frsf, bp = jl.rules.frsf(RESNET, SGD), jl.rules.bp(RESNET, SGD)
+    params = from_kernels(frsf.init(jax.random.key(0), batch), lambda m, w: -w)
+    theirs = with_weights(bp.init(jax.random.key(0), batch), "forward", forward_weights(params))
+    assert_close(forward_weights(run(frsf, params, [batch])), forward_weights(run(bp, theirs, [batch])))
 
 
-@pytest.mark.parametrize("net", ["conv", "resnet"])
-def test_sign_symmetry_with_the_magnitudes_of_the_weights_is_backprop(net):
-    """`frsf` with M = -W; `usf` if all weights of a kernel have its magnitude."""
-    net, batch = (RESNET, image_batch()) if net == "resnet" else (NETS[net], make_batch(NETS[net]))
-    bp = jl.rules.bp(net, SGD)
-    for rule, change in ((jl.rules.frsf(net, SGD), lambda p: p), (jl.rules.usf(net, SGD), with_equal_magnitudes)):
-        params = change(rule.init(jax.random.key(0), batch))
-        params = from_kernels(params, lambda m, w: -w if m.ndim else -jnp.max(w))
-        theirs = with_weights(bp.init(jax.random.key(0), batch), "forward", forward_weights(params))
-        assert_close(forward_weights(run(rule, params, [batch])), forward_weights(run(bp, theirs, [batch])))
+def test_uniform_sign_symmetry_is_backprop_if_all_weights_of_a_kernel_have_the_magnitude():
+    net, batch = NETS["conv"], make_batch(NETS["conv"])
+    usf, bp = jl.rules.usf(net, SGD), jl.rules.bp(net, SGD)
+    params = usf.init(jax.random.key(0), batch)
+    equal = jax.tree.map(lambda w: 0.3 * jnp.sign(w) if w.ndim > 1 else w, forward_weights(params))
+    params = from_kernels(with_weights(params, "forward", equal), lambda m, w: jnp.full_like(m, 0.3))
+    theirs = with_weights(bp.init(jax.random.key(0), batch), "forward", equal)
+    assert_close(forward_weights(run(usf, params, [batch])), forward_weights(run(bp, theirs, [batch])))
 
 
 def test_uniform_sign_symmetry_is_feedback_alignment_through_the_signs():
@@ -149,7 +149,7 @@ def test_a_weight_mirror_that_does_not_learn_is_feedback_alignment():
 
 @pytest.mark.parametrize("net", ["dense", "conv", slow("transformer"), slow("lstm")])
 def test_a_weight_mirror_shows_the_weights(net):
-    """The expected value of the mirror's moves is W, also where an image ends; here the mean over many examples."""
+    """The expected value of what B learns from is W, also where an image ends; here the mean over many examples."""
     net = NETS[net]
     batch = make_batch(net, batch_size=4096)
     wm = jl.rules.wm(net, SGD)
@@ -157,7 +157,9 @@ def test_a_weight_mirror_shows_the_weights(net):
     (lesson,) = jax.jit(wm.lessons)(params, batch)
     exact = symmetric(params).components[0].weights["feedback"]
     for mirrored, kernel in zip(*map(jax.tree.leaves, (lesson.grads["feedback"], exact)), strict=True):
-        assert jnp.linalg.norm(-mirrored - kernel) < 0.1 * jnp.linalg.norm(kernel)
+        used = mirrored != 0  # a weight of a local layer that meets nothing but padding has no effect
+        assert jnp.mean(used) > 0.4
+        assert jnp.linalg.norm(jnp.where(used, -mirrored - kernel, 0)) < 0.1 * jnp.linalg.norm(kernel)
 
 
 def test_kp_with_one_optimizer_for_both_is_kp_with_two_of_the_same():
