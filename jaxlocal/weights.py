@@ -3,7 +3,7 @@
 What belongs to a layer of the network has the number of the layer: `layers.0/forward/linear/kernel`, and the batch
 statistics `layers.0/batch_stats/norm/mean`. What a component has beside its layers has the number of the component:
 `components.1/bridge/linear/kernel`. So the network has the same names in every rule, whether it is one component, as in
-`bp`, or many. The feedback of `fa` and `kp` belongs to layers, and that of the direct rules to components.
+`bp`, or many. The feedback of `fa` and its relatives belongs to layers, and that of the direct rules to components.
 """
 
 import hashlib

@@ -301,8 +301,8 @@ DEFECTS = (
     Defect(
         "fa: B learns",
         "rules/feedback.py",
-        '{"forward": tx}, feedback_init, frozen)',
-        '{"forward": tx, "feedback": tx}, feedback_init, frozen)',
+        '{"forward": tx}, frozen, drawn(',
+        '{"forward": tx, "feedback": tx}, frozen, drawn(',
         equations("fa-conv pooled"),
     ),
     Defect(
@@ -314,9 +314,9 @@ DEFECTS = (
     ),
     Defect(
         "kp: B has the opposite update of W",
-        "transport.py",
-        'return grads, grads["kernel"], error_below',
-        'return grads, -grads["kernel"], error_below',
+        "rules/feedback.py",
+        'grads = transport.kernels_with_feedback(lesson.grads["forward"], feedback)',
+        'grads = transport.kernels_with_feedback(jax.tree.map(lambda g: -g, lesson.grads["forward"]), feedback)',
         equations("kp-dense tanh"),
     ),
     Defect(
@@ -346,6 +346,70 @@ DEFECTS = (
         "optax.add_decayed_weights(-rate, mask=kernels)",
         "optax.add_decayed_weights(-rate)",
         equations("kp-dense tanh"),
+    ),
+    # Sign symmetry and the weight mirror.
+    Defect(
+        "usf: the magnitude is the square of the one meant",
+        "rules/sign_symmetry.py",
+        "jnp.sqrt(jnp.mean(jnp.square(b)))",
+        "jnp.mean(jnp.square(b))",
+        details("feedback_init_is_used[usf]"),
+    ),
+    Defect(
+        "usf: the magnitudes have the signs of their own",
+        "rules/sign_symmetry.py",
+        "jnp.abs(m) * jnp.sign(w)",
+        "m * jnp.sign(w)",
+        "test_identities.py::test_magnitudes_that_are_always_drawn_alike_are_fixed_ones",
+    ),
+    Defect(
+        "frsf: the weights themselves in the place of their signs",
+        "rules/sign_symmetry.py",
+        "jnp.abs(m) * jnp.sign(w)",
+        "jnp.abs(m) * w",
+        equations("frsf-dense tanh"),
+    ),
+    Defect(
+        "frsf: the magnitudes without the signs",
+        "rules/sign_symmetry.py",
+        "jnp.abs(m) * jnp.sign(w)",
+        "jnp.abs(m)",
+        equations("frsf-conv strided"),
+    ),
+    Defect(
+        "brsf: the magnitudes are those of the first batch",
+        "rules/sign_symmetry.py",
+        "jax.random.fold_in(key, len(net.layers))",
+        "jax.random.fold_in(component.key, len(net.layers))",
+        equations("brsf-dense tanh"),
+    ),
+    Defect(
+        "brsf: a layer's magnitudes are drawn as its dropout",
+        "rules/sign_symmetry.py",
+        "jax.random.fold_in(key, len(net.layers))",
+        "key",
+        equations("brsf-conv strided"),
+    ),
+    Defect(
+        "wm: B turns away from the weights",
+        "rules/weight_mirror.py",
+        '{"feedback": jax.tree.map(jnp.negative, mirrored)}',
+        '{"feedback": mirrored}',
+        "test_identities.py::test_a_weight_mirror_shows_the_weights[dense]",
+    ),
+    Defect(
+        "wm: a weight at the border counts as often as one in the middle",
+        "rules/weight_mirror.py",
+        "(len(noise) * _products(found, kernel))",
+        "(len(noise) * jnp.max(_products(found, kernel)))",
+        equations("wm-conv strided"),
+    ),
+    Defect(
+        "wm: the decay of B is its rate",
+        "rules/weight_mirror.py",
+        "decayed(optax.sgd(mirror_rate), mirror_decay)",
+        "decayed(optax.sgd(mirror_rate), mirror_rate)",
+        equations("wm-dense tanh"),
     ),
     # Direct feedback.
     Defect(

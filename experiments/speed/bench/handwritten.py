@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,6 @@ import optax
 from experiments.speed.bench import handwritten_local_losses as local_losses
 from experiments.speed.bench import handwritten_target_prop as target_prop
 from experiments.speed.bench.handwritten_layers import (
-    Adjust,
     Batch,
     Layer,
     Program,
@@ -31,6 +30,7 @@ from experiments.speed.bench.handwritten_layers import (
 from experiments.speed.bench.nets import CLASSES
 
 IMAGE_CODE = 256  # jaxlocal's default
+MIRROR_RATE = 0.01  # jaxlocal's default
 
 
 def bp(net: list[Layer], tx: optax.GradientTransformation) -> Program:
@@ -72,16 +72,29 @@ def _carry_back(residuals: tuple[jax.Array, ...], error: jax.Array) -> tuple[jax
 carried.defvjp(_carry, _carry_back)
 
 
-def _carried_back(adjust: Adjust, net: list[Layer], tx: optax.GradientTransformation) -> Program:
-    """Feedback alignment, or Kolen-Pollack if `adjust` moves the feedback."""
+Kernels = list[jax.Array]  # of all layers but the first, below which no error goes
+
+
+class Variant(NamedTuple):
+    """What is different between feedback alignment and its relatives."""
+
+    start: Callable[[Kernels], list[jax.Array]] = list  # what is kept of a drawn B
+    carriers: Callable[[list[jax.Array], Kernels, jax.Array], Kernels] = lambda kept, kernels, key: kept
+    follow: Callable[[dict[str, Tree], dict[str, Tree], jax.Array, jax.Array], dict[str, Tree]] = (
+        lambda updates, weights, x, key: updates
+    )
+
+
+def _carried_back(variant: Variant, net: list[Layer], tx: optax.GradientTransformation) -> Program:
+    """Feedback alignment, or a relative."""
 
     def init(key: jax.Array, batch: Batch) -> State:
         forward, running, _ = init_layers(net, key, batch[0][:2])
         other, _, _ = init_layers(net, jax.random.fold_in(key, 1), batch[0][:2])
-        feedback = [w["linear"]["kernel"] for w in other[1:]]  # no error goes below the first layer
+        feedback = variant.start(_kernels(other))
         return State({"forward": forward, "feedback": feedback}, tx.init({"forward": forward}), running, key)
 
-    def loss(learnt: dict[str, Tree], feedback: list[jax.Array], batch: Batch) -> tuple[jax.Array, Tree]:
+    def loss(learnt: dict[str, Tree], feedback: Kernels, batch: Batch) -> tuple[jax.Array, Tree]:
         first, *others = zip(net, learnt["forward"], strict=True)
         a, found = apply(first[0], batch[0], first[1])
         moments = [found]
@@ -91,21 +104,69 @@ def _carried_back(adjust: Adjust, net: list[Layer], tx: optax.GradientTransforma
         return mean_loss(a, batch[1]), moments
 
     def step(state: State, batch: Batch) -> State:
+        key, own_key = jax.random.split(state.key)
         learnt = {"forward": state.weights["forward"]}
-        grads, moments = jax.grad(loss, has_aux=True)(learnt, state.weights["feedback"], batch)
-        return descend(tx, state, grads, moments, adjust)
+        carriers = variant.carriers(state.weights["feedback"], _kernels(learnt["forward"]), own_key)
+        grads, moments = jax.grad(loss, has_aux=True)(learnt, carriers, batch)
+        follow = partial(variant.follow, x=batch[0], key=own_key)
+        return descend(tx, state._replace(key=key), grads, moments, follow)
 
     return Program(init, step)
 
 
-def _feedback_follows(updates: dict[str, Tree], weights: dict[str, Tree]) -> dict[str, Tree]:
+def _kernels(layers: list[Tree]) -> Kernels:
+    return [w["linear"]["kernel"] for w in layers[1:]]
+
+
+def _as_the_weights(
+    updates: dict[str, Tree], weights: dict[str, Tree], x: jax.Array, key: jax.Array
+) -> dict[str, Tree]:
     """B has the gradient of W and therefore, with the same optimizer, its update: one state serves both."""
-    feedback = [update["linear"]["kernel"] for update in updates["forward"][1:]]
-    return decayed(updates | {"feedback": feedback}, weights)
+    return decayed(updates | {"feedback": _kernels(updates["forward"])}, weights)
 
 
-fa = partial(_carried_back, as_they_are)
-kp = partial(_carried_back, _feedback_follows)
+def _with_signs(magnitudes: list[jax.Array], kernels: Kernels, key: jax.Array) -> Kernels:
+    return [jnp.abs(m) * jnp.sign(w) for m, w in zip(magnitudes, kernels, strict=True)]
+
+
+def _mirrored(updates: dict[str, Tree], weights: dict[str, Tree], x: jax.Array, key: jax.Array) -> dict[str, Tree]:
+    """B approaches what noise shows of W."""
+    kernels = _kernels(weights["forward"])
+    shown = map(partial(_mirror, x), kernels, jax.random.split(key, len(kernels)))
+    moves = [MIRROR_RATE * (s - b) for s, b in zip(shown, weights["feedback"], strict=True)]
+    return updates | {"feedback": moves}
+
+
+def _mirror(x: jax.Array, kernel: jax.Array, key: jax.Array) -> jax.Array:
+    """The correlation of noise with the answer to it, divided by the number of products of each weight."""
+    shape = (len(x), len(kernel)) if kernel.ndim == 2 else (*x.shape[:3], kernel.shape[2])
+    noise, ones = jax.random.normal(key, shape), jnp.ones((1, *shape[1:]))
+
+    def correlated(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jax.linear_transpose(lambda kernel: linear(kernel, a), kernel)(b)[0]
+
+    products = correlated(ones, jnp.ones_like(linear(kernel, ones)))
+    return correlated(noise, linear(kernel, noise)) / (len(x) * jnp.maximum(products, 1))
+
+
+def brsf(
+    net: list[Layer], tx: optax.GradientTransformation, feedback_init: Callable[..., jax.Array] = he_normal
+) -> Program:
+    """Sign symmetry with new magnitudes for every batch."""
+
+    def carriers(kept: list[jax.Array], kernels: Kernels, key: jax.Array) -> Kernels:
+        keys = jax.random.split(key, len(kernels))
+        magnitudes = [feedback_init(k, w.shape, w.dtype) for k, w in zip(keys, kernels, strict=True)]
+        return _with_signs(magnitudes, kernels, key)
+
+    return _carried_back(Variant(lambda kernels: [], carriers), net, tx)
+
+
+fa = partial(_carried_back, Variant())
+kp = partial(_carried_back, Variant(follow=_as_the_weights))
+usf = partial(_carried_back, Variant(lambda kernels: [jnp.sqrt(jnp.mean(jnp.square(b))) for b in kernels], _with_signs))
+frsf = partial(_carried_back, Variant(carriers=_with_signs))
+wm = partial(_carried_back, Variant(follow=_mirrored))
 
 
 def _direct(learns: bool, by_target: bool, net: list[Layer], tx: optax.GradientTransformation) -> Program:
@@ -202,6 +263,10 @@ ALL: dict[str, Callable[..., Program]] = {
     "dfa": dfa,
     "fa": fa,
     "kp": kp,
+    "usf": usf,
+    "brsf": brsf,
+    "frsf": frsf,
+    "wm": wm,
     "dkp": dkp,
     "drtp": drtp,
     "predsim": local_losses.predsim,

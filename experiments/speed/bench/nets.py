@@ -2,8 +2,9 @@
 
 from typing import NamedTuple, Self
 
-RULES = ("bp", "al", "dfa", "fa", "kp", "dkp", "drtp", "predsim", "tp", "dtp", "sdtp", "ao_sdtp")
-TARGET_PROP = RULES[8:]  # these need an activation with a bounded range, and no pooling
+_FEEDBACK = "dfa", "fa", "kp", "usf", "brsf", "frsf", "wm", "dkp", "drtp"
+TARGET_PROP = "tp", "dtp", "sdtp", "ao_sdtp"  # these need an activation with a bounded range, and no pooling
+RULES = ("bp", "al", *_FEEDBACK, "predsim", *TARGET_PROP)
 CLASSES = 10
 RATE = 1e-4  # of Adam
 SEED = 0
