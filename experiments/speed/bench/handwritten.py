@@ -108,8 +108,11 @@ def _carried_back(variant: Variant, net: list[Layer], tx: optax.GradientTransfor
         learnt = {"forward": state.weights["forward"]}
         carriers = variant.carriers(state.weights["feedback"], _kernels(learnt["forward"]), own_key)
         grads, moments = jax.grad(loss, has_aux=True)(learnt, carriers, batch)
-        follow = partial(variant.follow, x=batch[0], key=own_key)
-        return descend(tx, state._replace(key=key), grads, moments, follow)
+
+        def adjust(updates: dict[str, Tree], weights: dict[str, Tree]) -> dict[str, Tree]:
+            return variant.follow(updates, weights, batch[0], own_key)
+
+        return descend(tx, state._replace(key=key), grads, moments, adjust)
 
     return Program(init, step)
 
