@@ -375,6 +375,13 @@ def seed(value: int, count: int = 1) -> None:
         raise ValueError(f"seed={value}: must be from 0 to {2**31 - count}")
 
 
+def count(name: str, value: int) -> None:
+    """The value is a whole number, zero or more."""
+    whole(name, value)
+    if value < 0:
+        raise ValueError(f"{name}={value}: must be zero or more")
+
+
 def positive_int(name: str, value: int) -> None:
     """The value is a whole number, one or more."""
     whole(name, value)

@@ -1,13 +1,13 @@
 """What the parts of many rules are made of: forward weights, the head, modules that only help in training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 
 from jaxlocal import checks
-from jaxlocal.network import Network, Tree, apply_layers, init_layer
+from jaxlocal.network import Network, Tree, apply_layers, evenly, init_layer, neighbours
 from jaxlocal.rule import Lesson, Message, Part, Stats, Weights
 
 
@@ -63,3 +63,25 @@ def init_helper(name: str, module: Any, key: jax.Array, x: jax.Array, shape: tup
     if y.shape[1:] != shape:
         raise ValueError(f"{name}={checks.show(module)}: its output has shape {y.shape[1:]}, but must have {shape}")
     return weights
+
+
+def block_groups(components: int | Sequence[int] | None, blocks: int) -> tuple[tuple[int, ...], ...]:
+    """The numbers of the blocks of each component."""
+    if components is None:
+        components = blocks
+    if not isinstance(components, Sequence):
+        checks.positive_int("components", components)
+        if components > blocks:
+            raise ValueError(
+                f"components={components}: the network has {blocks} blocks, and a component needs one at least; ask "
+                f"for 1 to {blocks}, or add blocks"
+            )
+        components = evenly(blocks, components)
+    for size in components:
+        checks.positive_int("components", size)
+    if sum(components) != blocks:
+        raise ValueError(
+            f"components={tuple(components)}: takes {sum(components)} blocks, but the network has {blocks}; the sizes "
+            "must sum to the number of blocks"
+        )
+    return neighbours(components)

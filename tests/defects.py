@@ -196,6 +196,28 @@ DEFECTS = (
         '"prediction": upward(n)',
         locality("dense dropout-predsim"),
     ),
+    # Decoupled greedy learning.
+    Defect(
+        "dgl: a classifier does not teach its component",
+        "rules/decoupled.py",
+        'weights["classifier"], {}, a)',
+        'weights["classifier"], {}, jax.lax.stop_gradient(a))',
+        equations("dgl-dense tanh"),
+    ),
+    Defect(
+        "dgl: a classifier has no activations",
+        "rules/decoupled.py",
+        "a = nn.relu(layer(a))",
+        "a = layer(a)",
+        equations("dgl-dense tanh"),
+    ),
+    Defect(
+        "dgl: a classifier is said to be everybody's concern",
+        "rules/decoupled.py",
+        '"classifier": own(n)',
+        '"classifier": upward(n)',
+        locality("dense dropout-dgl"),
+    ),
     # Target propagation.
     Defect(
         "tp: targets come from what the layer above is, not from its target",

@@ -33,9 +33,9 @@ def layer_local(net, tx):
 # Every rule that the contract is tested on. A new rule is one more line here.
 RULES = {**jl.rules.ALL, "layer_local": layer_local}
 # One rule of each file, for what the rules of a file cannot do differently.
-FAMILIES = ("bp", "al", "dtp", "kp", "dkp", "predsim", "layer_local")
+FAMILIES = ("bp", "al", "dtp", "kp", "dkp", "predsim", "dgl", "layer_local")
 # The library's rules that a pipeline runs.
-FORWARD_ONLY = ("al", "drtp", "predsim")
+FORWARD_ONLY = ("al", "drtp", "predsim", "dgl")
 # They differ from `brsf` in where their magnitudes come from. So most of their tests are slow ones.
 LIKE_BRSF = ("usf", "frsf")
 
@@ -74,7 +74,7 @@ NETS = {
     "transformer": jl.models.transformer_classifier(7, 3, features=4, depth=1, heads=2, hidden=5, dropout=0.3),
 }
 SEQUENCES = "lstm", "transformer"
-ON_SEQUENCES = "bp", "al", "fa", "kp", "brsf", "wm", "dfa", "drtp", "dkp", "predsim"
+ON_SEQUENCES = "bp", "al", "fa", "kp", "brsf", "wm", "dfa", "drtp", "dkp", "predsim", "dgl"
 
 
 def make_batch(net, batch_size=8, seed=0):

@@ -5,7 +5,18 @@ zero and stays so.
 """
 
 import numpy as np
-from reference import average_cells, average_cells_backward, flatten, layer_backward, layer_forward, sgd, task_loss
+from reference import (
+    average_cells,
+    average_cells_backward,
+    flatten,
+    layer_backward,
+    layer_forward,
+    sgd,
+    sgd_all,
+    stack_backward,
+    stack_forward,
+    task_loss,
+)
 
 TINY = 1e-8
 
@@ -63,6 +74,23 @@ def prediction_loss(a, head, y, inputs, loss):
     value, _, delta = task_loss(scores, y, loss)
     d, grads = layer_backward(head, cache, delta)
     return value, average_cells_backward(d, cells, a.shape), grads
+
+
+def dgl_step(components, classifiers, x, y, lr, loss="ce"):
+    """Component i descends the task loss of its classifier on a_i, averaged over 2 x 2 cells of an image; the last one,
+    with the head, descends that of its own output -> (components, classifiers, losses)."""
+    a, new, new_classifiers, losses = x, [], [], []
+    for layers, classifier in zip(components, [*classifiers, []], strict=True):
+        hs, caches = stack_forward(layers, a)
+        a, cells = hs[-1], 2 if hs[-1].ndim > 2 else None
+        scores, c_caches = stack_forward(classifier, flatten(average_cells(a, cells)))
+        value, _, delta = task_loss(scores[-1], y, loss)
+        d, c_grads = stack_backward(classifier, c_caches, delta)
+        _, grads = stack_backward(layers, caches, average_cells_backward(d, cells, a.shape))
+        new.append(sgd_all(layers, grads, lr))
+        new_classifiers.append(sgd_all(classifier, c_grads, lr))
+        losses.append(value)
+    return new, new_classifiers[:-1], losses
 
 
 def scaled(grads, factor):

@@ -132,6 +132,17 @@ def as_local_losses(net, params, x):
     return as_net(net, params, x) | {"heads": heads, "maps": maps}
 
 
+def as_decoupled(net, params, x):
+    """Decoupled greedy learning: the layers of each component, and its classifier."""
+    layers = iter(net.layers)
+    components = [[as_layer(next(layers), w) for w in c.weights["forward"]] for c in params.components]
+    classifiers = [
+        [as_layer(dense(1, nn.relu if "hidden" in name else identity), {"linear": w}) for name, w in sorted(c.items())]
+        for c in (component.weights["classifier"] for component in params.components[:-1])
+    ]
+    return {"components": components, "classifiers": classifiers}
+
+
 # The reference's step of each rule: (state, x, y, loss, noise) -> (state, local losses in the order of components).
 
 
@@ -200,6 +211,11 @@ def step_predsim(s, x, y, loss, noise):
     return {"net": net, "heads": heads, "maps": maps}, losses
 
 
+def step_dgl(s, x, y, loss, noise):
+    components, classifiers, losses = reference_local.dgl_step(s["components"], s["classifiers"], x, y, RATE, loss)
+    return {"components": components, "classifiers": classifiers}, losses
+
+
 TARGET_PROP = ("tp", "dtp", "sdtp", "ao_sdtp")
 INVERSE = {"inverse_tx": optax.sgd(SECOND_RATE), "noise": NOISE}
 MAGNITUDES = nn.initializers.normal(0.5)
@@ -221,6 +237,7 @@ CASES = {  # rule -> settings, view of our parameters, step of the reference
     "drtp": ({}, as_feedback_direct, step_drtp),
     "dkp": (LEARNT, as_feedback_direct, step_dkp),
     "predsim": ({"beta": BETA, "inputs": INPUTS}, as_local_losses, step_predsim),
+    "dgl": ({"components": 2, "hidden": 2}, as_decoupled, step_dgl),
 }
 
 

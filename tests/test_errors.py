@@ -180,6 +180,8 @@ BAD_SETTINGS = [
     ("dkp", {"decay": 1.0}, ValueError, ["decay=1.0", "less than one"]),
     ("dkp", {"decay": True}, TypeError, ["decay=True", "number"]),
     ("predsim", {"beta": 1.5}, ValueError, ["beta=1.5", "from 0 to 1"]),
+    ("dgl", {"components": 4}, ValueError, ["components=4", "3 blocks", "1 to 3"]),
+    ("dgl", {"hidden": -1}, ValueError, ["hidden=-1", "zero or more"]),
     ("predsim", {"inputs": 0}, ValueError, ["inputs=0", "at least 1"]),
     ("dkp", {"feedback_tx": "sgd"}, TypeError, ["feedback_tx='sgd'", "optax"]),
 ]

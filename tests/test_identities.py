@@ -377,3 +377,12 @@ def test_the_local_losses_of_a_block_add_up():
         assert_close(grads["forward"], jax.tree.map(lambda a, b: 0.7 * a + 0.3 * b, p["forward"], s["forward"]))
         assert_close(grads["prediction"], jax.tree.map(lambda a: 0.7 * a, p["prediction"]))
         assert_close(grads["similarity"], jax.tree.map(lambda a: 0.3 * a, s["similarity"]))
+
+
+@pytest.mark.parametrize("net", ["dense", "conv"])
+def test_decoupled_greedy_learning_in_one_component_is_backprop(net):
+    batches = [make_batch(NETS[net], seed=seed) for seed in range(3)]
+    dgl, bp = jl.rules.dgl(NETS[net], SGD, components=1), jl.rules.bp(NETS[net], SGD)
+    params = dgl.init(jax.random.key(0), batches[0])
+    theirs = with_weights(bp.init(jax.random.key(0), batches[0]), "forward", forward_weights(params))
+    assert_close(forward_weights(run(dgl, params, batches)), forward_weights(run(bp, theirs, batches)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference as ref
 import reference_local as local
-from test_reference import B, C, check_layer, cnn, conv, dense, mlp, one_hot, out
+from test_reference import B, C, check_layer, check_stacks, cnn, conv, dense, mlp, one_hot, out
 
 
 def similarities(v):
@@ -53,3 +53,26 @@ def test_predsim_follows_both_losses_of_each_block(make):
 def test_examples_without_variation_are_similar_to_none():
     v = np.array([[1.0, 2.0, 4.0], [3.0, 3.0, 3.0], [-1.0, -2.0, -4.0]])
     np.testing.assert_allclose(local.similarity(v)[0], [[1, 0, -1], [0, 0, 0], [-1, 0, 1]], atol=1e-15)
+
+
+@pytest.mark.parametrize("make", [mlp, cnn])
+def test_dgl_follows_the_loss_of_each_classifier(make):
+    net, x = make()
+    y, components = one_hot(), [net[:1], net[1:2], net[2:]]
+    read = [5, 4] if make is mlp else [2 * 2 * 3, 1 * 2 * 2]
+    classifiers = [[dense(50 + n, n, n, "relu"), dense(60 + n, n, C, "linear")] for n in read]
+    new, new_classifiers, losses = local.dgl_step(components, classifiers, x, y, 0.5)
+    below = x
+    for i, layers in enumerate(components):
+        classifier = [*classifiers, []][i]
+
+        def objective(layers, classifier, below=below):
+            a = ref.forward(layers, below)
+            if a.ndim > 2:  # of 2 x 4 pixels 2 x 2 means are left, and 1 x 2 pixels are as they are
+                a = a.reshape(B, a.shape[1], 2, a.shape[2] // 2, -1).mean(3).reshape(B, -1)
+            return ref.task_loss(ref.stack_forward(classifier, a)[0][-1], y)[0]
+
+        np.testing.assert_allclose(losses[i], objective(layers, classifier))
+        check_stacks(layers, new[i], lambda f, c=classifier, o=objective: o(f, c), 0.5)
+        check_stacks(classifier, [*new_classifiers, []][i], lambda c, f=layers, o=objective: o(f, c), 0.5)
+        below = ref.forward(layers, below)

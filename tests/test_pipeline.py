@@ -40,6 +40,7 @@ RULE = {
     "drtp": RULES["drtp"](jl.models.mlp((7, 6), classes=3), adam),
     "layer_local": RULES["layer_local"](jl.models.mlp((7, 6), classes=3), adam),
     "predsim": RULES["predsim"](jl.models.mlp((7, 6), classes=3), adam),
+    "dgl": RULES["dgl"](jl.models.mlp((7, 6), classes=3), adam),
     "one": al(jl.models.mlp((7,), classes=3)),
 }
 # Every kind of block for sequences, in three components: token ids, and a series of real numbers.
@@ -126,6 +127,7 @@ CUTS = [
     ("drtp", 3, None),
     ("layer_local", 2, None),
     ("predsim", 3, None),
+    ("dgl", 2, None),
     ("one", 1, None),
 ]
 

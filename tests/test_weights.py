@@ -51,6 +51,7 @@ ROLES |= {
     "bp": "",
     "brsf": "",
     "predsim": "prediction similarity",
+    "dgl": "classifier",
     "al": "bridge decoder encoder",
     "ao_sdtp": "auxiliary inverse",
 }

@@ -2,6 +2,7 @@
 
 from jaxlocal.rules.associated import al
 from jaxlocal.rules.backprop import bp
+from jaxlocal.rules.decoupled import dgl
 from jaxlocal.rules.direct import dfa, dkp, drtp
 from jaxlocal.rules.feedback import fa, kp
 from jaxlocal.rules.local_losses import predsim
@@ -11,7 +12,7 @@ from jaxlocal.rules.weight_mirror import wm
 
 ALL = {
     rule.__name__: rule
-    for rule in (bp, al, tp, dtp, sdtp, ao_sdtp, fa, kp, usf, brsf, frsf, wm, dfa, drtp, dkp, predsim)
+    for rule in (bp, al, tp, dtp, sdtp, ao_sdtp, fa, kp, usf, brsf, frsf, wm, dfa, drtp, dkp, predsim, dgl)
 }
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "bp",
     "brsf",
     "dfa",
+    "dgl",
     "dkp",
     "drtp",
     "dtp",

@@ -25,11 +25,9 @@ from jaxlocal.network import (
     apply_layer,
     apply_layers,
     cross_entropy,
-    evenly,
-    neighbours,
     units,
 )
-from jaxlocal.parts import init_forward, init_helper
+from jaxlocal.parts import block_groups, init_forward, init_helper
 from jaxlocal.rule import Lesson, Message, Params, Part, Rule, Stats, Weights, forward_weights
 
 
@@ -112,7 +110,7 @@ def al(
     checks.callables(bridge=bridge, encoder=encoder, decoder=decoder, readout=readout)
     codes = _with(codes, width=width, bridge=bridge, encoder=encoder, decoder=decoder, readout=readout)
     _check_by_class(by_class, net)
-    groups = _groups(components, len(net.blocks))
+    groups = block_groups(components, len(net.blocks))
     n = len(groups)
     f = tuple(tuple(net.blocks[layer] for layer in layers) for layers in groups)
     of_classes = net.loss == cross_entropy
@@ -300,28 +298,6 @@ def _check_labels(y: jax.Array) -> None:
         raise ValueError(
             "by_class=True: y has rows that are not one-hot, so codes do not belong to classes; leave it out"
         )
-
-
-def _groups(components: int | Sequence[int] | None, blocks: int) -> tuple[tuple[int, ...], ...]:
-    """The numbers of the blocks of each component."""
-    if components is None:
-        components = blocks
-    if not isinstance(components, Sequence):
-        checks.positive_int("components", components)
-        if components > blocks:
-            raise ValueError(
-                f"components={components}: the network has {blocks} blocks, and a component needs one at least; ask "
-                f"for 1 to {blocks}, or add blocks"
-            )
-        components = evenly(blocks, components)
-    for size in components:
-        checks.positive_int("components", size)
-    if sum(components) != blocks:
-        raise ValueError(
-            f"components={tuple(components)}: takes {sum(components)} blocks, but the network has {blocks}; the sizes "
-            "must sum to the number of blocks"
-        )
-    return neighbours(components)
 
 
 def _widths(width: int | Sequence[int] | None, count: int) -> tuple[int | None, ...]:

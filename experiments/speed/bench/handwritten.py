@@ -273,6 +273,7 @@ ALL: dict[str, Callable[..., Program]] = {
     "dkp": dkp,
     "drtp": drtp,
     "predsim": local_losses.predsim,
+    "dgl": local_losses.dgl,
     "tp": target_prop.tp,
     "dtp": target_prop.dtp,
     "sdtp": target_prop.sdtp,

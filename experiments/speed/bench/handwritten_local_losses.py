@@ -1,4 +1,4 @@
-"""Local losses as one would write them by hand, in plain JAX and Optax, without jaxlocal and Flax."""
+"""Local losses and decoupled greedy learning, written by hand in plain JAX and Optax, without jaxlocal and Flax."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from experiments.speed.bench.handwritten_layers import (
 )
 from experiments.speed.bench.nets import CLASSES
 
-BETA, INPUTS = 0.99, 4096  # jaxlocal's defaults
+BETA, INPUTS, HIDDEN = 0.99, 4096, 3  # jaxlocal's defaults
 
 
 def pooled(a: jax.Array) -> jax.Array:
@@ -75,5 +75,47 @@ def predsim(net: list[Layer], tx: optax.GradientTransformation) -> Program:
         by_role = {role: list(found) for role, found in zip(roles, zip(*grads, strict=True), strict=True)}
         by_role["forward"].append(jax.grad(task)(state.weights["forward"][-1], a, y))
         return descend(tx, state, by_role, [*moments, ()])
+
+    return Program(init, step)
+
+
+def dgl(net: list[Layer], tx: optax.GradientTransformation) -> Program:
+    """The task's loss for each block, by a classifier with hidden layers; the head belongs to the last block."""
+
+    def read(a: jax.Array) -> jax.Array:
+        """Of an image the means of its quarters."""
+        return a if a.ndim == 2 else a.reshape(len(a), 2, a.shape[1] // 2, 2, a.shape[2] // 2, -1).mean((2, 4))
+
+    def classifier(width: int) -> list[Layer]:
+        return [*(Layer(width, jax.nn.relu) for _ in range(HIDDEN)), Layer(CLASSES)]
+
+    def init(key: jax.Array, batch: Batch) -> State:
+        forward, running, (_, *outputs, _, _) = init_layers(net, key, batch[0][:2])
+        keys = jax.random.split(jax.random.fold_in(key, 1), len(outputs))
+        inputs = [flat(read(a)) for a in outputs]
+        classifiers = [init_layers(classifier(a.shape[1]), k, a)[0] for a, k in zip(inputs, keys, strict=True)]
+        weights = {"forward": forward, "classifier": classifiers}
+        return State(weights, tx.init(weights), running, key)
+
+    def local(learnt: tuple[Tree, Tree], block: Layer, a: jax.Array, y: jax.Array) -> tuple[jax.Array, Tree]:
+        a, moments = apply(block, a, learnt[0])
+        inputs = flat(read(a))
+        return mean_loss(run(classifier(inputs.shape[1]), learnt[1], inputs)[0], y), (a, moments)
+
+    def task(top: list[Tree], a: jax.Array, y: jax.Array) -> tuple[jax.Array, list[Tree]]:
+        scores, moments = run(net[-2:], top, a)
+        return mean_loss(scores, y), moments
+
+    def step(state: State, batch: Batch) -> State:
+        a, y = batch
+        forward = state.weights["forward"]
+        grads, moments = [], []
+        for block, *learnt in zip(net[:-2], forward[:-2], state.weights["classifier"], strict=True):
+            grad, (a, found) = jax.grad(local, has_aux=True)(tuple(learnt), block, a, y)
+            grads.append(grad)
+            moments.append(found)
+        top, found = jax.grad(task, has_aux=True)(forward[-2:], a, y)
+        by_role = {"forward": [*(f for f, _ in grads), *top], "classifier": [c for _, c in grads]}
+        return descend(tx, state, by_role, [*moments, *found])
 
     return Program(init, step)
