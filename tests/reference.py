@@ -1,4 +1,4 @@
-"""Plain-NumPy reference of sixteen learning rules, written from the papers' equations; derivatives by hand.
+"""Plain-NumPy reference of the learning rules, written from the papers' equations; derivatives by hand.
 
 A layer is a dict of arrays and settings, a network is a list of layers whose last is the linear head:
 
