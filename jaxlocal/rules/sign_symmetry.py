@@ -29,9 +29,10 @@ def usf(
         \delta_l = \delta_{l+1} B_{l+1} \odot f'(z_l), \qquad
         B_l = \sigma_l \operatorname{sign}(W_l)^\top
 
-    The paper's magnitude σ is 1, and its updates are normalised. Here each linear map has a σ of its own, so that no
-    other optimizer is needed: the root mean square of a B that `fa` would draw, which does not change. B is
-    stored and applied as in `fa`. The sign of zero is zero.
+    The paper has σ = 1, with batch normalisation and with updates that keep only the sign of the gradient. So that any
+    optimizer will do, each linear map has a σ of its own here: the root mean square of a B that `fa` would draw. It
+    does not change. The sign of zero is zero. A unit whose signs to all classes are
+    equal learns nothing from the cross entropy, because the errors of the classes add up to zero.
 
     Args:
       net: the network, as for `fa`.

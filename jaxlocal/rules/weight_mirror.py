@@ -39,8 +39,8 @@ def wm(
 
     The expected value of ζᵀξ/N is Wᵀ, so B approaches η_B/λ times Wᵀ. N is the number of products that a weight takes
     part in: the number of examples, and of their places if the weight is shared by many. Both modes read the weights
-    from before the step. As in the paper, the map has no bias in mirror mode. The activation is left out, too: a block
-    may be any Flax module, and noise small enough for the activation to be linear differs by a factor of η_B only.
+    from before the step. In mirror mode the map has no bias and no activation, because a block may be any Flax module.
+    With noise so small that the activation is linear, there is no difference but a factor of η_B.
 
     Args:
       net: the network, as for `fa`.
