@@ -31,8 +31,8 @@ def usf(
 
     The paper has σ = 1, with batch normalisation and with updates that keep only the sign of the gradient. So that any
     optimizer will do, each linear map has a σ of its own here: the root mean square of a B that `fa` would draw. It
-    does not change. The sign of zero is zero. A unit whose signs to all classes are
-    equal learns nothing from the cross entropy, because the errors of the classes add up to zero.
+    does not change. The sign of zero is zero. A unit of the last block with the same sign to all classes learns nothing
+    from the cross entropy, because the errors of the classes add up to zero.
 
     Args:
       net: the network, as for `fa`.
