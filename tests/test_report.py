@@ -8,6 +8,7 @@ from helpers import ROOT
 
 from experiments.beyond import tuning
 from experiments.lab import figures, records, report
+from experiments.lab.experiment import Job
 from experiments.lab.findings import FINDINGS
 from experiments.lab.searched import Searched
 from experiments.lab.training import Case
@@ -19,7 +20,7 @@ EXPERIMENTS = {module: importlib.import_module(module).EXPERIMENT for module in 
 COMPARED = {
     made.name: made
     for made in report.EXPERIMENTS
-    if made.rows and all(isinstance(row, Case | Searched) for row in made.rows.values())
+    if any(isinstance(row, Case | Searched) for row in made.rows.values())
 }
 
 
@@ -81,6 +82,8 @@ def test_the_records_of_a_table_are_its_own(name):
             case = case.cases[row["rate"]]
         assert "uncommitted" not in record["commit"] and record["commit"] != "unknown"
         assert re.match(rf"python -m experiments\.[a-z0-9_.]+ --rows {path.stem} ", record["command"])
+        if isinstance(case, Job):  # it has no epochs
+            continue
         assert record["settings"].items() >= dict(case.settings).items()
         assert len(row["history"]) == record["settings"]["epochs"]
         seeds = record["settings"]["seeds"]
