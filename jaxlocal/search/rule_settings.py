@@ -60,7 +60,9 @@ def bartunov(rule: str, *, table4: bool = False) -> dict[str, Range]:
     parameters = inspect.signature(_named(rule)).parameters
     ranges = TABLE4 if table4 else WIDENED
     space = {name: ranges[name] for name in ADAM}
-    for helper in (name.removesuffix("tx") for name in parameters if name.endswith("_tx")):
+    # The bridges of Associated Learning are used in prediction, and keep the optimizer of the other weights.
+    helpers = [name for name in parameters if name.endswith("_tx") and name != "bridge_tx"]
+    for helper in (name.removesuffix("tx") for name in helpers):
         space |= {helper + name: ranges["helper_lr" if name == "lr" else name] for name in ADAM}
     return space | {name: ranges[name] for name in ("alpha", "noise") if name in parameters}
 
