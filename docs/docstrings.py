@@ -7,12 +7,15 @@ from typing import Any
 
 import griffe
 
-LETTERS = {name: f"&{name};" for name in ("alpha", "delta", "Delta", "eta", "lambda", "top")}
+NAMES = "alpha", "beta", "delta", "Delta", "eta", "lambda", "sigma", "top", "xi", "zeta"
+LETTERS = {name: f"&{name};" for name in NAMES}
 LETTERS |= {"partial": "&part;", "dots": "&hellip;"}
-OPERATORS = {"odot": "&odot;", "|": "&Vert;", "-": "&minus;"}
+OPERATORS = {"odot": "&odot;", "cdot": "&sdot;", "sim": "&sim;", "|": "&Vert;", "-": "&minus;"}
+OPERATORS |= dict.fromkeys(("lVert", "rVert"), "&Vert;")
+ACCENTS = {"hat": "^", "tilde": "~"}
 FUNCTIONS = {"arg", "min", "tanh"}
 SPACES = {",": 0.17, ";": 0.28, "quad": 1.0}  # in em
-SCRIPT = {"L": "&Lscr;"}
+SCRIPT = {"L": "&Lscr;", "N": "&Nscr;"}
 TOKEN = re.compile(r"\\[A-Za-z]+|\\.|\d+|[^\s]")
 
 
@@ -98,9 +101,9 @@ def _one(tokens: list[str]) -> str:
         over, under = _one(tokens), _one(tokens)
         fraction = f"<mfrac>{over}{under}</mfrac>"
         return f'<mstyle displaystyle="false">{fraction}</mstyle>' if name == "tfrac" else fraction
-    if token == "\\hat":
-        return f'<mover accent="true">{_one(tokens)}<mo stretchy="false">^</mo></mover>'
-    if token in ("\\mathrm", "\\mathcal"):
+    if name in ACCENTS:
+        return f'<mover accent="true">{_one(tokens)}<mo stretchy="false">{ACCENTS[name]}</mo></mover>'
+    if token in ("\\mathrm", "\\operatorname", "\\mathcal"):
         tokens.pop(0)
         end = tokens.index("}")
         text = "".join(tokens[:end])

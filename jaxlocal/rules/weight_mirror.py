@@ -32,9 +32,9 @@ def wm(
     linear map gets noise ξ of its own, with as many examples as the batch, and B learns from what the map makes of it:
 
     .. math::
-        \text{engaged:}\quad \delta_l &= \delta_{l+1} B_{l+1} \odot f'(z_l), \qquad
+        \mathrm{engaged:}\quad \delta_l &= \delta_{l+1} B_{l+1} \odot f'(z_l), \qquad
         \Delta W_l = -\eta\, a_{l-1}^\top \delta_l \\
-        \text{mirror:}\quad \zeta_l &= \xi_l W_l, \quad \xi_l \sim \mathcal{N}(0, 1), \qquad
+        \mathrm{mirror:}\quad \zeta_l &= \xi_l W_l, \quad \xi_l \sim \mathcal{N}(0, 1), \qquad
         \Delta B_l = \eta_B\, \zeta_l^\top \xi_l / N - \lambda B_l
 
     The expected value of ζᵀξ/N is Wᵀ, so B approaches η_B/λ times Wᵀ. N is the number of products that a weight takes
