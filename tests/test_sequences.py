@@ -108,7 +108,7 @@ def test_token_0_inside_a_text_is_a_token_and_after_it_padding():
     np.testing.assert_array_equal(x.mask, [[True, True, True, False, False], [False] * 5])
 
 
-@by_rule(ON_SEQUENCES, quick=("al",))
+@by_rule([name for name in ON_SEQUENCES if name != "wm"], quick=("al",))  # wm draws noise for every place
 def test_longer_padding_changes_no_prediction_and_no_update(name):
     """One network of every kind of block, and the same weights for five steps and for eight."""
     blocks = (

@@ -16,6 +16,7 @@ from experiments.lab.report import EXPERIMENTS
 from experiments.lab.searched import Searched
 from experiments.lab.training import Case, Steps
 from experiments.papers.al import shared, table3, table7, tables5_6
+from experiments.papers.al_text.classification import SETS
 
 pytestmark = [pytest.mark.usefixtures("drawn_once"), pytest.mark.xdist_group("studies")]
 
@@ -30,13 +31,25 @@ CASES = {
 STEPS = Steps(10, 100)
 
 
+def images(case):
+    """A batch like that of a row of images."""
+    shape = IMAGES[case.data] if case.size is None else (case.size, case.size, 3)
+    return jnp.zeros((4, *shape)), jnp.zeros((4, 100 if case.data == "cifar100" else 10))
+
+
+def sequences(name):
+    """A batch like that of a row of texts, or of the digits as series of eight numbers."""
+    read = SETS[name]
+    x = jnp.zeros((4, read.length, 8)) if read.vocabulary is None else jnp.zeros((4, read.length), jnp.int32)
+    return x, jnp.zeros((4, read.classes))
+
+
 @cache
 def traced(row):
     """The rule of a row and the shapes of its parameters, after a step that is traced."""
     case = CASES[row]
-    shape = IMAGES[case.data] if case.size is None else (case.size, case.size, 3)
     rule = case.rule(STEPS)
-    batch = jnp.zeros((4, *shape)), jnp.zeros((4, 100 if case.data == "cifar100" else 10))
+    batch = sequences(case.data) if case.load else images(case)
     params = jax.eval_shape(rule.init, jax.random.key(0), batch)
     after, _ = jax.eval_shape(rule.step, params, batch)
     assert jax.tree.structure(after) == jax.tree.structure(params)
