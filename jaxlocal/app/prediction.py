@@ -40,7 +40,7 @@ def predictions(config: Config, built: Built, params: Params, inputs: Iterable[s
         raise ConfigError("predict: this run has no classes, its targets are real numbers; call rule.predict in Python")
     encoding = built.encoding
     names = encoding.classes if encoding else list(map(str, range(built.data.train[1].shape[-1])))
-    # The last decoder of Associated Learning ends in a sigmoid, if it is not another one: its scores are from 0 to 1.
+    # By default the last decoder of Associated Learning ends in a sigmoid: its scores are from 0 to 1.
     given = arguments("--rule-args", config.rule_args)
     normalise = _shares if config.rule == "al" and not given.keys() & {"label_loss", "readout"} else jax.nn.softmax
     classify = partial(_probabilities, built.plain, normalise, built.augmentation, params)

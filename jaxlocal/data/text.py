@@ -226,7 +226,7 @@ def _pieces(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
 
 
 def _check_classes(path: Path, classes: Sequence[str], table: Table) -> None:
-    """Refuse what is rather a real number for each text."""
+    """Refuse labels that look like real numbers."""
     if (needed := len(classes) * sum(map(len, table.values()))) > LARGEST:
         raise ValueError(
             f"name={str(path)!r}: has {len(classes)} classes, whose one-hot rows would take {needed / 2**30:.3g} GB; "

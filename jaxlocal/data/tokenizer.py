@@ -30,7 +30,7 @@ class Tokenizer:
     """Splits texts into tokens, and numbers them: 0 is padding and 1 an unknown word.
 
     Attributes:
-      json: all of it, in the own form of the library `tokenizers`.
+      json: all of it, in the format of the library `tokenizers`.
 
     Example:
       >>> tokenizer = jl.data.Tokenizer.train(["A good film.", "A good day", "not a film."])
@@ -131,7 +131,7 @@ def _check_texts(texts: object) -> None:
 
 
 def _sound(text: str) -> str:
-    """The text, with a question mark for every half of a character, which the library refuses."""
+    """The text, with a question mark for each lone surrogate, which the library refuses."""
     if not isinstance(text, str):
         raise TypeError(f"texts: {checks.show(text)} is no text; give a list of texts")
     return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""What is seen of a training: a bar in a terminal, and elsewhere a line an epoch."""
+"""Shows how far a training is: by a bar in a terminal, and elsewhere by one line for each epoch."""
 
 import sys
 from types import TracebackType
