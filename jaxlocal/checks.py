@@ -210,6 +210,7 @@ def examples(name: str, x: Any, shape: tuple[int, ...] | None = None, known: int
             f"{name} has shape {x.shape}, but the parameters were made for {array} of shape "
             f"(B, {', '.join(map(str, shape))}); reshape it, or call init with such a batch"
         )
+    token_ids(name, x, known)
 
 
 def pair_of_arrays(name: str, value: Any) -> None:
@@ -268,7 +269,6 @@ def batch(pair: Any, net: Network, shapes: tuple[tuple[int, ...], ...] = (), sta
             f"batch: x has shape {x.shape}, a batch of one, but batch norm needs a variance; pass at least two "
             "examples, or use a network without norm"
         )
-    token_ids("batch: x", x, known)
     for name, array in zip("xy", pair, strict=True):
         finite("batch", name, array)
 

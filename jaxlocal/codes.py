@@ -15,7 +15,7 @@ import jax
 from jaxlocal.fast.pooling import average_to
 from jaxlocal.fast.product import product
 from jaxlocal.layers import dense, flat, identity
-from jaxlocal.network import Masked
+from jaxlocal.network import Masked, mean_of_tokens
 
 Coder = Callable[[int], nn.Module]  # number of output units -> module
 
@@ -120,9 +120,7 @@ def _pooled(coder: Coder, grid: int, width: int) -> nn.Module:
 
 
 def _average(grid: int, x: jax.Array | Masked) -> jax.Array:
-    if isinstance(x, Masked):
-        return x.mean()  # a tuple, which Flax would hand to the coder as two arguments
-    return x if x.ndim < 3 else average_to(x, grid)
+    return average_to(mean_of_tokens(x), grid)  # Flax would hand the tuple of a sequence to the coder as two arguments
 
 
 class Codes(NamedTuple):

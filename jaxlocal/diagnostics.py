@@ -12,7 +12,7 @@ import numpy as np
 from jaxlocal import checks
 from jaxlocal.costs import Cost, CostTable, costs
 from jaxlocal.layers import flat
-from jaxlocal.network import Masked, Tree, apply_layer, vocabulary
+from jaxlocal.network import Tree, apply_layer, mean_of_tokens, vocabulary
 from jaxlocal.rule import Batch, Params, Rule, forward_stats, forward_weights
 
 __all__ = [
@@ -186,7 +186,7 @@ def layer_outputs(rule: Rule, params: Params, x: jax.Array) -> dict[str, jax.Arr
     def record(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         output = call(*args, **kwargs)
         if context.method_name == "__call__" and not context.module.path:
-            outputs.append(flat(output) if isinstance(output, Masked) else output)
+            outputs.append(mean_of_tokens(output))
         return output
 
     with nn.intercept_methods(record):

@@ -11,7 +11,7 @@ from jaxlocal import checks
 from jaxlocal.fast.convolution import convolve
 from jaxlocal.fast.pooling import max_pool
 from jaxlocal.fast.product import product
-from jaxlocal.network import Masked, units
+from jaxlocal.network import Masked, mean_of_tokens, units
 
 Activation = Callable[[jax.Array], jax.Array]
 Shape = tuple[int, ...]
@@ -26,7 +26,8 @@ def identity(x: jax.Array) -> jax.Array:
 
 def flat(x: jax.Array | Masked) -> jax.Array:
     """Each example as a vector: an image row by row, and a sequence as the mean over its tokens."""
-    return x.mean() if isinstance(x, Masked) else x.reshape(x.shape[0], units(x))
+    vector_or_image = mean_of_tokens(x)
+    return vector_or_image.reshape(len(vector_or_image), units(x))
 
 
 def _as_input_of(linear: nn.Module, x: jax.Array) -> jax.Array:

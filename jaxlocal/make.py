@@ -142,7 +142,6 @@ def make_rule(
     def predict(params: Params, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         check_params(params)
         checks.examples("x", x, params.shapes[0], tokens)
-        checks.token_ids("x", x, tokens)
         if key is not None:
             checks.key(key)
         return (scores or layer_by_layer)(params, x, key)

@@ -205,6 +205,11 @@ def neighbours(sizes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(islice(numbers, size)) for size in sizes)
 
 
+def mean_of_tokens(x: jax.Array | Masked) -> jax.Array:
+    """Sequences as the mean over their tokens (B, D); vectors and images as they are."""
+    return x.mean() if isinstance(x, Masked) else x
+
+
 def units(x: jax.Array | Masked) -> int:
     """The number of units of one example of x (B, …); of sequences, those of a token."""
     return x.values.shape[-1] if isinstance(x, Masked) else prod(x.shape[1:])

@@ -4,6 +4,7 @@ import atexit
 import ctypes
 import gc
 import os
+import shlex
 import shutil
 import tempfile
 from importlib.metadata import version
@@ -84,3 +85,27 @@ def bounded_memory():
             jax.clear_caches()
             gc.collect()
             trim(0)
+
+
+# For the tests of the command line.
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A folder of its own to work in, with a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAXLOCAL_CACHE", str(tmp_path / ".cache"))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # or `main` would set one for all later tests
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.fixture
+def run(capsys):
+    """A command's exit code, output and errors."""
+    from jaxlocal.app import cli
+
+    def run(line):
+        code = cli.main(shlex.split(line))
+        return code, *capsys.readouterr()
+
+    return run

@@ -401,14 +401,14 @@ DEFECTS = (
     Defect(
         "brsf: the magnitudes are those of the first batch",
         "rules/sign_symmetry.py",
-        "jax.random.fold_in(key, len(net.layers))",
-        "jax.random.fold_in(component.key, len(net.layers))",
+        "own_key(net, key)",
+        "own_key(net, component.key)",
         equations("brsf-dense tanh"),
     ),
     Defect(
         "brsf: a layer's magnitudes are drawn as its dropout",
         "rules/sign_symmetry.py",
-        "jax.random.fold_in(key, len(net.layers))",
+        "own_key(net, key)",
         "key",
         equations("brsf-conv strided"),
     ),

@@ -23,7 +23,7 @@ from jaxlocal.app import Config, ConfigError, build, cli, runs, settings
 from jaxlocal.training import Interrupted, session
 from jaxlocal.version import __version__
 
-pytestmark = [pytest.mark.usefixtures("drawn_once"), pytest.mark.xdist_group("cli")]
+pytestmark = [pytest.mark.usefixtures("drawn_once", "elsewhere"), pytest.mark.xdist_group("cli")]
 
 TINY = "--rule bp --epochs 2 --model-args hidden=[8]"
 
@@ -34,25 +34,6 @@ def compiled_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "build", cache(build.build))
         yield
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("JAXLOCAL_CACHE", str(tmp_path / ".cache"))
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # or `main` would set one for all later tests
-    monkeypatch.setenv("COLUMNS", "80")
-
-
-@pytest.fixture
-def run(capsys):
-    """A command's exit code, output and errors."""
-
-    def run(line):
-        code = cli.main(shlex.split(line))
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import shlex
 import shutil
 import sys
 from dataclasses import replace
@@ -17,34 +16,15 @@ import pytest
 
 import jaxlocal as jl
 from jaxlocal import app
-from jaxlocal.app import Config, build, cli, text
+from jaxlocal.app import Config, build, text
 
-pytestmark = [pytest.mark.usefixtures("drawn_once"), pytest.mark.xdist_group("text runs")]
+pytestmark = [pytest.mark.usefixtures("drawn_once", "elsewhere"), pytest.mark.xdist_group("text runs")]
 
 pytest.importorskip("tokenizers")
 SMALL = ("features=8", "hidden=[8]", "bidirectional=false")
 TEXTS = Config(
     rule="bp", model="lstm_classifier", data="reviews.csv", epochs=3, lr=0.05, batch_size=8, model_args=SMALL
 )
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("JAXLOCAL_CACHE", str(tmp_path / ".cache"))
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-    monkeypatch.setenv("COLUMNS", "80")
-
-
-@pytest.fixture
-def run(capsys):
-    """A command's exit code, output and errors."""
-
-    def run(line):
-        code = cli.main(shlex.split(line))
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def write(path, rows):

@@ -20,6 +20,7 @@ from jaxlocal.decay import l2
 from jaxlocal.network import Network, cross_entropy, init_layer, squared_error
 from jaxlocal.pipeline import Pipeline, mesh, pipelined
 from jaxlocal.rule import Rule
+from jaxlocal.search.rule_settings import HELPERS
 from jaxlocal.training import al_schedule
 from jaxlocal.training.learner import example_batch
 
@@ -35,7 +36,6 @@ SCHEDULES: dict[str, Callable[[float, int], float | optax.Schedule]] = {
 }
 PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {**augmentation.ALL, "mean": augmentation.subtract}
-HELPERS = "autoencoder_tx", "inverse_tx", "feedback_tx"  # the optimizers of weights that prediction does not use
 
 # The arguments of rules and networks that are functions or made of them, and the names by which they are given.
 FUNCTIONS: dict[str, dict[str, Any]] = {

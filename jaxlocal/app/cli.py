@@ -131,8 +131,9 @@ def list_names(argv: Sequence[str]) -> None:
     }
     for kind, functions in described.items():
         _say(f"{kind}:")
+        width = max(map(len, functions))
         for name, function in functions.items():
-            _say(f"  {name:{max(map(len, functions))}}  {(inspect.getdoc(function) or '').splitlines()[0]}")
+            _say(f"  {name:{width}}  {(inspect.getdoc(function) or '').splitlines()[0]}")
     _say(f"optimizers: {', '.join(OPTIMIZERS)}")
     _say(f"data sets: {', '.join(data.NAMES)}")
 

@@ -13,8 +13,11 @@ from jaxlocal.network import Network, vocabulary
 SPLIT_EXAMPLE = "jl.data.Splits(train=(x, y), validation=(x, y), test=(x, y))"
 
 
-def check_splits(data: Any) -> None:
-    """The value is a `Splits` whose training and validation sets are alike; the test set may be missing."""
+def check_splits(data: Any, net: Network | None = None) -> None:
+    """The value is a `Splits` whose training and validation sets are alike; the test set may be missing.
+
+    If the network is known, it can take the inputs.
+    """
     if not isinstance(data, Splits):
         raise TypeError(f"data={show(data)}: must be a jl.data.Splits, such as jl.data.digits() or {SPLIT_EXAMPLE}")
     for name, pair in zip(SPLITS[:2], data, strict=False):
@@ -27,6 +30,9 @@ def check_splits(data: Any) -> None:
                 f"data: {leaf} has shape {train.shape} in train and {validation.shape} in validation; give both the "
                 f"same shape after the first axis{' (the same classes)' if leaf == 'y' else ''}"
             )
+    if net:
+        for name, (x, _) in zip(SPLITS[:2], data, strict=False):
+            check_inputs(f"data.{name}", x, net)
 
 
 def check_augmentation(value: Any) -> None:

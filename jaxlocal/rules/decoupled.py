@@ -15,7 +15,7 @@ from jaxlocal.fast.product import product
 from jaxlocal.layers import flat, he_normal
 from jaxlocal.locality import own, upward
 from jaxlocal.make import make_rule
-from jaxlocal.network import Loss, Masked, Network, apply_layer, apply_layers, units
+from jaxlocal.network import Loss, Masked, Network, apply_layer, apply_layers, mean_of_tokens, units
 from jaxlocal.parts import block_groups, init_forward, init_helper
 from jaxlocal.rule import Lesson, Message, Part, Rule, Stats, Weights
 
@@ -88,9 +88,8 @@ class Classifier(nn.Module):
     hidden: int
 
     @nn.compact
-    def __call__(self, a: jax.Array) -> jax.Array:
-        is_image = not isinstance(a, Masked) and a.ndim > 2
-        a = flat(average_to(a, CELLS) if is_image else a)
+    def __call__(self, a: jax.Array | Masked) -> jax.Array:
+        a = flat(average_to(mean_of_tokens(a), CELLS))
         for i in range(self.hidden):
             layer = nn.Dense(a.shape[-1], kernel_init=he_normal(), dot_general=product, name=f"hidden_{i}")
             a = nn.relu(layer(a))

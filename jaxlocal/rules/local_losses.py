@@ -18,7 +18,7 @@ from jaxlocal.fast.product import product
 from jaxlocal.layers import Head, flat
 from jaxlocal.locality import own, upward
 from jaxlocal.make import make_rule
-from jaxlocal.network import Loss, Masked, Network, apply_layer, units
+from jaxlocal.network import Loss, Network, apply_layer, mean_of_tokens, units
 from jaxlocal.parts import head_part, init_forward, init_helper
 from jaxlocal.rule import Lesson, Message, Part, Rule, Stats, Weights
 
@@ -89,7 +89,7 @@ def predsim(
 
 
 class _LocalLosses(NamedTuple):
-    """The two losses of a block. One that counts nothing has no weights."""
+    """The two losses of a block. A loss of weight zero has no weights of its own."""
 
     loss: Loss
     beta: float
@@ -99,7 +99,7 @@ class _LocalLosses(NamedTuple):
         """The weights of a block, of its head V and of its map M."""
         forward_key, prediction_key, similarity_key = jax.random.split(key, 3)
         weights, stats, (a, y) = init_forward((block,))(forward_key, message)
-        a_read = _vector_or_image(a)
+        a_read = mean_of_tokens(a)
         if self.beta < 1:
             cells = _averaged(a_read, self.inputs)
             weights["prediction"] = init_helper("prediction", Head(units(y)), prediction_key, cells, (units(y),))
@@ -116,7 +116,7 @@ class _LocalLosses(NamedTuple):
 
         def objective(weights: Weights) -> tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array, Stats]]:
             a, new_stats = apply_layer(block, weights["forward"][0], stats[0], below, key)
-            a_read, losses = _vector_or_image(a), {}
+            a_read, losses = mean_of_tokens(a), {}
             if self.beta < 1:
                 scores, _ = apply_layer(Head(units(y)), weights["prediction"], {}, _averaged(a_read, self.inputs))
                 losses["prediction"] = (1 - self.beta) * self.loss.mean(scores, flat(y))
@@ -145,7 +145,7 @@ def _features(v: jax.Array) -> jax.Array:
     return _length(v - jnp.mean(v, axis=1, keepdims=True)) / positions**0.5
 
 
-# Their derivatives are written out: XLA rounds those that it finds itself in another way in a pipeline.
+# Their derivatives are written out, because JAX's own are rounded differently in a pipeline.
 
 
 @jax.custom_vjp
@@ -208,10 +208,6 @@ def _averaged(a: jax.Array, inputs: int) -> jax.Array:
     most = max(a.shape[1:-1])
     fitting = (n for n in range(1, most + 1) if n ** (a.ndim - 2) * a.shape[-1] <= inputs)
     return average_to(a, max(fitting, default=1))
-
-
-def _vector_or_image(a: jax.Array | Masked) -> jax.Array:
-    return a.mean() if isinstance(a, Masked) else a
 
 
 def _check_comparable(y: jax.Array) -> None:

@@ -11,7 +11,7 @@ from jaxlocal import transport
 from jaxlocal.checks import learning_rule
 from jaxlocal.network import Network, Tree
 from jaxlocal.rule import Batch, Component, Lesson, Rule, Stats
-from jaxlocal.rules.feedback import Start, carried_back, carried_lesson, drawn
+from jaxlocal.rules.feedback import Start, carried_back, carried_lesson, drawn, own_key
 from jaxlocal.transport import Feedback
 
 
@@ -142,8 +142,7 @@ def brsf(
 
     def learn(component: Component, batch: Batch, key: jax.Array) -> Lesson:
         weights, (x, _) = component.weights["forward"], batch
-        own_key = jax.random.fold_in(key, len(net.layers))  # the numbers before it are those of the layers' dropout
-        magnitudes = draw(weights, component.stats, x, own_key)
+        magnitudes = draw(weights, component.stats, x, own_key(net, key))
         return carried_lesson(net, _with_signs(magnitudes, weights), component, batch, key)
 
     return carried_back(net, {"forward": tx}, frozen, start, learn)

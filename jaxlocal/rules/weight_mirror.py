@@ -12,7 +12,7 @@ from jaxlocal.checks import learning_rule
 from jaxlocal.decay import decayed
 from jaxlocal.network import Network
 from jaxlocal.rule import Batch, Component, Lesson, Rule
-from jaxlocal.rules.feedback import carried_back, carried_lesson, drawn
+from jaxlocal.rules.feedback import carried_back, carried_lesson, drawn, own_key
 from jaxlocal.transport import Map
 
 
@@ -40,7 +40,7 @@ def wm(
     The expected value of ζᵀξ/N is Wᵀ, so B approaches η_B/λ times Wᵀ. N is the number of products that a weight takes
     part in: the number of examples, and of their places if the weight is shared by many. Both modes read the weights
     from before the step. In mirror mode the map has no bias and no activation, because a block may be any Flax module.
-    With noise so small that the activation is linear, there is no difference but a factor of η_B.
+    If the noise is so small that the activation is linear, this differs from the paper only by a factor in η_B.
 
     Args:
       net: the network, as for `fa`.
@@ -69,8 +69,7 @@ def wm(
     def learn(component: Component, batch: Batch, key: jax.Array) -> Lesson:
         weights, (x, _) = component.weights["forward"], batch
         engaged = carried_lesson(net, component.weights["feedback"], component, batch, key)
-        own_key = jax.random.fold_in(key, len(net.layers))  # the numbers before it are those of the layers' dropout
-        mirrored = transport.for_each_map(net.layers, weights, component.stats, x, own_key, mirror)
+        mirrored = transport.for_each_map(net.layers, weights, component.stats, x, own_key(net, key), mirror)
         return engaged._replace(grads=engaged.grads | {"feedback": jax.tree.map(jnp.negative, mirrored)})
 
     txs = {"forward": tx, "feedback": decayed(optax.sgd(mirror_rate), mirror_decay)}

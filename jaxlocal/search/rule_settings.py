@@ -32,6 +32,7 @@ WIDENED = {
     "alpha": uniform(0.01, 0.35),
     "noise": uniform(0.01, 0.4),
 }
+HELPERS = "autoencoder_tx", "inverse_tx", "feedback_tx"  # the optimizers of weights that prediction does not use
 ADAM = {"lr": "learning_rate", "b1": "b1", "b2": "b2", "eps": "eps"}  # our names of Adam's settings, and optax's
 
 
@@ -60,9 +61,7 @@ def bartunov(rule: str, *, table4: bool = False) -> dict[str, Range]:
     parameters = inspect.signature(_named(rule)).parameters
     ranges = TABLE4 if table4 else WIDENED
     space = {name: ranges[name] for name in ADAM}
-    # The bridges of Associated Learning are used in prediction, and keep the optimizer of the other weights.
-    helpers = [name for name in parameters if name.endswith("_tx") and name != "bridge_tx"]
-    for helper in (name.removesuffix("tx") for name in helpers):
+    for helper in (name.removesuffix("tx") for name in HELPERS if name in parameters):
         space |= {helper + name: ranges["helper_lr" if name == "lr" else name] for name in ADAM}
     return space | {name: ranges[name] for name in ("alpha", "noise") if name in parameters}
 

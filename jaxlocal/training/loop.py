@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlocal import checks
-from jaxlocal.data import SPLITS, Splits
+from jaxlocal.data import Splits
 from jaxlocal.data.augmentation import Augmentation
-from jaxlocal.data.checking import check_augmentation, check_inputs, check_splits
+from jaxlocal.data.checking import check_augmentation, check_splits
 from jaxlocal.data.streaming import resident
 from jaxlocal.network import Tree
 from jaxlocal.pipeline import Pipeline
@@ -105,8 +105,8 @@ def fit(
     account = Account(order.steps, start, seed if members else None)
     best, stopped, seconds_to_first_step = None, False, 0.0
 
-    bar = Bar(account.step, epochs * order.steps, epochs) if progress and jax.process_index() == 0 else nullcontext()
-    with bar:
+    shown = progress and jax.process_index() == 0
+    with Bar(account.step, epochs * order.steps, epochs) if shown else nullcontext() as bar:
         stops = partial(_stops, bar, watch)
         while account.step < epochs * order.steps and not stopped and not out_of_patience(account.history, patience):
             for chunk in feed.chunks(account.epoch, account.batch):
@@ -184,9 +184,7 @@ def _check(
     if patience is not None:
         checks.positive_int("patience", patience)
     check_augmentation(augmentation)
-    check_splits(data)
-    for name, (x, _) in zip(SPLITS[:2], data, strict=False):
-        check_inputs(f"data.{name}", x, plain.net)
+    check_splits(data, plain.net)
     check_batch_size(batch_size, len(data.train[0]))
 
 
@@ -205,10 +203,10 @@ def _evaluated_sets(learner: Learner, data: Splits, streamed: bool) -> dict[str,
     return sets if streamed else {name: on_devices(pair, learner.mesh) for name, pair in sets.items()}
 
 
-def _stops(bar: Bar | nullcontext[None], watch: Watch | None, progress: Progress | None) -> bool:
+def _stops(bar: Bar | None, watch: Watch | None, progress: Progress | None) -> bool:
     """Show the progress, if there is any to report; whether `watch` then asks to stop."""
     if progress is None:
         return False
-    if isinstance(bar, Bar):
+    if bar:
         bar.watch(progress)
     return bool(watch and watch(progress))
