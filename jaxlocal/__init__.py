@@ -8,19 +8,35 @@ params = rule.init(jax.random.key(0), batch)
 params = rule.update(params, batch)
 """
 
-from jaxlocal import codes, data, diagnostics, layers, models, pipeline, plots, rules, search, sequences, training
-from jaxlocal.data import augmentation, streaming
-from jaxlocal.decay import l2
-from jaxlocal.fast import compiler
-from jaxlocal.locality import downward, everywhere, own, upward
-from jaxlocal.make import make_rule
-from jaxlocal.network import Loss, Masked, Network, apply_layer, apply_layers, cross_entropy, init_layer, squared_error
-from jaxlocal.parallel import data_parallel, ensemble, mixed_precision
-from jaxlocal.parts import head_lesson, head_part, init_forward
-from jaxlocal.pipeline import pipelined
-from jaxlocal.rule import Component, Info, Lesson, Params, Part, Rule
+import os
+from typing import TYPE_CHECKING
+
+from jaxlocal.fast import xla_flags
+from jaxlocal.lazy import attributes
 from jaxlocal.version import __version__
-from jaxlocal.weights import get_weights, load_weights, save_weights, set_weights
+
+if TYPE_CHECKING:  # the same names, for type checkers and editors
+    from jaxlocal import codes, data, diagnostics, layers, models, pipeline, plots, rules, search, sequences, training
+    from jaxlocal.data import augmentation, streaming
+    from jaxlocal.decay import l2
+    from jaxlocal.fast import compiler
+    from jaxlocal.locality import downward, everywhere, own, upward
+    from jaxlocal.make import make_rule
+    from jaxlocal.network import (
+        Loss,
+        Masked,
+        Network,
+        apply_layer,
+        apply_layers,
+        cross_entropy,
+        init_layer,
+        squared_error,
+    )
+    from jaxlocal.parallel import data_parallel, ensemble, mixed_precision
+    from jaxlocal.parts import head_lesson, head_part, init_forward
+    from jaxlocal.pipeline import pipelined
+    from jaxlocal.rule import Component, Info, Lesson, Params, Part, Rule
+    from jaxlocal.weights import get_weights, load_weights, save_weights, set_weights
 
 __all__ = [
     "Component",
@@ -71,4 +87,45 @@ __all__ = [
     "upward",
 ]
 
-compiler.configure()  # before anything is computed: nothing above does
+_HOMES = {
+    "Component": "rule",
+    "Info": "rule",
+    "Lesson": "rule",
+    "Loss": "network",
+    "Masked": "network",
+    "Network": "network",
+    "Params": "rule",
+    "Part": "rule",
+    "Rule": "rule",
+    "apply_layer": "network",
+    "apply_layers": "network",
+    "augmentation": "data.augmentation",
+    "compiler": "fast.compiler",
+    "cross_entropy": "network",
+    "data_parallel": "parallel",
+    "downward": "locality",
+    "ensemble": "parallel",
+    "everywhere": "locality",
+    "get_weights": "weights",
+    "head_lesson": "parts",
+    "head_part": "parts",
+    "init_forward": "parts",
+    "init_layer": "network",
+    "l2": "decay",
+    "load_weights": "weights",
+    "make_rule": "make",
+    "mixed_precision": "parallel",
+    "own": "locality",
+    "pipelined": "pipeline",
+    "save_weights": "weights",
+    "set_weights": "weights",
+    "squared_error": "network",
+    "streaming": "data.streaming",
+    "upward": "locality",
+}
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = attributes(__name__, __all__, _HOMES)
+
+if os.environ.get("JAXLOCAL_XLA_FLAGS") != "0":
+    xla_flags.configure()

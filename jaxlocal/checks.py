@@ -1,9 +1,8 @@
 """Checks of arguments. Each error is one sentence that names the argument, its value and the remedy."""
 
-import difflib
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxlocal.hints import nearest
 from jaxlocal.network import Network, Tree, vocabulary
 
 P = ParamSpec("P")
@@ -46,24 +46,6 @@ def learning_rule(make: Callable[P, R], *, needs_blocks: bool = True) -> Callabl
         return make(*args, **kwargs)
 
     return checked
-
-
-def nearest(value: str, options: Iterable[str]) -> str:
-    """A hint for a name that is not among the options: the most similar option, or else a list of them.
-
-    Of many options the list shows only the first three.
-
-    Example:
-      >>> from jaxlocal.checks import nearest
-      >>> nearest("drpt", ["dfa", "drtp"])
-      'did you mean drtp?'
-      >>> nearest("xyz", ["dfa", "drtp"])
-      'choose from dfa, drtp'
-    """
-    names = list(options)
-    similar = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.5)
-    listed = names if len(names) <= 30 else [*names[:3], "…"]
-    return f"did you mean {similar[0]}?" if similar else f"choose from {', '.join(listed)}"
 
 
 def show(value: Any) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxlocal import checks
 from jaxlocal.files import write_whole
+from jaxlocal.hints import nearest
 from jaxlocal.network import Tree
 from jaxlocal.rule import Params, Rule
 
@@ -82,7 +83,7 @@ def set_weights(rule: Rule, params: Params, weights: Mapping[str, Any]) -> Param
     found = _by_name(params)
     for name in weights:
         if name not in found:
-            raise ValueError(f"weights: this rule has no {checks.show(name)}; {checks.nearest(str(name), found)}")
+            raise ValueError(f"weights: this rule has no {checks.show(name)}; {nearest(str(name), found)}")
     new = {name: _fitting(name, value, found[name], rule.placement.members) for name, value in weights.items()}
     changed = jax.tree.map(lambda name, old: new.get(name, old), _names(params), _trees(params))
     components = (

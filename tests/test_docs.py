@@ -33,6 +33,8 @@ INTERNAL = {
     "descent",
     "files",
     "flags",
+    "hints",
+    "lazy",
     "locks",
     "memory",
     "outline",

@@ -13,7 +13,7 @@ import optax
 import pytest
 from jax import lax
 
-from jaxlocal.fast import compiler
+from jaxlocal.fast import compiler, xla_flags
 from jaxlocal.layers import max_pool, product
 
 DENSE = (((1,), (0,)), ((), ()))
@@ -145,7 +145,7 @@ def compiled_with(flags):
 def test_a_step_of_adam_is_one_pass_where_the_compiler_fuses():
     """Four numbers are read and three are written; where the compiler does not fuse, the step is optax's own."""
     set_to, fuses, plain, ours = compiled_with("")
-    assert set_to == " ".join(compiler.SETTINGS)
+    assert set_to == " ".join(xla_flags.SETTINGS)
     if fuses:
         assert 7 <= ours < 7.1 < plain
     else:
@@ -155,13 +155,13 @@ def test_a_step_of_adam_is_one_pass_where_the_compiler_fuses():
 def test_flags_that_the_user_has_set_stay():
     given = "--xla_backend_extra_options=xla_cpu_optimize_for_size=false --xla_cpu_enable_fast_math=false"
     set_to, fuses, plain, ours = compiled_with(given)
-    assert set_to == " ".join([given, *compiler.SETTINGS[:-1]])
+    assert set_to == " ".join([given, *xla_flags.SETTINGS[:-1]])
     assert not fuses
     assert ours == plain
 
 
 def test_a_flag_with_a_longer_name_is_another_flag(monkeypatch):
-    longer = compiler.SETTINGS[0].replace("=", "_too=")
+    longer = xla_flags.SETTINGS[0].replace("=", "_too=")
     monkeypatch.setenv("XLA_FLAGS", longer)
-    compiler.configure()
-    assert os.environ["XLA_FLAGS"].split() == [longer, *compiler.SETTINGS]
+    xla_flags.configure()
+    assert os.environ["XLA_FLAGS"].split() == [longer, *xla_flags.SETTINGS]

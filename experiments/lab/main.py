@@ -13,7 +13,8 @@ from typing import Any
 
 from experiments.lab import figures, records, tables
 from experiments.lab.experiment import COUNTED, Budget, CannotRun, Entry, Experiment, Option, Outcome, Task, spent
-from jaxlocal import checks, flags
+from jaxlocal import flags
+from jaxlocal.hints import nearest
 from jaxlocal.training import DivergedError
 from jaxlocal.training.session import Interrupted
 
@@ -183,7 +184,7 @@ def _parser(experiment: Experiment) -> flags.Parser:
 def _row(rows: Mapping[str, Entry], name: str) -> str:
     if name in rows:
         return name
-    raise argparse.ArgumentTypeError(f"there is no row {name!r}; {checks.nearest(name, rows)}")
+    raise argparse.ArgumentTypeError(f"there is no row {name!r}; {nearest(name, rows)}")
 
 
 def _numbers(rows: Mapping[str, Entry], name: str) -> str:

@@ -21,7 +21,8 @@ from experiments.lab import records, report
 from experiments.lab.experiment import CannotRun, Experiment, Task, spent
 from experiments.lab.main import as_task, run_row
 from experiments.lab.training import Case
-from jaxlocal import checks, flags
+from jaxlocal import flags
+from jaxlocal.hints import nearest
 from jaxlocal.training import DivergedError
 from jaxlocal.training.session import Interrupted
 
@@ -158,7 +159,7 @@ def _with_trainings() -> list[str]:
 def _name(text: str) -> str:
     if text in _with_trainings():
         return text
-    hint = checks.nearest(text, _with_trainings())
+    hint = nearest(text, _with_trainings())
     raise argparse.ArgumentTypeError(f"there is no experiment {text!r} with trainings; {hint}")
 
 

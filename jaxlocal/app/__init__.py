@@ -5,11 +5,16 @@ from jaxlocal.app import Config, train
 summary = train(Config(rule="dfa", epochs=2))
 """
 
-from jaxlocal.app.folder import Measured, Summary
-from jaxlocal.app.prediction import Prediction
-from jaxlocal.app.runs import Stopped, compare, draw, evaluate, predict, train
-from jaxlocal.app.settings import Config, ConfigError
-from jaxlocal.app.trials import search
+from typing import TYPE_CHECKING
+
+from jaxlocal.lazy import attributes
+
+if TYPE_CHECKING:  # the same names, for type checkers and editors
+    from jaxlocal.app.folder import Measured, Summary
+    from jaxlocal.app.prediction import Prediction
+    from jaxlocal.app.runs import Stopped, compare, draw, evaluate, predict, train
+    from jaxlocal.app.settings import Config, ConfigError
+    from jaxlocal.app.trials import search
 
 __all__ = [
     "Config",
@@ -25,3 +30,21 @@ __all__ = [
     "search",
     "train",
 ]
+
+_HOMES = {
+    "Config": "settings",
+    "ConfigError": "settings",
+    "Measured": "folder",
+    "Prediction": "prediction",
+    "Stopped": "runs",
+    "Summary": "folder",
+    "compare": "runs",
+    "draw": "runs",
+    "evaluate": "runs",
+    "predict": "runs",
+    "search": "trials",
+    "train": "runs",
+}
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = attributes(__name__, __all__, _HOMES)

@@ -17,6 +17,7 @@ from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.splits import autoencoding, one_hot
 from jaxlocal.data.text import is_text, origin
 from jaxlocal.decay import l2
+from jaxlocal.hints import nearest
 from jaxlocal.network import Network, cross_entropy, init_layer, squared_error
 from jaxlocal.pipeline import Pipeline, mesh, pipelined
 from jaxlocal.rule import Rule
@@ -198,9 +199,7 @@ def _network(config: Config, make: Callable[..., Network], data: Data) -> Networ
         raise ConfigError("--model-args=vocabulary: is the number of tokens of the data; limit it by --vocabulary")
     _check_kind(config, takes_texts="vocabulary" in parameters, texts=data.encoding is not None)
     for name in given.keys() - parameters.keys():
-        raise ConfigError(
-            f"--model-args={name}: unknown argument of {config.model}; {checks.nearest(name, parameters)}"
-        )
+        raise ConfigError(f"--model-args={name}: unknown argument of {config.model}; {nearest(name, parameters)}")
     try:
         return make(**{name: value for name, value in of_data.items() if name in parameters} | given)
     except (ValueError, TypeError) as error:

@@ -1,4 +1,7 @@
-"""The command line: `jaxlocal train`, `eval`, `predict`, `compare`, `search`, `plot` and `list`."""
+"""The command line: `jaxlocal train`, `eval`, `predict`, `compare`, `search`, `plot` and `list`.
+
+JAX takes a second to import. So it is imported where it is first needed, after a command has read its flags.
+"""
 
 import contextlib
 import inspect
@@ -15,17 +18,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import absl.logging
-import jax
 
-from jaxlocal import app, data, flags, models, rules
-from jaxlocal.app import settings, text
-from jaxlocal.app.build import AUGMENTATIONS, OPTIMIZERS, check_rules
-from jaxlocal.app.folder import nothing_to_resume
-from jaxlocal.app.settings import OF_TEXTS, Config, ConfigError
-from jaxlocal.checks import nearest
+import jaxlocal as jl
+from jaxlocal import app, flags
+from jaxlocal.app import settings
+from jaxlocal.app.settings import OF_TEXTS, Config, ConfigError, nothing_to_resume
 from jaxlocal.files import cache_folder
-from jaxlocal.training import DivergedError, NotSavedError
-from jaxlocal.training.checkpoints import MismatchError
+from jaxlocal.hints import nearest
 from jaxlocal.version import __version__
 
 SEARCH = Config(epochs=10)  # the defaults of a search, and the settings that it does not draw
@@ -52,6 +51,8 @@ def evaluate(argv: Sequence[str]) -> None:
     parser.add_argument("--data", metavar="NAME", help="another data set")
     read = _parsed(parser, argv)
     _start_jax()
+    from jaxlocal.app import text
+
     _say(text.table({str(read.run): app.evaluate(read.run, best=read.best, data=read.data)}))
 
 
@@ -67,6 +68,8 @@ def predict(argv: Sequence[str]) -> None:
     if not read.inputs and (sys.stdin is None or sys.stdin.isatty()):
         raise ConfigError("TEXT: is missing; name a text or a file, or pipe lines into the command")
     _start_jax()
+    from jaxlocal.app import text
+
     for predicted in app.predict(read.run, read.inputs or _lines(sys.stdin), best=read.best):
         _say(text.prediction(predicted, as_json=read.json))
 
@@ -124,9 +127,11 @@ def plot(argv: Sequence[str]) -> None:
 def list_names(argv: Sequence[str]) -> None:
     """List the rules, networks, data sets and augmentations."""
     _parser("list").parse_args(argv)
+    from jaxlocal.app.build import AUGMENTATIONS, OPTIMIZERS
+
     described: dict[str, Mapping[str, Any]] = {
-        "rules": rules.ALL,
-        "networks": models.ALL,
+        "rules": jl.rules.ALL,
+        "networks": jl.models.ALL,
         "augmentations": AUGMENTATIONS,
     }
     for kind, functions in described.items():
@@ -135,7 +140,7 @@ def list_names(argv: Sequence[str]) -> None:
         for name, function in functions.items():
             _say(f"  {name:{width}}  {(inspect.getdoc(function) or '').splitlines()[0]}")
     _say(f"optimizers: {', '.join(OPTIMIZERS)}")
-    _say(f"data sets: {', '.join(data.NAMES)}")
+    _say(f"data sets: {', '.join(jl.data.NAMES)}")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -159,21 +164,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif name == "--version":
             _say(__version__)
         elif name in COMMANDS:
-            _keep_compiled_programs()
             with _plain_warnings(program):
                 COMMANDS[name](list(map(_with_dashes, rest)))
         else:
             raise ConfigError(f"unknown command {name!r}; {nearest(name, COMMANDS)}")
     except SystemExit as stop:  # the parser has printed the help or an error
         return int(stop.code or 0)
-    except MismatchError as error:
-        return _complain(program, f"{error}; give config.yaml the settings that the run was trained with", 2)
     except ConfigError as error:
         return _complain(program, error, 2)
-    except (NotSavedError, DivergedError) as error:
-        return _complain(program, error, 1)
-    except app.Stopped as stop:
-        return _complain(program, stop, 128 + stop.signal)
     except KeyboardInterrupt:
         return _complain(program, "stopped", 128 + signal.SIGINT)
     except BrokenPipeError:  # nobody reads our output any longer
@@ -182,6 +180,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(program, f"{where}{error.strerror or error}; make room, or write to another place", 1)
+    except app.Stopped as stop:
+        return _complain(program, stop, 128 + stop.signal)
+    except jl.training.checkpoints.MismatchError as error:
+        return _complain(program, f"{error}; give config.yaml the settings that the run was trained with", 2)
+    except (jl.training.NotSavedError, jl.training.DivergedError) as error:
+        return _complain(program, error, 1)
     return 0
 
 
@@ -220,6 +224,8 @@ def _parsed(parser: flags.Parser, argv: Sequence[str]) -> Namespace:
     if "run" in read and read.run is None:
         raise ConfigError("RUN: is missing; name the folder of a run")
     if "rules" in read:
+        from jaxlocal.app.build import check_rules
+
         check_rules(read.rules)
     return read
 
@@ -291,6 +297,9 @@ def _plain_warnings(program: str) -> Iterator[None]:
 
 def _start_jax(devices: int = 1) -> None:
     """Start JAX. The CPU becomes this many devices, unless the environment or JAX has settled how many there are."""
+    import jax
+
+    _keep_compiled_programs()
     if devices > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):  # JAX has started
             jax.config.update("jax_num_cpu_devices", devices)
@@ -304,6 +313,8 @@ def _start_jax(devices: int = 1) -> None:
 
 def _keep_compiled_programs() -> None:
     """Keep compiled programs in the cache, from which later processes load them."""
+    import jax
+
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         with contextlib.suppress(OSError, RuntimeError):  # the folder cannot be made, or there is no home
             folder = cache_folder("compiled")

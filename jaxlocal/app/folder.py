@@ -19,7 +19,7 @@ import jax
 
 from jaxlocal import checks
 from jaxlocal.app import settings
-from jaxlocal.app.settings import PLACEMENT, Config, ConfigError, flag
+from jaxlocal.app.settings import PLACEMENT, Config, ConfigError, flag, nothing_to_resume
 from jaxlocal.data import Encoding
 from jaxlocal.data.text import is_text
 from jaxlocal.files import write_whole
@@ -93,11 +93,6 @@ def resumed_encoding(folder: Path, config: Config) -> Encoding | None:
     """
     _check_same(folder, config)
     return kept_encoding(folder, config)
-
-
-def nothing_to_resume(folder: Path) -> ConfigError:
-    """The complaint about --resume where there is no run."""
-    return ConfigError(f"--resume: {folder} holds no run; leave out --resume to start one there")
 
 
 def make(folder: Path) -> None:

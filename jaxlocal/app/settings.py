@@ -9,13 +9,12 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-import numpy as np
 import yaml
 
 from jaxlocal import flags
 from jaxlocal.app.yaml_text import LONGEST, YamlError, parse
-from jaxlocal.checks import nearest, show
 from jaxlocal.files import write_whole
+from jaxlocal.hints import nearest
 
 
 class ConfigError(ValueError):
@@ -104,6 +103,11 @@ def read(path: Path) -> Config:
     return Config(**values)
 
 
+def nothing_to_resume(folder: Path) -> ConfigError:
+    """The complaint about --resume where there is no run."""
+    return ConfigError(f"--resume: {folder} holds no run; leave out --resume to start one there")
+
+
 def write(config: Config, path: Path) -> None:
     """Write all settings to a YAML file."""
     content = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
@@ -144,7 +148,7 @@ def flag(name: str) -> str:
 def check(config: Config) -> None:
     """Refuse numbers that are out of range for any rule and any data."""
     if not isinstance(config, Config):
-        raise TypeError(f"config={show(config)}: must be a Config, such as jaxlocal.app.Config(rule='dfa')")
+        raise TypeError(f"config={shown(repr(config))}: must be a Config, such as jaxlocal.app.Config(rule='dfa')")
     for name, most in MOST.items():
         if (number := getattr(config, name)) is None:
             continue
@@ -179,7 +183,7 @@ NOUNS = {int: "a whole number", float: "a number", str: "a text", bool: "true or
 
 def typed(source: str, value: Any, wanted: Any) -> Any:
     """A value of a file or a flag, converted to the type of its setting; `source` is its name in an error."""
-    value = value.item() if isinstance(value, np.generic) else value
+    value = value.item() if getattr(value, "shape", None) == () else value  # a number of NumPy
     if get_origin(wanted) in (Union, UnionType):
         return None if value in (None, "none", "None") else typed(source, value, get_args(wanted)[0])
     if get_origin(wanted) is Literal:

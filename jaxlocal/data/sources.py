@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlocal.checks import nearest, show
+from jaxlocal.checks import show
 from jaxlocal.data.decode import Decoded, Decoder, Image, Reader, is_grey, readable
 from jaxlocal.data.splits import SPLITS, one_hot
+from jaxlocal.hints import nearest
 
 ANNOTATIONS = "val_annotations.txt"  # TinyImageNet's validation labels, one a line: file name, class, bounding box
 LARGEST = 2**31  # bytes of one-hot rows that are made of class labels

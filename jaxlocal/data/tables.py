@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from jaxlocal.checks import nearest
+from jaxlocal.hints import nearest
 
 SUFFIXES = ".csv", ".tsv", ".csv.gz", ".tsv.gz"
 SPLIT_OF = {

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxlocal import checks
 from jaxlocal.files import write_whole
+from jaxlocal.hints import nearest
 
 if TYPE_CHECKING:
     import tokenizers
@@ -185,7 +186,7 @@ KINDS: dict[str, tuple[int, Callable[[Any, Iterator[str], int], Any]]] = {
 def check_kind(name: str, value: Any) -> None:
     """The value is the name of a kind of tokenizer."""
     if not isinstance(value, str) or value not in KINDS:
-        raise ValueError(f"{name}={checks.show(value)}: unknown name; {checks.nearest(str(value), KINDS)}")
+        raise ValueError(f"{name}={checks.show(value)}: unknown name; {nearest(str(value), KINDS)}")
 
 
 def _library() -> Any:

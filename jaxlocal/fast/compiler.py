@@ -1,12 +1,9 @@
-"""Settings of XLA's CPU compiler, and an optimizer's step in one pass over the weights.
+"""An optimizer's step in one pass over the weights.
 
 For each weight, Adam must read four numbers and write three. XLA makes several loops of it, which read the moments and
-the gradient again. It also copies all weights at the start of a step, even if they are donated, and computes gradients
-long before they are used. The settings here change where numbers are stored and when they are computed, but not the
-numbers.
+the gradient again.
 """
 
-import os
 from functools import cache, partial
 
 import jax
@@ -16,26 +13,6 @@ import optax
 from jax import lax
 
 from jaxlocal.network import Tree
-
-SETTINGS = (
-    "--xla_cpu_copy_insertion_use_region_analysis=true",  # donated weights are overwritten without being copied first
-    "--xla_cpu_enable_concurrency_optimized_scheduler=false",  # each gradient is used before the next one is computed
-    "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true",  # results of the same inputs share one loop
-)
-
-
-def configure() -> None:
-    """Add the settings to XLA_FLAGS, which XLA reads at the first computation. Flags that are set already stay.
-
-    `import jaxlocal` calls this.
-    """
-    given = os.environ.get("XLA_FLAGS", "").split()
-    names = {_name(flag) for flag in given}
-    os.environ["XLA_FLAGS"] = " ".join([*given, *(flag for flag in SETTINGS if _name(flag) not in names)])
-
-
-def _name(flag: str) -> str:
-    return flag.partition("=")[0]
 
 
 def one_pass(tx: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -21,6 +21,7 @@ from jax import lax
 from jax.sharding import AxisType, Mesh
 
 from jaxlocal import checks
+from jaxlocal.hints import nearest
 from jaxlocal.network import evenly, neighbours
 from jaxlocal.pipeline.devices import Devices, on_host
 from jaxlocal.pipeline.layout import Layout, gather, lay_out, scatter
@@ -317,7 +318,7 @@ def _check_mesh(mesh: Mesh, axis: str, components: int) -> None:
             f"mesh={checks.show(mesh)}: must be a jax.sharding.Mesh, such as jl.pipeline.mesh(component=2) makes"
         )
     if axis not in mesh.axis_names:
-        raise ValueError(f"axis={axis!r}: the mesh has no such axis; {checks.nearest(str(axis), mesh.axis_names)}")
+        raise ValueError(f"axis={axis!r}: the mesh has no such axis; {nearest(str(axis), mesh.axis_names)}")
     devices = mesh.shape[axis]
     if components < devices:
         raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 import optax
 
 from jaxlocal import checks, rules
+from jaxlocal.hints import nearest
 from jaxlocal.network import Network
 from jaxlocal.rule import Rule
 from jaxlocal.search.space import Range, choice, log_uniform, uniform
@@ -87,7 +88,5 @@ def maker(rule: str, net: Network, **fixed: Any) -> Make:
 
 def _named(rule: str) -> Callable[..., Rule]:
     if rule not in rules.ALL:
-        raise ValueError(
-            f"rule={checks.show(rule)}: there is no such rule; {checks.nearest(checks.show(rule), rules.ALL)}"
-        )
+        raise ValueError(f"rule={checks.show(rule)}: there is no such rule; {nearest(checks.show(rule), rules.ALL)}")
     return rules.ALL[rule]

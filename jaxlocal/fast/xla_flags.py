@@ -1,0 +1,28 @@
+"""Flags of XLA's CPU compiler.
+
+By default XLA copies all weights at the start of a step, even if they are donated, computes gradients long before they
+are used, and makes several loops of an optimizer's step. The settings here change where numbers are stored and when
+they are computed, but not the numbers.
+"""
+
+import os
+
+SETTINGS = (
+    "--xla_cpu_copy_insertion_use_region_analysis=true",  # donated weights are overwritten without being copied first
+    "--xla_cpu_enable_concurrency_optimized_scheduler=false",  # each gradient is used before the next one is computed
+    "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true",  # results of the same inputs share one loop
+)
+
+
+def configure() -> None:
+    """Add the settings to XLA_FLAGS, which XLA reads at the first computation. Flags that are set already stay.
+
+    `import jaxlocal` calls this, unless the environment has JAXLOCAL_XLA_FLAGS=0.
+    """
+    given = os.environ.get("XLA_FLAGS", "").split()
+    names = {_name(flag) for flag in given}
+    os.environ["XLA_FLAGS"] = " ".join([*given, *(flag for flag in SETTINGS if _name(flag) not in names)])
+
+
+def _name(flag: str) -> str:
+    return flag.partition("=")[0]
