@@ -16,7 +16,20 @@ from jaxlocal.lazy import attributes
 from jaxlocal.version import __version__
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors
-    from jaxlocal import codes, data, diagnostics, layers, models, pipeline, plots, rules, search, sequences, training
+    from jaxlocal import (
+        codes,
+        data,
+        diagnostics,
+        layers,
+        models,
+        pipeline,
+        plots,
+        rules,
+        search,
+        sequences,
+        statistics,
+        training,
+    )
     from jaxlocal.data import augmentation, streaming
     from jaxlocal.decay import l2
     from jaxlocal.fast import compiler
@@ -82,6 +95,7 @@ __all__ = [
     "sequences",
     "set_weights",
     "squared_error",
+    "statistics",
     "streaming",
     "training",
     "upward",
