@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
         statistics,
         training,
     )
+    from jaxlocal.app.runs import load
     from jaxlocal.data import augmentation, streaming
     from jaxlocal.decay import l2
     from jaxlocal.fast import compiler
@@ -81,6 +82,7 @@ __all__ = [
     "init_layer",
     "l2",
     "layers",
+    "load",
     "load_weights",
     "make_rule",
     "mixed_precision",
@@ -126,6 +128,7 @@ _HOMES = {
     "init_forward": "parts",
     "init_layer": "network",
     "l2": "decay",
+    "load": "app.runs",
     "load_weights": "weights",
     "make_rule": "make",
     "mixed_precision": "parallel",

@@ -91,5 +91,5 @@ def test_a_command_may_be_killed_at_any_moment(name):
     for path in results:
         assert (Path("killed") / path).read_text() == (Path("whole") / path).read_text()
         if path.name == "metrics.jsonl":
-            one, other = (runs.load(Path(folder) / path.parent, False)[2] for folder in ("killed", "whole"))
+            one, other = (runs.restored(Path(folder) / path.parent, False)[2] for folder in ("killed", "whole"))
             assert one.step == other.step and same(one.params, other.params)

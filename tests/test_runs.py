@@ -51,7 +51,7 @@ def train(config, folder, **flags):
 
 
 def parameters(folder, best=False):
-    return runs.load(Path(folder), best)[2].params
+    return runs.restored(Path(folder), best)[2].params
 
 
 def metrics(folder):

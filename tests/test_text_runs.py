@@ -204,14 +204,17 @@ def test_images_and_arrays_are_predicted_as_in_training(trained_on_digits, run):
     np.savez("all.npz", x=x[..., 0])
     predicted = list(app.predict(trained_on_digits, ["0.png", "1.png", "all.npz"]))
     assert len(predicted) == 6 and predicted[0].label == str(y[0].argmax())
-    _, built, state = app.runs.load(trained_on_digits, best=False)
-    scores = built.plain.predict(state.params, built.augmentation.test(x))
-    expected = np.asarray(jax.nn.softmax(scores).mean(0))
+    rule, params, data = jl.load(str(trained_on_digits))  # its predict standardises, too
+    expected = np.asarray(jax.nn.softmax(rule.predict(params, x)).mean(0))
     found = np.array([list(one.probabilities.values()) for one in predicted])
     np.testing.assert_allclose(found[2:], expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found[0], expected[0], atol=0.02)  # the pixels of the file are rounded
     code, out, _ = run(f"predict {trained_on_digits} 0.png")
     assert code == 0 and out == f"{predicted[0].label}\t{predicted[0].probability:.4f}\n"
+    plain = app.runs.restored(trained_on_digits, best=False)[1].plain
+    assert rule != plain and not np.allclose(plain.predict(params, x), rule.predict(params, x))
+    measured = app.evaluate(trained_on_digits).measured[0].parts["test"]
+    assert jl.training.evaluate(rule, params, data.test) == measured
 
 
 def test_files_that_cannot_be_predicted_are_one_sentence(trained_on_digits, run, monkeypatch):

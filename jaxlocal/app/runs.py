@@ -6,7 +6,7 @@ from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +28,12 @@ from jaxlocal.app.folder import (
 from jaxlocal.app.prediction import Prediction, predictions
 from jaxlocal.app.settings import Config, ConfigError
 from jaxlocal.app.tensorboard import log, tensorboard_writer
-from jaxlocal.data import SPLITS, floats
+from jaxlocal.data import SPLITS, Splits, floats
+from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.text import is_text
 from jaxlocal.diagnostics import alignment, layer_outputs, parameter_counts
 from jaxlocal.network import squared_error
+from jaxlocal.rule import Params, Rule
 from jaxlocal.training import DivergedError, Interrupted, Result, Session, State, best_epoch, load_state
 from jaxlocal.training.session import template
 
@@ -156,10 +158,59 @@ def compare(
     return summaries
 
 
+class Loaded(NamedTuple):
+    """A trained network: `rule.predict(params, x)` are its scores."""
+
+    rule: Rule
+    params: Params
+    data: Splits
+
+
+def load(folder: Path | str, *, best: bool = False) -> Loaded:
+    """The rule, the parameters and the data of a run that `jaxlocal train` has left in a folder.
+
+    If the run's `--augment` changes images in prediction, too (mean, standardise), `predict` does so. A run on several
+    devices is loaded to one. A run with several seeds is an ensemble, whose scores have the seeds on their first axis.
+
+    Args:
+      folder: the folder of the run.
+      best: whether to take the best checkpoint on the validation set instead of the last one.
+
+    Returns:
+      (rule, params, data).
+
+    Raises:
+      ConfigError: the folder holds no run, or one that is damaged; or its data set is not there any more.
+
+    Example:
+      >>> import tempfile
+      >>> from jaxlocal.app import Config, train
+      >>> config = Config(rule="dfa", lr=1e-2, epochs=2, model_args=("hidden=[16]",))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     summary = train(config, folder, say=lambda line: None)
+      ...     rule, params, data = jl.load(folder)
+      >>> rule.predict(params, data.test[0][:5]).shape
+      (5, 10)
+    """
+    _, built, state = restored(checks.path("folder", folder), best)
+    return Loaded(_prepared(built.plain, built.augmentation), state.params, built.data)
+
+
+def _prepared(rule: Rule, augmentation: Augmentation | None) -> Rule:
+    """The rule, whose `predict` first does to its inputs what the augmentation does in prediction."""
+    if augmentation is None:
+        return rule
+
+    def predict(params: Params, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        return rule.predict(params, augmentation.test(x), key)
+
+    return rule._replace(predict=predict, step=partial(rule.step))  # another step makes it another rule for `jit`
+
+
 def evaluate(folder: Path | str, *, best: bool = False, data: str | None = None) -> Summary:
     """Loss and accuracy of a run's last or best checkpoint, on the run's own data or on another data set."""
     folder = checks.path("folder", folder)
-    config, built, state = load(folder, best, own_data=data is None)
+    config, built, state = restored(folder, best, own_data=data is None)
     if data is not None:
         if is_text(data) != is_text(config.data):
             kinds = ("texts", "no texts") if is_text(data) else ("no texts", "texts")
@@ -192,7 +243,7 @@ def predict(folder: Path | str, inputs: Iterable[str], *, best: bool = False) ->
     Yields:
       The prediction for each text, for each image, and for each row of a .npz file.
     """
-    config, built, state = load(checks.path("folder", folder), best, own_data=False)
+    config, built, state = restored(checks.path("folder", folder), best, own_data=False)
     yield from predictions(config, built, state.params, inputs)
 
 
@@ -211,7 +262,7 @@ def draw(folder: Path | str, *, best: bool = False, examples: int = 1000) -> Ite
     checks.positive_int("examples", examples)
     if examples < 2:
         raise ConfigError(f"--examples={examples}: must be at least 2")
-    config, built, state = load(folder, best)
+    config, built, state = restored(folder, best)
     params = state.params
     try:
         curves = plots.curves(history(folder))
@@ -276,7 +327,7 @@ def _train(config: Config, built: Built, session: Session, writer: "type[Summary
             raise Stopped(stop.signal, f"step {stop.step}", command) from None
 
 
-def load(folder: Path, best: bool, own_data: bool = True) -> tuple[Config, Built, State]:
+def restored(folder: Path, best: bool, own_data: bool = True) -> tuple[Config, Built, State]:
     """The settings of a run, what they stand for on one device, and the run's last or best state.
 
     Args:
