@@ -27,7 +27,9 @@ class Difference(NamedTuple):
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
-def paired(ours: Sequence[float], theirs: Sequence[float], confidence: float = 0.95) -> Difference:
+def paired(
+    ours: Sequence[float] | np.ndarray, theirs: Sequence[float] | np.ndarray, confidence: float = 0.95
+) -> Difference:
     """Ours minus theirs, seed by seed: the mean difference, its t interval, and Cohen's d of the differences.
 
     The interval takes the differences for normally distributed, and holds for one comparison. Among twenty comparisons

@@ -36,7 +36,7 @@ def accuracy(numbers: tuple[float, float | None] | None) -> str:
 
 def _cells(rows: Sequence[Row]) -> list[list[str]]:
     """The cells of the table, the header first."""
-    rows = _of_accuracies(rows) if "rule" in rows[0] else [_shown(row) for row in rows]
+    rows = _of_accuracies(rows) if "paper" in rows[0] else [_shown(row) for row in rows]
     return [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
 
 

@@ -59,7 +59,7 @@ def bartunov(rule: str, *, table4: bool = False) -> dict[str, Range]:
     Reference:
       Bartunov et al. 2018, section 5.3.
     """
-    parameters = inspect.signature(_named(rule)).parameters
+    parameters = inspect.signature(named(rule)).parameters
     ranges = TABLE4 if table4 else WIDENED
     space = {name: ranges[name] for name in ADAM}
     for helper in (name.removesuffix("tx") for name in HELPERS if name in parameters):
@@ -67,26 +67,38 @@ def bartunov(rule: str, *, table4: bool = False) -> dict[str, Range]:
     return space | {name: ranges[name] for name in ("alpha", "noise") if name in parameters}
 
 
-def maker(rule: str, net: Network, **fixed: Any) -> Make:
+def maker(
+    rule: str | Callable[..., Rule], net: Network, *, schedule: Callable[[Any], Any] = lambda rate: rate, **fixed: Any
+) -> Make:
     """The function that makes the rule of a setting, for `search`. The setting has names as in `bartunov`.
+
+    Args:
+      rule: the name of a rule, or a function that makes one, as those in `jl.rules`.
+      net: the network.
+      schedule: makes what Adam takes of each rate, such as `lambda rate: optax.cosine_decay_schedule(rate, steps)`.
+      **fixed: the rule's arguments that are not searched.
 
     Example:
       >>> make = jl.search.maker("dtp", jl.models.mlp(hidden=(16, 16)), alternate=10)
       >>> rule = make({"lr": 1e-3, "b1": 0.9, "inverse_lr": 3e-3, "alpha": 0.1})
     """
-    build = _named(rule)
+    build = named(rule)
 
     def make(setting: Setting) -> Rule:
         others, optimizers = dict(setting), {}
         for role in [name.removesuffix("lr") for name in setting if name == "lr" or name.endswith("_lr")]:
             adam = {theirs: others.pop(role + ours) for ours, theirs in ADAM.items() if role + ours in others}
-            optimizers[f"{role}tx"] = optax.adam(**adam)
+            rate = schedule(adam.pop("learning_rate"))
+            optimizers[f"{role}tx"] = optax.adam(rate, **adam)
         return build(net, **optimizers, **others, **fixed)
 
     return make
 
 
-def _named(rule: str) -> Callable[..., Rule]:
+def named(rule: str | Callable[..., Rule]) -> Callable[..., Rule]:
+    """The function that makes a rule, found by its name; or the function itself."""
+    if callable(rule):
+        return rule
     if rule not in rules.ALL:
         raise ValueError(f"rule={checks.show(rule)}: there is no such rule; {nearest(checks.show(rule), rules.ALL)}")
     return rules.ALL[rule]

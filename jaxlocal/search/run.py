@@ -118,13 +118,28 @@ def on_test(
     rule, train = _rule(make, setting), jax.tree.map(jnp.asarray, floats(data.train))
     init_key, order_key = jax.random.split(jax.random.key(seed))
     params = jax.jit(rule.init)(init_key, train)
-    for epoch in range(epochs):
-        key = jax.random.fold_in(order_key, epoch)
-        params, _ = training.epoch(rule, params, _changed(augmentation, key, train), key, batch_size)
+    params = trained(rule, params, train, order_key, epochs=epochs, batch_size=batch_size, augmentation=augmentation)
     measured = training.evaluate(rule, params, data.test, augmentation)
     value = measured.get("accuracy", measured["loss"])
     assert isinstance(value, float)
     return value
+
+
+def trained(
+    rule: Rule,
+    params: Params,
+    train: Batch,
+    order_key: jax.Array,
+    *,
+    epochs: int,
+    batch_size: int,
+    augmentation: Augmentation | None = None,
+) -> Params:
+    """The parameters after the epochs of a search: the examples of each epoch are in an order of its own."""
+    for epoch in range(epochs):
+        key = jax.random.fold_in(order_key, epoch)
+        params, _ = training.epoch(rule, params, _changed(augmentation, key, train), key, batch_size)
+    return params
 
 
 class _Trainer(NamedTuple):

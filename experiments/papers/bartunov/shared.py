@@ -120,7 +120,7 @@ def net_of(setup: Setup, method: str) -> Callable[[], jl.Network]:
     return setup.convnet if setup.convnet and method == "bp_convnet" else setup.net
 
 
-def turns(method: str, steps: int) -> dict[str, int]:
+def turns(method: str, steps: int) -> dict[str, Any]:
     """The setting by which inverses and forward weights take turns, after this number of steps, if they do."""
     return {"alternate": steps} if "_alternating" in method else {}
 
@@ -128,7 +128,7 @@ def turns(method: str, steps: int) -> dict[str, int]:
 def make(setup: Setup, method: str, steps: Steps, **more: Any) -> jl.Rule:
     """The rule of a row, with more settings than Table 5 has."""
     setting = best(setup, method)
-    options: dict[str, Any] = turns(method, steps.epoch) | more
+    options = turns(method, steps.epoch) | more
     if setting.inverse:
         options |= {"inverse_tx": setting.inverse.tx(), "noise": setting.noise}
     if setting.alpha:

@@ -1,0 +1,161 @@
+"""The protocol: a rule's search, its trainings from other seeds, and the measurement of these."""
+
+import inspect
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxlocal import checks, search, training
+from jaxlocal.data import SPLITS, Pairs, Splits, floats
+from jaxlocal.files import write_whole
+from jaxlocal.ranking.workloads import Workload
+from jaxlocal.rule import Params, Rule
+from jaxlocal.rules import bp
+from jaxlocal.search import Range, Trial, log_uniform
+from jaxlocal.search.rule_settings import HELPERS, WIDENED, Setting, named
+from jaxlocal.search.run import trained
+from jaxlocal.weights import get_weights, set_weights
+
+RATES = log_uniform(1e-4, 1e-2)
+SEARCHED = "alpha", "noise"  # the size of a target's step, and the noise that inverses learn from
+Say = Callable[[str], None]
+
+
+class Entry(NamedTuple):
+    """What a rule reached on a workload."""
+
+    rule: str
+    setting: dict[str, float]  # the one that was best on the validation set
+    accuracies: dict[str, list[float]]  # on the training, validation and test sets, for each seed
+    trials: list[Trial]
+    seconds: float
+
+
+def space(rule: str | Callable[..., Rule]) -> dict[str, Range]:
+    """The settings that are searched, by name: rates, and what the rule has of `SEARCHED`.
+
+    Example:
+      >>> list(jl.ranking.space("dtp"))
+      ['lr', 'inverse_lr', 'alpha', 'noise']
+    """
+    parameters = inspect.signature(named(rule)).parameters
+    helpers = (helper.removesuffix("tx") for helper in HELPERS if helper in parameters)
+    rates = {"lr": RATES} | {f"{helper}lr": RATES for helper in helpers}
+    return rates | {name: WIDENED[name] for name in SEARCHED if name in parameters}
+
+
+def enter(
+    rule: str | Callable[..., Rule],
+    workload: Workload,
+    *,
+    trials: int = 8,
+    seeds: int = 5,
+    data: Splits | None = None,
+    folder: Path | str | None = None,
+    say: Say = lambda line: None,
+) -> Entry:
+    """Search a rule's settings, train the best one from each seed, and measure it.
+
+    Args:
+      rule: the name of a rule, or a function that makes one, as those in `jl.rules`: called with the network, `tx`, and
+        `inverse_tx`, `feedback_tx` or `autoencoder_tx`, `alpha` and `noise` if it has arguments of these names.
+      workload: what it learns.
+      trials: the number of settings that are searched, with seed 0.
+      seeds: the number of trainings with the best one. They have the seeds 1, 2 and so on.
+      data: the examples, if they are loaded already.
+      folder: where finished trials and trainings are kept; the same call resumes from there.
+      say: called with a line after the search and after each training.
+
+    Returns:
+      What the rule reached.
+
+    Raises:
+      ValueError: the network cannot have this rule, or all settings diverged.
+
+    Example:
+      >>> workload = jl.ranking.WORKLOADS["digits"]._replace(epochs=2)
+      >>> entry = jl.ranking.enter("dfa", workload, trials=2, seeds=2)
+      >>> len(entry.accuracies["test"])
+      2
+    """
+    checks.positive_int("trials", trials)
+    checks.positive_int("seeds", seeds)
+    began = time.perf_counter()
+    folder = None if folder is None else checks.path("folder", folder)
+    data = data or workload.load()
+    steps = workload.epochs * (len(data.train[0]) // workload.batch_size)
+    make = search.maker(rule, workload.net(), schedule=lambda rate: optax.cosine_decay_schedule(rate, steps))
+    tried = search.search(
+        make,
+        search.draw(space(rule), trials),
+        data,
+        epochs=workload.epochs,
+        batch_size=workload.batch_size,
+        group=1,  # with many at once, convolutions take far longer on a CPU
+        folder=folder and folder / "search",
+    )
+    setting = search.best(tried).setting
+    name = rule if isinstance(rule, str) else rule.__name__
+    say(f"{name}: of {trials} settings the best on validation has {in_words(setting)}")
+    measured = _measured(make(setting), workload, data, seeds, _Kept(folder and folder / "seeds.json", setting), say)
+    accuracies = {split: [of_seed[split] for of_seed in measured] for split in SPLITS}
+    return Entry(name, setting, accuracies, tried, time.perf_counter() - began)
+
+
+def in_words(setting: Setting) -> str:
+    """The numbers of a setting, by name."""
+    return ", ".join(f"{name} {value:.2g}" for name, value in setting.items())
+
+
+class _Kept(NamedTuple):
+    """The file of the accuracies that are measured already, if there is one; those of another setting do not count."""
+
+    file: Path | None
+    setting: dict[str, float]
+
+    def read(self) -> list[dict[str, float]]:
+        if self.file is None or not self.file.exists():
+            return []
+        kept = json.loads(self.file.read_text(encoding="utf-8"))
+        return kept["seeds"] if kept["setting"] == self.setting else []
+
+    def write(self, seeds: list[dict[str, float]]) -> None:
+        if self.file is not None:
+            write_whole(self.file, json.dumps({"setting": self.setting, "seeds": seeds}, indent=2) + "\n")
+
+
+def _measured(
+    rule: Rule, workload: Workload, data: Splits, seeds: int, kept: _Kept, say: Say
+) -> list[dict[str, float]]:
+    """The accuracies of each seed on the training, validation and test sets."""
+    train = jax.tree.map(jnp.asarray, floats(data.train))
+    init, init_shared = jax.jit(rule.init), jax.jit(bp(rule.net, optax.sgd(0.0)).init)
+    measured = kept.read()[:seeds]
+    for seed in range(len(measured) + 1, seeds + 1):
+        init_key, order_key = jax.random.split(jax.random.key(seed))
+        params = with_forward_weights(rule, init(init_key, train), init_shared(init_key, train))
+        params = trained(rule, params, train, order_key, epochs=workload.epochs, batch_size=workload.batch_size)
+        parts = zip(SPLITS, data, strict=True)
+        measured.append({split: _accuracy(rule, params, pair) for split, pair in parts})
+        kept.write(measured)
+        say(f"seed {seed}: test {100 * measured[-1]['test']:.2f} %")
+    return measured
+
+
+def with_forward_weights(rule: Rule, params: Params, shared: Params) -> Params:
+    """The parameters with the forward weights of those of backpropagation, as far as the rule has such weights."""
+    own = get_weights(rule, params)
+    weights = get_weights(bp(rule.net, optax.sgd(0.0)), shared)
+    return set_weights(rule, params, {name: weight for name, weight in weights.items() if name in own})
+
+
+def _accuracy(rule: Rule, params: Params, pair: Pairs) -> float:
+    accuracy = training.evaluate(rule, params, pair)["accuracy"]
+    assert isinstance(accuracy, float)
+    return accuracy

@@ -1,0 +1,51 @@
+"""The standings: rules by their test accuracy, and how far each is from the baseline, seed by seed."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxlocal.ranking.protocol import Entry, in_words
+from jaxlocal.statistics import Difference, paired
+from jaxlocal.text import aligned, measurement
+
+BASELINE = "bp"
+
+
+def differences(entries: Sequence[Entry], baseline: str = BASELINE) -> dict[str, Difference]:
+    """Each rule's test accuracy minus that of the baseline, in points; nothing if the baseline is not among them."""
+    tests = {entry.rule: 100 * np.asarray(entry.accuracies["test"]) for entry in entries}
+    if baseline not in tests:
+        return {}
+    return {rule: paired(test, tests[baseline]) for rule, test in tests.items() if rule != baseline}
+
+
+def standings(entries: Sequence[Entry], baseline: str = BASELINE) -> Iterator[dict[str, Any]]:
+    """A line of a table for each rule, the best one first."""
+    against = differences(entries, baseline)
+    for entry in sorted(entries, key=lambda entry: -np.mean(entry.accuracies["test"])):
+        yield {
+            "rule": entry.rule,
+            "test": measurement({"accuracy": entry.accuracies["test"]}),
+            f"minus {baseline}": _points(against[entry.rule]) if entry.rule in against else "",
+            "effect": _effect(against.get(entry.rule)),
+            "train": measurement({"accuracy": entry.accuracies["train"]}),
+            "setting": in_words(entry.setting),
+            "minutes": f"{entry.seconds / 60:.1f}",
+        }
+
+
+def table(entries: Sequence[Entry], baseline: str = BASELINE) -> str:
+    """The standings as aligned text."""
+    rows = list(standings(entries, baseline))
+    return aligned([list(rows[0]), *(list(row.values()) for row in rows)], left=1)
+
+
+def _points(difference: Difference) -> str:
+    if difference.low is None:
+        return f"{difference.mean:+.2f}"
+    return f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+
+
+def _effect(difference: Difference | None) -> str:
+    return f"{difference.effect:+.1f}" if difference and difference.effect is not None else ""
