@@ -27,7 +27,7 @@ def identity(x: jax.Array) -> jax.Array:
 def flat(x: jax.Array | Masked) -> jax.Array:
     """Each example as a vector: an image row by row, and a sequence as the mean over its tokens."""
     vector_or_image = mean_of_tokens(x)
-    return vector_or_image.reshape(len(vector_or_image), units(x))
+    return vector_or_image.reshape(vector_or_image.shape[0], units(x))
 
 
 def _as_input_of(linear: nn.Module, x: jax.Array) -> jax.Array:

@@ -109,3 +109,13 @@ def test_grouped_convolutions_are_jaxs():
     np.testing.assert_array_equal(
         convolve(x, w, (1, 1), "SAME", **options), lax.conv_general_dilated(x, w, (1, 1), "SAME", **options)
     )
+
+
+@pytest.mark.parametrize("channels", WAYS.values(), ids=WAYS)
+def test_a_convolution_is_exported_for_batches_of_any_size(channels):
+    """What `jax.export` makes of it is JAX's convolution."""
+    (x, w), settings = arguments(2, 3, 1, "SAME", 1, 1, channels)
+    (batch,) = jax.export.symbolic_shape("batch")
+    anything = jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
+    program = jax.export.export(jax.jit(lambda x: convolve(x, w, *settings)))(anything)
+    np.testing.assert_allclose(program.call(x), convolve(x, w, *settings), rtol=1e-5, atol=1e-5)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -215,6 +216,54 @@ def test_images_and_arrays_are_predicted_as_in_training(trained_on_digits, run):
     assert rule != plain and not np.allclose(plain.predict(params, x), rule.predict(params, x))
     measured = app.evaluate(trained_on_digits).measured[0].parts["test"]
     assert jl.training.evaluate(rule, params, data.test) == measured
+
+
+PREDICT = """
+import json, sys
+import jax, numpy as np
+
+facts = json.load(open("out/model.json"))
+program = jax.export.deserialize(open("out/predict.jax_export", "rb").read())
+x = np.load("x.npy")
+np.savez("scores.npz", few=program.call(x[:2]), many=program.call(x))
+assert list(x.shape[1:]) == facts["input"]["shape"][1:] and str(x.dtype) == facts["input"]["dtype"]
+assert not any(name.startswith(("jaxlocal", "flax")) for name in sys.modules)
+"""
+
+
+def test_an_exported_run_predicts_without_the_library(trained_on_digits, run):
+    """In a process that has only JAX: the seeds, the standardised images, and batches of any size."""
+    rule, params, data = jl.load(trained_on_digits)
+    x = data.test[0][:5]
+    code, out, error = run(f"export {trained_on_digits} --out out")
+    assert (code, error) == (0, "")
+    assert out.split() == ["out/model.json", "out/predict.jax_export", "out/weights.safetensors"]
+    np.save("x.npy", x)
+    environment = {**os.environ, "PYTHONPATH": ""}
+    subprocess.run([sys.executable, "-c", PREDICT], env=environment, check=True)
+    with np.load("scores.npz") as scores:
+        np.testing.assert_allclose(scores["many"], rule.predict(params, x), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(scores["few"], scores["many"][:, :2], rtol=1e-5, atol=1e-6)
+    facts = json.loads(Path("out/model.json").read_text())
+    assert (facts["output"], facts["members"], facts["epoch"]) == ("logits", 2, 3)
+    assert facts["classes"] == list("0123456789") and facts["settings"]["rule"] == "dfa"
+    loaded = jl.load_weights("out/weights.safetensors", rule, jax.tree.map(jax.numpy.zeros_like, params))
+    np.testing.assert_array_equal(rule.predict(loaded, x), rule.predict(params, x))
+
+
+def test_an_exported_run_of_texts_brings_its_tokenizer(texts, run, monkeypatch):
+    Path("reviews.csv").unlink()
+    code, _, error = run("export run")
+    assert (code, error) == (0, "")
+    program = jax.export.deserialize(Path("run/export/predict.jax_export").read_bytes())
+    scores = program.call(jl.data.Encoding.load("run/export").ids(["a good day"]))
+    (predicted,) = app.predict("run", ["a good day"])
+    assert predicted.probability == pytest.approx(float(jax.nn.softmax(scores).max()))
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    code, _, error = run("export run")
+    assert code == 2 and error == (
+        "jaxlocal export: export: needs flatbuffers; install it with pip install 'jaxlocal[export]'\n"
+    )
 
 
 def test_files_that_cannot_be_predicted_are_one_sentence(trained_on_digits, run, monkeypatch):

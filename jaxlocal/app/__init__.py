@@ -1,4 +1,4 @@
-"""The command line, and what it does from Python: `train`, `compare`, `search`, `evaluate`, `predict`, `draw` runs.
+"""What the command line does, from Python: `train`, `compare`, `search`, `evaluate`, `predict`, `export`, `draw` runs.
 
 from jaxlocal.app import Config, train
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from jaxlocal.lazy import attributes
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors
+    from jaxlocal.app.exporting import export
     from jaxlocal.app.folder import Measured, Summary
     from jaxlocal.app.prediction import Prediction
     from jaxlocal.app.runs import Stopped, compare, draw, evaluate, predict, train
@@ -26,6 +27,7 @@ __all__ = [
     "compare",
     "draw",
     "evaluate",
+    "export",
     "predict",
     "search",
     "train",
@@ -41,6 +43,7 @@ _HOMES = {
     "compare": "runs",
     "draw": "runs",
     "evaluate": "runs",
+    "export": "exporting",
     "predict": "runs",
     "search": "trials",
     "train": "runs",

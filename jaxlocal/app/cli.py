@@ -1,4 +1,4 @@
-"""The command line: `jaxlocal train`, `eval`, `predict`, `compare`, `search`, `plot` and `list`.
+"""The command line: `jaxlocal train`, `eval`, `predict`, `export`, `compare`, `search`, `plot` and `list`.
 
 JAX takes a second to import. So it is imported where it is first needed, after a command has read its flags.
 """
@@ -74,6 +74,17 @@ def predict(argv: Sequence[str]) -> None:
         _say(text.prediction(predicted, as_json=read.json))
 
 
+def export(argv: Sequence[str]) -> None:
+    """Write a run as a program that predicts without this library, and its weights."""
+    parser = _parser("export", "RUN ")
+    _add_run(parser)
+    parser.add_argument("--out", type=flags.folder, metavar="DIR", help="of the files, else RUN/export")
+    read = _parsed(parser, argv)
+    _start_jax()
+    out = app.export(read.run, read.out, best=read.best)
+    _say("\n".join(map(str, sorted(out.iterdir()))))
+
+
 def compare(argv: Sequence[str]) -> None:
     """Train several rules with the same settings: a table and a picture."""
     parser = _parser("compare", "RULE … ")
@@ -147,6 +158,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "eval": evaluate,
     "predict": predict,
+    "export": export,
     "compare": compare,
     "search": search,
     "plot": plot,

@@ -141,11 +141,16 @@ def write_summary(summary: Summary, config: Config) -> None:
         "measured": [measured._asdict() for measured in summary.measured],
         "seconds": round(summary.seconds, 2),
         "settings": asdict(config),
-        "versions": {"jaxlocal": __version__, "jax": jax.__version__, "python": platform.python_version()},
+        "versions": versions(),
         "device": jax.devices()[0].device_kind,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_whole(summary.folder / "summary.json", json.dumps(content, indent=2) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """The versions that a run's numbers depend on most."""
+    return {"jaxlocal": __version__, "jax": jax.__version__, "python": platform.python_version()}
 
 
 def _lock(folder: Path) -> IO[str] | None:

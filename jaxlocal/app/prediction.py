@@ -36,13 +36,10 @@ def predictions(config: Config, built: Built, params: Params, inputs: Iterable[s
     Raises:
       ConfigError: there are no classes, or an input cannot be read.
     """
-    if built.plain.net.loss is squared_error:
+    names, encoding = class_names(built), built.encoding
+    if names is None:
         raise ConfigError("predict: this run has no classes, its targets are real numbers; call rule.predict in Python")
-    encoding = built.encoding
-    names = encoding.classes if encoding else list(map(str, range(built.data.train[1].shape[-1])))
-    # By default the last decoder of Associated Learning ends in a sigmoid: its scores are from 0 to 1.
-    given = arguments("--rule-args", config.rule_args)
-    normalise = _shares if config.rule == "al" and not given.keys() & {"label_loss", "readout"} else jax.nn.softmax
+    normalise = _shares if meaning(config, built) == "shares" else jax.nn.softmax
     classify = partial(_probabilities, built.plain, normalise, built.augmentation, params)
     rest = iter(inputs)
     while some := list(islice(rest, PIECE)):
@@ -54,6 +51,24 @@ def predictions(config: Config, built: Built, params: Params, inputs: Iterable[s
             for row in np.asarray(classify(x[begin : begin + PIECE])):
                 best = int(row.argmax())
                 yield Prediction(names[best], float(row[best]), dict(zip(names, row.tolist(), strict=True)))
+
+
+def class_names(built: Built) -> list[str] | None:
+    """The names of the classes, or their numbers for data that are no texts; None for targets that are real numbers."""
+    if built.plain.net.loss is squared_error:
+        return None
+    return list(built.encoding.classes) if built.encoding else list(map(str, range(built.data.train[1].shape[-1])))
+
+
+def meaning(config: Config, built: Built) -> str:
+    """What the scores are: "logits", whose softmax gives probabilities, "shares" of their sum, or real "numbers".
+
+    By default the last decoder of Associated Learning ends in a sigmoid: its scores are from 0 to 1.
+    """
+    if built.plain.net.loss is squared_error:
+        return "numbers"
+    given = arguments("--rule-args", config.rule_args)
+    return "shares" if config.rule == "al" and not given.keys() & {"label_loss", "readout"} else "logits"
 
 
 def _shares(scores: jax.Array) -> jax.Array:

@@ -193,10 +193,10 @@ def load(folder: Path | str, *, best: bool = False) -> Loaded:
       (5, 10)
     """
     _, built, state = restored(checks.path("folder", folder), best)
-    return Loaded(_prepared(built.plain, built.augmentation), state.params, built.data)
+    return Loaded(prepared(built.plain, built.augmentation), state.params, built.data)
 
 
-def _prepared(rule: Rule, augmentation: Augmentation | None) -> Rule:
+def prepared(rule: Rule, augmentation: Augmentation | None) -> Rule:
     """The rule, whose `predict` first does to its inputs what the augmentation does in prediction."""
     if augmentation is None:
         return rule

@@ -1,0 +1,88 @@
+"""A run as files that other programs use without this library: the prediction, the weights, and their facts."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import jax
+from jax import export as jax_export
+
+from jaxlocal import checks
+from jaxlocal.app import folder as folders
+from jaxlocal.app.build import Built
+from jaxlocal.app.prediction import class_names, meaning
+from jaxlocal.app.runs import prepared, restored
+from jaxlocal.app.settings import Config, ConfigError
+from jaxlocal.files import write_whole
+from jaxlocal.network import vocabulary
+from jaxlocal.training import State
+from jaxlocal.weights import save_weights
+
+PLATFORMS = "cpu", "cuda", "rocm", "tpu"
+
+
+def export(folder: Path | str, out: Path | str | None = None, *, best: bool = False) -> Path:
+    """Write a run's prediction as a program that needs nothing but JAX, and its weights as safetensors.
+
+    The folder gets predict.jax_export, which `jax.export.deserialize` reads. It takes any number of examples, as the
+    data set gives them, and returns their scores. weights.safetensors holds all arrays of `jl.get_weights`. model.json
+    says what goes in and what comes out, and which settings and versions made it. For texts there are tokenizer.json
+    and text.json, too.
+
+    Args:
+      folder: the folder of the run.
+      out: where the files are written; by default the folder `export` of the run. Files of an earlier export are
+        replaced.
+      best: whether to take the best checkpoint instead of the last one.
+
+    Returns:
+      The folder with the files.
+
+    Raises:
+      ConfigError: the folder holds no run, or a library is missing.
+    """
+    _check_libraries()
+    folder = checks.path("folder", folder)
+    out = folder / "export" if out is None else checks.path("out", out)
+    config, built, state = restored(folder, best, own_data=False)
+    program = _program(built, state).serialize()
+    out.mkdir(parents=True, exist_ok=True)
+    if built.encoding:
+        built.encoding.save(out)
+    save_weights(out / "weights.safetensors", built.plain, state.params)
+    write_whole(out / "model.json", json.dumps(_facts(config, built, state), indent=2) + "\n")
+    write_whole(out / "predict.jax_export", bytes(program))
+    return out
+
+
+def _check_libraries() -> None:
+    try:
+        import flatbuffers  # noqa: F401
+        import safetensors  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"export: needs {error.name}; install it with pip install 'jaxlocal[export]'") from None
+
+
+def _program(built: Built, state: State) -> jax_export.Exported:
+    """The prediction for batches of any size, with its weights inside."""
+    rule = prepared(built.plain, built.augmentation)
+    (batch,) = jax_export.symbolic_shape("batch")
+    x = jax.ShapeDtypeStruct((batch, *state.params.shapes[0]), _dtype(built))
+    return jax_export.export(jax.jit(lambda x: rule.predict(state.params, x)), platforms=PLATFORMS)(x)
+
+
+def _dtype(built: Built) -> str:
+    return "float32" if vocabulary(built.plain.net) is None else "int32"
+
+
+def _facts(config: Config, built: Built, state: State) -> dict[str, object]:
+    """What a stranger must know to use the program."""
+    return {
+        "input": {"shape": ["batch", *state.params.shapes[0]], "dtype": _dtype(built)},
+        "output": meaning(config, built),
+        "members": built.plain.placement.members,
+        "classes": class_names(built),
+        "epoch": len(state.history),
+        "settings": asdict(config),
+        "versions": folders.versions(),
+    }
