@@ -4,6 +4,7 @@ A table's place is between the lines <!-- NAME --> and <!-- end -->. Its record 
 tables summarise several records or columns: <!-- bench -->, <!-- papers --> and <!-- pipeline/depth -->. Four more
 stand for an experiment with many records, and have its picture below them if it is drawn: <!-- al_text -->,
 <!-- costs -->, <!-- frontier --> and <!-- time_to_accuracy -->; <!-- advantage --> is the second table of the last one.
+<!-- rank --> is the table of all workloads, and <!-- rank/mnist --> that of one.
 """
 
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the experiments are no part of the package
 
-from experiments.beyond import frontier  # noqa: E402
+from experiments.beyond import frontier, rank  # noqa: E402
 from experiments.demos import digits, mnist  # noqa: E402
 from experiments.lab import figures, records, report, tables  # noqa: E402
 from experiments.papers.al_text import classification  # noqa: E402
@@ -27,6 +28,7 @@ WHOLE = {
     "al_text": classification.EXPERIMENT,
     "costs": costs.EXPERIMENT,
     "frontier": frontier.EXPERIMENT,
+    "rank": rank.EXPERIMENT,
     "time_to_accuracy": time_to_accuracy.EXPERIMENT,
 }
 PAGES = ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))
@@ -51,6 +53,8 @@ def _table(name: str) -> str:
         return tables.markdown([_depth(row) for row in _rows("pipeline/scaling")])
     if name == "advantage":
         return tables.markdown(list(time_to_accuracy.advantage(time_to_accuracy.EXPERIMENT.recorded())))
+    if name.startswith("rank/"):
+        return _standings(name.removeprefix("rank/"))
     if name in COMPARISONS:
         return tables.markdown(list(COMPARISONS[name].recorded().rows().values()))
     if name in WHOLE:
@@ -58,13 +62,25 @@ def _table(name: str) -> str:
     return tables.markdown(_rows(name))
 
 
+def _standings(workload: str) -> str:
+    """The rules on a workload, with their differences from backpropagation, and the picture of these."""
+    rows = rank.standings(rank.EXPERIMENT.recorded(), workload)
+    if not rows:
+        return "Not run yet."
+    return tables.markdown(rows) + _picture(f"rank_{workload}", f"Differences from backpropagation on {workload}")
+
+
 def _whole(name: str) -> str:
     """The table of an experiment, and its picture if there is one."""
     made = WHOLE[name]
     table = tables.markdown(list(made.tables[0](made.recorded())))
+    return table + _picture(name, made.title)
+
+
+def _picture(name: str, title: str) -> str:
+    """A recorded picture, if it is drawn."""
     picture = figures.PICTURES / f"{name}.png"
-    shown = f"\n\n![{made.title}](pictures/{figures.PICTURES.name}/{picture.name})"
-    return table + (shown if picture.exists() else "")
+    return f"\n\n![{title}](pictures/{figures.PICTURES.name}/{picture.name})" if picture.exists() else ""
 
 
 def _rows(name: str) -> list[records.Row]:

@@ -64,7 +64,7 @@ def images(folder, *sizes):
     ("line", "complaint"),
     [
         ("tran", "unknown command 'tran'; did you mean train?"),
-        ("xyz", "unknown command 'xyz'; choose from train, eval, predict, compare, search, plot, list"),
+        ("xyz", "unknown command 'xyz'; choose from train, eval, predict, export, compare, search, rank, plot, list"),
         ("train --rule dpt", "--rule=dpt: unknown name; did you mean dtp?"),
         ("train --rule DFA", "--rule=DFA: unknown name; did you mean dfa?"),
         ("train --rule zzz", "--rule=zzz: unknown name; choose from bp, al, tp"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import cache, partial
+from typing import TYPE_CHECKING
 
 import jaxlocal as jl
 from experiments.lab import records
@@ -11,6 +12,9 @@ from experiments.lab.records import Record, Row
 from experiments.lab.tables import percent
 from jaxlocal.ranking import WORKLOADS, Entry
 from jaxlocal.search import Trial
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TRIALS, SEEDS = 8, 5
 
@@ -77,6 +81,16 @@ def overview(recorded: Recorded) -> Iterator[Row]:
         yield {"rule": rule, **cells}
 
 
+def draw(recorded: Recorded) -> "dict[str, Figure]":
+    """The differences from backpropagation, a figure for each workload."""
+    found = {workload: list(entries(recorded, workload).values()) for workload in WORKLOADS}
+    return {
+        f"rank_{workload}": jl.plots.differences(against, f"Test accuracy on {workload}, minus that of bp", "points")
+        for workload, ranked in found.items()
+        if (against := jl.ranking.differences(ranked))
+    }
+
+
 EXPERIMENT = Experiment(
     module="beyond.rank",
     name="rank",
@@ -94,6 +108,7 @@ EXPERIMENT = Experiment(
         for budget in [Budget(epochs=learned.epochs, trials=TRIALS, seeds=SEEDS)]
     },
     tables=(overview,),
+    draw=draw,
 )
 
 if __name__ == "__main__":

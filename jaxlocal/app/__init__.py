@@ -1,4 +1,4 @@
-"""What the command line does, from Python: `train`, `compare`, `search`, `evaluate`, `predict`, `export`, `draw` runs.
+"""The command line from Python: `train`, `compare`, `search`, `rank`, `evaluate`, `predict`, `export` and `draw` runs.
 
 from jaxlocal.app import Config, train
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from jaxlocal.app.exporting import export
     from jaxlocal.app.folder import Measured, Summary
     from jaxlocal.app.prediction import Prediction
+    from jaxlocal.app.ranking import rank
     from jaxlocal.app.runs import Stopped, compare, draw, evaluate, predict, train
     from jaxlocal.app.settings import Config, ConfigError
     from jaxlocal.app.trials import search
@@ -29,6 +30,7 @@ __all__ = [
     "evaluate",
     "export",
     "predict",
+    "rank",
     "search",
     "train",
 ]
@@ -45,6 +47,7 @@ _HOMES = {
     "evaluate": "runs",
     "export": "exporting",
     "predict": "runs",
+    "rank": "ranking",
     "search": "trials",
     "train": "runs",
 }

@@ -1,4 +1,4 @@
-"""The command line: `jaxlocal train`, `eval`, `predict`, `export`, `compare`, `search`, `plot` and `list`.
+"""The command line: `train`, `eval`, `predict`, `export`, `compare`, `search`, `rank`, `plot` and `list`.
 
 JAX takes a second to import. So it is imported where it is first needed, after a command has read its flags.
 """
@@ -28,7 +28,7 @@ from jaxlocal.hints import nearest
 from jaxlocal.version import __version__
 
 SEARCH = Config(epochs=10)  # the defaults of a search, and the settings that it does not draw
-MOST_TRIALS = 10**5
+MOST_TRIALS, MOST_SEEDS = 10**5, 10**3
 SEARCH_FLAGS = "model", "data", *OF_TEXTS, "epochs", "batch_size", "rule_args", "model_args", "seed"
 
 
@@ -118,6 +118,22 @@ def search(argv: Sequence[str]) -> None:
     app.search(read.rules, config, read.out, trials=read.trials, group=read.group, say=_say)
 
 
+def rank(argv: Sequence[str]) -> None:
+    """Rank rules by the same search and seeds for each; the same command resumes."""
+    parser = _parser("rank", "[RULE …] ")
+    _add_rules(parser)
+    add = parser.add_argument
+    add(
+        "--workload", default="digits", metavar="NAME", help="digits, mnist, fashion_mnist or cifar10 (default: digits)"
+    )
+    add("--trials", type=flags.whole_to(MOST_TRIALS), default=8, metavar="N", help="settings of each rule (default: 8)")
+    add("--seeds", type=flags.whole_to(MOST_SEEDS), default=5, metavar="N", help="trainings of the best (default: 5)")
+    add("--out", type=Path, metavar="DIR", help="of the ranking, else runs/rank-WORKLOAD-N")
+    read = parser.parse_intermixed_args(argv)
+    _start_jax()
+    app.rank(read.rules, read.workload, read.out, trials=read.trials, seeds=read.seeds, say=_say)
+
+
 def plot(argv: Sequence[str]) -> None:
     """Draw a run: curves, and t-SNE, class distances and alignment of its layers."""
     parser = _parser("plot", "RUN ")
@@ -161,6 +177,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "export": export,
     "compare": compare,
     "search": search,
+    "rank": rank,
     "plot": plot,
     "list": list_names,
 }

@@ -3,6 +3,7 @@
 from jaxlocal.plots.angles import alignment
 from jaxlocal.plots.classes import distances, tsne
 from jaxlocal.plots.learning import compare, curves
+from jaxlocal.plots.paired import differences
 from jaxlocal.plots.timetable import schedule
 
-__all__ = ["alignment", "compare", "curves", "distances", "schedule", "tsne"]
+__all__ = ["alignment", "compare", "curves", "differences", "distances", "schedule", "tsne"]

@@ -11,7 +11,7 @@ arguments of a rule keep their defaults.
 """
 
 from jaxlocal.ranking.protocol import Entry, enter, space
-from jaxlocal.ranking.standings import differences, standings, table
+from jaxlocal.ranking.standings import BASELINE, differences, standings, table
 from jaxlocal.ranking.workloads import WORKLOADS, Workload
 
-__all__ = ["WORKLOADS", "Entry", "Workload", "differences", "enter", "space", "standings", "table"]
+__all__ = ["BASELINE", "WORKLOADS", "Entry", "Workload", "differences", "enter", "space", "standings", "table"]

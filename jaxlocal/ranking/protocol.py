@@ -122,8 +122,12 @@ class _Kept(NamedTuple):
     def read(self) -> list[dict[str, float]]:
         if self.file is None or not self.file.exists():
             return []
-        kept = json.loads(self.file.read_text(encoding="utf-8"))
-        return kept["seeds"] if kept["setting"] == self.setting else []
+        try:
+            kept = json.loads(self.file.read_text(encoding="utf-8"))
+            setting, seeds = kept["setting"], [{split: float(one[split]) for split in SPLITS} for one in kept["seeds"]]
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(f"{str(self.file)!r} is damaged; remove it") from None
+        return seeds if setting == self.setting else []
 
     def write(self, seeds: list[dict[str, float]]) -> None:
         if self.file is not None:
