@@ -337,10 +337,11 @@ def test_a_switch_can_be_turned_off(run, monkeypatch):
     monkeypatch.setattr(app, "train", lambda config, folder, **flags: asked.append((config.pipeline, flags)))
     Path("run").mkdir()
     settings.write(Config(pipeline=True), Path("run/config.yaml"))
-    for line in ("", "--pipeline", "--no-pipeline"):
+    for line in ("", "--pipeline", "--no-pipeline --log wandb trackio"):
         assert run(f"train --resume --out run {line}")[0] == 0
     assert [pipeline for pipeline, _ in asked] == [True, True, False]
-    assert all(flags["resume"] and not flags["tensorboard"] for _, flags in asked)
+    assert all(flags["resume"] for _, flags in asked)
+    assert [list(flags["log"]) for _, flags in asked] == [[], [], ["wandb", "trackio"]]
 
 
 @pytest.mark.filterwarnings("default")

@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -365,15 +366,46 @@ def test_an_error_of_orbax_is_told_in_the_words_of_the_system():
     assert session.reason(ValueError()) == "ValueError"
 
 
-def test_tensorboard(monkeypatch):
-    train(replace(TINY, epochs=1), "run", tensorboard=True)
-    assert list(Path("run/tensorboard").glob("events*"))
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+def test_loggers_show_the_curves_and_what_made_them(monkeypatch):
+    """TensorBoard itself; stand-ins for wandb, trackio and MLflow; and a logger that fails, without whom it goes on."""
+    libraries = {name: mock.MagicMock() for name in ("wandb", "trackio", "mlflow")}
+    for name, library in libraries.items():
+        monkeypatch.setitem(sys.modules, name, library)
+    monkeypatch.setattr(sys, "argv", ["/bin/jaxlocal", "train", "--out", "my run"])
+    failing = mock.MagicMock(**{"log.side_effect": [None, OSError("no\nroute")]})
+
+    def mine(folder, facts, first):
+        return failing
+
+    with pytest.warns(UserWarning, match=r"mine cannot log \(no route\); the training goes on without it"):
+        summary, _ = train(replace(TINY, epochs=1), "run", log=["tensorboard", *libraries, mine])
+    assert list(Path("run/tensorboard").glob("events*")) and failing.log.call_count == 2 and not failing.close.called
+    facts = json.loads(Path("run/summary.json").read_text())
+    for name in ("wandb", "trackio"):
+        started, logged = libraries[name].init.call_args.kwargs, libraries[name].init.return_value.log.call_args_list
+        assert started["name"] == "run" and started["config"]["command"] == "jaxlocal train --out 'my run'"
+        assert started["config"] == {key: started["config"][key] for key in facts if key in started["config"]}
+        assert started["config"]["settings"]["rule"] == "bp" and started["config"]["commit"] == facts["commit"]
+        assert [call.kwargs["step"] for call in logged] == [25, 50, 75, 100, 125, 137]
+        assert [*logged[0].args[0]] == ["loss"]
+        assert logged[-1].args[0]["validation/accuracy"] == summary.history[-1]["validation"]["accuracy"]
+        libraries[name].init.return_value.finish.assert_called_once_with()
+    mlflow = libraries["mlflow"]
+    assert mlflow.log_params.call_args.args[0]["batch_size"] == 8
+    assert json.loads(mlflow.start_run.call_args.kwargs["tags"]["commit"]) == facts["commit"]
+    assert mlflow.log_metrics.call_args.args[0].keys() >= {"component 0/task", "train/loss"}
+    mlflow.end_run.assert_called_once_with()
+
+
+def test_a_logger_that_is_missing_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(
-        ConfigError, match="--tensorboard: needs tensorboardX; install it with pip install tensorboardX"
+        ConfigError, match=r"^--log=wandb: needs wandb; install it with pip install 'jaxlocal\[wandb\]'$"
     ):
-        train(TINY, "other", tensorboard=True)
-    assert not Path("other").exists()
+        train(TINY, "run", log=["tensorboard", "wandb"])
+    with pytest.raises(ConfigError, match="--log=wanbd: unknown name; did you mean wandb"):
+        train(TINY, "run", log=["wanbd"])
+    assert not Path("run").exists()
 
 
 @pytest.mark.slow

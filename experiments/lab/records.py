@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -13,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from jaxlocal.app.provenance import commit
 from jaxlocal.files import write_whole
 
 Row = dict[str, Any]  # see `row`; or, where no accuracies are compared, the table's columns by name
@@ -143,17 +143,7 @@ def code() -> dict[str, str]:
     digest = hashlib.sha256()
     for file in sorted([*ROOT.glob("jaxlocal/**/*.py"), *ROOT.glob("experiments/**/*.py")]):
         digest.update(file.read_bytes())
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
-
-    try:
-        commit = git("rev-parse", "HEAD")
-        if git("status", "--porcelain", "--", ".", ":!experiments/records", ":!docs/pictures"):
-            commit += " + uncommitted changes"
-    except (FileNotFoundError, subprocess.CalledProcessError):  # there is no git, or no repository
-        commit = "unknown"
-    return {"commit": commit, "source": digest.hexdigest()[:16]}
+    return {"commit": commit(ROOT, "experiments/records", "docs/pictures"), "source": digest.hexdigest()[:16]}
 
 
 def device() -> dict[str, Any]:

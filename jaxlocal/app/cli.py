@@ -36,12 +36,11 @@ def train(argv: Sequence[str]) -> None:
     """Train a network by a learning rule, and leave a run's folder."""
     parser = _parser("train")
     _add_run_flags(parser, "of the run, else runs/RULE-DATA-N")
-    flags.add_switch(parser, "--tensorboard", "write TensorBoard's logs as well")
     settings.add_flags(parser, Config())
     read = parser.parse_args(argv)
     config = _config(read, "config.yaml")
     _start_jax(config.devices)
-    app.train(config, read.out, resume=read.resume, tensorboard=read.tensorboard, say=_say)
+    app.train(config, read.out, resume=read.resume, log=read.log, say=_say)
 
 
 def evaluate(argv: Sequence[str]) -> None:
@@ -94,7 +93,7 @@ def compare(argv: Sequence[str]) -> None:
     read = _parsed(parser, argv)
     config = _config(read, "*/config.yaml")
     _start_jax(config.devices)
-    app.compare(read.rules, config, read.out, resume=read.resume, say=_say)
+    app.compare(read.rules, config, read.out, resume=read.resume, log=read.log, say=_say)
 
 
 def search(argv: Sequence[str]) -> None:
@@ -235,6 +234,7 @@ def _add_run_flags(parser: flags.Parser, folder: str) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help=folder)
     flags.add_switch(parser, "--resume", "resume the training in --out")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML settings; flags override it")
+    parser.add_argument("--log", nargs="+", default=(), metavar="NAME", help="tensorboard, wandb, trackio or mlflow")
 
 
 def _add_run(parser: flags.Parser) -> None:

@@ -1,16 +1,15 @@
 """A run as files that other programs use without this library: the prediction, the weights, and their facts."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import jax
 from jax import export as jax_export
 
 from jaxlocal import checks
-from jaxlocal.app import folder as folders
 from jaxlocal.app.build import Built
 from jaxlocal.app.prediction import class_names, meaning
+from jaxlocal.app.provenance import made_by
 from jaxlocal.app.runs import prepared, restored
 from jaxlocal.app.settings import Config, ConfigError
 from jaxlocal.files import write_whole
@@ -83,6 +82,5 @@ def _facts(config: Config, built: Built, state: State) -> dict[str, object]:
         "members": built.plain.placement.members,
         "classes": class_names(built),
         "epoch": len(state.history),
-        "settings": asdict(config),
-        "versions": folders.versions(),
+        **made_by(config),
     }

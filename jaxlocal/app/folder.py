@@ -7,7 +7,6 @@ as well.
 
 import itertools
 import json
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -19,13 +18,13 @@ import jax
 
 from jaxlocal import checks
 from jaxlocal.app import settings
+from jaxlocal.app.provenance import made_by
 from jaxlocal.app.settings import PLACEMENT, Config, ConfigError, flag, nothing_to_resume
 from jaxlocal.data import Encoding
 from jaxlocal.data.text import is_text
 from jaxlocal.files import write_whole
 from jaxlocal.locks import lock
 from jaxlocal.training import Metrics
-from jaxlocal.version import __version__
 
 
 class Measured(NamedTuple):
@@ -140,17 +139,11 @@ def write_summary(summary: Summary, config: Config) -> None:
     content = {
         "measured": [measured._asdict() for measured in summary.measured],
         "seconds": round(summary.seconds, 2),
-        "settings": asdict(config),
-        "versions": versions(),
+        **made_by(config),
         "device": jax.devices()[0].device_kind,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_whole(summary.folder / "summary.json", json.dumps(content, indent=2) + "\n")
-
-
-def versions() -> dict[str, str]:
-    """The versions that a run's numbers depend on most."""
-    return {"jaxlocal": __version__, "jax": jax.__version__, "python": platform.python_version()}
 
 
 def _lock(folder: Path) -> IO[str] | None:

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlocal import checks, plots, training
+from jaxlocal import checks, loggers, plots, training
 from jaxlocal.app import settings, stages, text
 from jaxlocal.app.build import Built, build, build_for, check_rules, load_data, stand_in
 from jaxlocal.app.folder import (
@@ -26,12 +25,13 @@ from jaxlocal.app.folder import (
     write_summary,
 )
 from jaxlocal.app.prediction import Prediction, predictions
+from jaxlocal.app.provenance import made_by
 from jaxlocal.app.settings import Config, ConfigError
-from jaxlocal.app.tensorboard import log, tensorboard_writer
 from jaxlocal.data import SPLITS, Splits, floats
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.text import is_text
 from jaxlocal.diagnostics import alignment, layer_outputs, parameter_counts
+from jaxlocal.loggers import Opener
 from jaxlocal.network import squared_error
 from jaxlocal.rule import Params, Rule
 from jaxlocal.training import DivergedError, Interrupted, Result, Session, State, best_epoch, load_state
@@ -39,7 +39,6 @@ from jaxlocal.training.session import template
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from tensorboardX import SummaryWriter
 
 Say = Callable[[str], None]
 
@@ -57,7 +56,7 @@ def train(
     folder: Path | str | None = None,
     *,
     resume: bool = False,
-    tensorboard: bool = False,
+    log: Sequence[str | Opener] = (),
     say: Say = print,
 ) -> Summary:
     """Train with these settings, and leave a folder: config.yaml, metrics.jsonl, checkpoints, curves.png, summary.json.
@@ -66,7 +65,7 @@ def train(
       config: the settings.
       folder: the run's folder; by default runs/RULE-DATA-N with the first N that is free.
       resume: whether to resume the run in the folder.
-      tensorboard: whether to write TensorBoard's logs as well.
+      log: the loggers that show the curves, such as ["tensorboard", "wandb"]; see `jl.loggers`.
       say: called with each line of the report.
 
     Returns:
@@ -88,7 +87,7 @@ def train(
       True
     """
     built = build(config, resumed_encoding(checks.path("folder", folder), config) if resume else None)
-    writer = tensorboard_writer() if tensorboard else None
+    _check_loggers(log)
     folder = folder_or_next(folder, f"{config.rule}-{Path(config.data.removesuffix('.gz')).stem}")
     with opened(folder, config, resume, built.encoding):
         built, expected = stages.cut(config, built)
@@ -103,7 +102,7 @@ def train(
                 say(expected)
             if resume:
                 say(text.resuming(start and start.step, len(built.data.train[0]) // config.batch_size))
-            result = _train(config, built, session, writer)
+            result = _train(config, built, session, log)
             rows = result.state.history
             plots.curves(rows).savefig(folder / "curves.png", dpi=120)
             summary = Summary(folder, _measure(built, session, result.state), rows, session.seconds)
@@ -115,7 +114,13 @@ def train(
 
 
 def compare(
-    rules: Sequence[str], config: Config, folder: Path | str | None = None, *, resume: bool = False, say: Say = print
+    rules: Sequence[str],
+    config: Config,
+    folder: Path | str | None = None,
+    *,
+    resume: bool = False,
+    log: Sequence[str | Opener] = (),
+    say: Say = print,
 ) -> dict[str, Summary]:
     """Train each of the rules with the same settings, and leave a folder with a run of each and compare.png.
 
@@ -124,6 +129,7 @@ def compare(
       config: the settings, whose own rule is not used.
       folder: the folder; by default runs/compare-N with the first N that is free.
       resume: whether to resume the runs in the folder.
+      log: the loggers that show the curves.
       say: called with each line of the report.
 
     Returns:
@@ -146,7 +152,7 @@ def compare(
     for rule, one in configs.items():
         try:
             begun = resume and (folder / rule / "config.yaml").exists()
-            summaries[rule] = train(one, folder / rule, resume=begun, say=say)
+            summaries[rule] = train(one, folder / rule, resume=begun, log=log, say=say)
         except Stopped as stop:
             command = f"jaxlocal compare {' '.join(rules)} --out {shlex.quote(str(folder))} --resume"
             raise Stopped(stop.signal, f"{stop.after} of {rule}", command) from None
@@ -308,10 +314,17 @@ def _heading(config: Config, built: Built, folder: Path) -> str:
     return text.heading(config, parameter_counts(built.plain, params), len(params.components), folder)
 
 
-def _train(config: Config, built: Built, session: Session, writer: "type[SummaryWriter] | None") -> Result:
-    """Train in the session, with a progress bar and, if there is a writer, with TensorBoard's logs."""
+def _check_loggers(log: Sequence[str | Opener]) -> None:
+    try:
+        loggers.check(log)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"--{error}") from None
+
+
+def _train(config: Config, built: Built, session: Session, log: Sequence[str | Opener]) -> Result:
+    """Train in the session, with a progress bar and loggers."""
     first = session.state.step if session.state else 0
-    with closing(writer(str(session.folder / "tensorboard"), purge_step=first)) if writer else nullcontext() as board:
+    with loggers.opened(log, session.folder, made_by(config), first) as watch:
         try:
             return session.train(
                 epochs=config.epochs,
@@ -319,7 +332,7 @@ def _train(config: Config, built: Built, session: Session, writer: "type[Summary
                 seed=config.seed,
                 augmentation=built.augmentation,
                 patience=config.patience,
-                watch=partial(log, board) if board else None,
+                watch=watch,
                 progress=True,
             )
         except Interrupted as stop:
