@@ -218,6 +218,35 @@ DEFECTS = (
         '"classifier": upward(n)',
         locality("dense dropout-dgl"),
     ),
+    # Forward-Forward.
+    Defect(
+        "ff: the goodness of a block reaches the block above",
+        "rules/forward_forward.py",
+        "return values * scale.reshape(-1, *(1,) * (values.ndim - 1))",
+        "return values",
+        equations("ff-dense tanh"),
+    ),
+    Defect(
+        "ff: a wrong label may be the right one",
+        "rules/forward_forward.py",
+        "right.shape, 1, classes)",
+        "right.shape, 0, classes)",
+        equations("ff-dense norm"),
+    ),
+    Defect(
+        "ff: the positive and the negative stream have changed places on the way up",
+        "rules/forward_forward.py",
+        "return Lesson(grads, new_stats, losses), _halves(a)",
+        "return Lesson(grads, new_stats, losses), _halves(a)[::-1]",
+        equations("ff-dense tanh"),
+    ),
+    Defect(
+        "ff: the first block's goodness is in the scores",
+        "rules/forward_forward.py",
+        "goodness[1:] or goodness",
+        "goodness",
+        details("forward_forward_scores_a_label_by_the_goodness_of_all_blocks_but_the_first[conv]"),
+    ),
     # Target propagation.
     Defect(
         "tp: targets come from what the layer above is, not from its target",

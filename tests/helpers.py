@@ -33,9 +33,11 @@ def layer_local(net, tx):
 # Every rule that the contract is tested on. A new rule is one more line here.
 RULES = {**jl.rules.ALL, "layer_local": layer_local}
 # One rule of each file, for what the rules of a file cannot do differently.
-FAMILIES = ("bp", "al", "dtp", "kp", "dkp", "predsim", "dgl", "layer_local")
+FAMILIES = ("bp", "al", "dtp", "kp", "dkp", "predsim", "dgl", "ff", "layer_local")
 # The library's rules that a pipeline runs.
-FORWARD_ONLY = ("al", "drtp", "predsim", "dgl")
+FORWARD_ONLY = ("al", "drtp", "predsim", "dgl", "ff")
+# They predict in ways of their own, without the network's head.
+HEADLESS = ("al", "ff")
 # They differ from `brsf` in where their magnitudes come from. So most of their tests are slow ones.
 LIKE_BRSF = ("usf", "frsf")
 
@@ -113,7 +115,8 @@ class Start(NamedTuple):
 @cache
 def start(name, net):
     """Compile a rule for a net, once for all tests of a process."""
-    rule, batch = RULES[name](net, optax.sgd(0.5)), make_batch(net)
+    rate = 0.05 if name == "ff" else 0.5  # its loss is of a sum over units, and larger steps switch off a whole block
+    rule, batch = RULES[name](net, optax.sgd(rate)), make_batch(net)
     step = jax.jit(rule.step)
     params, _ = step(rule.init(jax.random.key(0), batch), batch)
     return Start(rule, rule.init, step, params, batch)

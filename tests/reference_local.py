@@ -93,6 +93,29 @@ def dgl_step(components, classifiers, x, y, lr, loss="ce"):
     return new, new_classifiers[:-1], losses
 
 
+def labelled(x, label, flat):
+    """The label in front of the vector, or in front of the channels of each pixel."""
+    x = flatten(x) if flat else x
+    places = np.ones((*x.shape[:-1], 1)) * label.reshape(len(label), *[1] * (x.ndim - 2), -1)
+    return np.concatenate([places, x], axis=-1)
+
+
+def ff_step(net, x, y, wrong, lr, threshold):
+    """Each block descends mean log(1 + exp(-(g - theta))) of the examples with the right labels y, plus mean
+    log(1 + exp(g - theta)) of those with wrong ones; g = sum of a^2, theta = threshold times the number of units
+    -> (net, losses)."""
+    a = np.concatenate([labelled(x, label, net[0]["kind"] == "dense") for label in (y, wrong)])
+    sign, new, losses = np.repeat([1, -1], len(x)), [], []
+    for block in net:
+        rms = np.sqrt(np.maximum((flatten(a) ** 2).mean(1), TINY)).reshape(-1, *[1] * (a.ndim - 1))
+        a, cache = layer_forward(block, a / rms)
+        z = sign * ((flatten(a) ** 2).sum(1) - threshold * a[0].size)
+        losses.append(np.logaddexp(0, -z).sum() / len(x))
+        slope = -sign * (1 - np.tanh(z / 2)) / 2 / len(x)
+        new.append(sgd(block, layer_backward(block, cache, 2 * a * slope.reshape(-1, *[1] * (a.ndim - 1)))[1], lr))
+    return new, losses
+
+
 def scaled(grads, factor):
     return {name: factor * grad for name, grad in grads.items()}
 

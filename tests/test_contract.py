@@ -12,6 +12,7 @@ import pytest
 from helpers import (
     FAMILIES,
     FORWARD_ONLY,
+    HEADLESS,
     NETS,
     ON_SEQUENCES,
     RULES,
@@ -208,8 +209,7 @@ def test_frozen_layers_keep_their_weights_and_nothing_else_does(name):
         not same(old, new)
         for old, new in zip(jl.rule.forward_weights(before), jl.rule.forward_weights(after), strict=True)
     ]
-    # AL does not use the head; for the others it is the fourth layer.
-    assert changed == ([False, False, True] if name == "al" else [False, False, True, True])
+    assert changed == ([False, False, True] if name in HEADLESS else [False, False, True, True])  # the head comes last
     stats = zip(jl.rule.forward_stats(before), jl.rule.forward_stats(after), strict=True)
     assert all(not same(old, new) for old, new in stats if old)
 
@@ -237,6 +237,6 @@ def test_a_rule_is_a_static_argument_even_if_its_modules_hold_lists():
 
 def test_all_lists_every_rule():
     expected = ["bp", "al", "tp", "dtp", "sdtp", "ao_sdtp", "fa", "kp", "usf", "brsf", "frsf", "wm"]
-    expected += ["dfa", "drtp", "dkp", "predsim", "dgl"]
+    expected += ["dfa", "drtp", "dkp", "predsim", "dgl", "ff"]
     assert list(jl.rules.ALL) == expected
     assert all(getattr(jl.rules, name) is jl.rules.ALL[name] for name in expected)

@@ -22,7 +22,7 @@ from jaxlocal.network import apply_layer, apply_layers
 from jaxlocal.rule import forward_stats, forward_weights
 
 RATE, SECOND_RATE, DECAY, ALPHA, NOISE, Z_UNITS = 0.1, 0.04, 0.01, 0.3, 0.2, 9
-BETA, INPUTS = 0.7, 20
+BETA, INPUTS, THRESHOLD = 0.7, 20, 0.6
 CLASSES, BATCH = 3, 8
 ACTIVATIONS = {jnp.tanh: "tanh", nn.relu: "relu", nn.elu: "elu", nn.sigmoid: "sigmoid", identity: "linear"}
 
@@ -143,6 +143,11 @@ def as_decoupled(net, params, x):
     return {"components": components, "classifiers": classifiers}
 
 
+def as_blocks(net, params, x):
+    """Forward-Forward: the blocks, without a head."""
+    return {"net": [as_layer(*pair) for pair in zip(net.blocks, forward_weights(params), strict=True)]}
+
+
 # The reference's step of each rule: (state, x, y, loss, noise) -> (state, local losses in the order of components).
 
 
@@ -216,6 +221,12 @@ def step_dgl(s, x, y, loss, noise):
     return {"components": components, "classifiers": classifiers}, losses
 
 
+def step_ff(s, x, y, loss, shifts):
+    wrong = np.array([np.roll(label, int(shift)) for label, shift in zip(y, shifts, strict=True)])
+    net, losses = reference_local.ff_step(s["net"], x, y, wrong, RATE, THRESHOLD)
+    return {"net": net}, losses
+
+
 TARGET_PROP = ("tp", "dtp", "sdtp", "ao_sdtp")
 INVERSE = {"inverse_tx": optax.sgd(SECOND_RATE), "noise": NOISE}
 MAGNITUDES = nn.initializers.normal(0.5)
@@ -238,6 +249,7 @@ CASES = {  # rule -> settings, view of our parameters, step of the reference
     "dkp": (LEARNT, as_feedback_direct, step_dkp),
     "predsim": ({"beta": BETA, "inputs": INPUTS}, as_local_losses, step_predsim),
     "dgl": ({"components": 2, "hidden": 2}, as_decoupled, step_dgl),
+    "ff": ({"threshold": THRESHOLD}, as_blocks, step_ff),
 }
 
 
@@ -327,13 +339,22 @@ def mirror_noise_of(net, params, x):
     return for_each_kernel(net, params, draw)
 
 
-DRAWN = dict.fromkeys(TARGET_PROP, noise_of) | {"brsf": magnitudes_of, "wm": mirror_noise_of}
+@partial(jax.jit, static_argnums=0)
+def label_shifts_of(net, params, x):
+    """By how much the number of each example's wrong class is larger than that of its right one, modulo all classes."""
+    component = params.components[0]
+    key = jax.random.fold_in(jax.random.fold_in(component.key, component.count), len(net.layers))
+    return jax.random.randint(key, (len(x),), 1, CLASSES)
+
+
+DRAWN = dict.fromkeys(TARGET_PROP, noise_of)
+DRAWN |= {"brsf": magnitudes_of, "wm": mirror_noise_of, "ff": label_shifts_of}
 BESIDE_FA = ("usf", "brsf", "frsf", "wm")  # they change B and nothing else, so that two nets suffice
 CASES_BY_NET = [
     (name, net)
     for name in CASES
     for net in (("dense tanh", "conv strided") if name in BESIDE_FA else NETS)
-    if not ("pooled" in net and name in TARGET_PROP)
+    if not ("pooled" in net and name in TARGET_PROP) and not ("real" in net and name == "ff")
 ]
 
 

@@ -182,6 +182,7 @@ BAD_SETTINGS = [
     ("predsim", {"beta": 1.5}, ValueError, ["beta=1.5", "from 0 to 1"]),
     ("dgl", {"components": 4}, ValueError, ["components=4", "3 blocks", "1 to 3"]),
     ("dgl", {"hidden": -1}, ValueError, ["hidden=-1", "zero or more"]),
+    ("ff", {"threshold": 0.0}, ValueError, ["threshold=0.0", "more than zero"]),
     ("predsim", {"inputs": 0}, ValueError, ["inputs=0", "at least 1"]),
     ("dkp", {"feedback_tx": "sgd"}, TypeError, ["feedback_tx='sgd'", "optax"]),
 ]
@@ -242,6 +243,19 @@ def test_codes_by_class_need_labels():
         rule.update(rule.init(jax.random.key(0), (x, y)), (x, soft))
     with pytest.raises(ValueError, match="real targets"):
         jl.rules.al(NET._replace(loss=jl.squared_error), ADAM, by_class=True)
+
+
+@pytest.mark.parametrize(
+    ("net", "words"),
+    [
+        (NET._replace(loss=jl.squared_error), ["real targets", "jl.rules.drtp"]),
+        (NETS["transformer"], ["token ids", "jl.rules.dgl"]),
+    ],
+)
+def test_networks_into_whose_inputs_no_label_can_be_written(net, words):
+    with pytest.raises(ValueError, match=r"^net") as error:
+        jl.rules.ff(net, ADAM)
+    says(error, "ff", *words)
 
 
 def test_bridge_with_batch_norm():

@@ -387,3 +387,30 @@ def test_decoupled_greedy_learning_in_one_component_is_backprop(net):
     params = dgl.init(jax.random.key(0), batches[0])
     theirs = with_weights(bp.init(jax.random.key(0), batches[0]), "forward", forward_weights(params))
     assert_close(forward_weights(run(dgl, params, batches)), forward_weights(run(bp, theirs, batches)))
+
+
+class Goodness(nn.Module):
+    """A block that reads a labelled input, and how far its goodness is above the threshold."""
+
+    block: nn.Module
+
+    @nn.compact
+    def __call__(self, a):
+        a = self.block(a / jnp.sqrt(jnp.mean(jnp.square(a), 1, keepdims=True)))
+        return jnp.sum(jnp.square(a), 1, keepdims=True) - 0.5 * a.shape[1]
+
+
+def test_a_block_of_forward_forward_is_logistic_regression_on_its_goodness():
+    """With two classes, the wrong label is the other one; backpropagation trains the same block on both streams."""
+    block, (x, y) = jl.layers.dense(7), make_batch(NETS["dense"])
+    y = jnp.stack([y[:, 0], 1 - y[:, 0]], 1)
+    logistic = jl.Loss(lambda scores, right: 2 * jnp.log1p(jnp.exp(-scores * right))[:, 0], lambda scores: scores)
+    bp = jl.rules.bp(jl.Network((), Goodness(block), logistic), SGD)
+    ff = jl.rules.ff(jl.Network((block,), jl.layers.Head(2)), SGD)
+    both = jnp.concatenate([jnp.concatenate([label, x], 1) for label in (y, 1 - y)])
+    batch = both, jnp.repeat(jnp.array([1.0, -1.0]), len(x))[:, None]
+    params = ff.init(jax.random.key(0), (x, y))
+    (weights,) = forward_weights(params)
+    theirs = with_weights(bp.init(jax.random.key(0), batch), "forward", ({"block": weights},))
+    (learned,) = forward_weights(run(bp, theirs, [batch] * 3))
+    assert_close(forward_weights(run(ff, params, [(x, y)] * 3)), (learned["block"],))

@@ -76,3 +76,25 @@ def test_dgl_follows_the_loss_of_each_classifier(make):
         check_stacks(layers, new[i], lambda f, c=classifier, o=objective: o(f, c), 0.5)
         check_stacks(classifier, [*new_classifiers, []][i], lambda c, f=layers, o=objective: o(f, c), 0.5)
         below = ref.forward(layers, below)
+
+
+@pytest.mark.parametrize("make", [mlp, cnn])
+def test_ff_follows_the_goodness_of_right_and_wrong_labels(make):
+    net, x = make()
+    blocks, y, places = net[:-1], one_hot(), np.ones((*x.shape[:-1], 1))
+    wrong = np.roll(y, 1, axis=1)
+    wide = 0.2 * np.random.default_rng(5).normal(size=(*net[0]["W"].shape[:-2], C, net[0]["W"].shape[-1]))
+    blocks[0] = net[0] | {"W": np.concatenate([wide, net[0]["W"]], axis=-2)}
+    new, losses = local.ff_step(blocks, x, y, wrong, 0.5, 0.4)
+    a = [np.concatenate([places * label.reshape(B, *[1] * (x.ndim - 2), C), x], -1) for label in (y, wrong)]
+    a = np.concatenate(a)
+    for i, block in enumerate(blocks):
+        below = np.array([example / np.sqrt(np.mean(example**2)) for example in a])
+
+        def objective(block, below=below):
+            goodness = [np.sum(example**2) - 0.4 * example.size for example in out(block, below)]
+            return np.mean(np.log(1 + np.exp(-np.array(goodness[:B])))) + np.mean(np.log(1 + np.exp(goodness[B:])))
+
+        np.testing.assert_allclose(losses[i], objective(block))
+        check_layer(block, new[i], objective, 0.5)
+        a = out(block, below)

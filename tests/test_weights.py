@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import NETS, RULES, by_rule, code_blocks, make_batch, same, start
+from helpers import HEADLESS, NETS, RULES, by_rule, code_blocks, make_batch, same, start
 from jax.sharding import NamedSharding, PartitionSpec
 from numpy.lib.stride_tricks import sliding_window_view
 from safetensors.numpy import load_file, save_file
@@ -50,6 +50,7 @@ ROLES |= dict.fromkeys(("tp", "dtp", "sdtp"), "inverse")
 ROLES |= {
     "bp": "",
     "brsf": "",
+    "ff": "",
     "predsim": "prediction similarity",
     "dgl": "classifier",
     "al": "bridge decoder encoder",
@@ -59,11 +60,11 @@ ROLES |= {
 
 @by_rule(jl.rules.ALL)
 def test_the_network_has_the_same_names_in_every_rule(name):
-    """Associated Learning has no head. What else there is, is of the rule's own roles."""
+    """What else there is, is of the rule's own roles."""
     net = NETS["conv"]
     rule, params = start(name, net).rule, start(name, net).params
     bp = jl.rules.bp(net, optax.sgd(0.5))
-    network = {n for n in jl.get_weights(bp, fresh(bp, net)) if not (name == "al" and n.startswith("layers.3/"))}
+    network = {n for n in jl.get_weights(bp, fresh(bp, net)) if not (name in HEADLESS and n.startswith("layers.3/"))}
     names = jl.get_weights(rule, params).keys()
     assert network <= names
     assert {other.split("/")[1] for other in names - network} == set(ROLES[name].split())

@@ -5,6 +5,7 @@ from jaxlocal.rules.backprop import bp
 from jaxlocal.rules.decoupled import dgl
 from jaxlocal.rules.direct import dfa, dkp, drtp
 from jaxlocal.rules.feedback import fa, kp
+from jaxlocal.rules.forward_forward import ff
 from jaxlocal.rules.local_losses import predsim
 from jaxlocal.rules.sign_symmetry import brsf, frsf, usf
 from jaxlocal.rules.target_prop import ao_sdtp, dtp, sdtp, tp
@@ -12,7 +13,7 @@ from jaxlocal.rules.weight_mirror import wm
 
 ALL = {
     rule.__name__: rule
-    for rule in (bp, al, tp, dtp, sdtp, ao_sdtp, fa, kp, usf, brsf, frsf, wm, dfa, drtp, dkp, predsim, dgl)
+    for rule in (bp, al, tp, dtp, sdtp, ao_sdtp, fa, kp, usf, brsf, frsf, wm, dfa, drtp, dkp, predsim, dgl, ff)
 }
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "drtp",
     "dtp",
     "fa",
+    "ff",
     "frsf",
     "kp",
     "predsim",

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.speed.bench import handwritten_forward_forward as forward_forward
 from experiments.speed.bench import handwritten_local_losses as local_losses
 from experiments.speed.bench import handwritten_target_prop as target_prop
 from experiments.speed.bench.handwritten_layers import (
@@ -274,6 +275,7 @@ ALL: dict[str, Callable[..., Program]] = {
     "drtp": drtp,
     "predsim": local_losses.predsim,
     "dgl": local_losses.dgl,
+    "ff": forward_forward.ff,
     "tp": target_prop.tp,
     "dtp": target_prop.dtp,
     "sdtp": target_prop.sdtp,

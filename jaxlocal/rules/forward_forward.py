@@ -1,0 +1,168 @@
+"""Forward-Forward: every block tells inputs with the right label from inputs with a wrong one, by its activities."""
+
+import operator
+from collections.abc import Callable, Collection
+from functools import partial, reduce
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxlocal import checks
+from jaxlocal.checks import learning_rule
+from jaxlocal.layers import flat
+from jaxlocal.locality import upward
+from jaxlocal.make import make_rule
+from jaxlocal.network import Masked, Network, Tree, apply_layer, cross_entropy, units, vocabulary
+from jaxlocal.parts import init_forward
+from jaxlocal.rule import Lesson, Message, Params, Part, Rule, Stats, Weights
+from jaxlocal.rules.feedback import own_key
+
+TINY = 1e-8  # activities whose mean square is smaller count as zero
+
+
+@learning_rule
+def ff(net: Network, tx: optax.GradientTransformation, *, threshold: float = 0.5, frozen: Collection[int] = ()) -> Rule:
+    r"""Forward-Forward: each block has large activities if the label in the input is right, and small ones if not.
+
+    With a_0 = (y, x) for the positive stream, and a wrong label in place of y for the negative one,
+
+    .. math::
+        a_l = f_l(a_{l-1} / \mathrm{rms}(a_{l-1})), \qquad
+        g_l = \lVert a_l \rVert^2, \qquad
+        L_l = \log(1 + e^{\theta_l - g_l^+}) + \log(1 + e^{g_l^- - \theta_l})
+
+    g is the goodness of an example, L its mean over the batch, and σ(g - θ) the probability that the label is right.
+    The wrong label is drawn anew for each batch, all wrong classes alike. Each block divides its input by the root of
+    its mean square, so that the goodness of the block below does not reach it. θ_l is `threshold` for each unit of a_l.
+    Both streams pass a block as one batch, and batch norm normalises them together. Block l learns from the message
+    (a⁺, a⁻) alone.
+
+    To predict, every label is tried. The scores are the sums of the goodness of all blocks but the first; a network
+    with one block has that one's. Their softmax is the probability of the classes. The network's head is not used.
+
+    Where the label goes: in front of x as a vector, if the first block is dense. The paper overwrites ten black pixels
+    of the frame of an MNIST image, which is the same. Other blocks get the label in front of the channels of each
+    pixel, because a convolution would not see a label in a corner. Token ids leave no place for a label. Of a sequence
+    the goodness is that of the mean over its tokens. The paper does not say that the first block, too, divides its
+    input; here it does, because this learns better.
+
+    Args:
+      net: the network, for classes. The paper has ReLU; bounded activations need a threshold below their bound.
+      tx: the optimizer; each block has a state of its own.
+      threshold: θ_l for each unit of block l.
+      frozen: numbers of the blocks that keep their weights.
+
+    Returns:
+      The rule.
+
+    Example:
+      >>> net = jl.models.mlp(hidden=(16, 16), classes=10)
+      >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
+      >>> rule = jl.rules.ff(net, optax.adam(1e-3))
+      >>> params, info = rule.step(rule.init(jax.random.key(0), batch), batch)
+      >>> sorted(info.terms[0]), rule.predict(params, batch[0]).shape
+      (['negative', 'positive'], (4, 10))
+
+    Reference:
+      Hinton. The forward-forward algorithm: some preliminary investigations. arXiv:2212.13345, 2022.
+    """
+    checks.positive("threshold", threshold)
+    _check_classes(net)
+    n = len(net.blocks)
+    first, *others = net.blocks
+    components = _Component(first, threshold, partial(_streams, net)), *(_Component(f, threshold) for f in others)
+    parts = tuple(Part((i,), component.init, component.teach) for i, component in enumerate(components))
+    scores = partial(_scores, net)
+    return make_rule(net, parts, {"forward": tx}, locality={"forward": upward(n)}, frozen=frozen, scores=scores)
+
+
+class _Component(NamedTuple):
+    """A block, and what makes its two streams of a message; to all but the first they come as they are."""
+
+    block: nn.Module
+    threshold: float
+    streams: Callable[[Message, jax.Array], Message] = lambda message, key: message
+
+    def init(self, key: jax.Array, message: Message) -> tuple[Weights, Stats, Message]:
+        """The weights of the block, whose streams have the same shape."""
+        positive, negative = self.streams(message, key)
+        weights, stats, (a, _) = init_forward((self.block,))(key, (_normalised(positive), negative))
+        return weights, stats, (a, a)
+
+    def teach(self, weights: Weights, stats: Stats, message: Message, key: jax.Array) -> tuple[Lesson, Message]:
+        """Both streams through the block, and the gradient of L_l."""
+        both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *self.streams(message, key))
+        below = _normalised(both)
+
+        def objective(weights: Weights) -> tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array, Stats]]:
+            a, new_stats = apply_layer(self.block, weights["forward"][0], stats[0], below, key)
+            positive, negative = _halves(_goodness(a) - self.threshold * units(a))
+            losses = {"positive": jnp.mean(nn.softplus(-positive)), "negative": jnp.mean(nn.softplus(negative))}
+            return losses["positive"] + losses["negative"], (losses, a, (new_stats,))
+
+        grads, (losses, a, new_stats) = jax.grad(objective, has_aux=True)(weights)
+        return Lesson(grads, new_stats, losses), _halves(a)
+
+
+def _streams(net: Network, batch: Message, key: jax.Array) -> Message:
+    """a_0 with the right labels, and a_0 with wrong ones."""
+    x, y = batch
+    right, classes = jnp.argmax(y, axis=-1), y.shape[-1]
+    wrong = (right + jax.random.randint(own_key(net, key), right.shape, 1, classes)) % classes
+    return _labelled(net, x, y), _labelled(net, x, jax.nn.one_hot(wrong, classes, dtype=y.dtype))
+
+
+def _halves(both: Tree) -> tuple[Tree, Tree]:
+    """The positive and the negative examples."""
+    n = len(jax.tree.leaves(both)[0]) // 2
+    return jax.tree.map(lambda leaf: leaf[:n], both), jax.tree.map(lambda leaf: leaf[n:], both)
+
+
+def _labelled(net: Network, x: jax.Array, y: jax.Array) -> jax.Array:
+    """a_0: the label in front of the vector, or in front of the channels of each pixel."""
+    if isinstance(getattr(net.blocks[0], "linear", None), nn.Dense):
+        x = flat(x)
+    everywhere = y.reshape(len(y), *(1,) * (x.ndim - 2), -1)
+    return jnp.concatenate([jnp.broadcast_to(everywhere, (*x.shape[:-1], y.shape[-1])), x], axis=-1)
+
+
+def _scores(net: Network, params: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
+    """For each label, the goodness of all blocks but the first."""
+    (classes,) = params.shapes[1]
+    a = _labelled(net, jnp.repeat(x, classes, axis=0), jnp.tile(jnp.eye(classes, dtype=x.dtype), (len(x), 1)))
+    goodness = []
+    for block, component in zip(net.blocks, params.components, strict=True):
+        a, _ = apply_layer(block, component.weights["forward"][0], component.stats[0], _normalised(a), key)
+        goodness.append(_goodness(a))
+    return reduce(operator.add, goodness[1:] or goodness).reshape(-1, classes)
+
+
+def _goodness(a: jax.Array | Masked) -> jax.Array:
+    """The sum of the squares of each example's activities."""
+    return jnp.sum(jnp.square(flat(a)), axis=1)
+
+
+def _normalised(a: Tree) -> Tree:
+    """Each example divided by the root of its mean square."""
+    scale = jax.lax.rsqrt(jnp.maximum(_goodness(a) / units(a), TINY))
+
+    def scaled(values: jax.Array) -> jax.Array:
+        return values * scale.reshape(-1, *(1,) * (values.ndim - 1))
+
+    return a._replace(values=scaled(a.values)) if isinstance(a, Masked) else scaled(a)
+
+
+def _check_classes(net: Network) -> None:
+    if net.loss != cross_entropy:
+        raise ValueError(
+            "net.loss is for real targets, but ff writes the label of a class into the input and tries all of them; "
+            "use jl.cross_entropy, or a rule that learns real targets, such as jl.rules.drtp"
+        )
+    if vocabulary(net) is not None:
+        raise ValueError(
+            "net takes token ids, among which ff can write no label; take a network for real inputs, or another rule "
+            "without a backward pass, such as jl.rules.dgl"
+        )
