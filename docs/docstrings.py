@@ -7,13 +7,13 @@ from typing import Any
 
 import griffe
 
-NAMES = "alpha", "beta", "delta", "Delta", "eta", "lambda", "sigma", "top", "xi", "zeta"
+NAMES = "alpha", "beta", "delta", "Delta", "eta", "lambda", "sigma", "theta", "top", "xi", "zeta"
 LETTERS = {name: f"&{name};" for name in NAMES}
 LETTERS |= {"partial": "&part;", "dots": "&hellip;"}
 OPERATORS = {"odot": "&odot;", "cdot": "&sdot;", "sim": "&sim;", "|": "&Vert;", "-": "&minus;"}
 OPERATORS |= dict.fromkeys(("lVert", "rVert"), "&Vert;")
 ACCENTS = {"hat": "^", "tilde": "~"}
-FUNCTIONS = {"arg", "min", "tanh"}
+FUNCTIONS = {"arg", "log", "min", "tanh"}
 SPACES = {",": 0.17, ";": 0.28, "quad": 1.0}  # in em
 SCRIPT = {"L": "&Lscr;", "N": "&Nscr;"}
 TOKEN = re.compile(r"\\[A-Za-z]+|\\.|\d+|[^\s]")

@@ -216,6 +216,17 @@ def test_target_propagation_has_no_inverse_of_sequences(name):
         jl.rules.ALL[name](NETS["lstm"], SGD).init(jax.random.key(0), (IDS, Y))
 
 
+def test_forward_forward_measures_the_mean_over_the_steps():
+    """A series of equal steps is to it what one of them is, if its blocks treat each step alike."""
+    net = jl.Network((Convolution(4, kernel=1), Convolution(3, kernel=1)), Readout(3))
+    rule, step = jl.rules.ff(net, SGD), jax.random.normal(jax.random.key(0), (8, 1, 2))
+    found = []
+    for x in (step, jnp.repeat(step, 5, axis=1)):
+        params, info = rule.step(rule.init(jax.random.key(1), (x, Y)), (x, Y))
+        found.append((info.losses, jl.get_weights(rule, params), rule.predict(params, x)))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), *found)
+
+
 @pytest.mark.parametrize(
     ("blocks", "x", "words"),
     [
