@@ -153,10 +153,15 @@ def _measured(
 
 
 def with_forward_weights(rule: Rule, params: Params, shared: Params) -> Params:
-    """The parameters with the forward weights of those of backpropagation, as far as the rule has such weights."""
-    own = get_weights(rule, params)
+    """The parameters with the forward weights of those of backpropagation, as far as the rule has such weights.
+
+    The first block of `ff` also reads the label, so it has a kernel of its own.
+    """
+    own = {name: weight.shape for name, weight in get_weights(rule, params).items()}
     weights = get_weights(bp(rule.net, optax.sgd(0.0)), shared)
-    return set_weights(rule, params, {name: weight for name, weight in weights.items() if name in own})
+    return set_weights(
+        rule, params, {name: weight for name, weight in weights.items() if own.get(name) == weight.shape}
+    )
 
 
 def _accuracy(rule: Rule, params: Params, pair: Pairs) -> float:
