@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxlocal.statistics import Difference
+
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 0, rule: bool = True) -> str:
     """The rows as text with aligned columns.
@@ -47,3 +49,20 @@ def measurement(measured: Mapping[str, Any]) -> str:
         values, form, unit = np.atleast_1d(measured["loss"]), ".4g", ""
     spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
     return f"{np.mean(values):{form}}{spread}{unit}"
+
+
+def difference(found: Difference, form: str = "+.2f") -> str:
+    """The mean difference and, of several seeds, its interval.
+
+    Example:
+      >>> from jaxlocal.text import difference
+      >>> difference(jl.statistics.paired([98.0, 97.0, 98.0], [95.0, 95.0, 96.0]))
+      '+2.33 [+0.90, +3.77]'
+    """
+    interval = "" if found.low is None else f" [{found.low:{form}}, {found.high:{form}}]"
+    return f"{found.mean:{form}}{interval}"
+
+
+def effect(found: Difference) -> str:
+    """The effect size, where there is one."""
+    return "" if found.effect is None else f"{found.effect:+.1f}"

@@ -1,6 +1,7 @@
 """The command line: what it prints and leaves, and one clear sentence for every mistake."""
 
 import io
+import json
 import os
 import re
 import shlex
@@ -18,7 +19,7 @@ import optax
 import PIL.Image
 import pytest
 
-from jaxlocal import app, codes, data, models, rules, search
+from jaxlocal import app, codes, data, models, rules, search, statistics
 from jaxlocal.app import Config, ConfigError, build, cli, runs, settings
 from jaxlocal.training import Interrupted, session
 from jaxlocal.version import __version__
@@ -362,10 +363,20 @@ def test_a_checkpoint_of_other_settings_is_one_sentence(trained, run):
 
 
 def test_compare(run, monkeypatch):
-    code, out, _ = run("compare bp dfa --epochs 1 --model-args hidden=[8] --out both")
-    assert code == 0 and Path("both/compare.png").exists()
-    *_, bp, dfa, picture = out.splitlines()
-    assert bp.startswith("bp last (epoch 1)") and dfa.startswith("dfa last (epoch 1)") and "both/compare.png" in picture
+    code, out, _ = run("compare bp dfa --epochs 1 --model-args hidden=[8] --seeds 2 --out both")
+    assert code == 0
+    *_, bp, dfa, empty, header, difference, drawn, curves = out.splitlines()
+    assert bp.startswith("bp last (epoch 1)") and dfa.startswith("dfa last (epoch 1)") and not empty
+    ours, theirs = (
+        json.loads(Path(f"both/{rule}/summary.json").read_text())["measured"][0]["parts"]["test"]["accuracy"]
+        for rule in ("dfa", "bp")
+    )
+    found = statistics.paired(100 * np.array(ours), 100 * np.array(theirs))
+    assert re.fullmatch(r"Test accuracy, minus that of bp +\[95 % interval\] +effect size", header)
+    expected = f"dfa {found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}] {found.effect:+.1f}"
+    assert difference.split() == expected.split()
+    assert (drawn, curves) == ("picture: both/differences.png", "picture: both/compare.png")
+    assert Path("both/differences.png").exists() and Path("both/compare.png").exists()
 
     def stopped(*args, **flags):
         raise Interrupted(signal.SIGINT, 7)

@@ -168,6 +168,17 @@ def test_compare(count, tmp_path):
     assert jl.plots.compare(runs, "mine").axes[0].get_title() == "mine"
 
 
+def test_differences_have_intervals_and_effect_sizes_at_their_right(tmp_path):
+    theirs = [95.0, 95.0, 96.0]
+    values = {"fa": [93.0, 98.0, 97.0], "al": [98.0, 97.0, 98.0], "kp": theirs}
+    against = {name: jl.statistics.paired(ours, theirs) for name, ours in values.items()}
+    (axes,) = drawn(jl.plots.differences(against, "minus bp", "points"), tmp_path).axes
+    assert words(axes.get_yticklabels()) == ["kp", "fa", "al"]
+    assert sorted(words(axes.texts)) == [f"d {against[name].effect:+.1f}" for name in ("al", "fa")]
+    interval = axes.get_lines()[-2].get_xdata()
+    np.testing.assert_allclose(interval, [against["al"].low, against["al"].high])
+
+
 def test_compare_takes_the_loss_where_a_run_has_no_accuracy_and_puts_the_diverged_last():
     diverged = make_rows()
     diverged[-1]["validation"]["loss"] = float("nan")

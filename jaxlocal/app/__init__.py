@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from jaxlocal.lazy import attributes
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors
+    from jaxlocal.app.comparison import compare
     from jaxlocal.app.exporting import export
     from jaxlocal.app.folder import Measured, Summary
     from jaxlocal.app.prediction import Prediction
     from jaxlocal.app.ranking import rank
-    from jaxlocal.app.runs import Stopped, compare, draw, evaluate, predict, train
+    from jaxlocal.app.runs import Stopped, draw, evaluate, predict, train
     from jaxlocal.app.settings import Config, ConfigError
     from jaxlocal.app.trials import search
 
@@ -42,7 +43,7 @@ _HOMES = {
     "Prediction": "prediction",
     "Stopped": "runs",
     "Summary": "folder",
-    "compare": "runs",
+    "compare": "comparison",
     "draw": "runs",
     "evaluate": "runs",
     "export": "exporting",

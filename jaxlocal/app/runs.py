@@ -1,4 +1,4 @@
-"""Runs in folders: train, compare, measure and draw them. A run that was killed at any moment can be resumed."""
+"""Runs in folders: train, load, measure and draw them. A run that was killed at any moment can be resumed."""
 
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxlocal import checks, loggers, plots, training
 from jaxlocal.app import settings, stages, text
-from jaxlocal.app.build import Built, build, build_for, check_rules, load_data, stand_in
+from jaxlocal.app.build import Built, build, build_for, load_data, stand_in
 from jaxlocal.app.folder import (
     Measured,
     Summary,
@@ -34,7 +34,7 @@ from jaxlocal.diagnostics import alignment, layer_outputs, parameter_counts
 from jaxlocal.loggers import Opener
 from jaxlocal.network import squared_error
 from jaxlocal.rule import Params, Rule
-from jaxlocal.training import DivergedError, Interrupted, Result, Session, State, best_epoch, load_state
+from jaxlocal.training import Interrupted, Result, Session, State, best_epoch, load_state
 from jaxlocal.training.session import template
 
 if TYPE_CHECKING:
@@ -111,57 +111,6 @@ def train(
                 say(text.timing(result, start, session.seconds - spent))
             say(text.table({"": summary}))
             return summary
-
-
-def compare(
-    rules: Sequence[str],
-    config: Config,
-    folder: Path | str | None = None,
-    *,
-    resume: bool = False,
-    log: Sequence[str | Opener] = (),
-    say: Say = print,
-) -> dict[str, Summary]:
-    """Train each of the rules with the same settings, and leave a folder with a run of each and compare.png.
-
-    Args:
-      rules: the names of the rules.
-      config: the settings, whose own rule is not used.
-      folder: the folder; by default runs/compare-N with the first N that is free.
-      resume: whether to resume the runs in the folder.
-      log: the loggers that show the curves.
-      say: called with each line of the report.
-
-    Returns:
-      The outcome for each rule.
-
-    Raises:
-      ConfigError: the settings or the folder are wrong.
-      Stopped: Ctrl-C or SIGTERM; everything is saved.
-    """
-    check_rules(rules)
-    settings.check(config)
-    configs = {rule: replace(config, rule=rule) for rule in rules}
-    for one in configs.values():  # a mistake in the last one is reported before the first one is trained
-        try:
-            build(one)
-        except ConfigError as error:  # in a comparison the rules are not named by a flag
-            raise ConfigError(str(error).replace("--rule=", "RULE=")) from None
-    folder = folder_or_next(folder, "compare")
-    summaries = {}
-    for rule, one in configs.items():
-        try:
-            begun = resume and (folder / rule / "config.yaml").exists()
-            summaries[rule] = train(one, folder / rule, resume=begun, log=log, say=say)
-        except Stopped as stop:
-            command = f"jaxlocal compare {' '.join(rules)} --out {shlex.quote(str(folder))} --resume"
-            raise Stopped(stop.signal, f"{stop.after} of {rule}", command) from None
-        except DivergedError as error:
-            raise DivergedError(f"{rule}: {error}") from None
-    picture = folder / "compare.png"
-    plots.compare({rule: summary.history for rule, summary in summaries.items()}).savefig(picture, dpi=120)
-    say(f"\n{text.table(summaries)}\npicture: {picture}")
-    return summaries
 
 
 class Loaded(NamedTuple):

@@ -9,7 +9,8 @@ from jaxlocal.app.prediction import Prediction
 from jaxlocal.app.settings import Config
 from jaxlocal.data import SPLITS, Encoding
 from jaxlocal.diagnostics import ParameterCounts
-from jaxlocal.text import aligned, measurement
+from jaxlocal.statistics import Difference
+from jaxlocal.text import aligned, difference, effect, measurement
 from jaxlocal.training import Result, State
 
 
@@ -60,6 +61,15 @@ def table(summaries: Mapping[str, Summary]) -> str:
             label = f"{name} {measured.name} (epoch {measured.epoch})".strip()
             rows.append([label, *(measurement(measured.parts[part]) for part in SPLITS)])
     return aligned(rows, left=1, rule=False)
+
+
+def differences(against: Mapping[str, Difference], title: str, form: str) -> str:
+    """The differences from a baseline with their 95 % intervals and effect sizes."""
+    rows = [[title, "[95 % interval]", "effect size"]]
+    rows += [[name, difference(found, form), effect(found)] for name, found in against.items()]
+    known = any(found.low is not None for found in against.values())
+    remedy = "" if known else "\none seed has no interval; compare several with --seeds 5"
+    return aligned(rows, left=1, rule=False) + remedy
 
 
 def prediction(predicted: Prediction, as_json: bool) -> str:

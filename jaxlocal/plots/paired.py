@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def differences(against: Mapping[str, Difference], title: str, unit: str) -> "Figure":
-    """The differences of several rules from one baseline, the best at the top, with their intervals.
+    """The differences of several rules from one baseline, the largest at the top, with intervals and effect sizes.
 
-    A difference whose interval leaves out zero is blue, the others are grey.
+    A difference whose interval leaves out zero is blue, the others are grey. The effect sizes d are at the right.
 
     Args:
       against: the difference of each rule, by its name.
@@ -38,6 +38,8 @@ def differences(against: Mapping[str, Difference], title: str, unit: str) -> "Fi
         if difference.low is not None and difference.high is not None:
             axes.plot([difference.low, difference.high], [place, place], color=colour, linewidth=2)
         axes.plot(difference.mean, place, "o", color=colour)
+        if difference.effect is not None:
+            axes.text(1.01, place, f"d {difference.effect:+.1f}", va="center", transform=axes.get_yaxis_transform())
     axes.set_yticks(range(len(ranked)), ranked)
     axes.set_xlabel(unit)
     axes.set_title(title)

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxlocal.ranking.protocol import Entry, in_words
 from jaxlocal.statistics import Difference, paired
-from jaxlocal.text import aligned, measurement
+from jaxlocal.text import aligned, difference, effect, measurement
 
 BASELINE = "bp"
 
@@ -27,8 +27,8 @@ def standings(entries: Sequence[Entry], baseline: str = BASELINE) -> Iterator[di
         yield {
             "rule": entry.rule,
             "test": measurement({"accuracy": entry.accuracies["test"]}),
-            f"minus {baseline}": _points(against[entry.rule]) if entry.rule in against else "",
-            "effect": _effect(against.get(entry.rule)),
+            f"minus {baseline}": difference(against[entry.rule]) if entry.rule in against else "",
+            "effect": effect(against[entry.rule]) if entry.rule in against else "",
             "train": measurement({"accuracy": entry.accuracies["train"]}),
             "setting": in_words(entry.setting),
             "minutes": f"{entry.seconds / 60:.1f}",
@@ -39,13 +39,3 @@ def table(entries: Sequence[Entry], baseline: str = BASELINE) -> str:
     """The standings as aligned text."""
     rows = list(standings(entries, baseline))
     return aligned([list(rows[0]), *(list(row.values()) for row in rows)], left=1)
-
-
-def _points(difference: Difference) -> str:
-    if difference.low is None:
-        return f"{difference.mean:+.2f}"
-    return f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
-
-
-def _effect(difference: Difference | None) -> str:
-    return f"{difference.effect:+.1f}" if difference and difference.effect is not None else ""

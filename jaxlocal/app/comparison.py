@@ -1,0 +1,105 @@
+"""Rules compared: a run of each from the same seeds, their differences with intervals, and pictures of both."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxlocal import plots
+from jaxlocal.app import runs, settings, text
+from jaxlocal.app.build import check_rules
+from jaxlocal.app.folder import Summary, folder_or_next
+from jaxlocal.app.runs import Say, Stopped
+from jaxlocal.app.settings import Config, ConfigError
+from jaxlocal.loggers import Opener
+from jaxlocal.statistics import Difference, paired
+from jaxlocal.training import DivergedError
+
+
+class Differences(NamedTuple):
+    """The test result of each rule minus that of the first one, after the last epoch."""
+
+    baseline: str
+    unit: str  # "points" of accuracy, or "loss" where there are no classes
+    of: dict[str, Difference]
+
+
+def compare(
+    rules: Sequence[str],
+    config: Config,
+    folder: Path | str | None = None,
+    *,
+    resume: bool = False,
+    log: Sequence[str | Opener] = (),
+    say: Say = print,
+) -> dict[str, Summary]:
+    """Train each of the rules with the same settings, and leave a folder with a run of each and pictures of all.
+
+    A seed gives every rule the same examples in the same order. So with several seeds, which each rule trains in one
+    program, the rules are compared seed by seed: each with the first one.
+
+    Args:
+      rules: the names of the rules.
+      config: the settings, whose own rule is not used.
+      folder: the folder; by default runs/compare-N with the first N that is free.
+      resume: whether to resume the runs in the folder.
+      log: the loggers that show the curves.
+      say: called with each line of the report.
+
+    Returns:
+      The outcome for each rule.
+
+    Raises:
+      ConfigError: the settings or the folder are wrong.
+      Stopped: Ctrl-C or SIGTERM; everything is saved.
+    """
+    check_rules(rules)
+    settings.check(config)
+    configs = {rule: replace(config, rule=rule) for rule in rules}
+    for one in configs.values():  # a mistake in the last one is reported before the first one is trained
+        try:
+            runs.build(one)
+        except ConfigError as error:  # in a comparison the rules are not named by a flag
+            raise ConfigError(str(error).replace("--rule=", "RULE=")) from None
+    folder = folder_or_next(folder, "compare")
+    summaries = {}
+    for rule, one in configs.items():
+        try:
+            begun = resume and (folder / rule / "config.yaml").exists()
+            summaries[rule] = runs.train(one, folder / rule, resume=begun, log=log, say=say)
+        except Stopped as stop:
+            command = f"jaxlocal compare {' '.join(rules)} --out {shlex.quote(str(folder))} --resume"
+            raise Stopped(stop.signal, f"{stop.after} of {rule}", command) from None
+        except DivergedError as error:
+            raise DivergedError(f"{rule}: {error}") from None
+    say(f"\n{text.table(summaries)}")
+    _draw(summaries, folder, say)
+    return summaries
+
+
+def differences(summaries: Mapping[str, Summary]) -> Differences:
+    """How much each rule differs from the first one, seed by seed."""
+    tests = {rule: summary.measured[0].parts["test"] for rule, summary in summaries.items()}
+    baseline, *others = tests
+    measure = "accuracy" if "accuracy" in tests[baseline] else "loss"
+    scale = 100 if measure == "accuracy" else 1
+    values = {rule: scale * np.atleast_1d(test[measure]) for rule, test in tests.items()}
+    against = {rule: paired(values[rule], values[baseline]) for rule in others}
+    return Differences(baseline, "points" if measure == "accuracy" else "loss", against)
+
+
+def _draw(summaries: Mapping[str, Summary], folder: Path, say: Say) -> None:
+    """Write compare.png and, of two rules or more, differences.png; with the differences as a table."""
+    curves = folder / "compare.png"
+    plots.compare({rule: summary.history for rule, summary in summaries.items()}).savefig(curves, dpi=120)
+    found = differences(summaries)
+    if found.of:
+        picture = folder / "differences.png"
+        measure, form = ("accuracy", "+.2f") if found.unit == "points" else ("loss", "+.3g")
+        title = f"Test {measure}, minus that of {found.baseline}"
+        plots.differences(found.of, title, found.unit).savefig(picture, dpi=120)
+        say(f"\n{text.differences(found.of, title, form)}\npicture: {picture}")
+    say(f"picture: {curves}")
