@@ -67,12 +67,25 @@ def network(net: Any, rule: str, needs_blocks: bool) -> None:
         raise TypeError(f"net.blocks={show(net.blocks)}: must be a tuple of Flax modules, such as (block,)")
     for i, layer in enumerate(net.layers):
         if not isinstance(layer, nn.Module):
-            raise TypeError(f"net.layers[{i}]={show(layer)}: must be an instance of a Flax module (flax.linen.Module)")
+            raise TypeError(f"net.layers[{i}]={show(layer)}: {_no_module(layer)}")
     if needs_blocks and not net.blocks:
         raise ValueError(
             f"net has one layer, {show(net.head)}: {rule} trains hidden layers, so it needs at least one block below "
             "the head; add one, as in jl.models.mlp(hidden=(256,)), or use jl.rules.bp"
         )
+
+
+def _no_module(layer: Any) -> str:
+    """What to do with a layer that is no module of flax.linen."""
+    libraries = [base.__module__ for base in type(layer).__mro__]
+    if any(library.startswith("flax.nnx") for library in libraries):
+        return "is a module of flax.nnx; wrap its class, flax.nnx.bridge.to_linen(CLASS, its arguments), and pass that"
+    for library in ("equinox", "haiku", "keras", "torch"):
+        if any(name.partition(".")[0] == library for name in libraries):
+            return (
+                f"is made with {library}; write it as a module of flax.linen, and bring its weights by jl.set_weights"
+            )
+    return "must be an instance of a Flax module (flax.linen.Module)"
 
 
 def single_rule(transform: str, rule: Any) -> None:

@@ -95,12 +95,13 @@ class Network(NamedTuple):
 def _in_short(layer: Any) -> str:
     """A layer's kind and its number of features; of a block those of its linear map."""
     inside = getattr(layer, "linear", layer)
-    return f"{type(inside).__name__} {getattr(inside, 'features', '')}".strip()
+    kind = getattr(inside, "nnx_class", type(inside))  # a bridge to flax.nnx names what it leads to
+    return f"{getattr(kind, '__name__', 'module')} {getattr(inside, 'features', '')}".strip()
 
 
 def _options(layer: nn.Module, train: bool) -> dict[str, Any]:
-    """The keyword `train` for a module that has this parameter."""
-    parameters = inspect.signature(type(layer).__call__).parameters
+    """The keyword `train` for a module that has this parameter; also for one of flax.nnx inside of a bridge."""
+    parameters = inspect.signature(getattr(layer, "nnx_class", type(layer)).__call__).parameters
     if "train" in parameters:
         return {"train": train}
     for name in ("training", "is_training", "deterministic"):
@@ -114,7 +115,8 @@ def _options(layer: nn.Module, train: bool) -> dict[str, Any]:
 
 def init_layer(layer: nn.Module, key: jax.Array, x: jax.Array) -> tuple[Tree, Tree, jax.Array]:
     """A layer's new weights, its other collections (batch statistics), and its output for x."""
-    y, variables = layer.init_with_output({"params": key}, x, **_options(layer, train=False))
+    keys = {"params": key, "dropout": key}  # modules of flax.nnx ask for both, those of flax.linen for the first
+    y, variables = layer.init_with_output(keys, x, **_options(layer, train=False))
     stats = dict(variables)
     return stats.pop("params", {}), stats, y
 
