@@ -119,7 +119,7 @@ def _carried_by(feedback: Feedback) -> Iterator[None]:
 
     def intercept(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module = context.module
-        if not _is_linear_map(context) or module.name == CARRIED:
+        if not is_linear_map(context) or module.name == CARRIED:
             return call(*args, **kwargs)
         path = "/".join(module.path)
         x, *others = args or (kwargs.pop("inputs"),)
@@ -140,7 +140,8 @@ def _carried_by(feedback: Feedback) -> Iterator[None]:
         yield
 
 
-def _is_linear_map(context: nn.module.InterceptorContext) -> bool:
+def is_linear_map(context: nn.module.InterceptorContext) -> bool:
+    """Whether a call, intercepted by Flax, is that of a linear module."""
     return context.method_name == "__call__" and isinstance(context.module, LINEAR)
 
 
@@ -169,7 +170,7 @@ def _maps_with_feedback(layers: Layers, weights: tuple[Tree, ...], stats: Stats,
 
     def note(layer: int, call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module, path = context.module, "/".join(context.module.path)
-        if _is_linear_map(context):
+        if is_linear_map(context):
             linear, variables = module.unbind()
             inputs, *others = args or (kwargs["inputs"],)
             options = {name: value for name, value in kwargs.items() if name != "inputs"}
@@ -196,7 +197,7 @@ def _first_map_reads_weights(layers: Layers, weights: tuple[Tree, ...], stats: S
     inputs: dict[tuple[int, str], list[jax.Array]] = {}
 
     def note(layer: int, call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        if _is_linear_map(context):
+        if is_linear_map(context):
             name = layer, "/".join(context.module.path)
             inputs.setdefault(name, []).append(args[0] if args else kwargs["inputs"])
         return call(*args, **kwargs)

@@ -247,6 +247,28 @@ DEFECTS = (
         "goodness",
         details("forward_forward_scores_a_label_by_the_goodness_of_all_blocks_but_the_first[conv]"),
     ),
+    # PEPITA.
+    Defect(
+        "pepita: layers learn from the input of the first pass",
+        "rules/input_modulation.py",
+        "components[i].stats[0], second[i], keys[i]",
+        "components[i].stats[0], first[i], keys[i]",
+        equations("pepita-dense tanh"),
+    ),
+    Defect(
+        "pepita: the modulation is divided by the size of the batch",
+        "rules/input_modulation.py",
+        "modulation = len(x) * error @",
+        "modulation = error @",
+        equations("pepita-dense norm"),
+    ),
+    Defect(
+        "pepita: the error is subtracted from the input",
+        "rules/input_modulation.py",
+        "x + modulation.reshape",
+        "x - modulation.reshape",
+        equations("pepita-conv strided"),
+    ),
     # Target propagation.
     Defect(
         "tp: targets come from what the layer above is, not from its target",

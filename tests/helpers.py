@@ -33,7 +33,7 @@ def layer_local(net, tx):
 # Every rule that the contract is tested on. A new rule is one more line here.
 RULES = {**jl.rules.ALL, "layer_local": layer_local}
 # One rule of each file, for what the rules of a file cannot do differently.
-FAMILIES = ("bp", "al", "dtp", "kp", "dkp", "predsim", "dgl", "ff", "layer_local")
+FAMILIES = ("bp", "al", "dtp", "kp", "dkp", "pepita", "predsim", "dgl", "ff", "layer_local")
 # The library's rules that a pipeline runs.
 FORWARD_ONLY = ("al", "drtp", "predsim", "dgl", "ff")
 # They predict in ways of their own, without the network's head.

@@ -345,6 +345,21 @@ def dkp_step(net, feedback, x, y, lr, feedback_lr, decay, loss="ce"):
     return _decay_weights(sgd_all(net, grads, lr), net, decay), new_feedback, value
 
 
+# ------------------------------------------------------------------------------------------- input modulation
+def pepita_step(net, feedback, x, y, lr, loss="ce"):
+    """h_0' = x + e F, e = o - y;  dW_l = -lr h'_{l-1}^T (h_l - h'_l) / B, and for the head -lr h'_{L-1}^T e / B: the
+    gradients of a linear layer without batch norm and activation -> (net, loss)."""
+    hs, _ = stack_forward(net, x)
+    value, _, delta = task_loss(hs[-1], y, loss)
+    changed, _ = stack_forward(net, x + (len(x) * delta @ feedback).reshape(x.shape))
+    signals = [*((h - c) / len(x) for h, c in zip(hs[1:-1], changed[1:-1], strict=True)), delta]
+    grads = []
+    for layer, below, signal in zip(net, changed, signals, strict=False):
+        linear = {name: layer[name] for name in ("kind", "W", "b", "stride") if name in layer} | {"act": "linear"}
+        grads.append(layer_backward(linear, layer_forward(linear, below)[1], signal)[1])
+    return sgd_all(net, grads, lr), value
+
+
 # ----------------------------------------------------------------------------------------- target propagation
 def squared_error(p, target):
     """mean_B(sum_units (p - target)^2) and its derivative by p, 2 (p - target) / B."""

@@ -78,6 +78,11 @@ def as_feedback_direct(net, params, x):
     return as_net(net, params, x) | {"feedback": [c.weights["feedback"] for c in params.components[:-1]]}
 
 
+def as_modulated(net, params, x):
+    """PEPITA: the feedback from the output to the input."""
+    return as_net(net, params, x) | {"feedback": params.components[0].weights["feedback"]}
+
+
 def inputs_of_layers(net, params, x):
     h = [x]
     for layer, c in zip(net.blocks, params.components, strict=False):
@@ -187,6 +192,11 @@ def step_drtp(s, x, y, loss, noise):
     return s | {"net": net}, [value]
 
 
+def step_pepita(s, x, y, loss, noise):
+    net, value = reference.pepita_step(s["net"], s["feedback"], x, y, RATE, loss)
+    return s | {"net": net}, [value]
+
+
 def step_dkp(s, x, y, loss, noise):
     net, feedback, value = reference.dkp_step(s["net"], s["feedback"], x, y, RATE, SECOND_RATE, DECAY, loss)
     return {"net": net, "feedback": feedback}, [value]
@@ -247,6 +257,7 @@ CASES = {  # rule -> settings, view of our parameters, step of the reference
     "dfa": ({}, as_feedback_direct, step_dfa),
     "drtp": ({}, as_feedback_direct, step_drtp),
     "dkp": (LEARNT, as_feedback_direct, step_dkp),
+    "pepita": ({}, as_modulated, step_pepita),
     "predsim": ({"beta": BETA, "inputs": INPUTS}, as_local_losses, step_predsim),
     "dgl": ({"components": 2, "hidden": 2}, as_decoupled, step_dgl),
     "ff": ({"threshold": THRESHOLD}, as_blocks, step_ff),
@@ -354,7 +365,7 @@ CASES_BY_NET = [
     (name, net)
     for name in CASES
     for net in (("dense tanh", "conv strided") if name in BESIDE_FA else NETS)
-    if not ("pooled" in net and name in TARGET_PROP) and not ("real" in net and name == "ff")
+    if not ("pooled" in net and name in (*TARGET_PROP, "pepita")) and not ("real" in net and name == "ff")
 ]
 
 

@@ -258,6 +258,25 @@ def test_networks_into_whose_inputs_no_label_can_be_written(net, words):
     says(error, "ff", *words)
 
 
+@pytest.mark.parametrize(
+    ("net", "words"),
+    [
+        (NETS["transformer"], ["net takes token ids", "jl.rules.dfa"]),
+        (
+            jl.Network((jl.layers.conv(3), jl.layers.conv(3, pool=2)), jl.layers.Head(3)),
+            ["net.layers[1]", "pool_input"],
+        ),
+        (jl.Network((jl.layers.Residual(4),), jl.layers.Head(3)), ["net.layers[0] is Residual", "one linear map"]),
+        (jl.Network((jl.sequences.Recurrent(nn.LSTMCell(3)),), jl.sequences.Readout(3)), ["is Recurrent"]),
+    ],
+)
+def test_blocks_whose_change_is_not_that_of_one_linear_map(net, words):
+    x = jnp.ones((8, 4, 4)) if "Recurrent" in words[0] else jnp.ones((8, 4, 4, 1))
+    with pytest.raises(ValueError, match=r"^net") as error:
+        jl.rules.pepita(net, ADAM).init(jax.random.key(0), (x, Y))
+    says(error, "pepita", *words)
+
+
 def test_bridge_with_batch_norm():
     rule = jl.rules.al(NET, ADAM, bridge=lambda width: jl.layers.dense(width, norm=True))
     with pytest.raises(ValueError, match="bridge") as error:

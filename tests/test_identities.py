@@ -414,3 +414,13 @@ def test_a_block_of_forward_forward_is_logistic_regression_on_its_goodness():
     theirs = with_weights(bp.init(jax.random.key(0), batch), "forward", ({"block": weights},))
     (learned,) = forward_weights(run(bp, theirs, [batch] * 3))
     assert_close(forward_weights(run(ff, params, [(x, y)] * 3)), (learned["block"],))
+
+
+def test_without_feedback_pepita_trains_the_head_alone():
+    """Nothing changes in the second pass, so the blocks do not learn, and the head learns as in backpropagation."""
+    net, batches = NETS["conv"], [make_batch(NETS["conv"], seed=seed) for seed in range(3)]
+    rule = jl.rules.pepita(net, SGD, feedback_init=nn.initializers.zeros_init())
+    bp = jl.rules.bp(net, SGD, frozen=range(3))
+    params = rule.init(jax.random.key(0), batches[0])
+    theirs = with_weights(bp.init(jax.random.key(0), batches[0]), "forward", forward_weights(params))
+    assert_close(forward_weights(run(rule, params, batches)), forward_weights(run(bp, theirs, batches)))

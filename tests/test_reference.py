@@ -413,6 +413,35 @@ def invert(g, v):
     return np.tanh((v @ g["W"].T).reshape(len(v), *g["b"].shape) + g["b"])
 
 
+def test_pepita_multiplies_changes_and_changed_inputs_example_by_example():
+    net, x = mlp("relu")
+    y, feedback = one_hot(), rand(7, C, 6)
+    new, value = ref.pepita_step(net, feedback, x, y, 0.5)
+    scores = ref.forward(net, x)
+    error = np.exp(scores) / np.exp(scores).sum(1, keepdims=True) - y
+    np.testing.assert_allclose(value, ref.task_loss(scores, y)[0])
+    a, changed = x, x + error @ feedback
+    for i, layer in enumerate(net):
+        below, a, changed = changed, out(layer, a), out(layer, changed)
+        change = a - changed if i < 3 else error
+        outer = [np.outer(b, c) for b, c in zip(below, change, strict=True)]
+        close((layer["W"] - new[i]["W"]) / 0.5, np.mean(outer, 0))
+        close((layer["b"] - new[i]["b"]) / 0.5, change.mean(0))
+
+
+@pytest.mark.parametrize("bn", [False, True])
+def test_pepita_descends_the_product_of_a_convolution_and_its_change(bn):
+    net, x = cnn("relu", bn, pool=None)
+    y, feedback = one_hot(), rand(7, C, 64)
+    new, _ = ref.pepita_step(net, feedback, x, y, 0.5)
+    a, _ = ref.stack_forward(net, x)
+    changed, _ = ref.stack_forward(net, x + ((ref.softmax(a[-1]) - y) @ feedback).reshape(x.shape))
+    for i, layer in enumerate(net[:-1]):
+        bare = {k: v for k, v in layer.items() if k not in ("gamma", "beta")} | {"act": "linear"}
+        signal = (a[i + 1] - changed[i + 1]) / B
+        check_layer(bare, new[i], lambda f, i=i, d=signal: np.sum(out(f, changed[i]) * d), 0.5)
+
+
 RULES = ["tp", "dtp", "sdtp", "ao_sdtp"]
 
 

@@ -45,7 +45,7 @@ def test_round_trip(name, tmp_path):
     step(moved, batch)
 
 
-ROLES = dict.fromkeys(("fa", "kp", "usf", "frsf", "wm", "dfa", "drtp", "dkp"), "feedback")
+ROLES = dict.fromkeys(("fa", "kp", "usf", "frsf", "wm", "dfa", "drtp", "dkp", "pepita"), "feedback")
 ROLES |= dict.fromkeys(("tp", "dtp", "sdtp"), "inverse")
 ROLES |= {
     "bp": "",

@@ -6,6 +6,7 @@ from jaxlocal.rules.decoupled import dgl
 from jaxlocal.rules.direct import dfa, dkp, drtp
 from jaxlocal.rules.feedback import fa, kp
 from jaxlocal.rules.forward_forward import ff
+from jaxlocal.rules.input_modulation import pepita
 from jaxlocal.rules.local_losses import predsim
 from jaxlocal.rules.sign_symmetry import brsf, frsf, usf
 from jaxlocal.rules.target_prop import ao_sdtp, dtp, sdtp, tp
@@ -13,7 +14,7 @@ from jaxlocal.rules.weight_mirror import wm
 
 ALL = {
     rule.__name__: rule
-    for rule in (bp, al, tp, dtp, sdtp, ao_sdtp, fa, kp, usf, brsf, frsf, wm, dfa, drtp, dkp, predsim, dgl, ff)
+    for rule in (bp, al, tp, dtp, sdtp, ao_sdtp, fa, kp, usf, brsf, frsf, wm, dfa, drtp, dkp, pepita, predsim, dgl, ff)
 }
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "ff",
     "frsf",
     "kp",
+    "pepita",
     "predsim",
     "sdtp",
     "tp",

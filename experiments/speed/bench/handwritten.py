@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.speed.bench import handwritten_forward_forward as forward_forward
 from experiments.speed.bench import handwritten_local_losses as local_losses
 from experiments.speed.bench import handwritten_target_prop as target_prop
+from experiments.speed.bench import handwritten_two_passes as two_passes
 from experiments.speed.bench.handwritten_layers import (
     Batch,
     Layer,
@@ -273,9 +273,10 @@ ALL: dict[str, Callable[..., Program]] = {
     "wm": wm,
     "dkp": dkp,
     "drtp": drtp,
+    "pepita": two_passes.pepita,
     "predsim": local_losses.predsim,
     "dgl": local_losses.dgl,
-    "ff": forward_forward.ff,
+    "ff": two_passes.ff,
     "tp": target_prop.tp,
     "dtp": target_prop.dtp,
     "sdtp": target_prop.sdtp,

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, Self
 
-_FEEDBACK = "dfa", "fa", "kp", "usf", "brsf", "frsf", "wm", "dkp", "drtp"
+_FEEDBACK = "dfa", "fa", "kp", "usf", "brsf", "frsf", "wm", "dkp", "drtp", "pepita"
 TARGET_PROP = "tp", "dtp", "sdtp", "ao_sdtp"  # these need an activation with a bounded range, and no pooling
 RULES = ("bp", "al", *_FEEDBACK, "predsim", "dgl", "ff", *TARGET_PROP)
 CLASSES = 10

@@ -1,4 +1,4 @@
-"""Forward-Forward, written by hand in plain JAX and Optax, without jaxlocal and Flax."""
+"""Forward-Forward and PEPITA, which learn from two passes, by hand in plain JAX and Optax, without jaxlocal and Flax."""
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ from experiments.speed.bench.handwritten_layers import (
     descend,
     flat,
     init_layers,
+    linear,
+    pooled,
 )
 from experiments.speed.bench.nets import CLASSES
 
@@ -60,5 +62,42 @@ def ff(net: list[Layer], tx: optax.GradientTransformation) -> Program:
             grads.append(grad)
             moments.append(found)
         return descend(tx, state._replace(key=key), {"forward": grads}, moments)
+
+    return Program(init, step)
+
+
+def pepita(net: list[Layer], tx: optax.GradientTransformation) -> Program:
+    """Two passes; each layer learns from its change in the second, whose input has the error added."""
+    feedback_init = jax.nn.initializers.variance_scaling(0.005, "fan_in", "uniform")
+
+    def init(key: jax.Array, batch: Batch) -> State:
+        forward, running, _ = init_layers(net, key, batch[0][:2])
+        feedback = feedback_init(jax.random.fold_in(key, 1), (batch[0][0].size, CLASSES)).T
+        return State({"forward": forward, "feedback": [feedback]}, tx.init({"forward": forward}), running, key)
+
+    def inputs(weights: list[Tree], a: jax.Array) -> tuple[list[jax.Array], list[Tree]]:
+        """The input of every layer followed by the scores, and the batch statistics."""
+        found, moments = [a], []
+        for layer, w in zip(net, weights, strict=True):
+            a, moment = apply(layer, found[-1], w)
+            found.append(a)
+            moments.append(moment)
+        return found, moments
+
+    def step(state: State, batch: Batch) -> State:
+        (x, y), forward = batch, state.weights["forward"]
+        first, moments = inputs(forward, x)
+        error = jax.nn.softmax(first[-1]) - y
+        second, _ = inputs(forward, x + (error @ state.weights["feedback"][0]).reshape(x.shape))
+        changes = [a - b for a, b in zip(first[1:-1], second[1:-1], strict=True)]
+        grads = []
+        for layer, w, below, change in zip(net, forward, second, [*changes, error], strict=False):
+            read = pooled(below) if layer.pool else below
+            (kernel,) = jax.vjp(lambda kernel, read=read: linear(kernel, read), w["linear"]["kernel"])[1](
+                change / len(x)
+            )
+            bias = change.sum(tuple(range(change.ndim - 1))) / len(x)
+            grads.append(jax.tree.map(jnp.zeros_like, w) | {"linear": {"kernel": kernel, "bias": bias}})
+        return descend(tx, state, {"forward": grads}, moments)
 
     return Program(init, step)
