@@ -1,4 +1,4 @@
-"""Forward-Forward and PEPITA, which learn from two passes, by hand in plain JAX and Optax, without jaxlocal and Flax."""
+"""Forward-Forward and PEPITA, which learn from two passes, by hand in plain JAX and Optax, without our library."""
 
 import jax
 import jax.numpy as jnp
