@@ -50,6 +50,7 @@ def pepita(
     Args:
       net: the network. Each block has one linear map, and an output of the same shape. The input holds real numbers.
       tx: the optimizer; each block and the head have a state of their own. The paper has SGD with momentum.
+        Adam's moves do not shrink with the changes, so that with it weights can grow without bound.
       feedback_init: the initialiser of Fᵀ (n_0, C); by default uniform with the paper's limit, 0.05 √(6/n_0).
       frozen: numbers of the layers that keep their weights.
 
