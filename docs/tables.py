@@ -1,10 +1,9 @@
 """Write the recorded tables into the pages: python docs/tables.py.
 
 A table's place is between the lines <!-- NAME --> and <!-- end -->. Its record is experiments/records/NAME.json. Three
-tables summarise several records or columns: <!-- bench -->, <!-- papers --> and <!-- pipeline/depth -->. Four more
-stand for an experiment with many records, and have its picture below them if it is drawn: <!-- al_text -->,
-<!-- costs -->, <!-- frontier --> and <!-- time_to_accuracy -->; <!-- advantage --> is the second table of the last one.
-<!-- rank --> is the table of all workloads, and <!-- rank/mnist --> that of one.
+tables summarise several records or columns: <!-- bench -->, <!-- papers --> and <!-- pipeline/depth -->. Others stand
+for an experiment with many records, those of WHOLE below, and have its picture below them if it is drawn.
+<!-- advantage --> is the second table of <!-- time_to_accuracy -->, and <!-- rank/mnist --> the table of one workload.
 """
 
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the experiments are no part of the package
 
-from experiments.beyond import frontier, rank  # noqa: E402
+from experiments.beyond import frontier, label_loss, rank  # noqa: E402
 from experiments.demos import digits, mnist  # noqa: E402
 from experiments.lab import figures, records, report, tables  # noqa: E402
 from experiments.papers.al_text import classification  # noqa: E402
@@ -28,6 +27,7 @@ WHOLE = {
     "al_text": classification.EXPERIMENT,
     "costs": costs.EXPERIMENT,
     "frontier": frontier.EXPERIMENT,
+    "label_loss": label_loss.EXPERIMENT,
     "rank": rank.EXPERIMENT,
     "time_to_accuracy": time_to_accuracy.EXPERIMENT,
 }

@@ -15,7 +15,7 @@ import jax
 from jaxlocal.fast.pooling import average_to
 from jaxlocal.fast.product import product
 from jaxlocal.layers import dense, flat, identity
-from jaxlocal.network import Masked, mean_of_tokens
+from jaxlocal.network import Loss, Masked, cross_entropy, mean_of_tokens
 
 Coder = Callable[[int], nn.Module]  # number of output units -> module
 
@@ -136,7 +136,8 @@ class Codes(NamedTuple):
     bridge: Coder  # width of t_i -> b_i
     encoder: Coder | None  # width of t_i -> g_i; None: `spread` for classes, and `one_layer` for real targets
     decoder: Coder  # width of t_{i-1} -> h_i, for i > 1
-    readout: Coder | None  # number of targets -> h_1; None: as `decoder` for classes, and linear for real targets
+    readout: Coder | None  # number of targets -> h_1; None: linear, or as `decoder` for classes without a `label_loss`
+    label_loss: Loss | None  # how far h_1(t_1) is from a class's label; None: the mean squared error
 
 
 # The coders by the names that the command line takes, such as `--rule-args bridge=hidden_layer`.
@@ -151,5 +152,7 @@ ALL: dict[str, Coder] = {
     "pooled_low_rank": pooled(low_rank),
 }
 
-lean = Codes(width=64, bridge=pooled(one_layer), encoder=None, decoder=one_layer, readout=None)
-paper = Codes(width=None, bridge=hidden_layer, encoder=one_layer, decoder=one_layer, readout=None)
+lean = Codes(
+    width=64, bridge=pooled(one_layer), encoder=None, decoder=one_layer, readout=None, label_loss=cross_entropy
+)
+paper = Codes(width=None, bridge=hidden_layer, encoder=one_layer, decoder=one_layer, readout=None, label_loss=None)

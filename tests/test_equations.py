@@ -391,13 +391,15 @@ def test_float32(name, net):
     run_beside_reference(name, *NETS[net], jnp.float32, 1e-5)
 
 
-LEAN = {"codes": jl.codes.lean, "width": 6, "bridge": jl.codes.pooled(jl.codes.one_layer, 2)}
+SQUARED = jl.codes.lean._replace(label_loss=None)
+LEAN = {"codes": SQUARED, "width": 6, "bridge": jl.codes.pooled(jl.codes.one_layer, 2)}
 
 
 @pytest.mark.parametrize(
     ("net", "settings"),
     [
-        ("dense tanh", {"codes": jl.codes.lean}),
+        ("dense tanh", {"codes": SQUARED}),
+        ("conv pooled", LEAN | {"codes": jl.codes.lean}),
         ("conv strided", LEAN),
         ("conv pooled", LEAN | {"components": 2}),
         ("dense tanh", {"by_class": True}),
@@ -405,14 +407,24 @@ LEAN = {"codes": jl.codes.lean, "width": 6, "bridge": jl.codes.pooled(jl.codes.o
         ("dense tanh", {"label_loss": jl.cross_entropy}),
         ("dense tanh", {"label_loss": jl.cross_entropy, "by_class": True}),
     ],
-    ids=["lean", "lean conv", "lean, two components", "by class", "lean conv, by class", "labels", "labels, by class"],
+    ids=[
+        "lean, squared",
+        "lean conv",
+        "lean conv, squared",
+        "lean conv, two components, squared",
+        "by class",
+        "lean conv, by class",
+        "labels",
+        "labels, by class",
+    ],
 )
 def test_other_codes_of_associated_learning(net, settings):
     """The same reference, example by example, for lean codes, and for codes that are computed once for each class."""
     cells = 2 if "bridge" in settings else None
     promotion = "standard" if net.startswith("conv") else "strict"  # Flax's batch norm mixes float32 and float64
     with jax.enable_x64(True), jax.numpy_dtype_promotion(promotion):
-        step = partial(step_al, cells=cells, label_loss="ce" if "label_loss" in settings else None)
+        of_labels = "label_loss" in settings or settings.get("codes") == jl.codes.lean
+        step = partial(step_al, cells=cells, label_loss="ce" if of_labels else None)
         run_beside_reference("al", *NETS[net], jnp.float64, 1e-10, settings, step)
 
 

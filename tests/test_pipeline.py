@@ -242,10 +242,13 @@ def test_ticks_without_a_batch_change_nothing():
 
 @pytest.mark.xdist_group("pipeline alike")
 @pytest.mark.parametrize(
-    ("devices", "stages", "groups"), [(1, (1,) * 8, (8,)), slow(2, (2, 1, 1, 1, 1, 2), (1, 2, 2, 1))]
+    ("devices", "stages", "groups"), [(1, (1,) * 8, (1, 7)), slow(2, (2, 1, 1, 1, 1, 2), (1, 2, 2, 1))]
 )
 def test_alike_stages_of_a_device_run_as_one(devices, stages, groups):
-    """A batched operation may round its sums differently, so this is not bit for bit; also for few batches."""
+    """A batched operation may round its sums differently, so this is not bit for bit; also for few batches.
+
+    The first component has the loss of the labels, and is not like the others.
+    """
     pipe, wanted = pipeline("alike", devices, stages), sequential("alike")
     params = start("alike", pipe)
     assert tuple(len(group.stages) for own in params.layout.groups for group in own) == groups

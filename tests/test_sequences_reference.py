@@ -18,6 +18,7 @@ import jaxlocal as jl
 from jaxlocal.sequences import Embedding, Encoder, Readout, Recurrent, sinusoidal
 
 RATE, CLASSES, VOCABULARY = 0.5, 3, 7
+SQUARED = jl.codes.lean._replace(label_loss=None)
 IDS = [[1, 2, 3, 2, 5], [3, 0, 6], [4], []]  # token 0 inside a sequence is a token; the last sequence is empty
 Y = np.eye(CLASSES)[[0, 1, 2, 1]]
 POST = partial(ref.encoder, norm_first=False)
@@ -56,7 +57,7 @@ def components_of(params):
 def start(name):
     """A rule and parameters whose numbers are all drawn, in float64."""
     blocks, _ = CASES[name]
-    rule = jl.rules.al(jl.Network(blocks, Readout(CLASSES)), optax.sgd(RATE), width=5)
+    rule = jl.rules.al(jl.Network(blocks, Readout(CLASSES)), optax.sgd(RATE), codes=SQUARED, width=5)
     params = jax.eval_shape(rule.init, jax.random.key(0), (padded(IDS), jnp.asarray(Y, jnp.float32)))
     components = tuple(
         c.replace(weights=drawn(c.weights, i), key=jax.random.key(i), count=jnp.zeros((), jnp.int32))

@@ -82,12 +82,13 @@ PROBLEMS = {
 
 COLOURS = {"bp": figures.ORANGE, "dfa": figures.RED, "drtp": figures.RED}  # those of Associated Learning are blue
 LONGER = "_long"  # at the end of a contender's name: twice the epochs, with the rate of the shorter training
+SQUARED = jl.codes.lean._replace(label_loss=None)  # the default when the first rows were trained
 Make = Callable[[jl.Network, optax.GradientTransformation], jl.Rule]
 
 
 def contenders(problem: Problem) -> dict[str, Make]:
     """The rules by the names of their rows."""
-    lean = {f"al_{count}": partial(jl.rules.al, components=count) for count in problem.components}
+    lean = {f"al_{count}": partial(jl.rules.al, components=count, codes=SQUARED) for count in problem.components}
     paper = partial(jl.rules.al, components=problem.paper, codes=jl.codes.paper)
     longer = {f"al_2{LONGER}": lean["al_2"]} if problem.longer else {}
     feedback = {"dfa": jl.rules.dfa, "drtp": jl.rules.drtp} if problem.feedback else {}

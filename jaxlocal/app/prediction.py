@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlocal import codes
 from jaxlocal.app.build import Built, arguments
 from jaxlocal.app.settings import Config, ConfigError, shown
 from jaxlocal.data import floats
@@ -63,12 +64,13 @@ def class_names(built: Built) -> list[str] | None:
 def meaning(config: Config, built: Built) -> str:
     """What the scores are: "logits", whose softmax gives probabilities, "shares" of their sum, or real "numbers".
 
-    By default the last decoder of Associated Learning ends in a sigmoid: its scores are from 0 to 1.
+    With the paper's codes the last decoder of Associated Learning ends in a sigmoid: its scores are from 0 to 1.
     """
     if built.plain.net.loss is squared_error:
         return "numbers"
     given = arguments("--rule-args", config.rule_args)
-    return "shares" if config.rule == "al" and not given.keys() & {"label_loss", "readout"} else "logits"
+    ends_in_sigmoid = given.get("codes") is codes.paper and not given.keys() & {"label_loss", "readout"}
+    return "shares" if config.rule == "al" and ends_in_sigmoid else "logits"
 
 
 def _shares(scores: jax.Array) -> jax.Array:

@@ -64,9 +64,10 @@ def al(
     before this batch's update. So no component waits for an error from another.
 
     By default the codes are lean: 64 units, which for classes lie far apart from the start, a bridge of one layer, and
-    images averaged to 8 × 8 cells in front of it. A step then costs about as much as one of backpropagation. With
-    `codes=jl.codes.paper` the codes are as wide as the layers, and each bridge has a hidden layer of five times that
-    width, as in the paper.
+    images averaged to 8 × 8 cells in front of it. A step then costs about as much as one of backpropagation. For
+    classes MSE(h_1(t_1), y) becomes the cross entropy of a linear h_1, as in the paper's successor (ICLR 2022). With
+    `codes=jl.codes.paper` the codes are as wide as the layers, each bridge has a hidden layer of five times that width,
+    and all errors are squared, as in the paper.
 
     If every example of a class has the same target, as with one-hot labels, all codes t_i belong to classes, too. With
     `by_class` they are computed once for each class in the batch instead of once for each example, which gives the
@@ -86,8 +87,8 @@ def al(
       encoder: width -> g_i.
       decoder: width of t_{i-1} -> h_i, for i > 1.
       readout: number of targets -> h_1.
-      label_loss: how far h_1(t_1) is from y; by default the mean squared error. With `jl.cross_entropy`, as in the
-        paper's successor (ICLR 2022), h_1 is linear, and the prediction holds logits.
+      label_loss: how far h_1(t_1) is from y. By default it is as in `codes` for classes without a `readout` of your
+        own, and else the mean squared error. With `jl.cross_entropy` h_1 is linear, and the prediction holds logits.
       bridge_tx: the optimizer of b.
       by_class: whether the codes are computed once for each class.
       frozen: numbers of the blocks that keep their weights.
@@ -116,6 +117,8 @@ def al(
     of_classes = net.loss == cross_entropy
     encoder = codes.encoder or (spread if of_classes else one_layer)
     _check_label_loss(label_loss)
+    if label_loss is None and of_classes and codes.readout is None:
+        label_loss = codes.label_loss
     readout = codes.readout or (codes.decoder if of_classes and label_loss is None else linear)
     decoders = readout, *(codes.decoder for _ in groups[1:])
     pairs = _Associations(f, _widths(codes.width, n), codes.bridge, encoder, decoders, label_loss, by_class)
