@@ -17,7 +17,7 @@ from experiments.beyond import frontier, label_loss, rank  # noqa: E402
 from experiments.demos import digits, mnist  # noqa: E402
 from experiments.lab import figures, records, report, tables  # noqa: E402
 from experiments.papers.al_text import classification  # noqa: E402
-from experiments.speed import costs, time_to_accuracy  # noqa: E402
+from experiments.speed import costs, local_rules, time_to_accuracy  # noqa: E402
 from experiments.speed.bench import __main__ as bench  # noqa: E402
 from experiments.speed.bench import overview  # noqa: E402
 
@@ -28,6 +28,7 @@ WHOLE = {
     "costs": costs.EXPERIMENT,
     "frontier": frontier.EXPERIMENT,
     "label_loss": label_loss.EXPERIMENT,
+    "local_rules": local_rules.EXPERIMENT,
     "rank": rank.EXPERIMENT,
     "time_to_accuracy": time_to_accuracy.EXPERIMENT,
 }
@@ -65,22 +66,22 @@ def _table(name: str) -> str:
 def _standings(workload: str) -> str:
     """The rules on a workload, with their differences from backpropagation, and the picture of these."""
     rows = rank.standings(rank.EXPERIMENT.recorded(), workload)
-    if not rows:
-        return "Not run yet."
-    return tables.markdown(rows) + _picture(f"rank_{workload}", f"Differences from backpropagation on {workload}")
+    return _with_picture(rows, f"rank_{workload}", f"Differences from backpropagation on {workload}")
 
 
 def _whole(name: str) -> str:
     """The table of an experiment, and its picture if there is one."""
     made = WHOLE[name]
-    table = tables.markdown(list(made.tables[0](made.recorded())))
-    return table + _picture(name, made.title)
+    return _with_picture(list(made.tables[0](made.recorded())), name, made.title)
 
 
-def _picture(name: str, title: str) -> str:
-    """A recorded picture, if it is drawn."""
+def _with_picture(rows: list[records.Row], name: str, title: str) -> str:
+    """A table, and the recorded picture of this name if it is drawn."""
+    if not rows:
+        return "Not run yet."
     picture = figures.PICTURES / f"{name}.png"
-    return f"\n\n![{title}](pictures/{figures.PICTURES.name}/{picture.name})" if picture.exists() else ""
+    shown = f"\n\n![{title}](pictures/{figures.PICTURES.name}/{picture.name})"
+    return tables.markdown(rows) + (shown if picture.exists() else "")
 
 
 def _rows(name: str) -> list[records.Row]:

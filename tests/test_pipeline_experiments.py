@@ -11,7 +11,7 @@ from lab_helpers import main, one_line
 import jaxlocal as jl
 from experiments.lab import tables, workers
 from experiments.lab.experiment import Budget, Task
-from experiments.speed import fit_speed, pipeline_scaling, pipeline_speed, scaling_picture, shared
+from experiments.speed import fit_speed, local_rules, pipeline_scaling, pipeline_speed, scaling_picture, shared
 from experiments.speed.scaling_model import Link, gpipe_epoch, pipelined_epoch, tick
 
 needs_two_cores = pytest.mark.skipif(len(workers.available_cores()) < 2, reason="pins one device to each of two cores")
@@ -65,6 +65,21 @@ def test_speed(tmp_path, capsys):
     assert all(len(row["speedup"]["repeats"]) == 2 for row in rows)
     assert rows[0]["speedup"]["repeats"] == [1, 1]
     assert pipeline_speed.CEILING in capsys.readouterr().out
+
+
+def test_local_rules_are_compared_with_backpropagation(monkeypatch):
+    """The programs of each case; none of them is started."""
+    monkeypatch.setattr(local_rules, "Worker", Costly)
+    found = list(local_rules.programs("cnn", 3, [0, 1]))
+    assert [one.rule for one in found] == ["bp"] * 5 + [rule for rule in local_rules.LOCAL for _ in range(2)]
+    assert [one.cores for one in found[:3]] == [[0], None, [0, 1]]
+    alone, piped = found[-2:]
+    assert alone.cores == [0] and piped.cores == [0, 1] and piped.words == "pipeline 1+3, two cores"
+    for rule in local_rules.LOCAL:
+        made, batch = local_rules.problem("dense", rule)
+        assert made.learn and batch[0].shape == (128, 784)
+    line = local_rules.line(piped, [0.5, 0.4], [1.0, 0.6])
+    assert line["rule"] == "ff" and line["speedup"]["repeats"] == [2, 1.5] and line["ms per batch"]["median"] == 450
 
 
 def task(experiment, **options):
