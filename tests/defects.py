@@ -137,7 +137,7 @@ DEFECTS = (
         "rules/associated.py",
         '"encoder": upward(n)',
         '"encoder": own(n)',
-        locality("dense dropout-al"),
+        locality("norm dropout-al"),
     ),
     Defect(
         "al by class: every class counts the same, however many examples it has",
@@ -194,7 +194,7 @@ DEFECTS = (
         "rules/local_losses.py",
         '"prediction": own(n)',
         '"prediction": upward(n)',
-        locality("dense dropout-predsim"),
+        locality("norm dropout-predsim"),
     ),
     # Decoupled greedy learning.
     Defect(
@@ -216,7 +216,7 @@ DEFECTS = (
         "rules/decoupled.py",
         '"classifier": own(n)',
         '"classifier": upward(n)',
-        locality("dense dropout-dgl"),
+        locality("norm dropout-dgl"),
     ),
     # Forward-Forward.
     Defect(
@@ -383,7 +383,7 @@ DEFECTS = (
         "transport.py",
         "jax.random.fold_in(key, i)",
         "key",
-        "test_identities.py::test_feedback_through_the_transposed_weights_is_backprop[fa-dense dropout]",
+        "test_identities.py::test_feedback_through_the_transposed_weights_is_backprop[fa-norm dropout]",
     ),
     Defect(
         "kp: B has the opposite update of W",
@@ -634,7 +634,7 @@ DEFECTS = (
         "make.py",
         "return (scores or layer_by_layer)(params, x, key)",
         "return (scores or layer_by_layer)(params, x, jax.random.key(0))",
-        details("predict_is_in_evaluation_mode_unless_it_has_a_key[dense norm-bp]"),
+        details("predict_is_in_evaluation_mode_unless_it_has_a_key[bp]"),
     ),
     Defect(
         "rule: all layers start from one key",
@@ -655,7 +655,7 @@ DEFECTS = (
         "parts.py",
         "return net.loss.mean(scores, y), new_stats",
         "return net.loss.mean(scores, y), stats",
-        details("statistics_move_once_a_step_by_those_of_the_forward_pass[drtp]"),
+        details("so_do_those_of_a_head[drtp]"),
     ),
     Defect(
         "rule: l2 is halved",
@@ -704,14 +704,14 @@ DEFECTS = (
         "rules/feedback.py",
         'shrunk(moves["forward"], weights["forward"], decay)',
         'shrunk(moves["forward"], weights["forward"], feedback_decay)',
-        details("each_decay_is_its_own_and_spares_biases_and_scales[dense norm-kp]"),
+        details("each_decay_is_its_own_and_spares_biases_and_scales[kp-conv]"),
     ),
     Defect(
         "dkp: the weights have B's decay",
         "rules/direct.py",
         "decayed(tx, decay)",
         "decayed(tx, feedback_decay)",
-        details("each_decay_is_its_own_and_spares_biases_and_scales[dense norm-dkp]"),
+        details("each_decay_is_its_own_and_spares_biases_and_scales[dkp-norm dropout]"),
     ),
     Defect(
         "pipeline: a stage learns from a message that holds no batch",

@@ -66,8 +66,7 @@ def by_case(cases, quick=()):
 
 NETS = {
     "dense": jl.models.mlp((7, 6, 5), classes=3),
-    "dense norm": jl.models.mlp((7, 6, 5), classes=3, norm=True),
-    "dense dropout": jl.models.mlp((7, 6, 5), classes=3, dropout=0.3),
+    "norm dropout": jl.models.mlp((7, 6, 5), classes=3, norm=True, dropout=0.3),
     "conv": jl.Network(
         (jl.layers.conv(3, stride=2, norm=True), jl.layers.local(4, stride=2), jl.layers.dense(5)),
         jl.layers.Head(3),

@@ -15,6 +15,7 @@ import optax
 import pytest
 import reference
 import reference_local
+from helpers import slow
 
 import jaxlocal as jl
 from jaxlocal.layers import Head, conv, dense, identity
@@ -369,7 +370,16 @@ CASES_BY_NET = [
 ]
 
 
-@pytest.mark.parametrize(("name", "net"), CASES_BY_NET)
+# Every rule on a dense net and on images, with strides or with pooling; and one rule of a kind on the other nets.
+ON_EVERY_NET = ("bp", "al", "dtp", "dkp", "predsim")
+
+
+def quick(name, net):
+    strided = name in (*TARGET_PROP, *BESIDE_FA)
+    return name in ON_EVERY_NET or net in ("dense tanh", "conv strided" if strided else "conv pooled")
+
+
+@pytest.mark.parametrize(("name", "net"), [case if quick(*case) else slow(*case) for case in CASES_BY_NET])
 def test_float64(name, net):
     has_norm = any(block.norm for block in NETS[net][0].blocks)
     promotion = "standard" if has_norm else "strict"  # Flax's batch norm mixes float32 and float64
@@ -447,7 +457,7 @@ def test_hybrid_targets(net):
         run_beside_reference("dtp", *NETS[net], jnp.float64, 1e-10, {"hybrid": 0.3}, advance)
 
 
-@pytest.mark.parametrize("name", TARGET_PROP)
+@pytest.mark.parametrize("name", ["dtp", slow("tp"), slow("sdtp"), slow("ao_sdtp")])
 def test_inverses_and_layers_take_turns(name):
     """Three steps train the inverses, the next three the layers, and so on."""
     reference_step = getattr(reference, f"{name}_step")

@@ -83,7 +83,7 @@ def test_targets_that_do_not_fit_the_network(name):
 
 @every_rule
 def test_batch_of_one_with_batch_norm(name):
-    rule = jl.rules.ALL[name](NETS["dense norm"], ADAM)
+    rule = jl.rules.ALL[name](NETS["norm dropout"], ADAM)
     params = jax.eval_shape(rule.init, jax.random.key(0), (X, Y))
     with pytest.raises(ValueError, match="batch of one") as error:
         jax.eval_shape(rule.update, params, (X[:1], Y[:1]))

@@ -66,8 +66,8 @@ def run(rule, params, batches):
 @pytest.mark.parametrize(
     ("rule", "net"),
     [
-        ("kp", "dense norm"),
-        ("fa", "dense dropout"),
+        ("kp", "norm dropout"),
+        ("fa", "norm dropout"),
         ("fa", "conv"),
         ("fa", "resnet"),
         ("kp", "resnet"),
@@ -121,7 +121,7 @@ def test_uniform_sign_symmetry_is_backprop_if_all_weights_of_a_kernel_have_the_m
 
 
 def test_uniform_sign_symmetry_is_feedback_alignment_through_the_signs():
-    net, batch = NETS["dense norm"], make_batch(NETS["dense norm"])
+    net, batch = NETS["norm dropout"], make_batch(NETS["norm dropout"])
     usf, fa = jl.rules.usf(net, SGD), jl.rules.fa(net, SGD)
     params = usf.init(jax.random.key(0), batch)
     signs = from_kernels(params, lambda m, w: m * jnp.sign(w))
@@ -130,7 +130,7 @@ def test_uniform_sign_symmetry_is_feedback_alignment_through_the_signs():
 
 def test_magnitudes_that_are_always_drawn_alike_are_fixed_ones():
     """`brsf` with an initialiser that draws nothing, and `usf` with the same; three batches."""
-    net, batches = NETS["dense dropout"], [make_batch(NETS["dense"], seed=seed) for seed in range(3)]
+    net, batches = NETS["norm dropout"], [make_batch(NETS["dense"], seed=seed) for seed in range(3)]
     alike = nn.initializers.constant(-0.3)
     rules = [make(net, SGD, feedback_init=alike) for make in (jl.rules.brsf, jl.rules.frsf, jl.rules.usf)]
     batchwise, *others = (forward_weights(run(r, r.init(jax.random.key(0), batches[0]), batches)) for r in rules)

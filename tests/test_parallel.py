@@ -19,15 +19,26 @@ def weights(params):
     return [np.asarray(leaf) for component in params.components for leaf in jax.tree.leaves(component.weights)]
 
 
-@by_rule(RULES, quick=FAMILIES)
+@by_rule(RULES, quick=("al", "dtp", "kp"))
 def test_every_member_of_an_ensemble_is_the_rule(name):
-    check_members(name, "dense norm")
+    check_members(name, "norm dropout")
+
+
+@by_rule(RULES)
+def test_every_rule_can_be_mapped_over(name):
+    """What its members are is asked above and in the slow tests; here the program is only traced."""
+    one = start(name, NETS["norm dropout"])
+    many = jl.ensemble(one.rule, 2)
+    params = jax.eval_shape(many.init, jax.random.key(0), one.batch)
+    after, info = jax.eval_shape(many.step, params, one.batch)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, params)
+    assert info.losses.shape == (2, len(params.components))
 
 
 ON_SEQUENCES = [("al", "transformer"), ("bp", "lstm"), ("kp", "lstm"), ("dfa", "transformer")]
 
 
-@by_case(ON_SEQUENCES)
+@by_case(ON_SEQUENCES, quick=[("al", "transformer")])
 def test_every_member_of_an_ensemble_on_sequences_is_the_rule(name, net):
     check_members(name, net)
 
@@ -69,10 +80,10 @@ def test_the_parts_of_an_ensemble():
 @pytest.mark.parametrize(
     ("name", "net"),
     [
-        ("bp", "conv"),
         ("al", "conv"),
-        ("dtp", "dense norm"),
-        ("kp", "dense dropout"),
+        ("dtp", "norm dropout"),
+        slow("bp", "conv"),
+        slow("kp", "norm dropout"),
         slow("al", "transformer"),
         slow("kp", "lstm"),
         slow("dfa", "transformer"),
@@ -97,19 +108,19 @@ def test_devices_that_share_a_batch_compute_the_same(name, net):
 
 @pytest.mark.slow
 def test_a_pipeline_takes_what_shares_batches():
-    rule = jl.rules.al(NETS["dense norm"], optax.sgd(0.5))
+    rule = jl.rules.al(NETS["norm dropout"], optax.sgd(0.5))
     mesh = jl.pipeline.mesh(component=2, data=4)
     pipe = jl.pipelined(jl.data_parallel(rule, mesh), mesh, stages=(1, 2))
-    batch = make_batch(NETS["dense norm"])
+    batch = make_batch(NETS["norm dropout"])
     params, wanted = pipe.init(jax.random.key(0), batch), rule.init(jax.random.key(0), batch)
     for seed in range(2):
-        batch = make_batch(NETS["dense norm"], seed=seed)
+        batch = make_batch(NETS["norm dropout"], seed=seed)
         params, wanted = pipe.update(params, batch), jax.jit(rule.update)(wanted, batch)
     for a, b in zip(weights(pipe.drain(params)), weights(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-@by_rule(RULES, quick=FAMILIES)
+@by_rule(RULES, quick=("bp", "al", "dtp", "predsim"))
 def test_layers_compute_in_fewer_bits_and_nothing_else_does(name):
     check_fewer_bits(name, "conv")
 

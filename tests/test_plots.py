@@ -287,7 +287,7 @@ def test_too_few_names_of_classes():
 
 
 @pytest.mark.parametrize(
-    ("name", "net", "above"), [("bp", "conv", []), ("al", "dense norm", ["bridge", "decoder 3", "decoder 2"])]
+    ("name", "net", "above"), [("bp", "conv", []), ("al", "norm dropout", ["bridge", "decoder 3", "decoder 2"])]
 )
 def test_layer_outputs(name, net, above):
     rule, _, _, params, (x, _) = start(name, NETS[net])
@@ -301,7 +301,7 @@ def test_layer_outputs(name, net, above):
 
 
 def test_layer_outputs_of_associated_learning_go_through_the_targets_side():
-    rule, _, _, params, (x, _) = start("al", NETS["dense norm"])
+    rule, _, _, params, (x, _) = start("al", NETS["norm dropout"])
     outputs = jl.diagnostics.layer_outputs(rule, params, x)
 
     def sigmoid_layer(weights, a):

@@ -201,7 +201,7 @@ def test_other_rules_and_their_parameters_are_refused():
     images = jl.rules.bp(jl.models.conv2(3), optax.sgd(0.5))
     with pytest.raises(ValueError, match=r"made for x of shape \(B, 4\) and y of shape \(B, 3\).*another rule"):
         jl.get_weights(images, params)
-    for other in (start("fa", NETS["dense"]), start("dfa", NETS["dense"]), start("bp", NETS["dense norm"])):
+    for other in (start("fa", NETS["dense"]), start("dfa", NETS["dense"]), start("bp", NETS["norm dropout"])):
         with pytest.raises(ValueError, match="another rule"):
             jl.get_weights(rule, other.params)
         with pytest.raises(ValueError, match="another rule"):
