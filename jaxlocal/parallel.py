@@ -36,7 +36,7 @@ def ensemble(rule: Rule, n: int) -> Rule:
     Example:
       >>> many = jl.ensemble(jl.rules.dfa(jl.models.mlp(hidden=(16,), classes=10), optax.adam(1e-3)), 5)
       >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
-      >>> params, info = many.step(many.init(jax.random.key(0), batch), batch)
+      >>> params, info = jax.jit(many.step)(many.init(jax.random.key(0), batch), batch)
       >>> info.losses.shape, many.predict(params, batch[0]).shape
       ((5, 2), (5, 4, 10))
     """
@@ -172,7 +172,7 @@ def mixed_precision(rule: Rule, dtype: Any = jnp.bfloat16) -> Rule:
     Example:
       >>> rule = jl.mixed_precision(jl.rules.bp(jl.models.mlp(hidden=(16,), classes=10), optax.adam(1e-3)))
       >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
-      >>> params = rule.update(rule.init(jax.random.key(0), batch), batch)
+      >>> params = jax.jit(rule.update)(rule.init(jax.random.key(0), batch), batch)
       >>> params.components[0].weights["forward"][0]["linear"]["kernel"].dtype
       dtype('float32')
     """

@@ -70,7 +70,8 @@ def test_doctests(name):
     assert runner.summarize().failed == 0
 
 
-SLOW_PAGES = "docs/tutorial.md", "docs/training.md", "docs/multi-device.md"
+# They train, or compile for real; what they call has quick tests of its own.
+SLOW_PAGES = "docs/tutorial.md", "docs/training.md", "docs/multi-device.md", "docs/text.md", "docs/speed.md"
 
 
 @pytest.mark.parametrize("page", [slow(page) if page in SLOW_PAGES else page for page in with_blocks("python")])

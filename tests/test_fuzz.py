@@ -209,7 +209,7 @@ def damage(file, kind, where, bit):
 @given(
     st.integers(0), DAMAGES, st.sampled_from(["eval damaged", "eval damaged --best", "train --resume --out damaged"])
 )
-@fuzz
+@settings(fuzz, max_examples=max(4, CASES // 3))
 def test_folders_of_runs(number, how, line):
     shutil.copytree("run", "damaged")
     files = sorted(path for path in Path("damaged").rglob("*") if path.is_file())

@@ -100,7 +100,7 @@ def al(
       >>> net = jl.models.mlp(hidden=(16, 16), classes=10)
       >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
       >>> rule = jl.rules.al(net, optax.adam(1e-3))
-      >>> params, info = rule.step(rule.init(jax.random.key(0), batch), batch)
+      >>> params, info = jax.jit(rule.step)(rule.init(jax.random.key(0), batch), batch)
       >>> sorted(info.terms[0]), info.losses.shape
       (['associated', 'autoencoder'], (2,))
 

@@ -57,7 +57,7 @@ def dfa(
       >>> net = jl.models.mlp(hidden=(16, 16), classes=10)
       >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
       >>> rule = jl.rules.dfa(net, optax.adam(1e-3))
-      >>> params, info = rule.step(rule.init(jax.random.key(0), batch), batch)
+      >>> params, info = jax.jit(rule.step)(rule.init(jax.random.key(0), batch), batch)
       >>> info.losses.shape
       (3,)
 
@@ -104,7 +104,7 @@ def dkp(
       >>> net = jl.models.mlp(hidden=(16, 16), classes=10)
       >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
       >>> rule = jl.rules.dkp(net, optax.sgd(1e-2), feedback_tx=optax.sgd(1e-4))
-      >>> params = rule.update(rule.init(jax.random.key(0), batch), batch)
+      >>> params = jax.jit(rule.update)(rule.init(jax.random.key(0), batch), batch)
 
     Reference:
       Learning the connections in direct feedback alignment, eq. 8.
@@ -147,7 +147,7 @@ def drtp(
       >>> net = jl.models.mlp(hidden=(16, 16), classes=10)
       >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
       >>> rule = jl.rules.drtp(net, optax.adam(1e-3))
-      >>> params = rule.update(rule.init(jax.random.key(0), batch), batch)
+      >>> params = jax.jit(rule.update)(rule.init(jax.random.key(0), batch), batch)
 
     Reference:
       Frenkel, Lefebvre, Bol. Learning without feedback: fixed random learning signals allow for feedforward training

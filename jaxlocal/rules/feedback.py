@@ -102,7 +102,7 @@ def kp(
       >>> net = jl.models.mlp(hidden=(16, 16), classes=10)
       >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
       >>> rule = jl.rules.kp(net, optax.adam(1e-3), decay=1e-4)
-      >>> params = rule.update(rule.init(jax.random.key(0), batch), batch)
+      >>> params = jax.jit(rule.update)(rule.init(jax.random.key(0), batch), batch)
 
     Reference:
       Akrout, Wilson, Humphreys, Lillicrap, Tweed. Deep learning without weight transport. NeurIPS 2019.

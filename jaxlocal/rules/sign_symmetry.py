@@ -92,7 +92,7 @@ def frsf(
       >>> net = jl.models.mlp(hidden=(16, 16), classes=10)
       >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
       >>> rule = jl.rules.frsf(net, optax.adam(1e-3))
-      >>> params = rule.update(rule.init(jax.random.key(0), batch), batch)
+      >>> params = jax.jit(rule.update)(rule.init(jax.random.key(0), batch), batch)
 
     Reference:
       Liao, Leibo, Poggio. How important is weight symmetry in backpropagation? AAAI 2016.
@@ -129,7 +129,7 @@ def brsf(
       >>> net = jl.models.mlp(hidden=(16, 16), classes=10)
       >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
       >>> rule = jl.rules.brsf(net, optax.adam(1e-3))
-      >>> params = rule.update(rule.init(jax.random.key(0), batch), batch)
+      >>> params = jax.jit(rule.update)(rule.init(jax.random.key(0), batch), batch)
 
     Reference:
       Liao, Leibo, Poggio. How important is weight symmetry in backpropagation? AAAI 2016.

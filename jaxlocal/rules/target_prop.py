@@ -116,7 +116,7 @@ def tp(
       >>> net = jl.models.mlp(hidden=(16, 16), classes=10, activation=jnp.tanh)
       >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
       >>> rule = jl.rules.tp(net, optax.adam(1e-3))
-      >>> params, info = rule.step(rule.init(jax.random.key(0), batch), batch)
+      >>> params, info = jax.jit(rule.step)(rule.init(jax.random.key(0), batch), batch)
       >>> sorted(info.terms[1])
       ['forward', 'inverse']
 
@@ -177,7 +177,7 @@ def dtp(
       >>> net = jl.models.mlp(hidden=(16, 16), classes=10, activation=jnp.tanh)
       >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
       >>> rule = jl.rules.dtp(net, optax.adam(1e-3), inverse_tx=optax.adam(3e-3), alternate=10)
-      >>> params = rule.update(rule.init(jax.random.key(0), batch), batch)
+      >>> params = jax.jit(rule.update)(rule.init(jax.random.key(0), batch), batch)
 
     Reference:
       Lee, Zhang, Fischer, Bengio. Difference target propagation. ECML 2015; Bartunov et al. 2018, equation 2, and
@@ -227,7 +227,7 @@ def sdtp(
       >>> net = jl.models.mlp(hidden=(16, 16), classes=10, activation=jnp.tanh)
       >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
       >>> rule = jl.rules.sdtp(net, optax.adam(1e-3))
-      >>> params = rule.update(rule.init(jax.random.key(0), batch), batch)
+      >>> params = jax.jit(rule.update)(rule.init(jax.random.key(0), batch), batch)
 
     Reference:
       Bartunov et al. 2018, algorithm 1.
@@ -276,7 +276,7 @@ def ao_sdtp(
       >>> net = jl.models.mlp(hidden=(16, 16), classes=10, activation=jnp.tanh)
       >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
       >>> rule = jl.rules.ao_sdtp(net, optax.adam(1e-3), auxiliary=32)
-      >>> params = rule.update(rule.init(jax.random.key(0), batch), batch)
+      >>> params = jax.jit(rule.update)(rule.init(jax.random.key(0), batch), batch)
 
     Reference:
       Bartunov et al. 2018, equation 3 and algorithm 2.

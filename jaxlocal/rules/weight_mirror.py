@@ -57,7 +57,7 @@ def wm(
       >>> net = jl.models.mlp(hidden=(16, 16), classes=10)
       >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
       >>> rule = jl.rules.wm(net, optax.adam(1e-3), mirror_rate=0.03)
-      >>> params = rule.update(rule.init(jax.random.key(0), batch), batch)
+      >>> params = jax.jit(rule.update)(rule.init(jax.random.key(0), batch), batch)
 
     Reference:
       Akrout, Wilson, Humphreys, Lillicrap, Tweed. Deep learning without weight transport. NeurIPS 2019.
