@@ -70,9 +70,9 @@ def run(rule, params, batches):
         ("fa", "norm dropout"),
         ("fa", "conv"),
         ("fa", "resnet"),
-        ("kp", "resnet"),
         ("fa", "lstm"),
         ("fa", "transformer"),
+        slow("kp", "resnet"),
         slow("kp", "lstm"),
         slow("kp", "transformer"),
     ],
@@ -295,7 +295,7 @@ def test_sdtp_on_a_linear_network_with_transposed_inverses_is_backprop():
     assert_close(lessons[-1].grads["forward"][0], expected.grads["forward"][-1])
 
 
-@pytest.mark.parametrize("net", ["dense", "conv"])
+@pytest.mark.parametrize("net", [slow("dense"), "conv"])
 def test_hybrid_targets_without_the_learned_inverses_are_backprop(net):
     """The same by the rule itself: g_bp alone. α is a half because the local losses lack the factor 1/2."""
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # Flax's batch norm mixes float32 and float64

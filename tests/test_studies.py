@@ -18,7 +18,7 @@ from experiments.lab.training import Case, Steps
 from experiments.papers.al import shared, table3, table7, tables5_6
 from experiments.papers.al_text.classification import SETS
 
-pytestmark = [pytest.mark.usefixtures("drawn_once"), pytest.mark.xdist_group("studies")]
+pytestmark = pytest.mark.usefixtures("drawn_once")
 
 IMAGES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3), "cifar100": (32, 32, 3)}
 CASES = {
@@ -45,29 +45,30 @@ def sequences(name):
 
 
 @cache
-def traced(row):
-    """The rule of a row and the shapes of its parameters, after a step that is traced."""
+def started(row):
+    """The rule of a row, the shapes of its parameters, and a batch for it."""
     case = CASES[row]
     rule = case.rule(STEPS)
     batch = sequences(case.data) if case.load else images(case)
-    params = jax.eval_shape(rule.init, jax.random.key(0), batch)
-    after, _ = jax.eval_shape(rule.step, params, batch)
-    assert jax.tree.structure(after) == jax.tree.structure(params)
-    return rule, params
+    return rule, jax.eval_shape(rule.init, jax.random.key(0), batch), batch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", CASES)
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, marks=pytest.mark.xdist_group(f"studies {row.partition('-')[0]}")) for row in CASES]
+)
 def test_every_row_can_be_trained(row):
     case = CASES[row]
-    traced(row)
+    rule, params, batch = started(row)
+    after, _ = jax.eval_shape(rule.step, params, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(params)
     assert case.quick is None or min(case.quick.values()) >= 1
     assert case.paper is None or case.full.covers({"epochs": (case.quick or case.full)["epochs"]})
 
 
 @pytest.mark.parametrize("net", ["mlp", "cnn"])
 def test_both_rules_of_a_row_predict_by_as_many_weights(net):
-    counts = [jl.diagnostics.parameter_counts(*traced(f"al_table3-{net}_{rule}")) for rule in ("bp", "al")]
+    counts = [jl.diagnostics.parameter_counts(*started(f"al_table3-{net}_{rule}")[:2]) for rule in ("bp", "al")]
     assert counts[0].effective == counts[1].effective
 
 
