@@ -45,12 +45,9 @@ def test_optimizers_keep_their_states():
     assert_close(forward_weights(params), weights)
 
 
-@pytest.mark.parametrize(
-    ("net", "name"),
-    [("norm dropout", name) for name in FAMILIES if name != "al"],
-)
-def test_predict_is_in_evaluation_mode_unless_it_has_a_key(name, net):
-    rule, _, _, params, (x, _) = start(name, NETS[net])
+@by_rule([name for name in FAMILIES if name not in HEADLESS])
+def test_predict_is_in_evaluation_mode_unless_it_has_a_key(name):
+    rule, _, _, params, (x, _) = start(name, NETS["norm dropout"])
     for key in (None, jax.random.key(3)):
         expected, _ = apply_layers(rule.net.layers, forward_weights(params), forward_stats(params), x, key)
         assert_close(rule.predict(params, x, key), expected)
