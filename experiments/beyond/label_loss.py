@@ -1,12 +1,15 @@
 """Associated Learning with the cross entropy in the lowest decoder, beside the paper's squared error."""
 
+from collections.abc import Iterator
 from functools import partial
 
 import optax
 
 import jaxlocal as jl
-from experiments.lab.experiment import Budget, Experiment
+from experiments.lab.experiment import Budget, Experiment, Recorded
 from experiments.lab.main import main
+from experiments.lab.records import Row
+from experiments.lab.tables import percent
 from experiments.lab.training import Case, Steps
 from experiments.papers.al.shared import COSINE
 
@@ -22,6 +25,15 @@ def make(loss: str, rate: float, steps: Steps) -> jl.Rule:
     return jl.rules.al(net, optax.adam(COSINE.make(rate, steps.total)), codes=CODES[loss])
 
 
+def spread(recorded: Recorded) -> Iterator[Row]:
+    """The accuracies of each loss and rate: over all seeds, and of the worst seed."""
+    for row, record in recorded.rows().items():
+        loss, _, rate = row.rpartition("_")
+        test = record["test"]
+        worst = f"{100 * min(test['per_seed']):.2f}"
+        yield {"loss": loss, "rate": rate, "test %": percent(test), "worst seed's %": worst}
+
+
 EXPERIMENT = Experiment(
     module="beyond.label_loss",
     name="beyond_label_loss",
@@ -30,6 +42,7 @@ EXPERIMENT = Experiment(
         "Lean codes on the digits, two hidden layers of 64 tanh units; Adam with the rate that ends the row's name, "
         f"twice that for encoders and decoders, {COSINE.words}. The rates were not searched."
     ),
+    tables=(spread,),
     rows={
         f"{loss}_{rate:g}": Case(
             "digits",
