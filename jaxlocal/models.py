@@ -112,13 +112,13 @@ def vgg(
     return Network((*convs, *denses), _head(classes, init))
 
 
-def vgg8b(classes: int = 10, *, times: int = 1, dropout: float = 0.0) -> Network:
+def vgg8b(classes: int = 10, *, times: float = 1, dropout: float = 0.0) -> Network:
     """The VGG8B of local error signals: six 3×3 convolutions, a dense layer of 1024 units, and a linear readout.
 
-    The convolutions have 128, 256, 256, 512, 512 and 512 features, `times` as many if that is given. 2×2 max pooling
-    follows the 2nd, 4th, 5th and 6th. It belongs to the block above, which pools its input, so that local losses see
-    the images before they are pooled, as in the authors' code. Batch norm, ReLU, He-normal weights. Dropout follows
-    each activation; here it drops single units, in the authors' code whole feature maps.
+    The convolutions have 128, 256, 256, 512, 512 and 512 features, `times` as many if that is given, such as 2 or 0.25.
+    2×2 max pooling follows the 2nd, 4th, 5th and 6th. It belongs to the block above, which pools its input, so that
+    local losses see the images before they are pooled, as in the authors' code. Batch norm, ReLU, He-normal weights.
+    Dropout follows each activation; here it drops single units, in the authors' code whole feature maps.
 
     Reference: Nøkland and Eidnes, 2019, section 3.
 
@@ -131,7 +131,7 @@ def vgg8b(classes: int = 10, *, times: int = 1, dropout: float = 0.0) -> Network
     return _local_error_vgg(shapes, classes, times, dropout)
 
 
-def vgg11b(classes: int = 10, *, times: int = 1, dropout: float = 0.0) -> Network:
+def vgg11b(classes: int = 10, *, times: float = 1, dropout: float = 0.0) -> Network:
     """The VGG11B of local error signals: nine 3×3 convolutions, a dense layer of 1024 units, and a linear readout.
 
     The convolutions have 128, 128, 128, 256, 256, 512, 512, 512 and 512 features, `times` as many if that is given, and
@@ -148,12 +148,14 @@ def vgg11b(classes: int = 10, *, times: int = 1, dropout: float = 0.0) -> Networ
     return _local_error_vgg(shapes, classes, times, dropout)
 
 
-def _local_error_vgg(shapes: Iterable[tuple[int, int]], classes: int, times: int, dropout: float) -> Network:
+def _local_error_vgg(shapes: Sequence[tuple[int, int]], classes: int, times: float, dropout: float) -> Network:
     """Convolutions by their numbers of features and the pooling before them, and a dense layer that pools, too."""
-    checks.positive_int("times", times)
+    checks.positive("times", times)
+    if any(times * features % 1 for features, _ in shapes):
+        raise ValueError(f"times={times}: does not give whole numbers of features; take 0.25, 0.5 or a whole number")
     checks.share("dropout", dropout)
     options: dict[str, Any] = {"norm": True, "dropout": dropout}
-    convs = (conv(times * features, pool_input=pool, **options) for features, pool in shapes)
+    convs = (conv(int(times * features), pool_input=pool, **options) for features, pool in shapes)
     return Network((*convs, dense(1024, pool_input=2, **options)), _head(classes, he_normal))
 
 

@@ -73,6 +73,8 @@ COUNTS = [
         + norm_count(128, 256, 256, 512, 512, 512, 1024, 1024)),
     (models.vgg8b(), CIFAR, conv_count(3, 3, 128, 256, 256, 512, 512, 512) + dense_count(2 * 2 * 512, 1024, 10)
         + norm_count(128, 256, 256, 512, 512, 512, 1024)),
+    (models.vgg8b(times=0.25), MNIST, conv_count(3, 1, 32, 64, 64, 128, 128, 128) + dense_count(128, 1024, 10)
+        + norm_count(32, 64, 64, 128, 128, 128, 1024)),
     (models.vgg8b(times=2), MNIST, conv_count(3, 1, 256, 512, 512, 1024, 1024, 1024) + dense_count(1024, 1024, 10)
         + norm_count(256, 512, 512, 1024, 1024, 1024, 1024)),
     (models.vgg11b(100), CIFAR, conv_count(3, 3, 128, 128, 128, 256, 256, 512, 512, 512, 512)
@@ -272,6 +274,7 @@ ERRORS = [
     (lambda: models.alexnet(image_size=224), ValueError, "image_size=224: must be 32 or 64; resize"),
     (lambda: models.alexnet(width=-1), ValueError, "width=-1: "),
     (lambda: models.vgg8b(times=0), ValueError, "times=0: "),
+    (lambda: models.vgg8b(times=0.3), ValueError, "times=0.3: does not give whole numbers of features"),
     (lambda: models.resnet(18), ValueError, r"depth=18: must be 6n \+ 2.*pass depth=20"),
     (lambda: models.resnet(2), ValueError, "depth=2: "),
     (lambda: models.resnet("20"), TypeError, "depth='20': .*whole number"),

@@ -27,11 +27,12 @@ def make(loss: str, rate: float, steps: Steps) -> jl.Rule:
 
 def spread(recorded: Recorded) -> Iterator[Row]:
     """The accuracies of each loss and rate: over all seeds, and of the worst seed."""
-    for row, record in recorded.rows().items():
+    found = recorded.rows()
+    for row in recorded.experiment.rows:
         loss, _, rate = row.rpartition("_")
-        test = record["test"]
-        worst = f"{100 * min(test['per_seed']):.2f}"
-        yield {"loss": loss, "rate": rate, "test %": percent(test), "worst seed's %": worst}
+        test = found[row]["test"] if row in found else None
+        worst = f"{100 * min(test['per_seed']):.2f}" if test else ""
+        yield {"loss": loss, "rate": rate, "test %": percent(test) if test else "not run", "worst seed's %": worst}
 
 
 EXPERIMENT = Experiment(

@@ -22,6 +22,7 @@ from experiments.papers.bartunov import table2 as bartunov_table2
 from experiments.papers.dkp import figure2
 from experiments.papers.dkp import table1 as dkp_table1
 from experiments.papers.dkp import table2 as dkp_table2
+from experiments.papers.local_errors import cifar10
 from jaxlocal import flags
 
 PAGE = records.ROOT / "docs" / "report.md"
@@ -34,7 +35,7 @@ EXPERIMENTS: Sequence[Experiment] = [
         *(table2, table3, table4, tables5_6, table7, bridges, depth),
         *(al_text, pipeline, tuning, resnet, label_loss, frontier, rank),
         *(bartunov_table1, figure4, figure5, figures6_7, section3_2, section5_6, bartunov_table2),
-        *(dkp_table1, figure2, dkp_table2),
+        *(dkp_table1, figure2, dkp_table2, cifar10),
     )
 ]
 BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}
@@ -84,6 +85,7 @@ PICTURES: Mapping[str, Mapping[str, str]] = {
     "bartunov_section5_6": {"bartunov_section5_6": "Learning curves with hybrid targets"},
     "dkp_table1": {"dkp_figure3": "Learning curves of the 2-conv net"},
     "dkp_figure2": {"dkp_figure2": "Angles between the direct feedback and the output"},
+    "local_errors_cifar10": {"local_errors_cifar10": "Learning curves of a quarter of VGG8B"},
     "dkp_table2": {"dkp_figure4": "Learning curves of AlexNet"},
 }
 

@@ -1,0 +1,1 @@
+"""Training neural networks with local error signals (Nøkland and Eidnes, 2019)."""
