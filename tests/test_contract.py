@@ -96,6 +96,14 @@ def test_no_callback_to_the_host(name):
     assert "callback" not in str(jax.make_jaxpr(rule.step)(params, batch))
 
 
+@every_rule
+def test_predict_can_be_exported_for_batches_of_any_size(name):
+    rule, _, _, params, (x, y) = start(name, NETS["dense dropout"])
+    (batch,) = jax.export.symbolic_shape("batch")
+    anything = jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
+    assert jax.eval_shape(rule.predict, params, anything).shape == (batch, y.shape[1])
+
+
 @every_case
 def test_predict_reads_exactly_the_effective_weights(name, net):
     rule, _, _, params, (x, _) = start(name, NETS[net])

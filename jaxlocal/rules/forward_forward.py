@@ -125,14 +125,14 @@ def _labelled(net: Network, x: jax.Array, y: jax.Array) -> jax.Array:
     """a_0: the label in front of the vector, or in front of the channels of each pixel."""
     if isinstance(getattr(net.blocks[0], "linear", None), nn.Dense):
         x = flat(x)
-    everywhere = y.reshape(len(y), *(1,) * (x.ndim - 2), -1)
+    everywhere = y.reshape(y.shape[0], *(1,) * (x.ndim - 2), -1)
     return jnp.concatenate([jnp.broadcast_to(everywhere, (*x.shape[:-1], y.shape[-1])), x], axis=-1)
 
 
 def _scores(net: Network, params: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
     """For each label, the goodness of all blocks but the first."""
     (classes,) = params.shapes[1]
-    a = _labelled(net, jnp.repeat(x, classes, axis=0), jnp.tile(jnp.eye(classes, dtype=x.dtype), (len(x), 1)))
+    a = _labelled(net, jnp.repeat(x, classes, axis=0), jnp.tile(jnp.eye(classes, dtype=x.dtype), (x.shape[0], 1)))
     goodness = []
     for block, component in zip(net.blocks, params.components, strict=True):
         a, _ = apply_layer(block, component.weights["forward"][0], component.stats[0], _normalised(a), key)
