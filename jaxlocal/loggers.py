@@ -97,6 +97,8 @@ def check(names: Sequence[str | Opener]) -> None:
       ValueError: there is no logger of this name.
       ImportError: its library is not installed.
     """
+    if isinstance(names, str):
+        raise TypeError(f"log={names!r}: must be a list of names, such as [{names!r}]")
     for name in names:
         _opener(name)
 

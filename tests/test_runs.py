@@ -377,10 +377,14 @@ def test_loggers_show_the_curves_and_what_made_them(monkeypatch):
     def mine(folder, facts, first):
         return failing
 
+    draw = mock.MagicMock()
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", draw)
     with pytest.warns(UserWarning, match=r"mine cannot log \(no route\); the training goes on without it"):
         summary, _ = train(replace(TINY, epochs=1), "run", log=["tensorboard", *libraries, mine])
     assert list(Path("run/tensorboard").glob("events*")) and failing.log.call_count == 2 and not failing.close.called
     facts = json.loads(Path("run/summary.json").read_text())
+    in_picture = json.loads(draw.call_args.kwargs["metadata"]["Description"])
+    assert in_picture.items() <= facts.items() and in_picture["command"] == "jaxlocal train --out 'my run'"
     for name in ("wandb", "trackio"):
         started, logged = libraries[name].init.call_args.kwargs, libraries[name].init.return_value.log.call_args_list
         assert started["name"] == "run" and started["config"]["command"] == "jaxlocal train --out 'my run'"

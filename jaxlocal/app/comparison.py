@@ -12,6 +12,7 @@ from jaxlocal import plots
 from jaxlocal.app import runs, settings, text
 from jaxlocal.app.build import check_rules
 from jaxlocal.app.folder import Summary, folder_or_next
+from jaxlocal.app.provenance import in_picture
 from jaxlocal.app.runs import Say, Stopped
 from jaxlocal.app.settings import Config, ConfigError
 from jaxlocal.loggers import Opener
@@ -76,7 +77,7 @@ def compare(
         except DivergedError as error:
             raise DivergedError(f"{rule}: {error}") from None
     say(f"\n{text.table(summaries)}")
-    _draw(summaries, folder, say)
+    _draw(summaries, config, folder, say)
     return summaries
 
 
@@ -91,15 +92,17 @@ def differences(summaries: Mapping[str, Summary]) -> Differences:
     return Differences(baseline, "points" if measure == "accuracy" else "loss", against)
 
 
-def _draw(summaries: Mapping[str, Summary], folder: Path, say: Say) -> None:
+def _draw(summaries: Mapping[str, Summary], config: Config, folder: Path, say: Say) -> None:
     """Write compare.png and, of two rules or more, differences.png; with the differences as a table."""
-    curves = folder / "compare.png"
-    plots.compare({rule: summary.history for rule, summary in summaries.items()}).savefig(curves, dpi=120)
+    curves, made_by = folder / "compare.png", in_picture(replace(config, rule=" ".join(summaries)))
+    plots.compare({rule: summary.history for rule, summary in summaries.items()}).savefig(
+        curves, dpi=120, metadata=made_by
+    )
     found = differences(summaries)
     if found.of:
         picture = folder / "differences.png"
         measure, form = ("accuracy", "+.2f") if found.unit == "points" else ("loss", "+.3g")
         title = f"Test {measure}, minus that of {found.baseline}"
-        plots.differences(found.of, title, found.unit).savefig(picture, dpi=120)
+        plots.differences(found.of, title, found.unit).savefig(picture, dpi=120, metadata=made_by)
         say(f"\n{text.differences(found.of, title, form)}\npicture: {picture}")
     say(f"picture: {curves}")

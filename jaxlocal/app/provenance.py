@@ -1,5 +1,6 @@
 """What made a run: the command, the commit of the library, the settings and the versions."""
 
+import json
 import platform
 import shlex
 import subprocess
@@ -23,6 +24,11 @@ def made_by(config: Config) -> dict[str, Any]:
         "settings": asdict(config),
         "versions": versions(),
     }
+
+
+def in_picture(config: Config) -> dict[str, str]:
+    """The facts as a text inside of a PNG file: `metadata` of `figure.savefig`."""
+    return {"Description": json.dumps(made_by(config))}
 
 
 def versions() -> dict[str, str]:

@@ -25,7 +25,7 @@ from jaxlocal.app.folder import (
     write_summary,
 )
 from jaxlocal.app.prediction import Prediction, predictions
-from jaxlocal.app.provenance import made_by
+from jaxlocal.app.provenance import in_picture, made_by
 from jaxlocal.app.settings import Config, ConfigError
 from jaxlocal.data import SPLITS, Splits, floats
 from jaxlocal.data.augmentation import Augmentation
@@ -104,7 +104,7 @@ def train(
                 say(text.resuming(start and start.step, len(built.data.train[0]) // config.batch_size))
             result = _train(config, built, session, log)
             rows = result.state.history
-            plots.curves(rows).savefig(folder / "curves.png", dpi=120)
+            plots.curves(rows).savefig(folder / "curves.png", dpi=120, metadata=in_picture(config))
             summary = Summary(folder, _measure(built, session, result.state), rows, session.seconds)
             write_summary(summary, config)
             if not start or result.state.step > start.step:
