@@ -1,5 +1,7 @@
 """Every rule with its defaults learns the digits: a network of two hidden layers of 256 reaches a known accuracy."""
 
+from functools import cache
+
 import jax
 import optax
 import pytest
@@ -10,6 +12,7 @@ from jaxlocal.diagnostics import angle
 LEAST = dict.fromkeys(jl.rules.ALL, 0.95) | dict.fromkeys(("tp", "sdtp", "ao_sdtp", "drtp"), 0.90)
 
 
+@cache
 def trained(name):
     """The data, the rule, and its parameters after forty epochs."""
     data = jl.data.digits()
@@ -21,13 +24,14 @@ def trained(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", jl.rules.ALL)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in jl.rules.ALL])
 def test_digits(name):
     data, rule, params = trained(name)
     assert jl.training.accuracy(rule, params, data.test) >= LEAST[name]
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("wm")
 def test_the_feedback_of_a_weight_mirror_comes_to_resemble_the_weights():
     """That of feedback alignment stays at some ninety degrees in the second layer."""
     _, _, params = trained("wm")

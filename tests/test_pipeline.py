@@ -139,10 +139,16 @@ def group(name):
     return pytest.mark.xdist_group(f"pipeline {name}")
 
 
-every_cut = pytest.mark.parametrize(
-    ("name", "devices", "stages"),
-    [pytest.param(*cut, marks=group(cut[0])) for cut in CUTS],
-)
+def cuts(quick):
+    """A test for every cut; those that are not among the quick ones are marked slow."""
+    cases = [
+        pytest.param(*cut, marks=[group(cut[0]), *([] if cut[:2] in quick else [pytest.mark.slow])]) for cut in CUTS
+    ]
+    return pytest.mark.parametrize(("name", "devices", "stages"), cases)
+
+
+# Of the rules and nets that run in the same way one is quick; small random convolutions are in test_random_pipelines.
+every_cut = cuts(quick=[("dense", 3), ("drtp", 3), ("predsim", 3), ("dgl", 2), ("ff", 2), ("one", 1)])
 
 
 @pytest.mark.parametrize(
@@ -153,7 +159,7 @@ every_cut = pytest.mark.parametrize(
             ("dense", 3, None, []),
             ("alike", 1, (1,) * 8, [pytest.mark.slow]),
             ("mixed", 2, (2, 1), [pytest.mark.slow]),
-            ("layer_local", 2, None, []),
+            ("layer_local", 2, None, [pytest.mark.slow]),
         ]
     ],
 )
@@ -176,7 +182,7 @@ def test_ticks_and_a_drain_are_sequential_updates(name, devices, stages):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[group(name), *([] if name == "transformer" else [pytest.mark.slow])])
+        pytest.param(name, marks=[group(name), *([] if name == "convolution" else [pytest.mark.slow])])
         for name in SEQUENCES
     ],
 )
@@ -189,13 +195,7 @@ def test_sequences_on_three_devices_bit_for_bit(name):
     assert same(pipe.drain(ticks(name, pipe, params, range(3, BATCHES))), wanted[-1])
 
 
-@pytest.mark.parametrize(
-    ("name", "devices", "stages"),
-    [
-        pytest.param(*cut, marks=[group(cut[0]), *([pytest.mark.slow] if cut[0] in ("alike", "mixed") else [])])
-        for cut in CUTS
-    ],
-)
+@cuts(quick=[("dense", 3), ("drtp", 3), ("one", 1)])
 def test_run_is_a_scan_of_the_rule_with_losses_by_batch(name, devices, stages):
     pipe, wanted = pipeline(name, devices, stages), sequential(name)
     params, info = pipe.run(start(name, pipe), batches(name))
