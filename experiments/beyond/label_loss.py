@@ -6,7 +6,7 @@ from functools import partial
 import optax
 
 import jaxlocal as jl
-from experiments.lab.experiment import Budget, Experiment, Recorded
+from experiments.lab.experiment import Budget, Experiment, Recorded, comparison
 from experiments.lab.main import main
 from experiments.lab.records import Row
 from experiments.lab.tables import percent
@@ -43,7 +43,7 @@ EXPERIMENT = Experiment(
         "Lean codes on the digits, two hidden layers of 64 tanh units; Adam with the rate that ends the row's name, "
         f"twice that for encoders and decoders, {COSINE.words}. The rates were not searched."
     ),
-    tables=(spread,),
+    tables=(spread, comparison),
     rows={
         f"{loss}_{rate:g}": Case(
             "digits",

@@ -23,7 +23,7 @@ RULES: Mapping[str, Make] = {
 PAPER: Mapping[str, Paper] = {"bp": (94.01, None), "predsim": (94.42, None)}
 RATES = 5e-4, 2e-3, 8e-3
 FULL, SHORT = Budget(epochs=400, seeds=1), Budget(epochs=9, seeds=2)
-SMALL, EXAMPLES, BATCH = 0.25, 10_000, 128
+SMALL, SIZE, EXAMPLES, BATCH = 0.25, 16, 10_000, 128
 
 
 def make(rule: str, times: float, rate: float, steps: Steps) -> jl.Rule:
@@ -42,6 +42,7 @@ def case(rule: str, times: float, rate: float, full: Budget, quick: Budget | Non
         quick,
         PAPER.get(rule) if whole else None,
         batch_size=BATCH,
+        size=None if whole else SIZE,
         examples=None if whole else EXAMPLES,
     )
 
@@ -65,8 +66,9 @@ EXPERIMENT = Experiment(
     rows=rows(),
     note=(
         "`vgg8b` is the paper's network, without its dropout and its changes of the images. `small` has a quarter of "
-        f"the features, and learns from the first {EXAMPLES:,} images as they are. {rates_in_words(RATES)} "
-        "`pred` is predsim with β = 0, the prediction losses alone. CIFAR-10 is from JPEG copies."
+        f"the features, and learns from the first {EXAMPLES:,} images, at {SIZE} x {SIZE} pixels. "
+        f"{rates_in_words(RATES)} `pred` is predsim with β = 0, the prediction losses alone. CIFAR-10 is from JPEG "
+        "copies."
     ),
     draw=figures.curves("local_errors_cifar10", "A quarter of VGG8B on CIFAR-10", prefix="small_", loss=False),
 )
