@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from jaxlocal.hints import nearest
-from jaxlocal.network import Network, Tree, vocabulary
+from jaxlocal.network import Network, Tree, cross_entropy, vocabulary
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -86,6 +86,15 @@ def _no_module(layer: Any) -> str:
                 f"is made with {library}; write it as a module of flax.linen, and bring its weights by jl.set_weights"
             )
     return "must be an instance of a Flax module (flax.linen.Module)"
+
+
+def classes(rule: str, net: Network) -> None:
+    """The network predicts classes."""
+    if net.loss != cross_entropy:
+        raise ValueError(
+            f"net.loss is for real targets, but {rule} learns from labels of classes; use jl.cross_entropy, or a rule "
+            "that learns real targets, such as jl.rules.drtp"
+        )
 
 
 def single_rule(transform: str, rule: Any) -> None:

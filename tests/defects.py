@@ -164,14 +164,14 @@ DEFECTS = (
     Defect(
         "predsim: vectors are compared without subtracting their means",
         "rules/local_losses.py",
-        "_direction(v - jnp.mean(v, axis=1, keepdims=True))",
-        "_direction(v)",
+        "direction(v - jnp.mean(v, axis=1, keepdims=True))",
+        "direction(v)",
         equations("predsim-dense tanh"),
     ),
     Defect(
         "predsim: the gradient of a direction has a part along it",
         "rules/local_losses.py",
-        "(error - along * direction) * inverse",
+        "(error - along * unit) * inverse",
         "error * inverse",
         equations("predsim-dense tanh"),
     ),
@@ -217,6 +217,28 @@ DEFECTS = (
         '"classifier": own(n)',
         '"classifier": upward(n)',
         locality("norm dropout-dgl"),
+    ),
+    # Contrastive learning.
+    Defect(
+        "scpl: an example is compared with itself",
+        "rules/contrastive.py",
+        "axis=1, keepdims=True, where=others)",
+        "axis=1, keepdims=True)",
+        equations("scpl-dense tanh"),
+    ),
+    Defect(
+        "scpl: all examples attract one another",
+        "rules/contrastive.py",
+        "jnp.where(alike & others,",
+        "jnp.where(others,",
+        equations("scpl-dense norm"),
+    ),
+    Defect(
+        "scpl: a projection is said to be everybody's concern",
+        "rules/contrastive.py",
+        '"projection": own(n)',
+        '"projection": upward(n)',
+        locality("dense dropout-scpl"),
     ),
     # Forward-Forward.
     Defect(

@@ -33,9 +33,9 @@ def layer_local(net, tx):
 # Every rule that the contract is tested on. A new rule is one more line here.
 RULES = {**jl.rules.ALL, "layer_local": layer_local}
 # One rule of each file, for what the rules of a file cannot do differently.
-FAMILIES = ("bp", "al", "dtp", "kp", "dkp", "pepita", "predsim", "dgl", "ff", "layer_local")
+FAMILIES = ("bp", "al", "dtp", "kp", "dkp", "pepita", "predsim", "dgl", "scpl", "ff", "layer_local")
 # The library's rules that a pipeline runs.
-FORWARD_ONLY = ("al", "drtp", "predsim", "dgl", "ff")
+FORWARD_ONLY = ("al", "drtp", "predsim", "dgl", "scpl", "ff")
 # They predict in ways of their own, without the network's head.
 HEADLESS = ("al", "ff")
 # They differ from `brsf` in where their magnitudes come from. So most of their tests are slow ones.
@@ -75,7 +75,7 @@ NETS = {
     "transformer": jl.models.transformer_classifier(7, 3, features=4, depth=1, heads=2, hidden=5, dropout=0.3),
 }
 SEQUENCES = "lstm", "transformer"
-ON_SEQUENCES = "bp", "al", "fa", "kp", "brsf", "wm", "dfa", "drtp", "dkp", "predsim", "dgl"
+ON_SEQUENCES = "bp", "al", "fa", "kp", "brsf", "wm", "dfa", "drtp", "dkp", "predsim", "dgl", "scpl"
 
 
 def make_batch(net, batch_size=8, seed=0):

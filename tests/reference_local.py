@@ -93,6 +93,40 @@ def dgl_step(components, classifiers, x, y, lr, loss="ce"):
     return new, new_classifiers[:-1], losses
 
 
+def contrast(v, y, temperature):
+    """mean_i -1/n_i sum over j != i of the class of i of log exp(v_i . v_j / tau) / sum_{k != i} exp(v_i . v_k / tau),
+    v of length one -> (loss, its derivative by the v before they were divided by their lengths)."""
+    square = (v**2).sum(1, keepdims=True)
+    length = np.where(square > TINY, np.sqrt(square), np.inf)
+    unit, alike, others = v / length, y @ y.T, 1 - np.eye(len(v))
+    similar = unit @ unit.T / temperature
+    e = np.exp(similar - similar.max()) * others
+    share, pull = e / e.sum(1, keepdims=True), alike * others / alike.sum(1, keepdims=True)
+    value = -(pull * np.log(share + np.eye(len(v)))).sum(1).mean()
+    error = (pull.sum(1, keepdims=True) * share - pull) / len(v) / temperature
+    d = (error + error.T) @ unit
+    return value, (d - unit * (d * unit).sum(1, keepdims=True)) / length
+
+
+def scpl_step(components, projections, x, y, lr, temperature):
+    """Component i descends the contrast of its projected output; the last one, the head, descends the task loss
+    -> (components, projections, losses)."""
+    a, new, new_projections, losses = x, [], [], []
+    for layers, projection in zip(components[:-1], projections, strict=True):
+        hs, caches = stack_forward(layers, a)
+        a = hs[-1]
+        codes, p_caches = stack_forward(projection, flatten(a))
+        value, d = contrast(codes[-1], y, temperature)
+        d, p_grads = stack_backward(projection, p_caches, d)
+        new.append(sgd_all(layers, stack_backward(layers, caches, d.reshape(a.shape))[1], lr))
+        new_projections.append(sgd_all(projection, p_grads, lr))
+        losses.append(value)
+    (head,) = components[-1]
+    scores, cache = layer_forward(head, a)
+    value, _, delta = task_loss(scores, y)
+    return [*new, [sgd(head, layer_backward(head, cache, delta)[1], lr)]], new_projections, [*losses, value]
+
+
 def labelled(x, label, flat):
     """The label in front of the vector, or in front of the channels of each pixel."""
     x = flatten(x) if flat else x

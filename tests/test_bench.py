@@ -38,6 +38,8 @@ def by_role(name, params):
     if name == "al":
         roles["bridge"] = [[bridge["layers_0"], bridge["layers_1"]] for bridge in roles["bridge"]]
         roles["encoder"], roles["decoder"] = ([[w] for w in roles[role]] for role in ("encoder", "decoder"))
+    if name == "scpl":
+        roles["projection"] = [[{"linear": p["hidden"]}, {"linear": p["linear"]}] for p in roles["projection"]]
     if name == "dgl":
         roles["classifier"] = [[{"linear": w} for _, w in sorted(c.items())] for c in roles["classifier"]]
     if "auxiliary" in roles:

@@ -213,6 +213,6 @@ def test_a_rule_is_a_static_argument_even_if_its_modules_hold_lists():
 
 def test_all_lists_every_rule():
     expected = ["bp", "al", "tp", "dtp", "sdtp", "ao_sdtp", "fa", "kp", "usf", "brsf", "frsf", "wm"]
-    expected += ["dfa", "drtp", "dkp", "pepita", "predsim", "dgl", "ff"]
+    expected += ["dfa", "drtp", "dkp", "pepita", "predsim", "dgl", "scpl", "ff"]
     assert list(jl.rules.ALL) == expected
     assert all(getattr(jl.rules, name) is jl.rules.ALL[name] for name in expected)

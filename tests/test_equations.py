@@ -23,8 +23,9 @@ from jaxlocal.network import apply_layer, apply_layers
 from jaxlocal.rule import forward_stats, forward_weights
 
 RATE, SECOND_RATE, DECAY, ALPHA, NOISE, Z_UNITS = 0.1, 0.04, 0.01, 0.3, 0.2, 9
-BETA, INPUTS, THRESHOLD = 0.7, 20, 0.6
+BETA, INPUTS, THRESHOLD, TEMPERATURE = 0.7, 20, 0.6, 0.4
 CLASSES, BATCH = 3, 8
+PROJECTION = {"hidden": nn.relu, "linear": identity}
 ACTIVATIONS = {jnp.tanh: "tanh", nn.relu: "relu", nn.elu: "elu", nn.sigmoid: "sigmoid", identity: "linear"}
 
 
@@ -149,6 +150,17 @@ def as_decoupled(net, params, x):
     return {"components": components, "classifiers": classifiers}
 
 
+def as_projected(net, params, x):
+    """Contrastive learning: the layers of each component, and its projection; the head has none."""
+    layers = iter(net.layers)
+    components = [[as_layer(next(layers), w) for w in c.weights["forward"]] for c in params.components]
+    projections = [
+        [as_layer(dense(1, act), {"linear": c.weights["projection"][name]}) for name, act in PROJECTION.items()]
+        for c in params.components[:-1]
+    ]
+    return {"components": components, "projections": projections}
+
+
 def as_blocks(net, params, x):
     """Forward-Forward: the blocks, without a head."""
     return {"net": [as_layer(*pair) for pair in zip(net.blocks, forward_weights(params), strict=True)]}
@@ -232,6 +244,12 @@ def step_dgl(s, x, y, loss, noise):
     return {"components": components, "classifiers": classifiers}, losses
 
 
+def step_scpl(s, x, y, loss, noise):
+    arguments = s["components"], s["projections"], x, y, RATE, TEMPERATURE
+    components, projections, losses = reference_local.scpl_step(*arguments)
+    return {"components": components, "projections": projections}, losses
+
+
 def step_ff(s, x, y, loss, shifts):
     wrong = np.array([np.roll(label, int(shift)) for label, shift in zip(y, shifts, strict=True)])
     net, losses = reference_local.ff_step(s["net"], x, y, wrong, RATE, THRESHOLD)
@@ -261,6 +279,11 @@ CASES = {  # rule -> settings, view of our parameters, step of the reference
     "pepita": ({}, as_modulated, step_pepita),
     "predsim": ({"beta": BETA, "inputs": INPUTS}, as_local_losses, step_predsim),
     "dgl": ({"components": 2, "hidden": 2}, as_decoupled, step_dgl),
+    "scpl": (
+        {"components": 2, "temperature": TEMPERATURE, "hidden": 9, "width": 6},
+        as_projected,
+        step_scpl,
+    ),
     "ff": ({"threshold": THRESHOLD}, as_blocks, step_ff),
 }
 
@@ -366,7 +389,7 @@ CASES_BY_NET = [
     (name, net)
     for name in CASES
     for net in (("dense tanh", "conv strided") if name in BESIDE_FA else NETS)
-    if not ("pooled" in net and name in (*TARGET_PROP, "pepita")) and not ("real" in net and name == "ff")
+    if not ("pooled" in net and name in (*TARGET_PROP, "pepita")) and not ("real" in net and name in ("scpl", "ff"))
 ]
 
 

@@ -182,6 +182,8 @@ BAD_SETTINGS = [
     ("predsim", {"beta": 1.5}, ValueError, ["beta=1.5", "from 0 to 1"]),
     ("dgl", {"components": 4}, ValueError, ["components=4", "3 blocks", "1 to 3"]),
     ("dgl", {"hidden": -1}, ValueError, ["hidden=-1", "zero or more"]),
+    ("scpl", {"temperature": -1.0}, ValueError, ["temperature=-1.0", "more than zero"]),
+    ("scpl", {"width": 0}, ValueError, ["width=0", "at least 1"]),
     ("ff", {"threshold": 0.0}, ValueError, ["threshold=0.0", "more than zero"]),
     ("predsim", {"inputs": 0}, ValueError, ["inputs=0", "at least 1"]),
     ("dkp", {"feedback_tx": "sgd"}, TypeError, ["feedback_tx='sgd'", "optax"]),
@@ -246,16 +248,17 @@ def test_codes_by_class_need_labels():
 
 
 @pytest.mark.parametrize(
-    ("net", "words"),
+    ("name", "net", "words"),
     [
-        (NET._replace(loss=jl.squared_error), ["real targets", "jl.rules.drtp"]),
-        (NETS["transformer"], ["token ids", "jl.rules.dgl"]),
+        ("ff", NET._replace(loss=jl.squared_error), ["real targets", "jl.rules.drtp"]),
+        ("scpl", NET._replace(loss=jl.squared_error), ["real targets", "jl.rules.drtp"]),
+        ("ff", NETS["transformer"], ["token ids", "jl.rules.dgl"]),
     ],
 )
-def test_networks_into_whose_inputs_no_label_can_be_written(net, words):
+def test_networks_without_classes_or_without_a_place_for_a_label(name, net, words):
     with pytest.raises(ValueError, match=r"^net") as error:
-        jl.rules.ff(net, ADAM)
-    says(error, "ff", *words)
+        jl.rules.ALL[name](net, ADAM)
+    says(error, name, *words)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from helpers import NETS, make_batch, slow
 import jaxlocal as jl
 from jaxlocal.network import apply_layer
 from jaxlocal.rule import forward_weights
+from jaxlocal.rules.contrastive import Projection
 from jaxlocal.rules.target_prop import difference
 from jaxlocal.sequences import Embedding, Encoder, Readout, Recurrent
 from jaxlocal.targets import squared_distance
@@ -424,3 +425,26 @@ def test_without_feedback_pepita_trains_the_head_alone():
     params = rule.init(jax.random.key(0), batches[0])
     theirs = with_weights(bp.init(jax.random.key(0), batches[0]), "forward", forward_weights(params))
     assert_close(forward_weights(run(rule, params, batches)), forward_weights(run(bp, theirs, batches)))
+
+
+@pytest.mark.parametrize("net", ["dense", "conv"])
+def test_contrastive_learning_in_one_component_is_backprop_of_the_contrast(net):
+    """The projection is the head of a network whose loss, of each example, compares it with all of the batch."""
+
+    def contrast(codes, y):
+        v = codes / jnp.linalg.norm(codes, axis=1, keepdims=True)
+        others, alike = 1 - jnp.eye(len(v)), y @ y.T
+        strength = jnp.exp(v @ v.T / 0.5)
+        share = strength / jnp.sum(strength * others, axis=1, keepdims=True)
+        return -jnp.sum(alike * others * jnp.log(share), axis=1) / jnp.sum(alike, axis=1)
+
+    batches = [make_batch(NETS[net], seed=seed) for seed in range(3)]
+    scpl = jl.rules.scpl(NETS[net], SGD, components=1, temperature=0.5, hidden=6, width=3)
+    bp = jl.rules.bp(jl.Network(NETS[net].blocks, Projection(6, 3), jl.Loss(contrast, lambda codes: codes)), SGD)
+    params = scpl.init(jax.random.key(0), batches[0])
+
+    def learned(params):
+        return *params.components[0].weights["forward"], params.components[0].weights["projection"]
+
+    theirs = with_weights(bp.init(jax.random.key(0), batches[0]), "forward", learned(params))
+    assert_close(learned(run(scpl, params, batches)), forward_weights(run(bp, theirs, batches)))

@@ -98,3 +98,32 @@ def test_ff_follows_the_goodness_of_right_and_wrong_labels(make):
         np.testing.assert_allclose(losses[i], objective(block))
         check_layer(block, new[i], objective, 0.5)
         a = out(block, below)
+
+
+@pytest.mark.parametrize("make", [mlp, cnn])
+def test_scpl_follows_the_contrast_of_each_projection(make):
+    net, x = make()
+    y, components = one_hot(0), [net[:2], net[2:3], net[3:]]
+    label = y.argmax(1)
+    assert sorted(np.bincount(label)) == [1, 2, 2]  # one example is alone in its class
+    projections = [[dense(50 + n, n, 6, "relu"), dense(60 + n, 6, 5, "linear")] for n in (4, 4)]
+    new, new_projections, losses = local.scpl_step(components, projections, x, y, 0.5, 0.3)
+    below = x
+    for i, (layers, projection) in enumerate(zip(components[:2], projections, strict=True)):
+
+        def objective(layers, projection, below=below):
+            v = ref.stack_forward(projection, ref.forward(layers, below).reshape(B, -1))[0][-1]
+            cosine = np.array([[a @ b / np.sqrt(a @ a) / np.sqrt(b @ b) for b in v] for a in v])
+            total = 0
+            for anchor in range(B):
+                all_others = sum(np.exp(cosine[anchor, k] / 0.3) for k in range(B) if k != anchor)
+                same_class = [j for j in range(B) if label[j] == label[anchor]]
+                attracted = [np.log(np.exp(cosine[anchor, j] / 0.3) / all_others) for j in same_class if j != anchor]
+                total -= sum(attracted) / len(same_class)
+            return total / B
+
+        np.testing.assert_allclose(losses[i], objective(layers, projection))
+        check_stacks(layers, new[i], lambda f, p=projection, o=objective: o(f, p), 0.5)
+        check_stacks(projection, new_projections[i], lambda p, f=layers, o=objective: o(f, p), 0.5)
+        below = ref.forward(layers, below)
+    check_stacks(components[2], new[2], lambda f: ref.task_loss(ref.forward(f, below), y)[0], 0.5)

@@ -41,6 +41,7 @@ RULE = {
     "layer_local": RULES["layer_local"](jl.models.mlp((7, 6), classes=3), adam),
     "predsim": RULES["predsim"](jl.models.mlp((7, 6), classes=3), adam),
     "dgl": RULES["dgl"](jl.models.mlp((7, 6), classes=3), adam),
+    "scpl": RULES["scpl"](jl.models.mlp((7, 6), classes=3), adam),
     "ff": RULES["ff"](jl.models.mlp((7, 6), classes=3), adam),
     "one": al(jl.models.mlp((7,), classes=3)),
 }
@@ -129,6 +130,7 @@ CUTS = [
     ("layer_local", 2, None),
     ("predsim", 3, None),
     ("dgl", 2, None),
+    ("scpl", 3, None),
     ("ff", 2, None),
     ("one", 1, None),
 ]

@@ -53,6 +53,7 @@ ROLES |= {
     "ff": "",
     "predsim": "prediction similarity",
     "dgl": "classifier",
+    "scpl": "projection",
     "al": "bridge decoder encoder",
     "ao_sdtp": "auxiliary inverse",
 }

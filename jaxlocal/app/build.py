@@ -305,7 +305,7 @@ def _check_pipeline(config: Config, rule: Rule) -> None:
     if rule.learn is None:
         raise ConfigError(
             f"--pipeline: the components of {config.rule} wait for an error or a target from the top, and cannot learn "
-            "from different batches at once; take the rule al, drtp, predsim, dgl or ff, or leave out --pipeline"
+            "from different batches at once; take the rule al, drtp, predsim, dgl, scpl or ff, or leave out --pipeline"
         )
     if config.devices > (count := len(rule.learn)):
         raise ConfigError(

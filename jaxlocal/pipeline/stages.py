@@ -21,7 +21,7 @@ def steps(rule: Rule) -> tuple[Learn, ...]:
             "rule: its components learn only after a pass through the whole network (they wait for an error or for "
             "targets from the top, which a backward pass brings), so they cannot learn from different batches at once; "
             "a pipeline needs a forward-only rule, whose rule.learn is not None: jl.rules.al, jl.rules.drtp, "
-            "jl.rules.predsim, jl.rules.dgl, jl.rules.ff, or your own of parts that teach"
+            "jl.rules.predsim, jl.rules.dgl, jl.rules.scpl, jl.rules.ff, or your own of parts that teach"
         )
     return rule.learn
 

@@ -2,6 +2,7 @@
 
 from jaxlocal.rules.associated import al
 from jaxlocal.rules.backprop import bp
+from jaxlocal.rules.contrastive import scpl
 from jaxlocal.rules.decoupled import dgl
 from jaxlocal.rules.direct import dfa, dkp, drtp
 from jaxlocal.rules.feedback import fa, kp
@@ -14,7 +15,28 @@ from jaxlocal.rules.weight_mirror import wm
 
 ALL = {
     rule.__name__: rule
-    for rule in (bp, al, tp, dtp, sdtp, ao_sdtp, fa, kp, usf, brsf, frsf, wm, dfa, drtp, dkp, pepita, predsim, dgl, ff)
+    for rule in (
+        bp,
+        al,
+        tp,
+        dtp,
+        sdtp,
+        ao_sdtp,
+        fa,
+        kp,
+        usf,
+        brsf,
+        frsf,
+        wm,
+        dfa,
+        drtp,
+        dkp,
+        pepita,
+        predsim,
+        dgl,
+        scpl,
+        ff,
+    )
 }
 
 __all__ = [
@@ -34,6 +56,7 @@ __all__ = [
     "kp",
     "pepita",
     "predsim",
+    "scpl",
     "sdtp",
     "tp",
     "usf",

@@ -15,7 +15,7 @@ from jaxlocal.checks import learning_rule
 from jaxlocal.layers import flat
 from jaxlocal.locality import upward
 from jaxlocal.make import make_rule
-from jaxlocal.network import Masked, Network, Tree, apply_layer, cross_entropy, units, vocabulary
+from jaxlocal.network import Masked, Network, Tree, apply_layer, units, vocabulary
 from jaxlocal.parts import init_forward
 from jaxlocal.rule import Lesson, Message, Params, Part, Rule, Stats, Weights
 from jaxlocal.rules.feedback import own_key
@@ -70,7 +70,12 @@ def ff(net: Network, tx: optax.GradientTransformation, *, threshold: float = 0.5
       Hinton. The forward-forward algorithm: some preliminary investigations. arXiv:2212.13345, 2022.
     """
     checks.positive("threshold", threshold)
-    _check_classes(net)
+    checks.classes("ff", net)
+    if vocabulary(net) is not None:
+        raise ValueError(
+            "net takes token ids, among which ff can write no label; take a network for real inputs, or another rule "
+            "without a backward pass, such as jl.rules.dgl"
+        )
     n = len(net.blocks)
     first, *others = net.blocks
     components = _Component(first, threshold, partial(_streams, net)), *(_Component(f, threshold) for f in others)
@@ -153,16 +158,3 @@ def _normalised(a: Tree) -> Tree:
         return values * scale.reshape(-1, *(1,) * (values.ndim - 1))
 
     return a._replace(values=scaled(a.values)) if isinstance(a, Masked) else scaled(a)
-
-
-def _check_classes(net: Network) -> None:
-    if net.loss != cross_entropy:
-        raise ValueError(
-            "net.loss is for real targets, but ff writes the label of a class into the input and tries all of them; "
-            "use jl.cross_entropy, or a rule that learns real targets, such as jl.rules.drtp"
-        )
-    if vocabulary(net) is not None:
-        raise ValueError(
-            "net takes token ids, among which ff can write no label; take a network for real inputs, or another rule "
-            "without a backward pass, such as jl.rules.dgl"
-        )

@@ -132,8 +132,8 @@ class _LocalLosses(NamedTuple):
 def _similarities(v: jax.Array) -> jax.Array:
     """S(v), (B, B). An example without variation is similar to none."""
     v = flat(v)
-    direction = _direction(v - jnp.mean(v, axis=1, keepdims=True))
-    return direction @ direction.T
+    unit = direction(v - jnp.mean(v, axis=1, keepdims=True))
+    return unit @ unit.T
 
 
 def _features(v: jax.Array) -> jax.Array:
@@ -149,7 +149,7 @@ def _features(v: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def _direction(v: jax.Array) -> jax.Array:
+def direction(v: jax.Array) -> jax.Array:
     """Each vector of v (B, n) divided by its length; of a tiny one, zero."""
     return _direction_forward(v)[0]
 
@@ -161,12 +161,12 @@ def _direction_forward(v: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Ar
 
 
 def _direction_back(residuals: tuple[jax.Array, jax.Array], error: jax.Array) -> tuple[jax.Array]:
-    direction, inverse = residuals
-    along = jnp.sum(error * direction, axis=1, keepdims=True)
-    return ((error - along * direction) * inverse,)
+    unit, inverse = residuals
+    along = jnp.sum(error * unit, axis=1, keepdims=True)
+    return ((error - along * unit) * inverse,)
 
 
-_direction.defvjp(_direction_forward, _direction_back)
+direction.defvjp(_direction_forward, _direction_back)
 
 
 @jax.custom_vjp

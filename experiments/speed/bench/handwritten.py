@@ -276,6 +276,7 @@ ALL: dict[str, Callable[..., Program]] = {
     "pepita": two_passes.pepita,
     "predsim": local_losses.predsim,
     "dgl": local_losses.dgl,
+    "scpl": local_losses.scpl,
     "ff": two_passes.ff,
     "tp": target_prop.tp,
     "dtp": target_prop.dtp,

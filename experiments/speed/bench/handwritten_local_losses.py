@@ -1,4 +1,4 @@
-"""Local losses and decoupled greedy learning, written by hand in plain JAX and Optax, without jaxlocal and Flax."""
+"""Local losses, decoupled greedy and contrastive learning, by hand in plain JAX and Optax, without our library."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,8 @@ from experiments.speed.bench.handwritten_layers import (
 )
 from experiments.speed.bench.nets import CLASSES
 
-BETA, INPUTS, HIDDEN = 0.99, 4096, 3  # jaxlocal's defaults
+BETA, INPUTS, HIDDEN, TEMPERATURE = 0.99, 4096, 3, 0.1  # jaxlocal's defaults
+PROJECTION = [Layer(512, jax.nn.relu), Layer(1024)]
 
 
 def pooled(a: jax.Array) -> jax.Array:
@@ -117,5 +118,42 @@ def dgl(net: list[Layer], tx: optax.GradientTransformation) -> Program:
         top, found = jax.grad(task, has_aux=True)(forward[-2:], a, y)
         by_role = {"forward": [*(f for f, _ in grads), *top], "classifier": [c for _, c in grads]}
         return descend(tx, state, by_role, [*moments, *found])
+
+    return Program(init, step)
+
+
+def scpl(net: list[Layer], tx: optax.GradientTransformation) -> Program:
+    """The contrast of classes for each block, by a projection with a hidden layer, and the task's loss for the head."""
+
+    def init(key: jax.Array, batch: Batch) -> State:
+        forward, running, (_, *outputs, _) = init_layers(net, key, batch[0][:2])
+        keys = jax.random.split(jax.random.fold_in(key, 1), len(outputs))
+        projections = [init_layers(PROJECTION, k, a)[0] for a, k in zip(outputs, keys, strict=True)]
+        weights = {"forward": forward, "projection": projections}
+        return State(weights, tx.init(weights), running, key)
+
+    def local(learnt: tuple[Tree, Tree], block: Layer, a: jax.Array, y: jax.Array) -> tuple[jax.Array, Tree]:
+        a, moments = apply(block, a, learnt[0])
+        v, _ = run(PROJECTION, learnt[1], a)
+        v = v / jnp.sqrt(jnp.square(v).sum(1, keepdims=True))
+        others, alike = 1 - jnp.eye(len(v)), y @ y.T
+        strength = jnp.exp(v @ v.T / TEMPERATURE)
+        log_share = v @ v.T / TEMPERATURE - jnp.log((strength * others).sum(1, keepdims=True))
+        return -((alike * others * log_share).sum(1) / alike.sum(1)).mean(), (a, moments)
+
+    def task(w: Tree, a: jax.Array, y: jax.Array) -> jax.Array:
+        return mean_loss(run(net[-1:], [w], a)[0], y)
+
+    def step(state: State, batch: Batch) -> State:
+        a, y = batch
+        forward = state.weights["forward"]
+        grads, moments = [], []
+        for block, *learnt in zip(net[:-1], forward[:-1], state.weights["projection"], strict=True):
+            grad, (a, found) = jax.grad(local, has_aux=True)(tuple(learnt), block, a, y)
+            grads.append(grad)
+            moments.append(found)
+        head = jax.grad(task)(forward[-1], a, y)
+        by_role = {"forward": [*(f for f, _ in grads), head], "projection": [p for _, p in grads]}
+        return descend(tx, state, by_role, [*moments, ()])
 
     return Program(init, step)

@@ -4,7 +4,7 @@ from typing import NamedTuple, Self
 
 _FEEDBACK = "dfa", "fa", "kp", "usf", "brsf", "frsf", "wm", "dkp", "drtp", "pepita"
 TARGET_PROP = "tp", "dtp", "sdtp", "ao_sdtp"  # these need an activation with a bounded range, and no pooling
-RULES = ("bp", "al", *_FEEDBACK, "predsim", "dgl", "ff", *TARGET_PROP)
+RULES = ("bp", "al", *_FEEDBACK, "predsim", "dgl", "scpl", "ff", *TARGET_PROP)
 CLASSES = 10
 RATE = 1e-4  # of Adam
 SEED = 0
