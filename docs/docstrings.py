@@ -7,11 +7,11 @@ from typing import Any
 
 import griffe
 
-NAMES = "alpha", "beta", "delta", "Delta", "eta", "lambda", "sigma", "theta", "top", "xi", "zeta"
+NAMES = "alpha", "beta", "delta", "Delta", "eta", "lambda", "sigma", "tau", "theta", "top", "xi", "zeta"
 LETTERS = {name: f"&{name};" for name in NAMES}
 LETTERS |= {"partial": "&part;", "dots": "&hellip;"}
-OPERATORS = {"odot": "&odot;", "cdot": "&sdot;", "sim": "&sim;", "|": "&Vert;", "-": "&minus;"}
-OPERATORS |= dict.fromkeys(("lVert", "rVert"), "&Vert;")
+OPERATORS = {"odot": "&odot;", "cdot": "&sdot;", "sim": "&sim;", "neq": "&ne;", "sum": "&sum;", "|": "&Vert;"}
+OPERATORS |= {"-": "&minus;"} | dict.fromkeys(("lVert", "rVert"), "&Vert;")
 ACCENTS = {"hat": "^", "tilde": "~"}
 FUNCTIONS = {"arg", "log", "min", "tanh"}
 SPACES = {",": 0.17, ";": 0.28, "quad": 1.0}  # in em

@@ -238,7 +238,7 @@ DEFECTS = (
         "rules/contrastive.py",
         '"projection": own(n)',
         '"projection": upward(n)',
-        locality("dense dropout-scpl"),
+        locality("norm dropout-scpl"),
     ),
     # Forward-Forward.
     Defect(
