@@ -333,3 +333,10 @@ def test_histograms_hold_every_trial():
     heights = [sum(bar.get_height() for bar in axes.patches) for axes in figure.axes]
     assert heights == [4, 2]
     assert [axes.get_title().split(":")[0] for axes in figure.axes] == ["bp", "dtp"]
+
+
+def test_token_ids_that_the_network_does_not_know_are_refused():
+    net = jl.models.lstm_classifier(vocabulary=5, classes=2)
+    pair = np.array([[1, 9, 0]] * 4, np.int32), np.eye(2, dtype=np.float32)[[0, 1, 0, 1]]
+    with pytest.raises(ValueError, match=r"data\.train: .*9"):
+        search.search(search.maker("bp", net), [{"lr": 1e-3}], jl.data.Splits(pair, pair, pair), epochs=1, batch_size=2)

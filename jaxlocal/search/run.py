@@ -75,9 +75,10 @@ def search(
         checks.positive_int(name, value)
     checks.callables(make=make, report=report)
     checks.seed(seed)
-    check_splits(data)
     folder = None if folder is None else checks.path("folder", folder)
     numbers = _numbers(settings)
+    net = _rule(make, numbers[0]).net
+    check_splits(data, net)
     train, validation = _examples(data.train), _examples(data.validation)
     trainer = _Trainer(make, batch_size, augmentation, train, validation, *jax.random.split(jax.random.key(seed)))
 
@@ -88,7 +89,7 @@ def search(
     for setting in numbers[len(trials) :]:
         _rule(make, setting)  # raises an error for a bad number; inside the program numbers are traced and not checked
     size = min(group, len(numbers))
-    train_group = trainer.compiled(size, epochs, real=_rule(make, numbers[0]).net.loss is squared_error)
+    train_group = trainer.compiled(size, epochs, real=net.loss is squared_error)
     for first in range(len(trials), len(numbers), size):
         trials += train_group(numbers[first : first + size], partial(_report, report, tuple(trials)))
         if folder is not None:
