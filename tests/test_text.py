@@ -200,7 +200,10 @@ START = "text,label\na,0\nb,1\nc,0\n"
     ("content", "message"),
     [
         ("", "must name one column text, but it names 0, among nothing"),
-        ("review,label\na,0\n", "must name one column text, but it names 0, among review, label; write a first line"),
+        (
+            "review,label\na,0\n",
+            "column 'review': row 1 holds 'a', which is no number; .* call it text",
+        ),
         ("text,stars\na,0\n", "must name one column label, but it names 0, among text, stars"),
         ("text,text,label\na,b,0\n", "must name one column text, but it names 2"),
         ("text,label\n", "has a header and no rows"),

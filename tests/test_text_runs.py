@@ -271,7 +271,7 @@ def test_files_that_cannot_be_predicted_are_one_sentence(trained_on_digits, run,
     np.savez("y.npz", y=np.zeros(3))
     np.savez("wide.npz", x=np.zeros((2, 9, 8), np.float32))
     for file, complaint in (
-        ("great", "great: there is no such file; name images or .npz files, because the run takes no texts"),
+        ("great", "great: there is no such file; name images, .npz files or tables, as the run takes no texts"),
         ("notes.txt", "notes.txt cannot be read (cannot identify image file"),
         ("y.npz", "y.npz cannot be read (it holds y, and no x)"),
         ("wide.npz", "wide.npz has examples of shape (9, 8, 1), but the run was trained on (8, 8, 1)"),

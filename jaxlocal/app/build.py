@@ -148,7 +148,7 @@ def load_data(config: Config, encoding: Encoding | None = None) -> Data:
         if is_text(config.data):
             return _load_texts(config, encoding)
         _check_no_text_settings(config)
-        data = load(config.data, validation=config.validation, size=config.image_size)
+        data = load(config.data, validation=config.validation, size=config.image_size, label=config.label)
     except ConfigError:
         raise
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -174,6 +174,9 @@ def arguments(source: str, texts: Iterable[str]) -> dict[str, Any]:
 def _load_texts(config: Config, encoding: Encoding | None) -> Data:
     if config.image_size is not None:
         raise ConfigError(f"--image-size={config.image_size}: {config.data} holds texts, not images; leave it out")
+    origin(config.data)  # the file is there
+    if config.label != Config().label:
+        raise ConfigError(f"--label={config.label}: {config.data} holds texts, whose labels are in the column label")
     if encoding:
         return Data(load_encoded(config.data, encoding, config.validation), encoding)
     settings = {name: getattr(config, name) for name in OF_TEXTS}

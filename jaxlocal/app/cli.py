@@ -29,7 +29,7 @@ from jaxlocal.version import __version__
 
 SEARCH = Config(epochs=10)  # the defaults of a search, and the settings that it does not draw
 MOST_TRIALS, MOST_SEEDS = 10**5, 10**3
-SEARCH_FLAGS = "model", "data", *OF_TEXTS, "epochs", "batch_size", "rule_args", "model_args", "seed"
+SEARCH_FLAGS = "model", "data", "label", *OF_TEXTS, "epochs", "batch_size", "rule_args", "model_args", "seed"
 
 
 def train(argv: Sequence[str]) -> None:
@@ -60,7 +60,10 @@ def predict(argv: Sequence[str]) -> None:
     parser = _parser("predict", "RUN [TEXT …] ")
     _add_run(parser)
     parser.add_argument(
-        "inputs", metavar="TEXT", nargs="*", help="texts, or files of images or .npz; else each line of stdin is one"
+        "inputs",
+        metavar="TEXT",
+        nargs="*",
+        help="texts, or files: images, .npz, tables; else each line of stdin is one",
     )
     flags.add_switch(parser, "--json", "a line of JSON for each, with all probabilities")
     read = _parsed(parser, argv)

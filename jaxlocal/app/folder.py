@@ -21,6 +21,7 @@ from jaxlocal.app import settings
 from jaxlocal.app.provenance import made_by
 from jaxlocal.app.settings import PLACEMENT, Config, ConfigError, flag, nothing_to_resume
 from jaxlocal.data import Encoding
+from jaxlocal.data.tables import is_table
 from jaxlocal.data.text import is_text
 from jaxlocal.files import write_whole
 from jaxlocal.locks import lock
@@ -76,7 +77,9 @@ def kept_encoding(folder: Path, config: Config) -> Encoding | None:
     Raises:
       ConfigError: the files that keep it are damaged or missing.
     """
-    if not is_text(config.data):
+    file = Path(config.data).expanduser()
+    was_numbers = is_table(file) and not file.exists() and not (folder / "text.json").exists()
+    if was_numbers or not is_text(config.data):
         return None
     try:
         return Encoding.load(folder)

@@ -1,4 +1,4 @@
-"""The classes that a run gives to texts, to images, and to the arrays of .npz files."""
+"""The classes that a run gives to texts, to images, to the arrays of .npz files, and to the rows of tables."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -16,6 +16,7 @@ from jaxlocal.app.settings import Config, ConfigError, shown
 from jaxlocal.data import floats
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.decode import Image, pixels, readable
+from jaxlocal.data.frames import is_frame, read_inputs
 from jaxlocal.data.sources import checked_inputs
 from jaxlocal.network import squared_error
 from jaxlocal.rule import Params, Rule
@@ -32,7 +33,7 @@ class Prediction(NamedTuple):
 
 
 def predictions(config: Config, built: Built, params: Params, inputs: Iterable[str]) -> Iterator[Prediction]:
-    """The prediction for each text, or for each image file and each row of a .npz file.
+    """The prediction for each text, or for each image file and each row of a .npz file or of a table of numbers.
 
     Raises:
       ConfigError: there are no classes, or an input cannot be read.
@@ -45,7 +46,7 @@ def predictions(config: Config, built: Built, params: Params, inputs: Iterable[s
     rest = iter(inputs)
     while some := list(islice(rest, PIECE)):
         try:
-            x = encoding.ids(some) if encoding else _examples(some, built.data.train[0])
+            x = encoding.ids(some) if encoding else _examples(some, built.data.train[0], config.label)
         except (ValueError, OSError) as error:
             raise ConfigError(" ".join(str(error).split())) from None
         for begin in range(0, len(x), PIECE):
@@ -77,16 +78,16 @@ def _shares(scores: jax.Array) -> jax.Array:
     return scores / jnp.maximum(scores.sum(-1, keepdims=True), jnp.finfo(scores.dtype).tiny)
 
 
-def _examples(files: Sequence[str], like: np.ndarray) -> np.ndarray:
+def _examples(files: Sequence[str], like: np.ndarray, label: str) -> np.ndarray:
     """The examples in these files, prepared as those that the run was trained on, in float32."""
     found = []
     for file in files:
         path = Path(file).expanduser()
         if not path.is_file():
             raise ValueError(
-                f"{shown(file)}: there is no such file; name images or .npz files, because the run takes no texts"
+                f"{shown(file)}: there is no such file; name images, .npz files or tables, as the run takes no texts"
             )
-        x = _of_npz(path) if path.suffix == ".npz" else _of_image(path, like)
+        x = _of_file(path, like, label)
         if x.shape[1:] != like.shape[1:]:
             raise ValueError(
                 f"{path} has examples of shape {x.shape[1:]}, but the run was trained on {like.shape[1:]}; bring it "
@@ -94,6 +95,12 @@ def _examples(files: Sequence[str], like: np.ndarray) -> np.ndarray:
             )
         found.append(floats((x, x))[0])
     return np.concatenate(found)
+
+
+def _of_file(path: Path, like: np.ndarray, label: str) -> np.ndarray:
+    if path.suffix == ".npz":
+        return _of_npz(path)
+    return read_inputs(path, label) if is_frame(path) else _of_image(path, like)
 
 
 def _of_npz(path: Path) -> np.ndarray:
@@ -106,7 +113,7 @@ def _of_npz(path: Path) -> np.ndarray:
 def _of_image(path: Path, like: np.ndarray) -> np.ndarray:
     """One image, grey or in colour as those of the run; if those are squares, it is resized and cut out to fit."""
     if like.ndim != 4:
-        raise ValueError(f"{path}: the run was trained on rows of {like.shape[1:]} numbers; name .npz files")
+        raise ValueError(f"{path}: the run was trained on rows of {like.shape[1:]} numbers; name .npz files or tables")
     _, height, width, channels = like.shape
     image = Image(str(path), path, label=0)
     return pixels(image, "L" if channels == 1 else "RGB", height if height == width else None)[None]

@@ -40,7 +40,8 @@ class Config:
 
     rule: Annotated[str, Flag("NAME", "learning rule")] = "al"
     model: Annotated[str, Flag("NAME", "network")] = "mlp"
-    data: Annotated[str, Flag("NAME", "digits, sentences, TFDS name, folder, .npz or .csv")] = "digits"
+    data: Annotated[str, Flag("NAME", "listed name, folder or file")] = "digits"
+    label: Annotated[str, Flag("NAME", "column of labels in a table")] = "label"
     epochs: Annotated[int, Flag("N", "number of epochs")] = 40
     batch_size: Annotated[int, Flag("N", "number of examples per step")] = 32
     lr: Annotated[float, Flag("RATE", "learning rate")] = 1e-3

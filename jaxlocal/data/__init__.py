@@ -1,5 +1,6 @@
-"""Data sets for training: the digits, TensorFlow Datasets, folders of images, .npz files, and files of texts."""
+"""Data sets for training: the digits, TensorFlow Datasets, folders of images, .npz files, tables and texts."""
 
+from jaxlocal.data.frames import Table, load_table
 from jaxlocal.data.sets import NAMES, digits, images, load
 from jaxlocal.data.splits import SPLITS, Pairs, Splits, floats
 from jaxlocal.data.text import Encoding, Texts, load_encoded, load_text
@@ -11,6 +12,7 @@ __all__ = [
     "Encoding",
     "Pairs",
     "Splits",
+    "Table",
     "Texts",
     "Tokenizer",
     "digits",
@@ -18,5 +20,6 @@ __all__ = [
     "images",
     "load",
     "load_encoded",
+    "load_table",
     "load_text",
 ]

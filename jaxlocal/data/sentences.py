@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 
-from jaxlocal.data.tables import Row, Table
+from jaxlocal.data.tables import Row, Rows
 
 COUNTS = {"train": 700, "validation": 100, "test": 100}
 SUBJECTS = (
@@ -21,7 +21,7 @@ DENIED = "{} was not {}", "i would not call {} {}"
 ENDS = "", " last night", " , as my sister said", " this time", " from the first minute on"
 
 
-def sentences() -> Table:
+def sentences() -> Rows:
     """900 sentences with the labels negative and positive, the same in every call.
 
     In some of them "not" turns the meaning round, so that single words do not suffice.

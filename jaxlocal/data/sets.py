@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxlocal import checks
 from jaxlocal.data.cache import cached
+from jaxlocal.data.frames import LABEL, from_table, is_frame
 from jaxlocal.data.sources import from_folder, from_npz, from_tfds
 from jaxlocal.data.splits import Splits, complete, floats
 from jaxlocal.data.text import is_text, load_text
@@ -69,13 +70,14 @@ def load(
     *,
     validation: int | None = None,
     size: int | None = None,
+    label: str = LABEL,
     data_dir: str | None = None,
 ) -> Splits:
     """A data set as memory-mapped arrays, which take memory only for the pages that are read.
 
     Images are uint8 (N, H, W, C) and classes are one-hot uint8 (N, C). `floats` turns them into float32, with pixels
-    between 0 and 1. The digits and the floats of a .npz file are float32 already. Texts are token ids int32 (N, length)
-    and stay so; `load_text` says more about them.
+    between 0 and 1. The digits, tables of numbers and the floats of a .npz file are float32 already. Texts are token
+    ids int32 (N, length) and stay so; `load_text` says more about them.
 
     The first call decodes the data set into the cache, `data` in $JAXLOCAL_CACHE (default ~/.cache/jaxlocal). Later
     calls reuse it as long as the data set's files have the same content; for sets above 2 GB, as long as the files have
@@ -88,11 +90,13 @@ def load(
     Args:
       name: "digits" or "sentences"; a name in TFDS, such as those in `NAMES`; a folder with one folder of images for
         each class, or with such folders in train, val and test (TinyImageNet's own layout works, too); a .npz file with
-        x_train, y_train, x_test, y_test and optionally x_validation, y_validation, or with x and y alone; or a file of
-        texts for `load_text`, such as reviews.csv. Write "./mnist" for a folder whose name is in `NAMES`.
+        x_train, y_train, x_test, y_test and optionally x_validation, y_validation, or with x and y alone; a table of
+        numbers for `load_table`, .csv, .tsv or .parquet; or a table with a column of texts for `load_text`, such as
+        reviews.csv. Write "./mnist" for a folder whose name is in `NAMES`.
       validation: the number of examples that are held out from the end of the training set for validation; by default
         the data set's own validation set is used, or else a tenth of the training set, 5,000 examples at most.
       size: the height and width that images get: the shorter side is resized, then the centre is cut out.
+      label: the name of the column of labels in a table of numbers.
       data_dir: the folder of the prepared TFDS data sets; by default the environment variable TFDS_DATA_DIR.
 
     Returns:
@@ -109,12 +113,16 @@ def load(
     path = Path(name).expanduser()
     if size is not None and is_text(name):
         raise ValueError(f"size={size}: {name} holds texts, which have no such size; leave size out")
-    if size is not None and (name == "digits" or path.suffix == ".npz"):
+    if label != LABEL and (is_text(name) or not is_frame(path)):
+        raise ValueError(f"label={checks.show(label)}: {name} is no table of numbers; leave label out")
+    if size is not None and (name == "digits" or path.suffix == ".npz" or is_frame(path)):
         raise ValueError(f"size={size}: {name} is not resized; leave size out, or resize the arrays yourself")
     if is_text(name):
         return load_text(name, validation=validation).splits
     if name == "digits":
         return _digits(validation)
+    if is_frame(path):
+        return complete(cached(from_table(path, label), label), validation)
     if path.suffix == ".npz":
         source = from_npz(path)
     elif name and name not in NAMES and path.is_dir():

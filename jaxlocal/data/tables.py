@@ -1,10 +1,10 @@
-"""Tables of labelled texts: .csv and .tsv files, which gzip may have compressed."""
+"""Tables in .csv and .tsv files, which gzip may have compressed; those of labelled texts are read row by row."""
 
 import csv
 import gzip
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -32,12 +32,22 @@ class Row(NamedTuple):
     label: str
 
 
-Table = dict[str, list[Row]]  # the rows of each split that a file has
+Rows = dict[str, list[Row]]  # the rows of each split that a file has
 
 
 def is_table(path: Path) -> bool:
-    """Whether the name is that of a file of texts."""
+    """Whether the name is that of a .csv or .tsv file."""
     return path.name.lower().endswith(SUFFIXES)
+
+
+def holds_numbers(path: Path) -> bool:
+    """Whether the header of a .csv or .tsv file names no column text. A file that cannot be read is one of texts."""
+    try:
+        with _readable(str(path)), _opened(path) as file:
+            _, header = next(_lines(str(path), file, _delimiter(path)))
+    except ValueError:
+        return False
+    return header != [] and "text" not in [column.lower() for column in header]
 
 
 def check_file(path: Path) -> None:
@@ -48,7 +58,7 @@ def check_file(path: Path) -> None:
         raise FileNotFoundError(f"name={str(path)!r}: there is no such file; check the path")
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path) -> Rows:
     """The rows of a file in UTF-8, whose header names the columns text, label and optionally split.
 
     Whole numbers that are labels are written alike: 01 becomes 1.
@@ -57,9 +67,9 @@ def read_table(path: Path) -> Table:
       ValueError: the file is no such table; the message names the line.
     """
     name = f"name={str(path)!r}"
-    table: Table = {}
+    table: Rows = {}
     with _readable(name), _opened(path) as file:
-        for split, row in _rows(name, file, "\t" if ".tsv" in path.name.lower()[-7:] else ","):
+        for split, row in _rows(name, file, _delimiter(path)):
             table.setdefault(split, []).append(row)
     if not table:
         raise ValueError(f"{name}: has a header and no rows; add a row for each text")
@@ -71,7 +81,7 @@ def read_table(path: Path) -> Table:
     return table
 
 
-def classes_of(path: Path, table: Table) -> tuple[str, ...]:
+def classes_of(path: Path, table: Rows) -> tuple[str, ...]:
     """The labels of the training set, sorted: as numbers if all of them are, and else as texts.
 
     Raises:
@@ -110,16 +120,53 @@ def numbered(path: Path, rows: Sequence[Row], classes: Sequence[str]) -> list[in
     return [numbers[row.label] for row in rows]
 
 
+def split_of(where: str, value: str) -> str:
+    """The split that is meant by a cell of the column split.
+
+    Raises:
+      ValueError: none is.
+    """
+    if (split := value.strip().lower()) not in SPLIT_OF:
+        raise ValueError(f"{where} has split={value!r}; use train, validation or test")
+    return SPLIT_OF[split]
+
+
+def read_cells(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The names of the columns of any table, and its rows.
+
+    Raises:
+      ValueError: the file is no table; the message names the line.
+    """
+    name = f"name={str(path)!r}"
+    with _readable(name), _opened(path) as file:
+        header, *rows = (cells for _, cells in _lines(name, file, _delimiter(path)))
+    return header, rows
+
+
 def _rows(name: str, file: TextIO, delimiter: str) -> Iterator[tuple[str, Row]]:
+    lines = _lines(name, file, delimiter)
+    columns = [column.lower() for column in next(lines)[1]]
+    _check_columns(name, columns)
+    for line, cells in lines:
+        yield _row(f"{name}: line {line}", line, dict(zip(columns, cells, strict=True)))
+
+
+def _lines(name: str, file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The header, and each row that is not blank, with the line where it begins; all have equally many cells."""
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     line = 1
     try:
-        columns = [column.strip().lower() for column in next(reader, [])]
-        _check_columns(name, columns)
+        header = [column.strip() for column in next(reader, [])]
+        yield line, header
         line = reader.line_num + 1
         for cells in reader:
+            if cells and len(cells) != len(header):
+                raise ValueError(
+                    f"{name}: line {line} has {len(cells)} columns, but the header has {len(header)}; put texts that "
+                    "hold a separator between quotes"
+                )
             if cells:  # the line is not blank
-                yield _row(f"{name}: line {line}", line, columns, cells)
+                yield line, cells
             line = reader.line_num + 1
     except csv.Error as error:
         raise ValueError(
@@ -138,22 +185,18 @@ def _check_columns(name: str, columns: Sequence[str]) -> None:
             )
 
 
-def _row(where: str, line: int, columns: Sequence[str], cells: Sequence[str]) -> tuple[str, Row]:
-    if len(cells) != len(columns):
-        raise ValueError(
-            f"{where} has {len(cells)} columns, but the header has {len(columns)}; put texts that hold a separator "
-            "between quotes"
-        )
-    values = dict(zip(columns, cells, strict=True))
+def _row(where: str, line: int, values: Mapping[str, str]) -> tuple[str, Row]:
     if "\0" in values["text"] or "\0" in values["label"]:
         raise ValueError(f"{where} holds a NUL character, which no text has; remove it, or save the file as UTF-8")
     label = values["label"].strip()
     if not label:
         raise ValueError(f"{where} has no label; give it one, or remove the row")
-    split = values.get("split", "all").strip().lower()
-    if split not in SPLIT_OF:
-        raise ValueError(f"{where} has split={split!r}; use train, validation or test")
-    return SPLIT_OF[split], Row(line, values["text"], str(int(label)) if WHOLE.fullmatch(label) else label)
+    row = Row(line, values["text"], str(int(label)) if WHOLE.fullmatch(label) else label)
+    return split_of(where, values.get("split", "all")), row
+
+
+def _delimiter(path: Path) -> str:
+    return "\t" if ".tsv" in path.name.lower()[-7:] else ","
 
 
 def _opened(path: Path) -> TextIO:

@@ -16,7 +16,7 @@ from jaxlocal.data.decode import Decoded
 from jaxlocal.data.sentences import sentences
 from jaxlocal.data.sources import LARGEST, Source
 from jaxlocal.data.splits import SPLITS, Pairs, Splits, complete, one_hot
-from jaxlocal.data.tables import Row, Table, check_file, classes_of, is_table, numbered, read_table
+from jaxlocal.data.tables import Row, Rows, check_file, classes_of, holds_numbers, is_table, numbered, read_table
 from jaxlocal.data.tokenizer import Tokenizer, check_kind
 from jaxlocal.files import write_whole
 
@@ -98,7 +98,8 @@ class Texts(NamedTuple):
 
 def is_text(name: str) -> bool:
     """Whether `load_text` is what loads a data set of this name."""
-    return name == SENTENCES or is_table(Path(name))
+    path = Path(name).expanduser()
+    return name == SENTENCES or (is_table(path) and not holds_numbers(path))
 
 
 def load_text(
@@ -166,7 +167,7 @@ def origin(path: str | os.PathLike[str]) -> str:
         return file_digest(file, partial(blake2b, digest_size=8)).hexdigest()
 
 
-def _reader(path: Path) -> Callable[[], Table]:
+def _reader(path: Path) -> Callable[[], Rows]:
     """What reads the rows, once, and only if the cache does not hold what is made of them."""
     if str(path) == SENTENCES:
         return sentences
@@ -174,7 +175,7 @@ def _reader(path: Path) -> Callable[[], Table]:
     return cache(partial(read_table, path))
 
 
-def _splits(table: Table, validation: int | None) -> list[list[Row]]:
+def _splits(table: Rows, validation: int | None) -> list[list[Row]]:
     """The rows of all three sets; the training set is shuffled with a fixed seed before the others are cut from it."""
     rows = [row for some in table.values() for row in some]
     found: dict[str, Pairs] = {}
@@ -187,7 +188,7 @@ def _splits(table: Table, validation: int | None) -> list[list[Row]]:
 
 
 def _make(
-    path: Path, table: Table, tokenizer: str | Tokenizer, vocabulary: int, length: int | None, validation: int | None
+    path: Path, table: Rows, tokenizer: str | Tokenizer, vocabulary: int, length: int | None, validation: int | None
 ) -> Encoding:
     """The encoding that fits the training set."""
     classes = classes_of(path, table)
@@ -204,7 +205,7 @@ def _length(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
     return int(np.clip(np.percentile(tokenizer.lengths(some), SHARE), 1, LONGEST))
 
 
-def _encoded(path: Path, read: Callable[[], Table], encoding: Encoding, validation: int | None) -> Splits:
+def _encoded(path: Path, read: Callable[[], Rows], encoding: Encoding, validation: int | None) -> Splits:
     """The texts as token ids and their labels as classes; those of a file are kept in the cache."""
 
     def arrays(rows: Sequence[Row]) -> Pairs:
@@ -225,7 +226,7 @@ def _pieces(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     return (rows[begin : begin + PIECE] for begin in range(0, len(rows), PIECE))
 
 
-def _check_classes(path: Path, classes: Sequence[str], table: Table) -> None:
+def _check_classes(path: Path, classes: Sequence[str], table: Rows) -> None:
     """Refuse labels that look like real numbers."""
     if (needed := len(classes) * sum(map(len, table.values()))) > LARGEST:
         raise ValueError(

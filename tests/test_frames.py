@@ -1,0 +1,141 @@
+"""Tables of numbers: files and data frames with a column of labels, in Python and on the command line."""
+
+import csv
+import gzip
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+import jaxlocal as jl
+from jaxlocal import app
+from jaxlocal.app import Config
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+KINDS = ["thin", "wide", "odd"]
+
+
+@pytest.fixture
+def columns():
+    """Thirty rows, whose first column tells the class; eight of them are a test set."""
+    rng = np.random.default_rng(0)
+    kind = rng.permutation(np.arange(30) % 3)
+    return {
+        "width": (kind + rng.uniform(0, 0.5, 30)).tolist(),
+        "height": rng.integers(0, 9, 30).tolist(),
+        "kind": [KINDS[i] for i in kind],
+        "split": ["train"] * 20 + ["test"] * 8 + ["dev"] * 2,
+    }
+
+
+def write(path, columns):
+    with (gzip.open if path.endswith(".gz") else open)(path, "wt", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter="\t" if "tsv" in path else ",").writerows(
+            [columns, *zip(*columns.values(), strict=True)]
+        )
+
+
+def frames(columns):
+    """The same table in every form."""
+    write("a.csv", columns)
+    write("a.tsv.gz", columns)
+    table = pyarrow.table(columns)
+    index = table.append_column("__index_level_0__", pyarrow.array(range(30)))
+    coded = index.set_column(2, "kind", index["kind"].dictionary_encode())
+    pyarrow.parquet.write_table(coded, "a.parquet")
+    yield from ("a.csv", Path("a.tsv.gz"), "a.parquet", table)
+    yield pandas.DataFrame(columns)
+
+
+def test_a_table_is_the_same_from_each_file_and_frame(columns):
+    for frame in frames(columns):
+        table = jl.data.load_table(frame, label="kind")
+        assert (table.inputs, table.classes) == (("width", "height"), ("odd", "thin", "wide"))
+        rows = {width: (height, kind) for width, height, kind, _ in zip(*columns.values(), strict=True)}
+        rows = {np.float32(width): rest for width, rest in rows.items()}
+        for (x, y), count in zip(table.splits, (20, 2, 8), strict=True):
+            assert (x.dtype, y.dtype, x.shape, y.shape) == (np.float32, np.uint8, (count, 2), (count, 3))
+            assert [rows[width] for width, _ in x] == [
+                (height, table.classes[one]) for (_, height), one in zip(x, y.argmax(1), strict=True)
+            ]
+        if isinstance(frame, str | Path):
+            for ours, cached in zip(table.splits, jl.data.load(frame, label="kind"), strict=True):
+                np.testing.assert_array_equal(ours[0], cached[0])
+                np.testing.assert_array_equal(ours[1], cached[1])
+    assert table.splits.train[0][:, 0].tolist() != np.float32(columns["width"][:20]).tolist()  # it is shuffled
+
+
+def test_labels_may_be_whole_numbers_or_real_ones(columns):
+    del columns["split"], columns["kind"]
+    write("whole.csv", {**columns, "label": [7, 3, 11] * 10})
+    table = jl.data.load_table("whole.csv")
+    assert table.classes == ("3", "7", "11") and [len(x) for x, _ in table.splits] == [25, 2, 3]
+    write("real.csv", {**columns, "label": [0.5, "2", "1e3"] * 10})
+    table = jl.data.load_table("real.csv", validation=4)
+    assert table.classes == () and table.splits.validation[1].shape == (4, 1)
+    assert {*table.splits.train[1][:, 0].tolist()} == {0.5, 2, 1000}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": None}, "has no column 'kind' of labels; choose from width, height, split, and name it by label"),
+        ({"width": None, "height": None}, "has no column besides the labels; add columns of numbers"),
+        ({"height": [*range(29), "tall"]}, "column 'height': row 30 holds 'tall', which is no number; turn the col"),
+        ({"height": [*range(29), " "]}, "column 'height': row 30 is empty; fill it, or remove the row"),
+        ({"width": ["nan", *range(29)]}, "column 'width': row 1 holds nan, which is no finite number; fill it"),
+        ({"width": ["1e39", *range(29)]}, "column 'width': row 1 holds 1e[+]39, which is no finite number"),
+        ({"kind": ["thin"] * 30}, "has one class, 'thin', so that there is nothing to learn; add another"),
+        ({"kind": ["thin", "", "odd"] * 10}, "column 'kind' has no label in row 2; give it one, or remove the row"),
+        ({"kind": ["a", "b"] * 10 + ["c"] * 10}, "the test set has the label 'c', which the training set lacks"),
+        ({"split": ["test"] * 30}, "has 0 rows of the training set; give at least 3"),
+        ({"split": ["later"] * 30}, "row 1 has split='later'; use train, validation or test"),
+        ({"": range(30)}, "has a column without a name, perhaps the numbers of its rows; name or remove it"),
+    ],
+)
+def test_a_bad_table_is_one_sentence(columns, changes, message):
+    columns |= changes
+    write("bad.csv", {name: cells for name, cells in columns.items() if cells is not None})
+    with pytest.raises(ValueError, match=f"name='bad.csv': {message}"):
+        jl.data.load("bad.csv", label="kind")
+
+
+def test_other_mistakes_are_one_sentence(columns, monkeypatch):
+    frame = pyarrow.table(columns)
+    for call, error, message in (
+        (lambda: jl.data.load_table({"a": [1]}), TypeError, "must be a file, or a data frame of pandas, polars or py"),
+        (lambda: jl.data.load_table("none.parquet"), FileNotFoundError, "there is no such file; check the path"),
+        (lambda: jl.data.load_table(frame, label="knd"), ValueError, r"no column 'knd' of labels; did you mean kind\?"),
+        (lambda: jl.data.load("digits", label="kind"), ValueError, "label='kind': digits is no table of numbers"),
+        (lambda: jl.data.load("a.csv", size=3, label="kind"), ValueError, "size=3: a.csv is not resized"),
+    ):
+        write("a.csv", columns)
+        with pytest.raises(error, match=message):
+            call()
+    Path("a.parquet").write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet cannot be read"):
+        jl.data.load("a.parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ImportError, match="need the library pyarrow; install it with pip install pyarrow"):
+        jl.data.load("a.parquet")
+
+
+def test_a_run_of_a_table(columns, run):
+    write("a.csv", columns)
+    settings = {"epochs": 40, "batch_size": 4, "lr": 0.03, "model_args": ("hidden=[16]",)}
+    app.train(Config(rule="bp", data="a.csv", label="kind", **settings), "run", say=lambda line: None)
+    write("new.csv", {"width": [0.2, 2.3], "height": [3, 4]})
+    code, out, _ = run("predict run new.csv")
+    assert code == 0 and [line.split("\t")[0] for line in out.splitlines()] == ["1", "0"]  # thin, odd
+    code, _, error = run("train --data a.csv --label size")
+    assert code == 2 and "--data=a.csv: has no column 'size' of labels; choose from width, height, kind, split" in error
+    write("texts.csv", {"text": columns["kind"], "label": columns["kind"]})
+    code, _, error = run("train --data texts.csv --label kind")
+    assert code == 2 and "--label=kind: texts.csv holds texts, whose labels are in the column label" in error
+    Path("a.csv").unlink()
+    code, _, error = run("predict run new.csv")
+    assert code == 2 and "data=a.csv: there is no such file; check the path" in error
