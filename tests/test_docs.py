@@ -303,6 +303,13 @@ def test_the_list_of_defects_is_up_to_date():
         assert sum(defect.name.startswith(f"{rule}:") for defect in defects.DEFECTS) >= 2
 
 
+@pytest.mark.xdist_group("together")
+def test_the_tests_of_a_group_run_in_one_process(request):
+    """They share what they compile. With pytest 9.2, pytest-xdist 3.8 leaves the groups out without a word."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        assert request.node.nodeid.endswith("@together"), "install pytest below 9.2"
+
+
 def test_import_brings_no_heavy_packages():
     heavy = "tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "scipy.stats", "torch", "PIL", "grain", "tqdm"
     heavy += ("safetensors",)
