@@ -90,7 +90,7 @@ def pixels(image: Image, mode: str, size: int | None) -> np.ndarray:
     return np.asarray(converted).reshape(converted.height, converted.width, len(mode))
 
 
-def is_grey(path: Path) -> bool:
+def is_grey(path: Path | BinaryIO) -> bool:
     """Whether the image file has a single channel of brightness."""
     import PIL.Image
 

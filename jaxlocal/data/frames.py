@@ -152,11 +152,16 @@ def _arranged(name: str, columns: Columns, label: str) -> tuple[dict[str, Pairs]
     cells = enumerate(columns.get("split", ["all"] * len(x)), 1)
     of = np.array([split_of(f"{name}: row {row}", str(cell)) for row, cell in cells])
     rows = {split: np.flatnonzero(of == split) for split in sorted({"train", *of.tolist()})}
-    if (count := len(rows["train"])) < FEWEST:
-        raise ValueError(f"{name}: has {count} rows of the training set; give at least {FEWEST}")
-    rows["train"] = np.random.default_rng(0).permutation(rows["train"])
+    rows["train"] = shuffled(name, rows["train"])
     ys, classes = targets(name, {split: y[numbers] for split, numbers in rows.items()})
     return {split: (x[numbers], ys[split]) for split, numbers in rows.items()}, classes
+
+
+def shuffled(name: str, rows: np.ndarray) -> np.ndarray:
+    """The numbers of the rows of the training set in an order that is always the same."""
+    if len(rows) < FEWEST:
+        raise ValueError(f"{name}: has {len(rows)} rows of the training set; give at least {FEWEST}")
+    return np.random.default_rng(0).permutation(rows)
 
 
 def _columns(table: Any) -> tuple[str, Columns]:

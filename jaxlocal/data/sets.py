@@ -8,6 +8,7 @@ import numpy as np
 from jaxlocal import checks
 from jaxlocal.data.cache import cached
 from jaxlocal.data.frames import LABEL, from_table, is_frame
+from jaxlocal.data.hub import HUB, from_hub
 from jaxlocal.data.sources import from_folder, from_npz, from_tfds
 from jaxlocal.data.splits import Splits, complete, floats
 from jaxlocal.data.text import is_text, load_text
@@ -91,12 +92,13 @@ def load(
       name: "digits" or "sentences"; a name in TFDS, such as those in `NAMES`; a folder with one folder of images for
         each class, or with such folders in train, val and test (TinyImageNet's own layout works, too); a .npz file with
         x_train, y_train, x_test, y_test and optionally x_validation, y_validation, or with x and y alone; a table of
-        numbers for `load_table`, .csv, .tsv or .parquet; or a table with a column of texts for `load_text`, such as
-        reviews.csv. Write "./mnist" for a folder whose name is in `NAMES`.
+        numbers for `load_table`, .csv, .tsv or .parquet; a table with a column of texts for `load_text`, such as
+        reviews.csv; or "hf:NAME", a data set of the library `datasets`. Write "./mnist" for a folder whose name is in
+        `NAMES`.
       validation: the number of examples that are held out from the end of the training set for validation; by default
         the data set's own validation set is used, or else a tenth of the training set, 5,000 examples at most.
       size: the height and width that images get: the shorter side is resized, then the centre is cut out.
-      label: the name of the column of labels in a table of numbers.
+      label: the name of the column of labels in a table of numbers or a data set of `datasets`.
       data_dir: the folder of the prepared TFDS data sets; by default the environment variable TFDS_DATA_DIR.
 
     Returns:
@@ -113,10 +115,13 @@ def load(
     path = Path(name).expanduser()
     if size is not None and is_text(name):
         raise ValueError(f"size={size}: {name} holds texts, which have no such size; leave size out")
-    if label != LABEL and (is_text(name) or not is_frame(path)):
+    of_columns = (is_frame(path) and not is_text(name)) or name.startswith(HUB)
+    if label != LABEL and not of_columns:
         raise ValueError(f"label={checks.show(label)}: {name} is no table of numbers; leave label out")
     if size is not None and (name == "digits" or path.suffix == ".npz" or is_frame(path)):
         raise ValueError(f"size={size}: {name} is not resized; leave size out, or resize the arrays yourself")
+    if name.startswith(HUB):
+        return complete(cached(from_hub(name, size, label), (size, label)), validation)
     if is_text(name):
         return load_text(name, validation=validation).splits
     if name == "digits":

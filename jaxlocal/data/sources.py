@@ -42,8 +42,7 @@ def from_tfds(name: str, known: Sequence[str], size: int | None, data_dir: str |
     Returns:
       The source.
     """
-    import tensorflow_datasets as tfds  # imported here because it is slow and only these data sets need it
-
+    tfds = _tfds(name)
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
     builder: Any = None
     try:
@@ -79,6 +78,18 @@ def from_tfds(name: str, known: Sequence[str], size: int | None, data_dir: str |
 
     root = Path(builder.data_path)
     return Source(name, root, [path for path in root.iterdir() if path.is_file()], decode)
+
+
+def _tfds(name: str) -> Any:
+    """The library, which is slow to import and needed by these data sets only; it must not stop all others."""
+    try:
+        import tensorflow_datasets
+    except Exception as error:
+        raise ImportError(
+            f"name={name!r}: there is no folder of this name, and data sets of TFDS cannot be read, because the import "
+            f"of tensorflow_datasets fails ({error}); install it with pip install tensorflow-datasets"
+        ) from None
+    return tensorflow_datasets
 
 
 def _not_found(name: str, known: Sequence[str], builder: Any, data_dir: str | None) -> str:

@@ -1,0 +1,121 @@
+"""Data sets of the library `datasets`: by their name on its hub, or in a folder that it has saved."""
+
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxlocal.data.decode import Decoded, Decoder, Image, Reader, is_grey
+from jaxlocal.data.frames import inputs, labels, matrix, of_frame, shuffled, targets
+from jaxlocal.data.sources import Source
+from jaxlocal.data.tables import SPLIT_OF
+
+HUB = "hf:"  # so begin the names of these data sets
+STATES = "dataset_dict.json", "state.json"  # one of them is in a folder that the library has saved
+
+
+def from_hub(name: str, size: int | None, label: str) -> Source:
+    """Labelled images, or columns of numbers, as the library has them in its cache.
+
+    Args:
+      name: "hf:NAME", "hf:NAME:CONFIGURATION" or "hf:FOLDER".
+      size: the height and width that images get.
+      label: the column of labels.
+
+    Returns:
+      The source.
+    """
+    found = _labelled(_found(name), label)
+    where = f"name={name!r}"
+    if "train" not in found:
+        raise ValueError(f"{where}: has the splits {', '.join(found) or 'none'}, and no train; take another data set")
+    kinds = {column: type(feature).__name__ for column, feature in found["train"].features.items()}
+    pictures = [column for column, kind in kinds.items() if kind == "Image"]
+    if len(pictures) > 1:
+        raise ValueError(f"{where}: has the images {', '.join(pictures)}; save it with one of them alone")
+    if size is not None and not pictures:
+        raise ValueError(f"size={size}: {name} holds no images; leave size out")
+
+    def decode() -> dict[str, Decoded]:
+        if not pictures:
+            return _of_numbers(where, found, label)
+        return _of_images(where, found, pictures[0], size, label)
+
+    files = [Path(file["filename"]) for split in found.values() for file in split.cache_files]
+    root = Path(os.path.commonpath([file.parent for file in files])) if files else Path()
+    return Source(name, root, files, decode)
+
+
+def _found(name: str) -> Mapping[str, Any]:
+    """The splits of a data set, under our names."""
+    try:
+        import datasets
+    except ImportError:
+        raise ImportError(
+            f"name={name!r}: needs the library datasets; install it with pip install 'jaxlocal[hf]'"
+        ) from None
+    place, _, configuration = name.removeprefix(HUB).partition(":")
+    try:
+        if any((Path(place) / state).is_file() for state in STATES):
+            found = datasets.load_from_disk(place)
+        else:
+            found = datasets.load_dataset(place, configuration or None)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"name={name!r}: the library datasets does not find it ({' '.join(str(error).split())}); check the name, "
+            f"or call datasets.load_dataset({place!r}) on a machine with internet access and bring its cache"
+        ) from None
+    found = found if isinstance(found, Mapping) else {"train": found}
+    return {SPLIT_OF[split]: rows for split, rows in found.items() if split in SPLIT_OF}
+
+
+def _labelled(found: Mapping[str, Any], label: str) -> Mapping[str, Any]:
+    """Without a test set whose labels are kept secret: they are -1."""
+    test = found.get("test")
+    secret = test is not None and label in test.features and len(test) and test[0][label] == -1
+    return {split: rows for split, rows in found.items() if split != "test" or not secret}
+
+
+def _of_numbers(where: str, found: Mapping[str, Any], label: str) -> dict[str, Decoded]:
+    columns = {split: of_frame(where, rows.with_format("arrow")[:]) for split, rows in found.items()}
+    y = {split: labels(where, cells, label) for split, cells in columns.items()}
+    x = {split: matrix(where, inputs(cells, label)) for split, cells in columns.items()}
+    order = shuffled(where, np.arange(len(x["train"])))
+    x["train"], y["train"] = x["train"][order], y["train"][order]
+    ys, _ = targets(where, y)
+    return {split: Decoded(len(x[split]), iter([(x[split], ys[split])])) for split in found}
+
+
+def _of_images(where: str, found: Mapping[str, Any], picture: str, size: int | None, label: str) -> dict[str, Decoded]:
+    columns = {
+        split: of_frame(where, rows.select_columns(label).with_format("arrow")[:]) for split, rows in found.items()
+    }
+    ys, classes = targets(where, {split: labels(where, cells, label) for split, cells in columns.items()})
+    if not classes:
+        raise ValueError(f"{where}: the labels of its images are real numbers; name a column of classes by label")
+
+    def read(split: str, numbers: Any) -> list[Image]:
+        """So many images, which have not been decoded yet."""
+        rows = found[split].select_columns(picture).with_format("arrow")[numbers]
+        cells = rows[picture].to_pylist()
+        return [
+            Image(
+                f"{where}: image {number} of {split}",
+                Path(cell["path"]) if cell["bytes"] is None else io.BytesIO(cell["bytes"]),
+                int(ys[split][number].argmax()),
+            )
+            for number, cell in zip(numbers, cells, strict=True)
+        ]
+
+    order = {split: np.arange(len(rows)) for split, rows in found.items()}
+    grey = all(is_grey(read(split, [row])[0].file) for split, rows in order.items() for row in rows)
+    order["train"] = shuffled(where, order["train"])
+
+    def reader(split: str) -> Reader:
+        return lambda start, stop: read(split, order[split][start:stop])
+
+    decoder = Decoder(where, "L" if grey else "RGB", size, len(classes))
+    return {split: decoder.split(len(rows), reader(split)) for split, rows in found.items()}

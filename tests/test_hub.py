@@ -1,0 +1,105 @@
+"""Data sets of the library `datasets`, which it has saved or has in its cache; nothing is read from a network."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxlocal as jl
+from jaxlocal.app import ConfigError, build
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+@pytest.fixture
+def datasets(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hub"))
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def numbers(datasets, label=lambda i: i % 2):
+    """Twenty rows in the order of their first column; the second one is its square."""
+    x = np.arange(20.0, dtype=np.float32)
+    kinds = datasets.ClassLabel(names=["even", "odd"])
+    columns = {"number": x, "square": x**2, "kind": [label(i) for i in range(20)]}
+    return datasets.Dataset.from_dict(columns).cast_column("kind", kinds)
+
+
+def test_columns_of_numbers_that_are_saved(datasets):
+    rows = numbers(datasets)
+    secret = numbers(datasets, label=lambda i: -1)
+    datasets.DatasetDict(train=rows, valid=rows.select(range(4)), test=secret, more=rows).save_to_disk("saved")
+    splits = jl.data.load("hf:saved", label="kind")
+    assert [len(x) for x, _ in splits] == [18, 2, 4]  # the labels of the test set are secret: the other takes its place
+    for x, y in splits:
+        np.testing.assert_array_equal(x[:, 0] ** 2, x[:, 1])
+        np.testing.assert_array_equal(x[:, 0] % 2, y[:, 1])
+        assert (x.dtype, y.dtype) == (np.float32, np.uint8)
+    assert splits.train[0][:, 0].tolist() != sorted(splits.train[0][:, 0])
+    data = build.load_data(build.Config(data="hf:saved", label="kind"))
+    np.testing.assert_array_equal(data.splits.train[0], splits.train[0])
+    with pytest.raises(ConfigError, match=r"--data=hf:saved: has no column 'knd' of labels; did you mean kind\?"):
+        build.load_data(build.Config(data="hf:saved", label="knd"))
+
+
+def test_images_of_the_cache_are_found_by_name(datasets):
+    """Without their folder, as after a download: in grey only if all of them are."""
+    pictures = [Image.new("L", (4, 4 + i % 2), i) for i in range(30)]
+    for name, coloured in (("greys", pictures), ("colours", [*pictures[:-1], pictures[-1].convert("RGB")])):
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+        rows = {"image": coloured, "label": ["dark" if i < 10 else "light" for i in range(30)]}
+        rows = datasets.Dataset.from_dict(rows, features=features)
+        Path(name).mkdir()
+        rows.to_parquet(f"{name}/train.parquet")
+        datasets.load_dataset(name)
+        shutil.rmtree(name)
+        splits = jl.data.load(f"hf:{name}", size=4)
+        channels = 1 if name == "greys" else 3
+        assert [x.shape for x, _ in splits] == [(25, 4, 4, channels), (2, 4, 4, channels), (3, 4, 4, channels)]
+        for x, y in splits:
+            np.testing.assert_array_equal(x.max((1, 2, 3)) >= 10, y[:, 1])
+
+
+def test_what_cannot_be_loaded_is_one_sentence(datasets, monkeypatch):
+    rows = numbers(datasets)
+    rows.save_to_disk("saved")
+    datasets.DatasetDict(test=rows).save_to_disk("tests")
+    rows.add_column("name", ["a"] * 20).save_to_disk("texts")
+    for name, settings, error, message in (
+        ("saved", {}, ValueError, "name='hf:saved': has no column 'label' of labels; choose from number, square, kind"),
+        ("saved", {"label": "kind", "size": 8}, ValueError, "size=8: hf:saved holds no images; leave size out"),
+        ("tests", {"label": "kind"}, ValueError, "name='hf:tests': has the splits test, and no train"),
+        ("texts", {"label": "kind"}, ValueError, "column 'name': row 1 holds 'a', which is no number"),
+        ("none", {}, FileNotFoundError, r"name='hf:none': the library datasets does not find it \(.*; check the name"),
+        ("./none", {}, FileNotFoundError, "name='hf:./none': the library datasets does not find it"),
+    ):
+        with pytest.raises(error, match=message) as raised:
+            jl.data.load(f"hf:{name}", **settings)
+        assert "\n" not in str(raised.value)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ImportError, match=r"needs the library datasets; install it with pip install 'jaxlocal\[hf\]'"):
+        jl.data.load("hf:saved")
+
+
+def test_other_data_load_where_tensorflow_datasets_fails(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    assert jl.data.load("digits").train[0].shape == (1097, 8, 8, 1)
+    np.savez("a.npz", x=np.zeros((9, 2)), y=np.arange(9) % 2)
+    assert jl.data.load("a.npz").train[0].shape == (7, 2)
+    for kind in ("a", "b"):
+        Path("set", kind).mkdir(parents=True)
+        for i in range(5):
+            Image.new("L", (3, 3), i).save(f"set/{kind}/{i}.png")
+    assert jl.data.load("./set").train[0].shape == (8, 3, 3, 1)
+    with pytest.raises(ImportError, match=r"name='mnist': .*the import of tensorflow_datasets fails .*pip install"):
+        jl.data.load("mnist")
+    with pytest.raises(
+        ConfigError, match="--data=mnist: there is no folder of this name, and data sets of TFDS cannot"
+    ):
+        build.load_data(build.Config(data="mnist"))
