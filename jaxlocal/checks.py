@@ -92,8 +92,8 @@ def classes(rule: str, net: Network) -> None:
     """The network predicts classes."""
     if net.loss != cross_entropy:
         raise ValueError(
-            f"net.loss is for real targets, but {rule} learns from labels of classes; use jl.cross_entropy, or a rule "
-            "that learns real targets, such as jl.rules.drtp"
+            f"net.loss must be jl.cross_entropy, because {rule} learns from labels of classes; for real targets take "
+            "another rule, such as jl.rules.drtp"
         )
 
 

@@ -100,7 +100,7 @@ def _in_short(layer: Any) -> str:
 
 
 def _options(layer: nn.Module, train: bool) -> dict[str, Any]:
-    """The keyword `train` for a module that has this parameter; also for one of flax.nnx inside of a bridge."""
+    """The keyword `train` for a module that has this parameter; also for one of flax.nnx inside a bridge."""
     parameters = inspect.signature(getattr(layer, "nnx_class", type(layer)).__call__).parameters
     if "train" in parameters:
         return {"train": train}

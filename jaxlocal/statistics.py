@@ -12,6 +12,8 @@ from scipy.special import stdtrit
 
 from jaxlocal import checks
 
+ROUNDING = 1e-12  # a spread that is smaller, beside the numbers themselves, comes from rounding
+
 
 class Difference(NamedTuple):
     """The mean of paired differences, its confidence interval, and the effect size; None where one seed is too few."""
@@ -48,16 +50,17 @@ def paired(
     Reference:
       Student 1908; Cohen 1988, section 2.3.
     """
-    if len(ours) != len(theirs) or not len(ours):
+    if np.ndim(ours) != 1 or np.shape(ours) != np.shape(theirs) or not len(ours):
         raise ValueError(
-            f"ours has {len(ours)} numbers and theirs has {len(theirs)}: give one number of each for the same seeds"
+            f"ours has shape {np.shape(ours)} and theirs has {np.shape(theirs)}: give a number of each for every seed"
         )
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={checks.show(confidence)}: must be between 0 and 1, such as 0.95")
+    checks.share("confidence", confidence)
     differences = np.subtract(ours, theirs)
     mean, count = float(differences.mean()), len(differences)
     if count == 1:
         return Difference(mean, None, None, None)
     spread = float(differences.std(ddof=1))
+    if spread < ROUNDING * float(np.abs([ours, theirs]).max()):
+        spread = 0.0
     half = float(stdtrit(count - 1, (1 + confidence) / 2)) * spread / count**0.5
     return Difference(mean, mean - half, mean + half, mean / spread if spread else None)

@@ -29,11 +29,10 @@ def test_every_rule_gets_the_same_rates():
 def test_every_rule_starts_a_seed_with_the_same_forward_weights():
     batch = jl.data.floats((DATA.train[0][:4], DATA.train[1][:4]))
     bp = jl.rules.bp(NET(), optax.sgd(0.0))
-    shared = bp.init(jax.random.key(1), batch)
-    expected = jl.get_weights(bp, shared)
+    expected = jl.get_weights(bp, bp.init(jax.random.key(1), batch))
     for name in ("al", "dtp", "fa", "dfa", "predsim", "ff"):
         rule = jl.rules.ALL[name](NET(), optax.sgd(0.1))
-        params = with_forward_weights(rule, rule.init(jax.random.key(1), batch), shared)
+        params = with_forward_weights(rule, rule.init(jax.random.key(1), batch), expected)
         own = jl.get_weights(rule, params)
         same = [layer for layer in expected if layer in own and np.array_equal(own[layer], expected[layer])]
         kernels_with_a_label = 1 if name == "ff" else 0
@@ -57,6 +56,18 @@ def test_a_rule_of_ones_own_can_enter():
         return jl.rules.dfa(net, tx)
 
     assert ranking.enter(mine, TINY, trials=1, seeds=1).rule == "mine"
+
+
+def test_wrong_arguments_are_one_sentence_before_anything_is_trained(tmp_path):
+    with pytest.raises(TypeError, match=r"^workload='digits': must be a Workload"):
+        ranking.enter("bp", "digits")
+    with pytest.raises(TypeError, match=r"^rule=.*: has no name for the table"):
+        ranking.enter(partial(jl.rules.dfa), TINY)
+    with pytest.raises(ValueError, match=r"^entries: is empty"):
+        ranking.table([])
+    with pytest.raises(ValueError, match=r"^seeds=0: must be at least 1"):
+        app.rank(["bp"], folder=tmp_path / "a", seeds=0)
+    assert not (tmp_path / "a").exists()
 
 
 def entry(rule, *tests):

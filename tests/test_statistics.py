@@ -25,10 +25,14 @@ def test_a_difference_is_clear_where_its_interval_leaves_out_zero():
 def test_one_seed_and_equal_differences_have_no_spread():
     assert jl.statistics.paired([0.9], [0.8])[1:] == (None, None, None)
     assert jl.statistics.paired([0.5, 0.75], [0.25, 0.5]) == (0.25, 0.25, 0.25, None)
+    rounded = jl.statistics.paired([0.3, 0.8], [0.1, 0.6])  # in floats the two differences are not quite equal
+    assert rounded.effect is None and rounded.low == rounded.high == pytest.approx(0.2)
 
 
 def test_numbers_that_have_no_partner_are_refused():
-    with pytest.raises(ValueError, match="ours has 2 numbers and theirs has 1"):
+    with pytest.raises(ValueError, match=r"ours has shape \(2,\) and theirs has \(1,\)"):
         jl.statistics.paired([0.9, 0.8], [0.8])
+    with pytest.raises(ValueError, match=r"ours has shape \(\)"):
+        jl.statistics.paired(0.9, 0.8)
     with pytest.raises(ValueError, match="confidence=95"):
         jl.statistics.paired([0.9, 0.8], [0.8, 0.7], 95)

@@ -18,6 +18,7 @@ import pytest
 import jaxlocal as jl
 from jaxlocal import app
 from jaxlocal.app import Config, build, text
+from jaxlocal.app.prediction import meaning
 
 pytestmark = [pytest.mark.usefixtures("drawn_once", "elsewhere"), pytest.mark.xdist_group("text runs")]
 
@@ -286,13 +287,36 @@ def test_files_that_cannot_be_predicted_are_one_sentence(trained_on_digits, run,
     assert code == 2 and "TEXT: is missing; name a text or a file, or pipe lines into the command" in error
 
 
+def test_scores_of_associated_learning_are_shares_where_its_lowest_decoder_ends_in_a_sigmoid():
+    config = Config(model_args=("hidden=[4]",))
+    built = build.build(config)
+    found = {
+        arguments: meaning(replace(config, rule_args=tuple(arguments.split())), built)
+        for arguments in (
+            "",
+            "codes=paper",
+            "codes=paper readout=linear",
+            "codes=paper label_loss=cross_entropy",
+            "readout=one_layer",
+            "readout=one_layer label_loss=cross_entropy",
+        )
+    }
+    assert [arguments for arguments, scores in found.items() if scores == "shares"] == [
+        "codes=paper",
+        "readout=one_layer",
+    ]
+    assert {*found.values()} == {"shares", "logits"}
+
+
 def test_the_probabilities_of_associated_learning_and_a_run_without_classes(run):
-    config = Config(epochs=1, lr=0.01, model_args=("hidden=[16]",), rule_args=("width=16",))
+    config = Config(epochs=1, lr=0.01, model_args=("hidden=[16]",), rule_args=("codes=paper",))
     app.train(config, "al", say=lambda line: None)
     np.savez("x.npz", x=jl.data.digits().test[0][:50])
     predicted = list(app.predict("al", ["x.npz"]))
-    assert all(sum(one.probabilities.values()) == pytest.approx(1, abs=1e-5) for one in predicted)
-    assert max(one.probability for one in predicted) > np.e / (np.e + 9)  # the most that a softmax of them can give
+    rule, params, data = jl.load("al")
+    scores = np.asarray(rule.predict(params, data.test[0][:50]))
+    found = [list(one.probabilities.values()) for one in predicted]
+    np.testing.assert_allclose(found, scores / scores.sum(1, keepdims=True), rtol=1e-5)
     np.savez("real.npz", x=np.random.default_rng(0).random((40, 5)), y=np.random.default_rng(1).random((40, 2)))
     real = replace(config, data="real.npz", rule="bp", rule_args=(), model_args=("hidden=[4]", "loss=squared_error"))
     app.train(real, "real", say=lambda line: None)

@@ -34,7 +34,7 @@ def run(workload: str, rule: str, task: Task) -> Iterator[Outcome]:
     learned = WORKLOADS[workload]._replace(epochs=epochs)
     data = examples(workload)
     say = partial(print, flush=True)
-    entry = jl.ranking.enter(rule, learned, trials=trials, seeds=seeds, data=data, folder=task.folder, say=say)
+    reached = jl.ranking.enter(rule, learned, trials=trials, seeds=seeds, data=data, folder=task.folder, say=say)
     settings = {
         "workload": learned.words,
         "epochs": epochs,
@@ -42,9 +42,9 @@ def run(workload: str, rule: str, task: Task) -> Iterator[Outcome]:
         "seeds": list(range(1, seeds + 1)),
         "searched": {name: list(values.values) for name, values in jl.ranking.space(rule).items()},
     }
-    by_seed = [{split: of_seed[seed] for split, of_seed in entry.accuracies.items()} for seed in range(seeds)]
-    row = records.row(rule, by_seed, entry.seconds)
-    row |= {"setting": entry.setting, "trials": [trial._asdict() for trial in entry.trials]}
+    by_seed = [{split: of_seed[seed] for split, of_seed in reached.accuracies.items()} for seed in range(seeds)]
+    row = records.row(rule, by_seed, reached.seconds)
+    row |= {"setting": reached.setting, "trials": [trial._asdict() for trial in reached.trials]}
     message = f"{task.row}: test {percent(row['test'])} %"
     yield Outcome([row], settings, Budget(epochs=epochs, trials=trials, seeds=seeds), message)
 
@@ -70,15 +70,14 @@ def standings(recorded: Recorded, workload: str) -> list[Row]:
 
 def overview(recorded: Recorded) -> Iterator[Row]:
     """The test accuracy of each rule on each workload, and its place there."""
-    placed = {workload: standings(recorded, workload) for workload in WORKLOADS}
-    for rule in jl.rules.ALL:
-        cells = {
-            workload: next(
-                (f"{line['test']} ({place})" for place, line in enumerate(lines, 1) if line["rule"] == rule), ""
-            )
-            for workload, lines in placed.items()
+    cells = {
+        workload: {
+            line["rule"]: f"{line['test']} ({place})" for place, line in enumerate(standings(recorded, workload), 1)
         }
-        yield {"rule": rule, **cells}
+        for workload in WORKLOADS
+    }
+    for rule in jl.rules.ALL:
+        yield {"rule": rule, **{workload: of_rules.get(rule, "") for workload, of_rules in cells.items()}}
 
 
 def draw(recorded: Recorded) -> "dict[str, Figure]":

@@ -21,7 +21,7 @@ PLATFORMS = "cpu", "cuda", "rocm", "tpu"
 
 
 def export(folder: Path | str, out: Path | str | None = None, *, best: bool = False) -> Path:
-    """Write a run's prediction as a program that needs nothing but JAX, and its weights as safetensors.
+    """Write a run's prediction as a program that needs JAX and flatbuffers alone, and its weights as safetensors.
 
     The folder gets predict.jax_export, which `jax.export.deserialize` reads. It takes any number of examples, as the
     data set gives them, and returns their scores. weights.safetensors holds all arrays of `jl.get_weights`. model.json

@@ -18,8 +18,9 @@ from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.decode import Image, pixels, readable
 from jaxlocal.data.frames import is_frame, read_inputs
 from jaxlocal.data.sources import checked_inputs
-from jaxlocal.network import squared_error
+from jaxlocal.network import cross_entropy, squared_error
 from jaxlocal.rule import Params, Rule
+from jaxlocal.rules.associated import lowest_decoder
 
 PIECE = 256  # examples that are predicted at a time
 
@@ -65,13 +66,18 @@ def class_names(built: Built) -> list[str] | None:
 def meaning(config: Config, built: Built) -> str:
     """What the scores are: "logits", whose softmax gives probabilities, "shares" of their sum, or real "numbers".
 
-    With the paper's codes the last decoder of Associated Learning ends in a sigmoid: its scores are from 0 to 1.
+    With the paper's codes, for example, the lowest decoder of Associated Learning ends in a sigmoid: its scores are
+    from 0 to 1. Of the coders that the command line knows only the linear one does not.
     """
     if built.plain.net.loss is squared_error:
         return "numbers"
+    if config.rule != "al":
+        return "logits"
     given = arguments("--rule-args", config.rule_args)
-    ends_in_sigmoid = given.get("codes") is codes.paper and not given.keys() & {"label_loss", "readout"}
-    return "shares" if config.rule == "al" and ends_in_sigmoid else "logits"
+    parts = {part: given[part] for part in ("decoder", "readout") if part in given}
+    chosen = given.get("codes", codes.lean)._replace(**parts)
+    readout, label_loss = lowest_decoder(chosen, given.get("label_loss"), of_classes=True)
+    return "logits" if label_loss == cross_entropy or readout is codes.linear else "shares"
 
 
 def _shares(scores: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ from jaxlocal.version import __version__
 
 
 def made_by(config: Config) -> dict[str, Any]:
-    """The facts that make a run's numbers again."""
+    """What it takes to reproduce a run's numbers."""
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": commit(Path(__file__).parents[1]),
@@ -27,7 +27,7 @@ def made_by(config: Config) -> dict[str, Any]:
 
 
 def in_picture(config: Config) -> dict[str, str]:
-    """The facts as a text inside of a PNG file: `metadata` of `figure.savefig`."""
+    """The same as a text inside a PNG file: `metadata` of `figure.savefig`."""
     return {"Description": json.dumps(made_by(config))}
 
 
@@ -38,7 +38,7 @@ def versions() -> dict[str, str]:
 
 @cache  # the code that runs is the code as it was at the start
 def commit(folder: Path, *others: str) -> str:
-    """The commit of the files in a folder, and whether they have changed since; "unknown" outside of a repository.
+    """The commit of the files in a folder, and whether they have changed since; "unknown" outside a repository.
 
     Args:
       folder: the folder.
@@ -50,7 +50,7 @@ def commit(folder: Path, *others: str) -> str:
         return done.stdout.strip()
 
     try:
-        if not git("ls-files", "."):  # an installation inside of another repository
+        if not git("ls-files", "."):  # an installation inside another repository
             return "unknown"
         changed = git("status", "--porcelain", "--", ".", *(f":!{path}" for path in others))
         return git("rev-parse", "HEAD") + " + uncommitted changes" * bool(changed)

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxlocal import plots, ranking, rules
+from jaxlocal import checks, plots, ranking, rules
 from jaxlocal.app import folder as folders
 from jaxlocal.app.build import check_rules
 from jaxlocal.app.runs import Say, Stopped
@@ -44,6 +44,8 @@ def rank(
     """
     names = names or list(rules.ALL)
     check_rules(names)
+    checks.positive_int("trials", trials)
+    checks.positive_int("seeds", seeds)
     learned = known("--workload", workload, ranking.WORKLOADS)
     data = _load(workload, learned)
     folder = folders.folder_or_next(folder, f"rank-{workload}")

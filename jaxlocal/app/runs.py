@@ -231,7 +231,7 @@ def draw(folder: Path | str, *, best: bool = False, examples: int = 1000) -> Ite
         built = build(replace(config, seeds=1), built.encoding)
 
     def save(name: str, figure: "Figure") -> Path:
-        figure.savefig(folder / f"{name}.png", dpi=120)
+        figure.savefig(folder / f"{name}.png", dpi=120, metadata=in_picture(config))
         return folder / f"{name}.png"
 
     yield save("curves", curves)

@@ -3,12 +3,13 @@
 import inspect
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxlocal import checks, search, training
@@ -86,6 +87,9 @@ def enter(
     """
     checks.positive_int("trials", trials)
     checks.positive_int("seeds", seeds)
+    name = _name(rule)
+    if not isinstance(workload, Workload):
+        raise TypeError(f"workload={checks.show(workload)}: must be a Workload, such as jl.ranking.WORKLOADS['digits']")
     began = time.perf_counter()
     folder = None if folder is None else checks.path("folder", folder)
     data = data or workload.load()
@@ -101,11 +105,17 @@ def enter(
         folder=folder and folder / "search",
     )
     setting = search.best(tried).setting
-    name = rule if isinstance(rule, str) else rule.__name__
     say(f"{name}: of {trials} settings the best on validation has {in_words(setting)}")
     measured = _measured(make(setting), workload, data, seeds, _Kept(folder and folder / "seeds.json", setting), say)
     accuracies = {split: [of_seed[split] for of_seed in measured] for split in SPLITS}
     return Entry(name, setting, accuracies, tried, time.perf_counter() - began)
+
+
+def _name(rule: str | Callable[..., Rule]) -> str:
+    name = rule if isinstance(rule, str) else getattr(rule, "__name__", None)
+    if name is None:
+        raise TypeError(f"rule={checks.show(rule)}: has no name for the table; define it as a function with def")
+    return name
 
 
 def in_words(setting: Setting) -> str:
@@ -139,11 +149,13 @@ def _measured(
 ) -> list[dict[str, float]]:
     """The accuracies of each seed on the training, validation and test sets."""
     train = jax.tree.map(jnp.asarray, floats(data.train))
-    init, init_shared = jax.jit(rule.init), jax.jit(bp(rule.net, optax.sgd(0.0)).init)
+    baseline = bp(rule.net, optax.sgd(0.0))
+    init, init_baseline = jax.jit(rule.init), jax.jit(baseline.init)
     measured = kept.read()[:seeds]
     for seed in range(len(measured) + 1, seeds + 1):
         init_key, order_key = jax.random.split(jax.random.key(seed))
-        params = with_forward_weights(rule, init(init_key, train), init_shared(init_key, train))
+        shared = get_weights(baseline, init_baseline(init_key, train))
+        params = with_forward_weights(rule, init(init_key, train), shared)
         params = trained(rule, params, train, order_key, epochs=workload.epochs, batch_size=workload.batch_size)
         parts = zip(SPLITS, data, strict=True)
         measured.append({split: _accuracy(rule, params, pair) for split, pair in parts})
@@ -152,16 +164,13 @@ def _measured(
     return measured
 
 
-def with_forward_weights(rule: Rule, params: Params, shared: Params) -> Params:
-    """The parameters with the forward weights of those of backpropagation, as far as the rule has such weights.
+def with_forward_weights(rule: Rule, params: Params, shared: Mapping[str, np.ndarray]) -> Params:
+    """The parameters with these forward weights of backpropagation, as far as the rule has such weights.
 
     The first block of `ff` also reads the label, so it has a kernel of its own.
     """
-    own = {name: weight.shape for name, weight in get_weights(rule, params).items()}
-    weights = get_weights(bp(rule.net, optax.sgd(0.0)), shared)
-    return set_weights(
-        rule, params, {name: weight for name, weight in weights.items() if own.get(name) == weight.shape}
-    )
+    shapes = {name: weight.shape for name, weight in get_weights(rule, params).items()}
+    return set_weights(rule, params, {name: w for name, w in shared.items() if shapes.get(name) == w.shape})
 
 
 def _accuracy(rule: Rule, params: Params, pair: Pairs) -> float:

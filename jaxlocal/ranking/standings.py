@@ -38,4 +38,6 @@ def standings(entries: Sequence[Entry], baseline: str = BASELINE) -> Iterator[di
 def table(entries: Sequence[Entry], baseline: str = BASELINE) -> str:
     """The standings as aligned text."""
     rows = list(standings(entries, baseline))
+    if not rows:
+        raise ValueError("entries: is empty; give one entry or more, as jl.ranking.enter returns them")
     return aligned([list(rows[0]), *(list(row.values()) for row in rows)], left=1)

@@ -34,7 +34,7 @@ def first(count: int, name: str, size: int | None = None) -> Splits:
     return Splits((train[0][:count], train[1][:count]), validation, test)
 
 
-SMALL = 10_000  # training images, so that one core can train all rules in an hour or two
+SMALL = 10_000  # training images, so that a small machine can train all rules
 CNN = f"the first {SMALL:,} training images, two convolutions of stride 2 and a dense layer"
 WORKLOADS = {
     "digits": Workload(

@@ -117,9 +117,7 @@ def al(
     of_classes = net.loss == cross_entropy
     encoder = codes.encoder or (spread if of_classes else one_layer)
     _check_label_loss(label_loss)
-    if label_loss is None and of_classes and codes.readout is None:
-        label_loss = codes.label_loss
-    readout = codes.readout or (codes.decoder if of_classes and label_loss is None else linear)
+    readout, label_loss = lowest_decoder(codes, label_loss, of_classes)
     decoders = readout, *(codes.decoder for _ in groups[1:])
     pairs = _Associations(f, _widths(codes.width, n), codes.bridge, encoder, decoders, label_loss, by_class)
     parts = tuple(Part(layers, partial(pairs.init, i), partial(pairs.teach, i)) for i, layers in enumerate(groups))
@@ -133,6 +131,13 @@ def al(
         effective=effective,
         scores=pairs.scores,
     )
+
+
+def lowest_decoder(codes: Codes, label_loss: Loss | None, of_classes: bool) -> tuple[Coder, Loss | None]:
+    """h_1, and how far it is from the label; None: the mean squared error."""
+    if label_loss is None and of_classes and codes.readout is None:
+        label_loss = codes.label_loss
+    return codes.readout or (codes.decoder if of_classes and label_loss is None else linear), label_loss
 
 
 class Coders(NamedTuple):
