@@ -55,12 +55,13 @@ def paired(
             f"ours has shape {np.shape(ours)} and theirs has {np.shape(theirs)}: give a number of each for every seed"
         )
     checks.share("confidence", confidence)
-    differences = np.subtract(ours, theirs)
+    values = np.asarray([ours, theirs])
+    differences = values[0] - values[1]
     mean, count = float(differences.mean()), len(differences)
     if count == 1:
         return Difference(mean, None, None, None)
     spread = float(differences.std(ddof=1))
-    if spread < ROUNDING * float(np.abs([ours, theirs]).max()):
+    if spread < ROUNDING * float(np.abs(values).max()):
         spread = 0.0
     half = float(stdtrit(count - 1, (1 + confidence) / 2)) * spread / count**0.5
     return Difference(mean, mean - half, mean + half, mean / spread if spread else None)
