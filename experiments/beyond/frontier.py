@@ -82,7 +82,7 @@ PROBLEMS = {
 
 COLOURS = {"bp": figures.ORANGE, "dfa": figures.RED, "drtp": figures.RED}  # those of Associated Learning are blue
 LONGER = "_long"  # at the end of a contender's name: twice the epochs, with the rate of the shorter training
-SQUARED = jl.codes.lean._replace(label_loss=None)  # the default when the first rows were trained
+SQUARED = jl.codes.lean._replace(label_loss=None)  # all rows have the loss of the first ones
 Make = Callable[[jl.Network, optax.GradientTransformation], jl.Rule]
 
 
@@ -289,12 +289,13 @@ EXPERIMENT = Experiment(
     title="Accuracy against cost",
     rows=rows(),
     note=(
-        "Adam, its rate falling to zero by a cosine. Each contender chose its rate among "
-        f"{', '.join(map(str, RATES))} on the validation set, with a third of the epochs. `al_N` is Associated "
-        "Learning with lean codes in N components, and with `_long` twice the epochs; `al_paper` has the paper's "
-        "codes. Operations, time, weights and memory are multiples of backpropagation's. `cifar` is the vanilla CNN on "
-        "10,000 images of 16 by 16 pixels, `resnet` ResNet-8 on the same images; `mnist` and `fashion` are 8 layers of "
-        "256 units, `wide_N` is 4 layers of 1024 units on MNIST with batches of N; the other batches have 64 examples."
+        f"Adam, its rate falling to zero by a cosine. Each contender chose its rate among {', '.join(map(str, RATES))} "
+        "on the validation set, with a third of the epochs. `al_N` is Associated Learning with lean codes and the "
+        "squared error in N components, and with `_long` twice the epochs; `al_paper` has the paper's codes. "
+        "Operations, time, weights and memory are multiples of backpropagation's. `cifar` is the vanilla CNN on "
+        "10,000 images of 16 by 16 pixels, `resnet` ResNet-8 on the same images; `mnist` and `fashion` are 8 layers "
+        "of 256 units, `wide_N` is 4 layers of 1024 units on MNIST with batches of N; the other batches have 64 "
+        "examples."
     ),
     tables=(table,),
     draw=draw,

@@ -10,7 +10,9 @@ from experiments.lab.training import Case, Steps
 
 HIDDEN, CLASSES = (256, 256), 10
 ADAM = "adam(0.001)", optax.adam(1e-3)
-OPTIMIZERS = {"pepita": ("sgd(0.1, momentum=0.9)", optax.sgd(0.1, momentum=0.9))}  # its paper's; with Adam it forgets
+OPTIMIZERS = {
+    "pepita": ("sgd(0.1, momentum=0.9)", optax.sgd(0.1, momentum=0.9))
+}  # its paper's; with Adam its weights can grow without bound
 
 
 def make(rule: str, steps: Steps) -> jl.Rule:

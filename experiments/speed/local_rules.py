@@ -22,7 +22,13 @@ from experiments.speed.backprop_schedule import gpipe, one_forward_one_backward
 from experiments.speed.batch import make_batch
 from experiments.speed.shared import ADAM, DEVICES, RATE, Batch, Problem, Timed, costs, pipeline, sequential, two_cores
 
-LOCAL = "al", "drtp", "dgl", "predsim", "ff"  # rules whose components learn from the message alone
+LOCAL = (
+    "al",
+    "drtp",
+    "dgl",
+    "predsim",
+    "ff",
+)  # the forward-only rules but scpl, whose projections of images are too large
 MICRO = 8  # the number of micro-batches of backpropagation
 
 
