@@ -382,10 +382,13 @@ def test_compare(run, monkeypatch):
         raise Interrupted(signal.SIGINT, 7)
 
     monkeypatch.setattr(session, "fit", stopped)
-    code, _, error = run("compare bp dfa --out both --resume --epochs 2")  # other settings come from the runs
+    code, _, error = run(
+        "compare bp dfa --out both --resume --epochs 2 --log tensorboard"
+    )  # other settings come from the runs
     assert code == 130
     assert error == (
-        "jaxlocal compare: stopped after step 7 of bp; resume with: jaxlocal compare bp dfa --out both --resume\n"
+        "jaxlocal compare: stopped after step 7 of bp; "
+        "resume with: jaxlocal compare bp dfa --out both --resume --log tensorboard\n"
     )
 
 

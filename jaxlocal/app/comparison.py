@@ -72,7 +72,8 @@ def compare(
             begun = resume and (folder / rule / "config.yaml").exists()
             summaries[rule] = runs.train(one, folder / rule, resume=begun, log=log, say=say)
         except Stopped as stop:
-            command = f"jaxlocal compare {' '.join(rules)} --out {shlex.quote(str(folder))} --resume"
+            again = f"--out {shlex.quote(str(folder))} --resume{text.log_flag(log)}"
+            command = f"jaxlocal compare {' '.join(rules)} {again}"
             raise Stopped(stop.signal, f"{stop.after} of {rule}", command) from None
         except DivergedError as error:
             raise DivergedError(f"{rule}: {error}") from None

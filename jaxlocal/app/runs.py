@@ -285,7 +285,7 @@ def _train(config: Config, built: Built, session: Session, log: Sequence[str | O
                 progress=True,
             )
         except Interrupted as stop:
-            command = f"jaxlocal train --out {shlex.quote(str(session.folder))} --resume"
+            command = f"jaxlocal train --out {shlex.quote(str(session.folder))} --resume{text.log_flag(log)}"
             raise Stopped(stop.signal, f"step {stop.step}", command) from None
 
 

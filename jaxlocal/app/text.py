@@ -1,7 +1,7 @@
 """What the command line prints about runs: a heading, where training resumes, timings and tables."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxlocal.app.folder import Summary
@@ -77,6 +77,18 @@ def prediction(predicted: Prediction, as_json: bool) -> str:
     if as_json:
         return json.dumps(predicted._asdict(), ensure_ascii=False)
     return f"{predicted.label}\t{predicted.probability:.4f}"
+
+
+def log_flag(log: Sequence[object]) -> str:
+    """The flag by which a command that resumes gets the same loggers; those that are functions have no name there.
+
+    Example:
+      >>> from jaxlocal.app.text import log_flag
+      >>> log_flag(["wandb", print, "mlflow"]), log_flag([])
+      (' --log wandb mlflow', '')
+    """
+    names = [name for name in log if isinstance(name, str)]
+    return f" --log {' '.join(names)}" if names else ""
 
 
 def plural(count: int, one: str, many: str = "") -> str:
