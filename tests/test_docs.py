@@ -50,13 +50,27 @@ def with_blocks(language):
     return [page for page in PAGES if code_blocks(page, language)]
 
 
-@pytest.fixture(scope="module")
-def tables():
-    """The script that writes the tables of the pages."""
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
+def script(name):
+    """A script of the folder docs, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """The script that writes the tables of the pages."""
+    return script("tables")
+
+
+def test_indices_hang_below_the_line_but_not_in_code():
+    lowered = script("indices").on_page_content
+    html = "ĥ_{l-1} of <code>s_i</code>, head_l(x)ᵀ, <a href='x_i'>B_lᵀ</a> al_4 batch_size<pre>s_i</pre>"
+    expected = html.replace("_{l-1}", "<sub>l&minus;1</sub>")
+    for name in ("head", "B"):
+        expected = expected.replace(f"{name}_l", f"{name}<sub>l</sub>")
+    assert lowered(html) == expected
 
 
 @pytest.mark.parametrize("name", MODULES)
