@@ -5,7 +5,7 @@ from typing import Any
 
 UNTOUCHED = re.compile(r"(<(?P<tag>pre|code|math)\b.*?</(?P=tag)>|<[^>]+>)", re.DOTALL)
 # A letter with an index, or a word whose index is l or i: the number of a layer or a component.
-INDEXED = re.compile(r"(?<!\w)([^\W\d_]\u2032?|[a-z]+(?=_[li]\b))_(?:\{([^{}]+)\}|([^\W_]))(?![A-Za-z0-9_])")
+INDEXED = re.compile(r"(?<![^\WΔ])([^\W\d_]\u2032?|[a-z]+(?=_[li]\b))_(?:\{([^{}]+)\}|([^\W_]))(?![A-Za-z0-9_])")
 
 
 def on_page_content(html: str, **kwargs: Any) -> str:

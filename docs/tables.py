@@ -32,6 +32,18 @@ WHOLE = {
     "rank": rank.EXPERIMENT,
     "time_to_accuracy": time_to_accuracy.EXPERIMENT,
 }
+# Pictures that are none of a paper's tables, what they show, and the file that draws them.
+OTHERS = {
+    "rules": ("How four rules teach the same three layers", "docs/diagram"),
+    "al-digits": ("The test images in each layer, by t-SNE", "jaxlocal/plots/classes"),
+    "records/scaling": ("Time per epoch against depth", "speed.scaling_picture"),
+    "records/memory": ("Memory of a step against depth", "speed.bench.overview"),
+    "records/time_to_accuracy": (time_to_accuracy.EXPERIMENT.title, "speed.time_to_accuracy"),
+    **{
+        f"records/rank_{workload}": (f"Differences from backpropagation on {workload}", "beyond.rank")
+        for workload in ("digits", "mnist", "cifar10")
+    },
+}
 PAGES = ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))
 
 
@@ -52,6 +64,8 @@ def _table(name: str) -> str:
         return tables.markdown(list(report.overview()))
     if name == "pipeline/depth":
         return tables.markdown([_depth(row) for row in _rows("pipeline/scaling")])
+    if name == "gallery":
+        return _gallery()
     if name == "advantage":
         return tables.markdown(list(time_to_accuracy.advantage(time_to_accuracy.EXPERIMENT.recorded())))
     if name.startswith("rank/"):
@@ -82,6 +96,21 @@ def _with_picture(rows: list[records.Row], name: str, title: str) -> str:
     picture = figures.PICTURES / f"{name}.png"
     shown = f"\n\n![{title}](pictures/{figures.PICTURES.name}/{picture.name})"
     return tables.markdown(rows) + (shown if picture.exists() else "")
+
+
+def _gallery() -> str:
+    """Every picture that is drawn, with the file that draws it."""
+    of_papers = {
+        f"records/{picture}": (words, report.BY_NAME[name].module)
+        for name, pictures in report.PICTURES.items()
+        for picture, words in pictures.items()
+    }
+    shown = []
+    for picture, (words, module) in (OTHERS | of_papers).items():
+        if (ROOT / "docs" / "pictures" / f"{picture}.png").exists():
+            file = f"experiments/{module.replace('.', '/')}" if "/" not in module else module
+            shown.append(f"![{words}](pictures/{picture}.png)\n\n{words}: [{file}.py](code/{file}.md)")
+    return "\n\n".join(["", *shown, ""])
 
 
 def _rows(name: str) -> list[records.Row]:
