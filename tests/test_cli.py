@@ -120,7 +120,9 @@ def images(folder, *sizes):
         ("plot --run=none", "unrecognized arguments: --run=none; write RUN without a flag"),
         ("train --rules=zz", "unrecognized arguments: --rules=zz; did you mean --rule?"),
         ("train -epochs 3", "unrecognized arguments: -epochs 3; did you mean --epochs?"),
-        ("search al --lr 3", "unrecognized arguments: --lr 3; see jaxlocal search --help"),
+        ("search al --lr 3", "argument --lr: expected 2 arguments"),
+        ("search al --lr 1 0", "--lr=1.0 0.0: must be the smallest and the largest rate, such as 1e-4 1e-2"),
+        ("search bp --helper-lr 1 2", "--helper-lr=1.0 2.0: bp has one learning rate only; leave it out"),
         (
             "compare al bp --pipeline",
             "--pipeline: the components of bp wait for an error",
@@ -393,13 +395,22 @@ def test_compare(run, monkeypatch):
 
 
 def test_the_same_search_command_resumes(run, monkeypatch):
-    line = "search bp --trials 3 --group 2 --epochs 1 --model-args hidden=[8] --out found"
+    """Also with rates, an optimizer and a schedule that the user has chosen."""
+    line = "search bp --trials 3 --group 2 --epochs 1 --model-args hidden=[8] --optimizer nesterov --out found"
+    rest, line = line, f"{line} --schedule al --lr 1e-2 2e-2"
     code, out, error = run(line)
     assert code == 0 and not error and Path("found/histograms.png").exists()
     assert out.startswith("bp on digits, 3 settings, 1 epoch each → found/bp\n") and "test accuracy of the best" in out
     assert run(line)[1] == out
-    code, _, error = run(line + " --batch-size 16")
-    assert code == 2 and "holds a search with other" in error
+    rates = [float(row.split()[-1]) for row in out.splitlines()[3:6]]
+    assert out.splitlines()[1].split() == ["trial", "validation", "%", "loss", "lr"] and 0.01 <= min(rates) < 0.02
+    for change, what in (
+        (line + " --batch-size 16", "batch_size"),
+        (f"{rest} --schedule al --lr 1e-2 1e-1", "settings"),
+        (f"{rest} --schedule cosine --lr 1e-2 2e-2", "make"),
+    ):
+        code, _, error = run(change)
+        assert code == 2 and f"holds a search with other {what}" in error
 
     def stopped(*args, **flags):
         raise KeyboardInterrupt

@@ -29,7 +29,10 @@ from jaxlocal.version import __version__
 
 SEARCH = Config(epochs=10)  # the defaults of a search, and the settings that it does not draw
 MOST_TRIALS, MOST_SEEDS = 10**5, 10**3
-SEARCH_FLAGS = "model", "data", "label", *OF_TEXTS, "epochs", "batch_size", "rule_args", "model_args", "seed"
+SEARCH_FLAGS = (
+    *("model", "data", "label", *OF_TEXTS, "epochs", "batch_size", "optimizer", "schedule"),
+    *("rule_args", "model_args", "seed"),
+)
 
 
 def train(argv: Sequence[str]) -> None:
@@ -113,11 +116,23 @@ def search(argv: Sequence[str]) -> None:
     )
     add("--group", type=flags.whole, default=10, metavar="N", help="settings per compiled program (default: 10)")
     add("--out", type=Path, metavar="DIR", help="of the search, else runs/search-N")
+    ends = ("LOW", "HIGH")
+    add("--lr", nargs=2, type=float, metavar=ends, dest="rates", help="range of the learning rate")
+    add("--helper-lr", nargs=2, type=float, metavar=ends, dest="helper_rates", help="of feedback, inverses, …")
     settings.add_flags(parser, SEARCH, SEARCH_FLAGS)
     read = _parsed(parser, argv)
     config = settings.from_flags(read, SEARCH)
     _start_jax()
-    app.search(read.rules, config, read.out, trials=read.trials, group=read.group, say=_say)
+    app.search(
+        read.rules,
+        config,
+        read.out,
+        trials=read.trials,
+        group=read.group,
+        lr=read.rates,
+        helper_lr=read.helper_rates,
+        say=_say,
+    )
 
 
 def rank(argv: Sequence[str]) -> None:

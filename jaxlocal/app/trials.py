@@ -12,15 +12,18 @@ from tqdm import tqdm
 from jaxlocal import models
 from jaxlocal import search as random_search
 from jaxlocal.app import folder as folders
-from jaxlocal.app.build import arguments, check_rules, load_data, network
+from jaxlocal.app.build import OPTIMIZERS, SCHEDULES, arguments, check_rules, load_data, network
 from jaxlocal.app.runs import Say, Stopped
-from jaxlocal.app.settings import Config, ConfigError, check, known
+from jaxlocal.app.settings import Config, ConfigError, check, known, shown
 from jaxlocal.app.text import plural
 from jaxlocal.data import Splits
 from jaxlocal.network import Network, squared_error
 from jaxlocal.search import Trial
-from jaxlocal.search.rule_settings import Make
+from jaxlocal.search.rule_settings import ADAM, Make
+from jaxlocal.search.space import Range, log_uniform
 from jaxlocal.training.learner import example_batch
+
+SGD = log_uniform(1e-3, 1.0)  # the rates of SGD that are tried if none are given
 
 
 def search(
@@ -30,18 +33,22 @@ def search(
     *,
     trials: int = 60,
     group: int = 10,
+    lr: tuple[float, float] | None = None,
+    helper_lr: tuple[float, float] | None = None,
     say: Say = print,
 ) -> dict[str, list[Trial]]:
     """Search the settings of each rule at random on the validation set, then test the best ones.
 
     Args:
       rules: the names of the rules.
-      config: the network, the data, the epochs, the batch size, the seed and the arguments of the rules that are not
-        searched. Other settings are not used.
+      config: the network, the data, the epochs, the batch size, the seed, the optimizer, the schedule of the rates, and
+        the arguments of the rules that are not searched. Other settings are not used.
       folder: where the trials are kept; by default runs/search-N with the first N that is free. The search that the
         folder holds is resumed.
       trials: the number of settings for each rule.
       group: the number of settings that one compiled program trains.
+      lr: the smallest and the largest learning rate; by default from 1e-5 to 3e-3, or for SGD from 1e-3 to 1.
+      helper_lr: the same of feedback, inverses and autoencoders, by default from 1e-5 to 1e-2, or for SGD to 1.
       say: called with each line of the report.
 
     Returns:
@@ -57,7 +64,8 @@ def search(
     loaded = load_data(config)
     net, data = network(config, loaded), loaded.splits
     fixed = arguments("--rule-args", config.rule_args)
-    plans = {rule: _plan(rule, net, fixed, config, data, trials) for rule in rules}
+    spaces = {rule: _space(rule, config, fixed, lr, helper_lr) for rule in rules}
+    plans = {rule: _plan(rule, net, fixed, config, data, spaces[rule], trials) for rule in rules}
     folder = folders.folder_or_next(folder, "search")
     folders.make(folder)
     found = {}
@@ -73,16 +81,62 @@ def search(
     return found
 
 
+def _space(
+    rule: str,
+    config: Config,
+    fixed: Mapping[str, Any],
+    lr: tuple[float, float] | None,
+    helper_lr: tuple[float, float] | None,
+) -> dict[str, Range]:
+    """The ranges of the settings. What the user has fixed is not searched, and SGD has nothing but its rates."""
+    space = {name: values for name, values in random_search.bartunov(rule).items() if name not in fixed}
+    if config.optimizer != "adam":
+        of_adam = tuple(name for name in ADAM if name != "lr")
+        left = {name: values for name, values in space.items() if not name.endswith(of_adam)}
+        space = {name: SGD if name.endswith("lr") else values for name, values in left.items()}
+    helpers = [name for name in space if name.endswith("_lr")]
+    if helper_lr and not helpers:
+        raise ConfigError(f"--helper-lr={_shown(helper_lr)}: {rule} has one learning rate only; leave it out")
+    space |= {"lr": _rates("--lr", lr)} if lr else {}
+    return space | (dict.fromkeys(helpers, _rates("--helper-lr", helper_lr)) if helper_lr else {})
+
+
+def _rates(flag: str, ends: tuple[float, float]) -> Range:
+    try:
+        return log_uniform(*ends)
+    except (ValueError, TypeError):
+        raise ConfigError(
+            f"{flag}={_shown(ends)}: must be the smallest and the largest rate, such as 1e-4 1e-2"
+        ) from None
+
+
+def _shown(ends: tuple[float, float]) -> str:
+    return " ".join(map(str, ends)) if isinstance(ends, list | tuple) else shown(ends)
+
+
 def _plan(
-    rule: str, net: Network, fixed: Mapping[str, Any], config: Config, data: Splits, trials: int
+    rule: str,
+    net: Network,
+    fixed: Mapping[str, Any],
+    config: Config,
+    data: Splits,
+    space: Mapping[str, Range],
+    trials: int,
 ) -> tuple[Make, list[dict[str, float]]]:
-    """What makes the rule, and the settings to try. What the user has fixed is not searched.
+    """What makes the rule, and the settings to try.
 
     Raises:
       ConfigError: the rule cannot be made with these arguments, or not for this network.
     """
-    space = {name: values for name, values in random_search.bartunov(rule).items() if name not in fixed}
-    make, drawn = random_search.maker(rule, net, **fixed), random_search.draw(space, trials, config.seed)
+    steps = max(1, config.epochs * (len(data.train[0]) // config.batch_size))
+    make = random_search.maker(
+        rule,
+        net,
+        schedule=lambda rate: SCHEDULES[config.schedule](rate, steps),
+        optimizer=OPTIMIZERS[config.optimizer],
+        **fixed,
+    )
+    drawn = random_search.draw(space, trials, config.seed)
     try:
         jax.eval_shape(make(drawn[0]).init, jax.random.key(0), example_batch(data.train, config.batch_size, None))
     except (ValueError, TypeError) as error:

@@ -68,14 +68,21 @@ def bartunov(rule: str, *, table4: bool = False) -> dict[str, Range]:
 
 
 def maker(
-    rule: str | Callable[..., Rule], net: Network, *, schedule: Callable[[Any], Any] = lambda rate: rate, **fixed: Any
+    rule: str | Callable[..., Rule],
+    net: Network,
+    *,
+    schedule: Callable[[Any], Any] = lambda rate: rate,
+    optimizer: Callable[..., optax.GradientTransformation] = optax.adam,
+    **fixed: Any,
 ) -> Make:
     """The function that makes the rule of a setting, for `search`. The setting has names as in `bartunov`.
 
     Args:
       rule: the name of a rule, or a function that makes one, as those in `jl.rules`.
       net: the network.
-      schedule: makes what Adam takes of each rate, such as `lambda rate: optax.cosine_decay_schedule(rate, steps)`.
+      schedule: makes what the optimizer takes of each rate, such as
+        `lambda rate: optax.cosine_decay_schedule(rate, steps)`.
+      optimizer: makes an optimizer of a rate and, if the setting has them, of b1, b2 and eps.
       **fixed: the rule's arguments that are not searched.
 
     Example:
@@ -87,9 +94,9 @@ def maker(
     def make(setting: Setting) -> Rule:
         others, optimizers = dict(setting), {}
         for role in [name.removesuffix("lr") for name in setting if name == "lr" or name.endswith("_lr")]:
-            adam = {theirs: others.pop(role + ours) for ours, theirs in ADAM.items() if role + ours in others}
-            rate = schedule(adam.pop("learning_rate"))
-            optimizers[f"{role}tx"] = optax.adam(rate, **adam)
+            given = {theirs: others.pop(role + ours) for ours, theirs in ADAM.items() if role + ours in others}
+            rate = schedule(given.pop("learning_rate"))
+            optimizers[f"{role}tx"] = optimizer(rate, **given)
         return build(net, **optimizers, **others, **fixed)
 
     return make
