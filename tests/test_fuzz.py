@@ -169,17 +169,36 @@ TABLES = st.one_of(
 )
 
 
-@given(TABLES, st.sampled_from(["word", "char", "bpe"]))
-@fuzz
-def test_files_of_texts(content, kind):
+@contextlib.contextmanager
+def fuzz_csv(content):
+    """A file of this name, and whatever is wrong with it is said in one sentence."""
     Path("fuzz.csv").write_bytes(content)
     try:
-        texts = jl.data.load_text("fuzz.csv", tokenizer=kind, vocabulary=300)
-        assert all((x[:, 0] > 0).all() and x.max() < texts.tokenizer.size for x, _ in texts.splits)
+        yield
     except ValueError as error:
         complaint = str(error)
         assert "\n" not in complaint and ("fuzz.csv" in complaint or "validation=" in complaint), complaint
     Path("fuzz.csv").unlink()
+
+
+@given(TABLES, st.sampled_from(["word", "char", "bpe"]))
+@fuzz
+def test_files_of_texts(content, kind):
+    with fuzz_csv(content):
+        texts = jl.data.load_text("fuzz.csv", tokenizer=kind, vocabulary=300)
+        assert all((x[:, 0] > 0).all() and x.max() < texts.tokenizer.size for x, _ in texts.splits)
+
+
+NUMBER_CELLS = st.one_of(NUMBERS, st.sampled_from(["3", "0.5", "", "a", '"', "2,1", "\0"]))
+
+
+@given(st.lists(st.tuples(NUMBER_CELLS, NUMBER_CELLS), max_size=9), st.sampled_from(["label", "x", "split"]))
+@fuzz
+def test_files_of_numbers(rows, first):
+    content = "".join(f"{x},{label}\n" for x, label in [(first, "label"), *rows])
+    with fuzz_csv(content.encode()):
+        table = jl.data.load_table("fuzz.csv")
+        assert all(np.isfinite(x).all() and len(x) for x, _ in table.splits) and table.inputs == ("x",)
 
 
 # Folders of runs.
@@ -298,6 +317,7 @@ CALLS = {
     "evaluate": lambda value: jl.training.evaluate(RULE, PARAMS, value),
     "accuracy": lambda value: jl.training.accuracy(RULE, PARAMS, value),
     "load": lambda value: jl.data.load(value),
+    "load table": lambda value: jl.data.load_table(value),
     "load text": lambda value: jl.data.load_text(value),
     "load text tokenizer": lambda value: jl.data.load_text("sentences", tokenizer=value),
     "load text length": lambda value: jl.data.load_text("sentences", length=bounded(value)),
