@@ -130,7 +130,10 @@ def test_a_run_of_a_table(columns, run):
     app.train(Config(rule="bp", data="a.csv", label="kind", **settings), "run", say=lambda line: None)
     write("new.csv", {"width": [0.2, 2.3], "height": [3, 4]})
     code, out, _ = run("predict run new.csv")
-    assert code == 0 and [line.split("\t")[0] for line in out.splitlines()] == ["1", "0"]  # thin, odd
+    assert code == 0 and [line.split("\t")[0] for line in out.splitlines()] == ["thin", "odd"]
+    write("two.csv", columns | {"kind": [*columns["kind"][:-1], "huge"], "split": ["train"] * 30})
+    code, _, error = run("eval run --data two.csv")
+    assert code == 2 and "has the classes huge, odd, thin, wide, but the run was trained on odd, thin, wide" in error
     code, _, error = run("train --data a.csv --label size")
     assert code == 2 and "--data=a.csv: has no column 'size' of labels; choose from width, height, kind, split" in error
     write("texts.csv", {"text": columns["kind"], "label": columns["kind"]})

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ from jaxlocal import checks, codes, memory, models, parallel, rules, sequences
 from jaxlocal.app.settings import OF_TEXTS, Config, ConfigError, check, flag, known, pairs
 from jaxlocal.data import Encoding, Splits, augmentation, floats, load, load_encoded, load_text
 from jaxlocal.data.augmentation import Augmentation
+from jaxlocal.data.frames import is_frame, read_classes
 from jaxlocal.data.splits import autoencoding, one_hot
 from jaxlocal.data.text import is_text, origin
 from jaxlocal.decay import l2
@@ -51,10 +53,11 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
 
 
 class Data(NamedTuple):
-    """A data set, and how its texts were encoded; None if it holds no texts."""
+    """A data set, how its texts were encoded, if it holds any, and the names of the classes, if they are known."""
 
     splits: Splits
     encoding: Encoding | None = None
+    classes: tuple[str, ...] = ()
 
 
 class Built(NamedTuple):
@@ -65,6 +68,7 @@ class Built(NamedTuple):
     encoding: Encoding | None
     augmentation: Augmentation | None
     lr: Callable[[int], float]  # the learning rate at a step
+    classes: tuple[str, ...]  # their names, if they are known
 
     @property
     def plain(self) -> Rule:
@@ -129,6 +133,7 @@ def build_for(config: Config, given: Data) -> Built:
         given.encoding,
         augment,
         lambda step: float(schedule(step) if callable(schedule) else schedule),
+        given.classes,
     )
 
 
@@ -149,18 +154,20 @@ def load_data(config: Config, encoding: Encoding | None = None) -> Data:
             return _load_texts(config, encoding)
         _check_no_text_settings(config)
         data = load(config.data, validation=config.validation, size=config.image_size, label=config.label)
+        path = Path(config.data).expanduser()
+        classes = read_classes(path, config.label) if is_frame(path) else ()
     except ConfigError:
         raise
     except (ValueError, TypeError, OSError, ImportError) as error:
         reason = str(error).removeprefix(f"name={config.data!r}: ")
         raise ConfigError(f"--data={config.data}: {reason}") from None
-    return Data(autoencoding(data) if config.model == "autoencoder" else data)
+    return Data(autoencoding(data) if config.model == "autoencoder" else data, classes=classes)
 
 
 def stand_in(encoding: Encoding) -> Data:
     """Two texts without content, for which a network and its parameters are those for all texts of this encoding."""
     pair = encoding.ids(["", ""]), one_hot([0, 0], len(encoding.classes))
-    return Data(Splits(pair, pair, pair), encoding)
+    return Data(Splits(pair, pair, pair), encoding, encoding.classes)
 
 
 def arguments(source: str, texts: Iterable[str]) -> dict[str, Any]:
@@ -178,9 +185,10 @@ def _load_texts(config: Config, encoding: Encoding | None) -> Data:
     if config.label != Config().label:
         raise ConfigError(f"--label={config.label}: {config.data} holds texts, whose labels are in the column label")
     if encoding:
-        return Data(load_encoded(config.data, encoding, config.validation), encoding)
+        return Data(load_encoded(config.data, encoding, config.validation), encoding, encoding.classes)
     settings = {name: getattr(config, name) for name in OF_TEXTS}
-    return Data(*load_text(config.data, validation=config.validation, **settings))
+    texts = load_text(config.data, validation=config.validation, **settings)
+    return Data(*texts, texts.classes)
 
 
 def _check_no_text_settings(config: Config) -> None:

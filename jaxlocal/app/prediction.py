@@ -28,7 +28,7 @@ PIECE = 256  # examples that are predicted at a time
 class Prediction(NamedTuple):
     """The class of one example; with several seeds, by the mean of their probabilities."""
 
-    label: str  # the name of the class, or its number for data that are no texts
+    label: str  # the name of the class, or its number if that is unknown
     probability: float
     probabilities: dict[str, float]  # of every class
 
@@ -57,10 +57,10 @@ def predictions(config: Config, built: Built, params: Params, inputs: Iterable[s
 
 
 def class_names(built: Built) -> list[str] | None:
-    """The names of the classes, or their numbers for data that are no texts; None for targets that are real numbers."""
+    """The names of the classes, or their numbers where these are unknown; None for targets that are real numbers."""
     if built.plain.net.loss is squared_error:
         return None
-    return list(built.encoding.classes) if built.encoding else list(map(str, range(built.data.train[1].shape[-1])))
+    return list(built.classes or map(str, range(built.data.train[1].shape[-1])))
 
 
 def meaning(config: Config, built: Built) -> str:

@@ -26,7 +26,7 @@ from jaxlocal.app.folder import (
 )
 from jaxlocal.app.prediction import Prediction, predictions
 from jaxlocal.app.provenance import in_picture, made_by
-from jaxlocal.app.settings import Config, ConfigError
+from jaxlocal.app.settings import Config, ConfigError, shown
 from jaxlocal.data import SPLITS, Splits, floats
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.text import is_text
@@ -173,7 +173,13 @@ def evaluate(folder: Path | str, *, best: bool = False, data: str | None = None)
                 f"--data={data}: holds {kinds[0]}, but the run was trained on {kinds[1]}; take a data set like "
                 f"{config.data}"
             )
-        other = load_data(replace(config, data=data), built.encoding).splits
+        given = load_data(replace(config, data=data), built.encoding)
+        if built.classes and given.classes and built.classes != given.classes:
+            raise ConfigError(
+                f"--data={data}: has the classes {shown(', '.join(given.classes))}, but the run was trained on "
+                f"{shown(', '.join(built.classes))}; take a data set like {config.data}"
+            )
+        other = given.splits
         for ours, theirs in zip(built.data.train, other.train, strict=True):
             if ours.shape[1:] != theirs.shape[1:]:
                 raise ConfigError(

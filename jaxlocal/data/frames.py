@@ -1,5 +1,6 @@
 """Tables of numbers with a column of labels: .csv, .tsv and .parquet files, and data frames."""
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlocal import checks
+from jaxlocal.data.cache import kept
 from jaxlocal.data.decode import Decoded, readable
 from jaxlocal.data.sources import LARGEST, Source
 from jaxlocal.data.splits import Pairs, Splits, complete, one_hot
 from jaxlocal.data.tables import FEWEST, check_file, is_table, read_cells, split_of
+from jaxlocal.files import write_whole
 from jaxlocal.hints import nearest
 
 LABEL = "label"  # the column of labels, by default
@@ -73,6 +76,17 @@ def from_table(path: Path, label: str) -> Source:
         return {split: Decoded(len(x), iter([(x, y)])) for split, (x, y) in found.items()}
 
     return Source(path.name, path.parent, [path], decode)
+
+
+def read_classes(path: Path, label: str) -> tuple[str, ...]:
+    """The names of the classes of a table in a file, kept in the cache; empty for labels that are real numbers."""
+
+    def fill(folder: Path) -> None:
+        _, classes = _arranged(*_columns(path), label)
+        write_whole(folder / "classes.json", json.dumps(classes))
+
+    folder = kept(path.name, path.parent, [path], ("classes", label), fill)
+    return tuple(json.loads((folder / "classes.json").read_text(encoding="utf-8")))
 
 
 def read_inputs(path: Path, label: str) -> np.ndarray:
