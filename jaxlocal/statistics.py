@@ -4,7 +4,7 @@ An interval tells more than two means with their spreads: seeds that suit one ru
 their differences are steadier than the accuracies themselves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -65,3 +65,13 @@ def paired(
         spread = 0.0
     half = float(stdtrit(count - 1, (1 + confidence) / 2)) * spread / count**0.5
     return Difference(mean, mean - half, mean + half, mean / spread if spread else None)
+
+
+def against(baseline: str, numbers: Mapping[str, Sequence[float] | np.ndarray]) -> dict[str, Difference]:
+    """The numbers of each rule minus those of the baseline, which is one of the rules.
+
+    Example:
+      >>> [*jl.statistics.against("bp", {"al": [0.98, 0.97], "bp": [0.95, 0.95]})]
+      ['al']
+    """
+    return {rule: paired(ours, numbers[baseline]) for rule, ours in numbers.items() if rule != baseline}

@@ -1,11 +1,12 @@
 """Tables and measurements as plain text."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxlocal.statistics import Difference
+if TYPE_CHECKING:
+    from jaxlocal.statistics import Difference
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 0, rule: bool = True) -> str:
@@ -51,7 +52,7 @@ def measurement(measured: Mapping[str, Any]) -> str:
     return f"{np.mean(values):{form}}{spread}{unit}"
 
 
-def difference(found: Difference, form: str = "+.2f") -> str:
+def difference(found: "Difference", form: str = "+.2f") -> str:
     """The mean difference and, of several seeds, its interval.
 
     Example:
@@ -63,6 +64,6 @@ def difference(found: Difference, form: str = "+.2f") -> str:
     return f"{found.mean:{form}}{interval}"
 
 
-def effect(found: Difference) -> str:
+def effect(found: "Difference") -> str:
     """The effect size, where there is one."""
     return "" if found.effect is None else f"{found.effect:+.1f}"

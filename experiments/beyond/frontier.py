@@ -21,6 +21,7 @@ from experiments.lab.main import main
 from experiments.lab.records import Row
 from experiments.lab.training import NOTES, attempt, images
 from experiments.lab.workers import take_turns
+from experiments.papers.al.shared import SQUARED
 from experiments.speed.batch import make_batch
 from experiments.speed.shared import sequential
 
@@ -82,7 +83,6 @@ PROBLEMS = {
 
 COLOURS = {"bp": figures.ORANGE, "dfa": figures.RED, "drtp": figures.RED}  # those of Associated Learning are blue
 LONGER = "_long"  # at the end of a contender's name: twice the epochs, with the rate of the shorter training
-SQUARED = jl.codes.lean._replace(label_loss=None)  # all rows have the loss of the first ones
 Make = Callable[[jl.Network, optax.GradientTransformation], jl.Rule]
 
 

@@ -11,12 +11,11 @@ from experiments.lab.main import main
 from experiments.lab.records import Row
 from experiments.lab.tables import percent
 from experiments.lab.training import Case, Steps
-from experiments.papers.al.shared import COSINE
+from experiments.papers.al.shared import COSINE, SQUARED
 
 RATES = 3e-3, 1e-2
 BUDGET = Budget(epochs=20, seeds=10)
-LOSSES = {"squared": None, "cross_entropy": jl.cross_entropy}
-CODES = {name: jl.codes.lean._replace(label_loss=loss) for name, loss in LOSSES.items()}
+CODES = {"squared": SQUARED, "cross_entropy": jl.codes.lean}
 
 
 def make(loss: str, rate: float, steps: Steps) -> jl.Rule:
@@ -55,7 +54,7 @@ EXPERIMENT = Experiment(
             load=jl.data.digits,
         )
         for rate in RATES
-        for loss in LOSSES
+        for loss in CODES
     },
 )
 

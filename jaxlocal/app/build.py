@@ -23,7 +23,7 @@ from jaxlocal.hints import nearest
 from jaxlocal.network import Network, cross_entropy, init_layer, squared_error
 from jaxlocal.pipeline import Pipeline, mesh, pipelined
 from jaxlocal.rule import Rule
-from jaxlocal.search.rule_settings import HELPERS
+from jaxlocal.search.rule_settings import HELPERS, those_of
 from jaxlocal.training import al_schedule
 from jaxlocal.training.learner import example_batch
 
@@ -287,7 +287,7 @@ def _rule(config: Config, make: Callable[..., Rule], net: Network, steps: int) -
 
     given = arguments("--rule-args", config.rule_args)
     if config.helper_lr is not None:
-        helpers = [name for name in HELPERS if name in inspect.signature(make).parameters]
+        helpers = those_of(make, HELPERS)
         if not helpers:
             raise ConfigError(f"--helper-lr={config.helper_lr}: {config.rule} has one learning rate only; leave it out")
         given |= {name: optimizer(config.helper_lr) for name in helpers}

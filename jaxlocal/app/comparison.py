@@ -16,7 +16,7 @@ from jaxlocal.app.provenance import in_picture
 from jaxlocal.app.runs import Say, Stopped
 from jaxlocal.app.settings import Config, ConfigError
 from jaxlocal.loggers import Opener
-from jaxlocal.statistics import Difference, paired
+from jaxlocal.statistics import Difference, against
 from jaxlocal.training import DivergedError
 
 
@@ -85,12 +85,11 @@ def compare(
 def differences(summaries: Mapping[str, Summary]) -> Differences:
     """How much each rule differs from the first one, seed by seed."""
     tests = {rule: summary.measured[0].parts["test"] for rule, summary in summaries.items()}
-    baseline, *others = tests
+    baseline = next(iter(tests))
     measure = "accuracy" if "accuracy" in tests[baseline] else "loss"
     scale = 100 if measure == "accuracy" else 1
     values = {rule: scale * np.atleast_1d(test[measure]) for rule, test in tests.items()}
-    against = {rule: paired(values[rule], values[baseline]) for rule in others}
-    return Differences(baseline, "points" if measure == "accuracy" else "loss", against)
+    return Differences(baseline, "points" if measure == "accuracy" else "loss", against(baseline, values))
 
 
 def _draw(summaries: Mapping[str, Summary], config: Config, folder: Path, say: Say) -> None:

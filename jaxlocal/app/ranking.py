@@ -1,14 +1,12 @@
 """Rules ranked on a workload: a folder of trials and trainings for each, a table, and a picture of differences."""
 
-import shlex
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 from jaxlocal import checks, plots, ranking, rules
 from jaxlocal.app import folder as folders
 from jaxlocal.app.build import check_rules
-from jaxlocal.app.runs import Say, Stopped
+from jaxlocal.app.runs import Say, interrupted
 from jaxlocal.app.settings import ConfigError, known
 from jaxlocal.data import Splits
 from jaxlocal.files import write_whole
@@ -61,8 +59,7 @@ def rank(
             left_out[name] = f"{name} is left out: {error}"
             say(left_out[name])
         except KeyboardInterrupt:
-            command = f"the same command and --out {shlex.quote(str(folder))}"
-            raise Stopped(signal.SIGINT, f"a trial or a seed of {name}", command) from None
+            raise interrupted(f"a trial or a seed of {name}", folder) from None
     if not entries:
         raise ConfigError("; ".join(left_out.values()))
     _report(entries, list(left_out.values()), folder, workload, say)

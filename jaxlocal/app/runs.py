@@ -1,6 +1,7 @@
 """Runs in folders: train, load, measure and draw them. A run that was killed at any moment can be resumed."""
 
 import shlex
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -49,6 +50,11 @@ class Stopped(Exception):  # noqa: N818 - it is not an error
     def __init__(self, signal: int, after: str, command: str):
         super().__init__(f"stopped after {after}; resume with: {command}")
         self.signal, self.after = signal, after
+
+
+def interrupted(after: str, folder: Path) -> Stopped:
+    """Ctrl-C stopped a command that goes on when it is called again with this folder."""
+    return Stopped(signal.SIGINT, after, f"the same command and --out {shlex.quote(str(folder))}")
 
 
 def train(

@@ -1,7 +1,5 @@
 """A random search of the settings of several rules: a folder of trials for each, and one picture of all."""
 
-import shlex
-import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from jaxlocal import models
 from jaxlocal import search as random_search
 from jaxlocal.app import folder as folders
 from jaxlocal.app.build import OPTIMIZERS, SCHEDULES, arguments, check_rules, load_data, network
-from jaxlocal.app.runs import Say, Stopped
+from jaxlocal.app.runs import Say, interrupted
 from jaxlocal.app.settings import Config, ConfigError, check, known, shown
 from jaxlocal.app.text import plural
 from jaxlocal.data import Splits
@@ -176,8 +174,7 @@ def _search(
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{rule}: {error}") from None
         except KeyboardInterrupt:
-            command = f"the same command and --out {shlex.quote(str(folder))}"
-            raise Stopped(signal.SIGINT, f"the last finished group of {rule}", command) from None
+            raise interrupted(f"the last finished group of {rule}", folder) from None
 
 
 def _test(make: Make, config: Config, data: Splits, trials: list[Trial]) -> str:

@@ -1,6 +1,5 @@
 """The protocol: a rule's search, its trainings from other seeds, and the measurement of these."""
 
-import inspect
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -19,12 +18,11 @@ from jaxlocal.ranking.workloads import Workload
 from jaxlocal.rule import Params, Rule
 from jaxlocal.rules import bp
 from jaxlocal.search import Range, Trial, log_uniform
-from jaxlocal.search.rule_settings import HELPERS, WIDENED, Setting, named
+from jaxlocal.search.rule_settings import HELPERS, OF_TARGETS, WIDENED, Setting, those_of
 from jaxlocal.search.run import trained
 from jaxlocal.weights import get_weights, set_weights
 
 RATES = log_uniform(1e-4, 1e-2)
-SEARCHED = "alpha", "noise"  # the size of a target's step, and the noise that inverses learn from
 Say = Callable[[str], None]
 
 
@@ -39,16 +37,14 @@ class Entry(NamedTuple):
 
 
 def space(rule: str | Callable[..., Rule]) -> dict[str, Range]:
-    """The settings that are searched, by name: rates, and what the rule has of `SEARCHED`.
+    """The settings that are searched, by name: rates, and the step and the noise of a rule that has them.
 
     Example:
       >>> list(jl.ranking.space("dtp"))
       ['lr', 'inverse_lr', 'alpha', 'noise']
     """
-    parameters = inspect.signature(named(rule)).parameters
-    helpers = (helper.removesuffix("tx") for helper in HELPERS if helper in parameters)
-    rates = {"lr": RATES} | {f"{helper}lr": RATES for helper in helpers}
-    return rates | {name: WIDENED[name] for name in SEARCHED if name in parameters}
+    rates = ["lr", *(helper.removesuffix("tx") + "lr" for helper in those_of(rule, HELPERS))]
+    return dict.fromkeys(rates, RATES) | {name: WIDENED[name] for name in those_of(rule, OF_TARGETS)}
 
 
 def enter(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxlocal.ranking.protocol import Entry, in_words
-from jaxlocal.statistics import Difference, paired
+from jaxlocal.statistics import Difference, against
 from jaxlocal.text import aligned, difference, effect, measurement
 
 BASELINE = "bp"
@@ -15,20 +15,18 @@ BASELINE = "bp"
 def differences(entries: Sequence[Entry], baseline: str = BASELINE) -> dict[str, Difference]:
     """Each rule's test accuracy minus that of the baseline, in points; nothing if the baseline is not among them."""
     tests = {entry.rule: 100 * np.asarray(entry.accuracies["test"]) for entry in entries}
-    if baseline not in tests:
-        return {}
-    return {rule: paired(test, tests[baseline]) for rule, test in tests.items() if rule != baseline}
+    return against(baseline, tests) if baseline in tests else {}
 
 
 def standings(entries: Sequence[Entry], baseline: str = BASELINE) -> Iterator[dict[str, Any]]:
     """A line of a table for each rule, the best one first."""
-    against = differences(entries, baseline)
+    found = differences(entries, baseline)
     for entry in sorted(entries, key=lambda entry: -np.mean(entry.accuracies["test"])):
         yield {
             "rule": entry.rule,
             "test": measurement({"accuracy": entry.accuracies["test"]}),
-            f"minus {baseline}": difference(against[entry.rule]) if entry.rule in against else "",
-            "effect": effect(against[entry.rule]) if entry.rule in against else "",
+            f"minus {baseline}": difference(found[entry.rule]) if entry.rule in found else "",
+            "effect": effect(found[entry.rule]) if entry.rule in found else "",
             "train": measurement({"accuracy": entry.accuracies["train"]}),
             "setting": in_words(entry.setting),
             "minutes": f"{entry.seconds / 60:.1f}",

@@ -1,7 +1,7 @@
 """The settings of the library's rules: a search space for each rule, and the rule that a setting stands for."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import optax
@@ -34,6 +34,7 @@ WIDENED = {
     "noise": uniform(0.01, 0.4),
 }
 HELPERS = "autoencoder_tx", "inverse_tx", "feedback_tx"  # the optimizers of weights that prediction does not use
+OF_TARGETS = "alpha", "noise"  # the size of a target's step, and the noise that inverses learn from
 ADAM = {"lr": "learning_rate", "b1": "b1", "b2": "b2", "eps": "eps"}  # our names of Adam's settings, and optax's
 
 
@@ -59,12 +60,11 @@ def bartunov(rule: str, *, table4: bool = False) -> dict[str, Range]:
     Reference:
       Bartunov et al. 2018, section 5.3.
     """
-    parameters = inspect.signature(named(rule)).parameters
     ranges = TABLE4 if table4 else WIDENED
     space = {name: ranges[name] for name in ADAM}
-    for helper in (name.removesuffix("tx") for name in HELPERS if name in parameters):
+    for helper in (name.removesuffix("tx") for name in those_of(rule, HELPERS)):
         space |= {helper + name: ranges["helper_lr" if name == "lr" else name] for name in ADAM}
-    return space | {name: ranges[name] for name in ("alpha", "noise") if name in parameters}
+    return space | {name: ranges[name] for name in those_of(rule, OF_TARGETS)}
 
 
 def maker(
@@ -100,6 +100,12 @@ def maker(
         return build(net, **optimizers, **others, **fixed)
 
     return make
+
+
+def those_of(rule: str | Callable[..., Rule], names: Iterable[str]) -> list[str]:
+    """Those of these arguments that the rule has."""
+    parameters = inspect.signature(named(rule)).parameters
+    return [name for name in names if name in parameters]
 
 
 def named(rule: str | Callable[..., Rule]) -> Callable[..., Rule]:

@@ -24,7 +24,7 @@ from experiments.lab.records import Row
 from experiments.lab.searched import rates_in_words, searched
 from experiments.lab.tables import percent
 from experiments.lab.training import Case, Steps
-from experiments.papers.al.shared import COSINE, compared
+from experiments.papers.al.shared import COSINE, SQUARED, compared
 from jaxlocal.data.tables import read_table
 
 if TYPE_CHECKING:
@@ -60,7 +60,6 @@ SETS = {
     "digits": Set(None, 8, 10, Budget(epochs=30, seeds=3)),
 }
 Make = Callable[[jl.Network, optax.GradientTransformation], jl.Rule]
-SQUARED = jl.codes.lean._replace(label_loss=None)  # all rows have the loss of the first ones
 RULES: dict[str, Make] = {
     "bp": jl.rules.bp,
     "al": partial(jl.rules.al, codes=SQUARED),
