@@ -51,6 +51,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from jaxlocal.parallel import data_parallel, ensemble, mixed_precision
     from jaxlocal.parts import head_lesson, head_part, init_forward
     from jaxlocal.pipeline import pipelined
+    from jaxlocal.references import cite
     from jaxlocal.rule import Component, Info, Lesson, Params, Part, Rule
     from jaxlocal.weights import get_weights, load_weights, save_weights, set_weights
 
@@ -68,6 +69,7 @@ __all__ = [
     "apply_layer",
     "apply_layers",
     "augmentation",
+    "cite",
     "codes",
     "compiler",
     "cross_entropy",
@@ -120,6 +122,7 @@ _HOMES = {
     "apply_layer": "network",
     "apply_layers": "network",
     "augmentation": "data.augmentation",
+    "cite": "references",
     "compiler": "fast.compiler",
     "cross_entropy": "network",
     "data_parallel": "parallel",

@@ -1,4 +1,4 @@
-"""The command line: `train`, `eval`, `predict`, `export`, `compare`, `search`, `rank`, `plot` and `list`.
+"""The command line: `train`, `eval`, `predict`, `export`, `compare`, `search`, `rank`, `plot`, `list` and `cite`.
 
 JAX takes a second to import. So it is imported where it is first needed, after a command has read its flags.
 """
@@ -187,6 +187,14 @@ def list_names(argv: Sequence[str]) -> None:
     _say(f"data sets: {', '.join(jl.data.NAMES)}")
 
 
+def cite(argv: Sequence[str]) -> None:
+    """Print the papers of rules in BibTeX."""
+    parser = _parser("cite", "RULE … ")
+    _add_rules(parser)
+    read = _parsed(parser, argv)
+    _say(jl.cite(*read.rules))
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "eval": evaluate,
@@ -197,6 +205,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "rank": rank,
     "plot": plot,
     "list": list_names,
+    "cite": cite,
 }
 
 

@@ -107,7 +107,7 @@ def dkp(
       >>> params = jax.jit(rule.update)(rule.init(jax.random.key(0), batch), batch)
 
     Reference:
-      Learning the connections in direct feedback alignment, eq. 8.
+      Webster, Choi, Ahn. Learning the connections in direct feedback alignment. OpenReview 2021. Equation 8.
     """
     feedback_decay = decay if feedback_decay is None else feedback_decay
     checks.share("decay", decay)

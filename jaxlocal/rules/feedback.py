@@ -106,6 +106,7 @@ def kp(
 
     Reference:
       Akrout, Wilson, Humphreys, Lillicrap, Tweed. Deep learning without weight transport. NeurIPS 2019.
+      Also: Kolen, Pollack. Backpropagation without weight transport. ICNN 1994.
       Notation: Learning the connections in direct feedback alignment, eq. 5 and 6.
     """
     feedback_decay = decay if feedback_decay is None else feedback_decay
