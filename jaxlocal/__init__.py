@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
         training,
     )
     from jaxlocal.app.runs import load
+    from jaxlocal.app.trained import pretrained
     from jaxlocal.data import augmentation, streaming
     from jaxlocal.decay import l2
     from jaxlocal.fast import compiler
@@ -96,6 +97,7 @@ __all__ = [
     "pipeline",
     "pipelined",
     "plots",
+    "pretrained",
     "ranking",
     "rules",
     "save_weights",
@@ -141,6 +143,7 @@ _HOMES = {
     "mixed_precision": "parallel",
     "own": "locality",
     "pipelined": "pipeline",
+    "pretrained": "app.trained",
     "save_weights": "weights",
     "set_weights": "weights",
     "squared_error": "network",

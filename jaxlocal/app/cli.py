@@ -169,9 +169,10 @@ def plot(argv: Sequence[str]) -> None:
 
 
 def list_names(argv: Sequence[str]) -> None:
-    """List the rules, networks, data sets and augmentations."""
+    """List the rules, networks, data sets, augmentations and trained networks."""
     _parser("list").parse_args(argv)
     from jaxlocal.app.build import AUGMENTATIONS, OPTIMIZERS
+    from jaxlocal.app.trained import NAMES
 
     described: dict[str, Mapping[str, Any]] = {
         "rules": jl.rules.ALL,
@@ -185,6 +186,7 @@ def list_names(argv: Sequence[str]) -> None:
             _say(f"  {name:{width}}  {(inspect.getdoc(function) or '').splitlines()[0]}")
     _say(f"optimizers: {', '.join(OPTIMIZERS)}")
     _say(f"data sets: {', '.join(jl.data.NAMES)}")
+    _say(f"trained networks: {', '.join(NAMES)}")
 
 
 def cite(argv: Sequence[str]) -> None:

@@ -1,0 +1,80 @@
+"""Trained networks that come with the library, each with the record of its training."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxlocal.app.build import Built, Data, build_for
+from jaxlocal.app.runs import restored
+from jaxlocal.app.settings import Config
+from jaxlocal.data import Splits
+from jaxlocal.data.splits import one_hot
+from jaxlocal.files import write_whole
+from jaxlocal.hints import nearest
+from jaxlocal.rule import Params, Rule
+from jaxlocal.training.learner import example_batch
+from jaxlocal.weights import get_weights, set_weights
+
+FOLDER = Path(__file__).parents[1] / "trained"  # for each network NAME.npz, its weights, and NAME.json, its record
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+class Pretrained(NamedTuple):
+    """A trained network: `rule.predict(params, x)` are its scores."""
+
+    rule: Rule
+    params: Params
+    record: dict[str, Any]  # command, commit, settings, versions, device, date, and what was measured
+
+
+def pretrained(name: str) -> Pretrained:
+    """A trained network that comes with the library.
+
+    It was trained by the command of its record. The optimizer's state is that of the start, and so is the random key.
+
+    Args:
+      name: one of those that `jaxlocal list` prints, such as "digits_al" or "mnist_bp": a data set and a rule.
+
+    Returns:
+      (rule, params, record).
+
+    Raises:
+      ValueError: there is no network of this name.
+
+    Example:
+      >>> rule, params, record = jl.pretrained("digits_bp")
+      >>> rule.predict(params, jl.data.digits().test[0][:5]).shape
+      (5, 10)
+      >>> record["command"].split()[:6]
+      ['jaxlocal', 'train', '--rule', 'bp', '--data', 'digits']
+    """
+    if name not in NAMES:
+        raise ValueError(f"name={name!r}: there is no trained network of this name; {nearest(str(name), NAMES)}")
+    record = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    built = _built(record)
+    with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as file:
+        weights = dict(file)
+    params = built.plain.init(jax.random.key(record["settings"]["seed"]), example_batch(built.data.train, 2, None))
+    return Pretrained(built.plain, set_weights(built.plain, params, weights), record)
+
+
+def keep(run: Path, name: str, command: str, folder: Path = FOLDER) -> None:
+    """Write the last checkpoint of a run of images, and its record, as a network of the library."""
+    _, built, state = restored(run, best=False)
+    record = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    x, y = built.data.train
+    record["measured"] = record["measured"][0]["parts"]  # after the last epoch
+    record |= {"command": command, "input": x.shape[1:], "classes": y.shape[-1]}
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / f"{name}.npz", **get_weights(built.plain, state.params))
+    write_whole(folder / f"{name}.json", json.dumps(record, indent=2) + "\n")
+
+
+def _built(record: dict[str, Any]) -> Built:
+    """What the settings stand for, with two empty images in place of the data, which may not be on this machine."""
+    pair = np.zeros((2, *record["input"]), np.float32), one_hot([0, 0], record["classes"])
+    return build_for(replace(Config(**record["settings"]), batch_size=2), Data(Splits(pair, pair, pair)))
