@@ -3,9 +3,11 @@
 A table's place is between the lines <!-- NAME --> and <!-- end -->. Its record is experiments/records/NAME.json. Three
 tables summarise several records or columns: <!-- bench -->, <!-- papers --> and <!-- pipeline/depth -->. Others stand
 for an experiment with many records, those of WHOLE below, and have its picture below them if it is drawn.
-<!-- advantage --> is the second table of <!-- time_to_accuracy -->, and <!-- rank/mnist --> the table of one workload.
+<!-- advantage --> is the second table of <!-- time_to_accuracy -->, <!-- rank/mnist --> the table of one workload, and
+<!-- trained --> that of the networks which come with the library.
 """
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -14,12 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the experiments are no part of the package
 
 from experiments.beyond import frontier, label_loss, rank  # noqa: E402
-from experiments.demos import digits, mnist  # noqa: E402
+from experiments.demos import digits, mnist, pretrained  # noqa: E402
 from experiments.lab import figures, records, report, tables  # noqa: E402
 from experiments.papers.al_text import classification  # noqa: E402
 from experiments.speed import costs, local_rules, time_to_accuracy  # noqa: E402
 from experiments.speed.bench import __main__ as bench  # noqa: E402
 from experiments.speed.bench import overview  # noqa: E402
+from jaxlocal.app import trained  # noqa: E402
 
 PLACE = re.compile(r"^<!-- ([a-z][a-z0-9_/]*) -->\n(?:.*\n)*?<!-- end -->$", re.MULTILINE)
 COMPARISONS = {experiment.name: experiment for experiment in (digits.EXPERIMENT, mnist.EXPERIMENT)}
@@ -66,6 +69,8 @@ def _table(name: str) -> str:
         return tables.markdown([_depth(row) for row in _rows("pipeline/scaling")])
     if name == "gallery":
         return _gallery()
+    if name == "trained":
+        return tables.markdown([_trained(name) for name in pretrained.COMMANDS])
     if name == "advantage":
         return tables.markdown(list(time_to_accuracy.advantage(time_to_accuracy.EXPERIMENT.recorded())))
     if name.startswith("rank/"):
@@ -111,6 +116,20 @@ def _gallery() -> str:
             file = f"experiments/{module.replace('.', '/')}" if "/" not in module else module
             shown.append(f"![{words}](pictures/{picture}.png)\n\n{words}: [{file}.py](code/{file}.md)")
     return "\n\n".join(["", *shown, ""])
+
+
+def _trained(name: str) -> records.Row:
+    """A network that comes with the library."""
+    facts = json.loads((trained.FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    settings, size = facts["settings"], (trained.FOLDER / f"{name}.npz").stat().st_size
+    return {
+        "name": f"`{name}`",
+        "rule": f"`{settings['rule']}`",
+        "data": settings["data"],
+        "epochs": settings["epochs"],
+        "test accuracy %": f"{100 * facts['measured']['test']['accuracy']:.2f}",
+        "kB": round(size / 1000),
+    }
 
 
 def _rows(name: str) -> list[records.Row]:

@@ -69,8 +69,9 @@ def keep(run: Path, name: str, command: str, folder: Path = FOLDER) -> None:
     x, y = built.data.train
     record["measured"] = record["measured"][0]["parts"]  # after the last epoch
     record |= {"command": command, "input": x.shape[1:], "classes": y.shape[-1]}
+    weights: dict[str, Any] = get_weights(built.plain, state.params)
     folder.mkdir(exist_ok=True)
-    np.savez(folder / f"{name}.npz", **get_weights(built.plain, state.params))
+    np.savez(folder / f"{name}.npz", **weights)
     write_whole(folder / f"{name}.json", json.dumps(record, indent=2) + "\n")
 
 
