@@ -5,8 +5,8 @@ import gzip
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
-import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -47,8 +47,7 @@ def frames(columns):
     index = table.append_column("__index_level_0__", pyarrow.array(range(30)))
     coded = index.set_column(2, "kind", index["kind"].dictionary_encode())
     pyarrow.parquet.write_table(coded, "a.parquet")
-    yield from ("a.csv", Path("a.tsv.gz"), "a.parquet", table)
-    yield pandas.DataFrame(columns)
+    return "a.csv", Path("a.tsv.gz"), "a.parquet", table
 
 
 def test_a_table_is_the_same_from_each_file_and_frame(columns):
@@ -67,6 +66,15 @@ def test_a_table_is_the_same_from_each_file_and_frame(columns):
                 np.testing.assert_array_equal(ours[0], cached[0])
                 np.testing.assert_array_equal(ours[1], cached[1])
     assert table.splits.train[0][:, 0].tolist() != np.float32(columns["width"][:20]).tolist()  # it is shuffled
+
+
+@pytest.mark.slow
+def test_a_frame_of_pandas_is_the_same_as_one_of_pyarrow(columns):
+    import pandas
+
+    ours, theirs = (jl.data.load_table(make(columns), label="kind") for make in (pandas.DataFrame, pyarrow.table))
+    assert (ours.inputs, ours.classes) == (theirs.inputs, theirs.classes)
+    jax.tree.map(np.testing.assert_array_equal, ours.splits, theirs.splits)
 
 
 def test_labels_may_be_whole_numbers_or_real_ones(columns):

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 
 @pytest.fixture
 def datasets(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hub"))
     datasets.disable_progress_bars()
@@ -31,6 +32,7 @@ def numbers(datasets, label=lambda i: i % 2):
     return datasets.Dataset.from_dict(columns).cast_column("kind", kinds)
 
 
+@pytest.mark.slow
 def test_columns_of_numbers_that_are_saved(datasets):
     rows = numbers(datasets)
     secret = numbers(datasets, label=lambda i: -1)
@@ -48,6 +50,7 @@ def test_columns_of_numbers_that_are_saved(datasets):
         build.load_data(build.Config(data="hf:saved", label="knd"))
 
 
+@pytest.mark.slow
 def test_images_of_the_cache_are_found_by_name(datasets):
     """Without their folder, as after a download: in grey only if all of them are."""
     pictures = [Image.new("L", (4, 4 + i % 2), i) for i in range(30)]
@@ -66,6 +69,7 @@ def test_images_of_the_cache_are_found_by_name(datasets):
             np.testing.assert_array_equal(x.max((1, 2, 3)) >= 10, y[:, 1])
 
 
+@pytest.mark.slow
 def test_what_cannot_be_loaded_is_one_sentence(datasets, monkeypatch):
     rows = numbers(datasets)
     rows.save_to_disk("saved")
