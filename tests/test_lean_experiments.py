@@ -9,7 +9,7 @@ from lab_helpers import few_digits, main
 import jaxlocal as jl
 from experiments.beyond import frontier
 from experiments.lab.experiment import Budget, CannotRun, Recorded, Task
-from experiments.speed import compile_time, costs, shared, time_to_accuracy
+from experiments.speed import compile_time, costs, install, shared, time_to_accuracy
 
 pytestmark = [pytest.mark.usefixtures("drawn_once"), pytest.mark.xdist_group("lean")]
 
@@ -112,6 +112,30 @@ def test_costs(tmp_path, monkeypatch):
     rows = json.loads((tmp_path / "costs" / "mlp.json").read_text())["rows"]
     assert [row["rule, setting"] for row in rows] == list(rules)
     assert rows[0]["operations"] < 1 < rows[2]["operations"]
+
+
+def test_install(tmp_path, monkeypatch):
+    """With commands that write files in place of pip: an extra is what it adds to the library alone."""
+
+    def pretend(command, check):
+        if command[1:3] == ["-m", "venv"]:
+            (command[3] / "lib").mkdir(parents=True)
+            (command[3] / "bin").mkdir()
+            return
+        assert command[0].parts[-2:] == ("bin", "python") and command[1:5] == ["-m", "pip", "install", "--quiet"]
+        root, _, extra = command[-1].partition("[")
+        assert (Path(root) / "pyproject.toml").is_file()
+        names = {"": ["jax", "jaxlocal"], "hf]": ["datasets"]}[extra]
+        for name in names:
+            package = command[0].parents[1] / "lib" / name
+            package.mkdir()
+            (package / "METADATA").write_bytes(bytes(3_000_000))
+
+    monkeypatch.setattr(install.subprocess, "run", pretend)
+    main(install.EXPERIMENT, ["--extras", "hf", "--out", str(tmp_path)])
+    rows = install.EXPERIMENT.record("install", tmp_path)["rows"]
+    assert [(row["extra"], row["MB"], row["packages"]) for row in rows] == [("none", 6, 2), ("hf", 3, 1)]
+    assert {"text", "test", "dev", "docs"} <= {*install.extras()} and "bench" not in install.extras()
 
 
 @pytest.mark.slow
