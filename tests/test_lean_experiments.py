@@ -117,12 +117,12 @@ def test_costs(tmp_path, monkeypatch):
 def test_install(tmp_path, monkeypatch):
     """With commands that write files in place of pip: an extra is what it adds to the library alone."""
 
-    def pretend(command, check):
-        if command[1:3] == ["-m", "venv"]:
+    def pretend(*command):
+        if command[1:3] == ("-m", "venv"):
             (command[3] / "lib").mkdir(parents=True)
             (command[3] / "bin").mkdir()
             return
-        assert command[0].parts[-2:] == ("bin", "python") and command[1:5] == ["-m", "pip", "install", "--quiet"]
+        assert command[0].parts[-2:] == ("bin", "python") and command[1:5] == ("-m", "pip", "install", "--quiet")
         root, _, extra = command[-1].partition("[")
         assert (Path(root) / "pyproject.toml").is_file()
         names = {"": ["jax", "jaxlocal"], "hf]": ["datasets"]}[extra]
@@ -131,7 +131,7 @@ def test_install(tmp_path, monkeypatch):
             package.mkdir()
             (package / "METADATA").write_bytes(bytes(3_000_000))
 
-    monkeypatch.setattr(install.subprocess, "run", pretend)
+    monkeypatch.setattr(install, "call", pretend)
     main(install.EXPERIMENT, ["--extras", "hf", "--out", str(tmp_path)])
     rows = install.EXPERIMENT.record("install", tmp_path)["rows"]
     assert [(row["extra"], row["MB"], row["packages"]) for row in rows] == [("none", 6, 2), ("hf", 3, 1)]

@@ -31,10 +31,15 @@ def measure(extra: str, before: Path, after: Path) -> Row:
     shutil.copytree(before, after, symlinks=True)
     what = str(records.ROOT) + f"[{extra}]" * (extra != ALONE)
     began = time.perf_counter()
-    subprocess.run([after / "bin" / "python", "-m", "pip", "install", "--quiet", "--editable", what], check=True)
+    call(after / "bin" / "python", "-m", "pip", "install", "--quiet", "--editable", what)
     seconds = time.perf_counter() - began
     (size, packages), (old_size, old_packages) = map(_content, (after, before))
     return {"extra": extra, "MB": round((size - old_size) / 1e6), "packages": packages - old_packages, "s": seconds}
+
+
+def call(*command: str | Path) -> None:
+    """Run a command, and stop if it fails."""
+    subprocess.run(command, check=True)
 
 
 def _content(environment: Path) -> tuple[int, int]:
@@ -48,7 +53,7 @@ def run(task: Task) -> Iterator[Outcome]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         empty, alone, more = (Path(folder) / name for name in ("empty", "alone", "more"))
-        subprocess.run([sys.executable, "-m", "venv", empty], check=True)
+        call(sys.executable, "-m", "venv", empty)
         for extra in (ALONE, *task.options["extras"]):
             before, after = (empty, alone) if extra == ALONE else (alone, more)
             rows.append(records.rounded(measure(extra, before, after), 3))
