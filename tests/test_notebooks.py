@@ -9,7 +9,16 @@ FOLDER = ROOT / "docs" / "notebooks"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "pictures"), [("first-steps", 1), ("from-equation-to-curve", 2)])
+@pytest.mark.parametrize(
+    ("name", "pictures"),
+    [
+        ("first-steps", 1),
+        ("from-equation-to-curve", 2),
+        ("own-rule", 2),
+        ("alignment-angles", 2),
+        ("reproducing-a-table", 1),
+    ],
+)
 def test_a_notebook_runs(name, pictures, monkeypatch):
     import nbclient
     import nbformat
