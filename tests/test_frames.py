@@ -146,7 +146,7 @@ def test_a_run_of_a_table(columns, run):
     assert code == 2 and "--data=a.csv: has no column 'size' of labels; choose from width, height, kind, split" in error
     write("texts.csv", {"text": columns["kind"], "label": columns["kind"]})
     code, _, error = run("train --data texts.csv --label kind")
-    assert code == 2 and "--label=kind: texts.csv holds texts, whose labels are in the column label" in error
+    assert code == 2 and "label='kind': texts.csv holds texts, whose labels are in the column label; leave" in error
     Path("a.csv").unlink()
     code, _, error = run("predict run new.csv")
     assert code == 2 and "data=a.csv: there is no such file; check the path" in error

@@ -1,9 +1,11 @@
 """Data sets of the library `datasets`, which it has saved or has in its cache; nothing is read from a network."""
 
+import csv
 import shutil
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -70,16 +72,50 @@ def test_images_of_the_cache_are_found_by_name(datasets):
 
 
 @pytest.mark.slow
+def test_texts_and_a_run_of_them(datasets, run):
+    """Equal to those of a file with the same rows; their classes have the names that the data set has."""
+    texts = ["a good day", "a bad day , a bad film", "good , good"] * 12
+    kinds = datasets.ClassLabel(names=["poor", "fine"])
+    rows = datasets.Dataset.from_dict({"number": range(36), "text": texts, "kind": [1, 0, 1] * 12})
+    rows = rows.cast_column("kind", kinds)
+    datasets.DatasetDict(train=rows, test=rows.select(range(6))).save_to_disk("saved")
+    with open("same.csv", "w", newline="") as file:
+        cells = [(text, kinds.int2str(kind), "train") for text, kind in zip(texts, rows["kind"], strict=True)]
+        csv.writer(file).writerows([("text", "label", "split"), *cells, *((*cell[:2], "test") for cell in cells[:6])])
+    ours, theirs = jl.data.load_text("hf:saved", label="kind"), jl.data.load_text("same.csv")
+    assert ours.classes == theirs.classes == ("fine", "poor") and ours.tokenizer == theirs.tokenizer
+    jax.tree.map(np.testing.assert_array_equal, ours.splits, theirs.splits)
+    jax.tree.map(np.testing.assert_array_equal, jl.data.load("hf:saved", label="kind"), theirs.splits)
+
+    settings = "--rule bp --model lstm_classifier --lr 0.05 --batch-size 8 --epochs 3"
+    sizes = "--model-args features=8 hidden=[8] bidirectional=false"
+    assert run(f"train --data hf:saved --label kind {settings} {sizes} --out run")[0] == 0
+    assert run("eval run --data same.csv")[0] == 0
+    code, _, error = run("eval run --data digits")
+    assert code == 2 and "--data=digits: holds no texts, but the run was trained on texts" in error
+    code, _, error = run(f"train --data hf:saved {settings}")
+    assert code == 2 and "--data=hf:saved: has no column 'label' of labels; choose from number, text, kind" in error
+    shutil.rmtree("saved")
+    code, out, _ = run("predict run 'a good day' 'a bad film'")
+    assert code == 0 and [line.split("\t")[0] for line in out.splitlines()] == ["fine", "poor"]
+    code, _, error = run("eval run")
+    assert code == 2 and "data=hf:saved: the library datasets does not find it" in error
+
+
+@pytest.mark.slow
 def test_what_cannot_be_loaded_is_one_sentence(datasets, monkeypatch):
     rows = numbers(datasets)
     rows.save_to_disk("saved")
     datasets.DatasetDict(test=rows).save_to_disk("tests")
-    rows.add_column("name", ["a"] * 20).save_to_disk("texts")
+    rows.add_column("name", ["a"] * 20).save_to_disk("names")
+    rows.add_column("text", ["a"] * 19 + [None]).save_to_disk("texts")
     for name, settings, error, message in (
         ("saved", {}, ValueError, "name='hf:saved': has no column 'label' of labels; choose from number, square, kind"),
         ("saved", {"label": "kind", "size": 8}, ValueError, "size=8: hf:saved holds no images; leave size out"),
         ("tests", {"label": "kind"}, ValueError, "name='hf:tests': has the splits test, and no train"),
-        ("texts", {"label": "kind"}, ValueError, "column 'name': row 1 holds 'a', which is no number"),
+        ("names", {"label": "kind"}, ValueError, "column 'name': row 1 holds 'a', which is no number"),
+        ("texts", {"label": "kind"}, ValueError, "name='hf:texts': row 20 of train has no text; remove it, or make"),
+        ("texts", {"label": "kind", "size": 8}, ValueError, "size=8: hf:texts holds texts, which have no such size"),
         ("none", {}, FileNotFoundError, r"name='hf:none': the library datasets does not find it \(.*; check the name"),
         ("./none", {}, FileNotFoundError, "name='hf:./none': the library datasets does not find it"),
     ):

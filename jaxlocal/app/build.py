@@ -181,13 +181,12 @@ def arguments(source: str, texts: Iterable[str]) -> dict[str, Any]:
 def _load_texts(config: Config, encoding: Encoding | None) -> Data:
     if config.image_size is not None:
         raise ConfigError(f"--image-size={config.image_size}: {config.data} holds texts, not images; leave it out")
-    origin(config.data)  # the file is there
-    if config.label != Config().label:
-        raise ConfigError(f"--label={config.label}: {config.data} holds texts, whose labels are in the column label")
+    origin(config.data)  # the files are there
     if encoding:
-        return Data(load_encoded(config.data, encoding, config.validation), encoding, encoding.classes)
+        splits = load_encoded(config.data, encoding, config.validation, config.label)
+        return Data(splits, encoding, encoding.classes)
     settings = {name: getattr(config, name) for name in OF_TEXTS}
-    texts = load_text(config.data, validation=config.validation, **settings)
+    texts = load_text(config.data, label=config.label, validation=config.validation, **settings)
     return Data(*texts, texts.classes)
 
 

@@ -78,8 +78,8 @@ def kept_encoding(folder: Path, config: Config) -> Encoding | None:
       ConfigError: the files that keep it are damaged or missing.
     """
     file = Path(config.data).expanduser()
-    was_numbers = is_table(file) and not file.exists() and not (folder / "text.json").exists()
-    if was_numbers or not is_text(config.data):
+    was_numbers = is_table(file) and not file.exists()
+    if not (folder / "text.json").exists() and (was_numbers or not is_text(config.data)):
         return None
     try:
         return Encoding.load(folder)

@@ -173,8 +173,8 @@ def evaluate(folder: Path | str, *, best: bool = False, data: str | None = None)
     folder = checks.path("folder", folder)
     config, built, state = restored(folder, best, own_data=data is None)
     if data is not None:
-        if is_text(data) != is_text(config.data):
-            kinds = ("texts", "no texts") if is_text(data) else ("no texts", "texts")
+        if (texts := is_text(data)) != bool(built.encoding):
+            kinds = ("texts", "no texts") if texts else ("no texts", "texts")
             raise ConfigError(
                 f"--data={data}: holds {kinds[0]}, but the run was trained on {kinds[1]}; take a data set like "
                 f"{config.data}"

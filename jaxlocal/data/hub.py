@@ -1,8 +1,11 @@
-"""Data sets of the library `datasets`: by their name on its hub, or in a folder that it has saved."""
+"""Data sets of the library `datasets`: by their name on its hub, or in a folder that it has saved.
+
+Images and columns of numbers are a `Source`, and texts are a `Corpus`.
+"""
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,8 @@ import numpy as np
 from jaxlocal.data.decode import Decoded, Decoder, Image, Reader, is_grey
 from jaxlocal.data.frames import inputs, labels, matrix, of_frame, shuffled, targets
 from jaxlocal.data.sources import Source
-from jaxlocal.data.tables import SPLIT_OF
+from jaxlocal.data.tables import SPLIT_OF, Corpus, Row, gathered, labelled
+from jaxlocal.hints import nearest
 
 HUB = "hf:"  # so begin the names of these data sets
 STATES = "dataset_dict.json", "state.json"  # one of them is in a folder that the library has saved
@@ -28,10 +32,7 @@ def from_hub(name: str, size: int | None, label: str) -> Source:
     Returns:
       The source.
     """
-    found = _labelled(_found(name), label)
-    where = f"name={name!r}"
-    if "train" not in found:
-        raise ValueError(f"{where}: has the splits {', '.join(found) or 'none'}, and no train; take another data set")
+    found, where = _labelled(name, label), f"name={name!r}"
     kinds = {column: type(feature).__name__ for column, feature in found["train"].features.items()}
     pictures = [column for column, kind in kinds.items() if kind == "Image"]
     if len(pictures) > 1:
@@ -44,9 +45,31 @@ def from_hub(name: str, size: int | None, label: str) -> Source:
             return _of_numbers(where, found, label)
         return _of_images(where, found, pictures[0], size, label)
 
-    files = [Path(file["filename"]) for split in found.values() for file in split.cache_files]
-    root = Path(os.path.commonpath([file.parent for file in files])) if files else Path()
-    return Source(name, root, files, decode)
+    return Source(name, *_files(found), decode)
+
+
+def holds_texts(name: str) -> bool:
+    """Whether it has a column `text` of texts. A data set that cannot be read has none."""
+    try:
+        train = _found(name).get("train")
+    except (ImportError, FileNotFoundError):
+        return False
+    features = train.features if train is not None else {}
+    return getattr(features.get("text"), "dtype", None) in ("string", "large_string")
+
+
+def texts(name: str, label: str) -> Corpus:
+    """Labelled texts, as the library has them in its cache.
+
+    Args:
+      name: as in `from_hub`, of a data set with a column text.
+      label: the column of labels.
+
+    Returns:
+      The texts. Their labels are the names of the classes, where the data set has such names.
+    """
+    found, where = _labelled(name, label), f"name={name!r}"
+    return Corpus(where, name, *_files(found), lambda: gathered(where, _rows(where, found, label)), "row")
 
 
 def _found(name: str) -> Mapping[str, Any]:
@@ -72,11 +95,36 @@ def _found(name: str) -> Mapping[str, Any]:
     return {SPLIT_OF[split]: rows for split, rows in found.items() if split in SPLIT_OF}
 
 
-def _labelled(found: Mapping[str, Any], label: str) -> Mapping[str, Any]:
-    """Without a test set whose labels are kept secret: they are -1."""
+def _labelled(name: str, label: str) -> Mapping[str, Any]:
+    """The splits, without a test set whose labels are kept secret: they are -1."""
+    found = _found(name)
+    if "train" not in found:
+        held = ", ".join(found) or "none"
+        raise ValueError(f"name={name!r}: has the splits {held}, and no train; take another data set")
     test = found.get("test")
     secret = test is not None and label in test.features and len(test) and test[0][label] == -1
     return {split: rows for split, rows in found.items() if split != "test" or not secret}
+
+
+def _files(found: Mapping[str, Any]) -> tuple[Path, list[Path]]:
+    """The folder that all files of a data set lie in, and the files."""
+    files = [Path(file["filename"]) for split in found.values() for file in split.cache_files]
+    return Path(os.path.commonpath([file.parent for file in files])) if files else Path(), files
+
+
+def _rows(where: str, found: Mapping[str, Any], label: str) -> Iterator[tuple[str, Row]]:
+    """The split and the row of each text."""
+    for split, rows in found.items():
+        if label not in rows.features:
+            hint = nearest(label, rows.features)
+            raise ValueError(f"{where}: has no column {label!r} of labels; {hint}, and name it by label")
+        cells = rows.select_columns(["text", label]).with_format("arrow")[:].to_pylist()
+        named = getattr(rows.features[label], "int2str", str)
+        for number, cell in enumerate(cells, 1):
+            place, (text, one) = f"{where}: row {number} of {split}", (cell["text"], cell[label])
+            if text is None:
+                raise ValueError(f"{place} has no text; remove it, or make it empty")
+            yield labelled(place, number, {"text": text, "label": "" if one is None else named(one), "split": split})
 
 
 def _of_numbers(where: str, found: Mapping[str, Any], label: str) -> dict[str, Decoded]:

@@ -113,17 +113,17 @@ def load(
         if value is not None:
             checks.positive_int(argument, value)
     path = Path(name).expanduser()
-    if size is not None and is_text(name):
+    if (texts := is_text(name)) and size is not None:
         raise ValueError(f"size={size}: {name} holds texts, which have no such size; leave size out")
-    of_columns = (is_frame(path) and not is_text(name)) or name.startswith(HUB)
+    of_columns = (is_frame(path) and not texts) or name.startswith(HUB)
     if label != LABEL and not of_columns:
         raise ValueError(f"label={checks.show(label)}: {name} is no table of numbers; leave label out")
     if size is not None and (name == "digits" or path.suffix == ".npz" or is_frame(path)):
         raise ValueError(f"size={size}: {name} is not resized; leave size out, or resize the arrays yourself")
+    if texts:
+        return load_text(name, label=label, validation=validation).splits
     if name.startswith(HUB):
         return complete(cached(from_hub(name, size, label), (size, label)), validation)
-    if is_text(name):
-        return load_text(name, validation=validation).splits
     if name == "digits":
         return _digits(validation)
     if is_frame(path):

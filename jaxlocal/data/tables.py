@@ -4,7 +4,7 @@ import csv
 import gzip
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -25,7 +25,7 @@ FEWEST = 3  # one row for each split
 
 
 class Row(NamedTuple):
-    """One labelled text, and the line of the file where it begins."""
+    """One labelled text, and the line of the file where it begins or, if it is in no file, its number."""
 
     line: int
     text: str
@@ -33,6 +33,17 @@ class Row(NamedTuple):
 
 
 Rows = dict[str, list[Row]]  # the rows of each split that a file has
+
+
+class Corpus(NamedTuple):
+    """Labelled texts that have not been read yet."""
+
+    where: str  # how an error begins
+    name: str  # in the cache
+    root: Path  # the folder that all of its files lie in
+    files: Sequence[Path]  # none for texts that come with the library
+    read: Callable[[], Rows]
+    unit: str = "line"  # what the number of a row counts
 
 
 def is_table(path: Path) -> bool:
@@ -67,10 +78,19 @@ def read_table(path: Path) -> Rows:
       ValueError: the file is no such table; the message names the line.
     """
     name = f"name={str(path)!r}"
-    table: Rows = {}
     with _readable(name), _opened(path) as file:
-        for split, row in _rows(name, file, _delimiter(path)):
-            table.setdefault(split, []).append(row)
+        return gathered(name, _rows(name, file, _delimiter(path)))
+
+
+def gathered(name: str, rows: Iterable[tuple[str, Row]]) -> Rows:
+    """The rows of each split.
+
+    Raises:
+      ValueError: they are too few.
+    """
+    table: Rows = {}
+    for split, row in rows:
+        table.setdefault(split, []).append(row)
     if not table:
         raise ValueError(f"{name}: has a header and no rows; add a row for each text")
     if (count := len(table.get("train", ()))) < FEWEST:
@@ -81,7 +101,7 @@ def read_table(path: Path) -> Rows:
     return table
 
 
-def classes_of(path: Path, table: Rows) -> tuple[str, ...]:
+def classes_of(corpus: Corpus, table: Rows) -> tuple[str, ...]:
     """The labels of the training set, sorted: as numbers if all of them are, and else as texts.
 
     Raises:
@@ -90,7 +110,7 @@ def classes_of(path: Path, table: Rows) -> tuple[str, ...]:
     found = {row.label for row in table["train"]}
     if len(found) < 2:
         raise ValueError(
-            f"name={str(path)!r}: has one class, {min(found)!r}, so that there is nothing to learn; add texts of "
+            f"{corpus.where}: has one class, {min(found)!r}, so that there is nothing to learn; add texts of "
             "another class"
         )
     classes = tuple(sorted(found, key=int) if all(map(WHOLE.fullmatch, found)) else sorted(found))
@@ -98,13 +118,13 @@ def classes_of(path: Path, table: Rows) -> tuple[str, ...]:
         for row in rows:
             if row.label not in found:
                 raise ValueError(
-                    f"name={str(path)!r}: line {row.line} of the {split} set has the label {row.label!r}, which the "
-                    f"training set lacks; {nearest(row.label, classes)}, or add such texts"
+                    f"{corpus.where}: {corpus.unit} {row.line} of the {split} set has the label {row.label!r}, which "
+                    f"the training set lacks; {nearest(row.label, classes)}, or add such texts"
                 )
     return classes
 
 
-def numbered(path: Path, rows: Sequence[Row], classes: Sequence[str]) -> list[int]:
+def numbered(corpus: Corpus, rows: Sequence[Row], classes: Sequence[str]) -> list[int]:
     """The number of each row's class.
 
     Raises:
@@ -114,8 +134,8 @@ def numbered(path: Path, rows: Sequence[Row], classes: Sequence[str]) -> list[in
     for row in rows:
         if row.label not in numbers:
             raise ValueError(
-                f"name={str(path)!r}: line {row.line} has the label {row.label!r}, which is none of the known classes; "
-                f"{nearest(row.label, classes)}"
+                f"{corpus.where}: {corpus.unit} {row.line} has the label {row.label!r}, which is none of the known "
+                f"classes; {nearest(row.label, classes)}"
             )
     return [numbers[row.label] for row in rows]
 
@@ -148,7 +168,7 @@ def _rows(name: str, file: TextIO, delimiter: str) -> Iterator[tuple[str, Row]]:
     columns = [column.lower() for column in next(lines)[1]]
     _check_columns(name, columns)
     for line, cells in lines:
-        yield _row(f"{name}: line {line}", line, dict(zip(columns, cells, strict=True)))
+        yield labelled(f"{name}: line {line}", line, dict(zip(columns, cells, strict=True)))
 
 
 def _lines(name: str, file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -185,7 +205,12 @@ def _check_columns(name: str, columns: Sequence[str]) -> None:
             )
 
 
-def _row(where: str, line: int, values: Mapping[str, str]) -> tuple[str, Row]:
+def labelled(where: str, line: int, values: Mapping[str, str]) -> tuple[str, Row]:
+    """The split and the row that are meant by the cells of the columns text, label and perhaps split.
+
+    Raises:
+      ValueError: the label is empty, or a cell holds what no text has.
+    """
     if "\0" in values["text"] or "\0" in values["label"]:
         raise ValueError(f"{where} holds a NUL character, which no text has; remove it, or save the file as UTF-8")
     label = values["label"].strip()

@@ -2,21 +2,33 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
-from hashlib import blake2b, file_digest
+from collections.abc import Iterator, Sequence
+from functools import cache
+from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxlocal import checks
+from jaxlocal.data import hub
 from jaxlocal.data.cache import cached, kept
 from jaxlocal.data.decode import Decoded
+from jaxlocal.data.frames import LABEL
 from jaxlocal.data.sentences import sentences
 from jaxlocal.data.sources import LARGEST, Source
 from jaxlocal.data.splits import SPLITS, Pairs, Splits, complete, one_hot
-from jaxlocal.data.tables import Row, Rows, check_file, classes_of, holds_numbers, is_table, numbered, read_table
+from jaxlocal.data.tables import (
+    Corpus,
+    Row,
+    Rows,
+    check_file,
+    classes_of,
+    holds_numbers,
+    is_table,
+    numbered,
+    read_table,
+)
 from jaxlocal.data.tokenizer import Tokenizer, check_kind
 from jaxlocal.files import write_whole
 
@@ -98,28 +110,34 @@ class Texts(NamedTuple):
 
 def is_text(name: str) -> bool:
     """Whether `load_text` is what loads a data set of this name."""
+    if name.startswith(hub.HUB):
+        return hub.holds_texts(name)
     path = Path(name).expanduser()
     return name == SENTENCES or (is_table(path) and not holds_numbers(path))
 
 
 def load_text(
-    path: str | os.PathLike[str],
+    name: str | os.PathLike[str],
     *,
+    label: str = LABEL,
     tokenizer: str | Tokenizer = "word",
     vocabulary: int = 20_000,
     length: int | None = None,
     validation: int | None = None,
 ) -> Texts:
-    """Labelled texts from a file, as memory-mapped arrays: token ids int32 (N, length) and classes uint8 (N, C).
+    """Labelled texts as memory-mapped arrays: token ids int32 (N, length) and classes uint8 (N, C).
 
-    The file is .csv or .tsv in UTF-8, also .csv.gz or .tsv.gz. Its header names the columns `text`, `label` and, if the
-    file has a test set or a validation set, `split` with train, validation and test in it. Other columns do not matter.
-    Labels are whole numbers or names. Missing sets are cut from the training set as in `load`.
+    A file is .csv or .tsv in UTF-8, also .csv.gz or .tsv.gz. Its header names the columns `text`, `label` and, if the
+    file has a test set or a validation set, `split` with train, validation and test in it. A data set of `datasets` has
+    a column `text`. Other columns do not matter. Labels are whole numbers or names. Missing sets are cut from the
+    training set as in `load`.
 
     The tokenizer and the classes are made of the training set alone. They and the arrays are kept in the cache.
 
     Args:
-      path: the file, or "sentences", 900 short sentences that the library brings with it.
+      name: the file; "hf:NAME", a data set of `datasets`; or "sentences", 900 short sentences that the library brings
+        with it.
+      label: the column of labels in a data set of `datasets`.
       tokenizer: the kind of tokenizer that is trained: "word", "bpe" or "char"; or a `Tokenizer`.
       vocabulary: the largest number of tokens of a tokenizer that is trained.
       length: the number of tokens of each text: longer texts are cut off at the end. By default 95 % of the training
@@ -134,45 +152,59 @@ def load_text(
             checks.positive_int(argument, value)
     if not isinstance(tokenizer, Tokenizer):
         check_kind("tokenizer", tokenizer)
-    path = Path(path).expanduser()
-    read = _reader(path)
+    if label != LABEL and not os.fspath(name).startswith(hub.HUB):
+        raise ValueError(
+            f"label={checks.show(label)}: {name} holds texts, whose labels are in the column label; leave label out"
+        )
+    corpus = _corpus(name, label)
 
     def make() -> Encoding:
-        return _make(path, read(), tokenizer, vocabulary, length, validation)
+        return _make(corpus, tokenizer, vocabulary, length, validation)
 
-    if str(path) == SENTENCES:
+    if not corpus.files:
         encoding = make()
     else:
-        settings = (tokenizer, vocabulary) if isinstance(tokenizer, str) else tokenizer.json
-        folder = kept(
-            path.name, path.parent, [path], (settings, length, validation), lambda folder: make().save(folder)
-        )
+        of_tokenizer = (tokenizer, vocabulary) if isinstance(tokenizer, str) else tokenizer.json
+        settings = of_tokenizer, length, validation, label
+        folder = kept(corpus.name, corpus.root, corpus.files, settings, lambda folder: make().save(folder))
         encoding = Encoding.load(folder)
-    return Texts(_encoded(path, read, encoding, validation), encoding)
+    return Texts(_encoded(corpus, encoding, validation, label), encoding)
 
 
-def load_encoded(path: str | os.PathLike[str], encoding: Encoding, validation: int | None = None) -> Splits:
-    """The texts of a file as `load_text` returns them, but encoded as those of another file were."""
-    path = Path(path).expanduser()
-    return _encoded(path, _reader(path), encoding, validation)
+def load_encoded(
+    name: str | os.PathLike[str], encoding: Encoding, validation: int | None = None, label: str = LABEL
+) -> Splits:
+    """The texts of a file or a data set as `load_text` returns them, but encoded as those of another one were."""
+    return _encoded(_corpus(name, label), encoding, validation, label)
 
 
-def origin(path: str | os.PathLike[str]) -> str:
-    """A hash of a file of texts."""
-    path = Path(path).expanduser()
-    if str(path) == SENTENCES:
+def origin(name: str | os.PathLike[str]) -> str:
+    """A hash of the files of a data set of texts."""
+    return _hash(_corpus(name, LABEL))
+
+
+def _corpus(name: str | os.PathLike[str], label: str) -> Corpus:
+    """The texts of this name, which are read once, and only if the cache does not hold what is made of them."""
+    name = os.fspath(name)
+    if name.startswith(hub.HUB):
+        found = hub.texts(name, label)
+        return found._replace(read=cache(found.read))
+    if name == SENTENCES:
+        return Corpus(f"name={name!r}", name, Path(), (), sentences)
+    path = Path(name).expanduser()
+    check_file(path)
+    return Corpus(f"name={str(path)!r}", path.name, path.parent, [path], cache(lambda: read_table(path)))
+
+
+def _hash(texts: Corpus) -> str:
+    if not texts.files:
         return SENTENCES
-    check_file(path)
-    with path.open("rb") as file:
-        return file_digest(file, partial(blake2b, digest_size=8)).hexdigest()
-
-
-def _reader(path: Path) -> Callable[[], Rows]:
-    """What reads the rows, once, and only if the cache does not hold what is made of them."""
-    if str(path) == SENTENCES:
-        return sentences
-    check_file(path)
-    return cache(partial(read_table, path))
+    digest = blake2b(digest_size=8)
+    for path in texts.files:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _splits(table: Rows, validation: int | None) -> list[list[Row]]:
@@ -188,15 +220,16 @@ def _splits(table: Rows, validation: int | None) -> list[list[Row]]:
 
 
 def _make(
-    path: Path, table: Rows, tokenizer: str | Tokenizer, vocabulary: int, length: int | None, validation: int | None
+    corpus: Corpus, tokenizer: str | Tokenizer, vocabulary: int, length: int | None, validation: int | None
 ) -> Encoding:
     """The encoding that fits the training set."""
-    classes = classes_of(path, table)
-    _check_classes(path, classes, table)
+    table = corpus.read()
+    classes = classes_of(corpus, table)
+    _check_classes(corpus, classes, table)
     texts = [row.text for row in _splits(table, validation)[0]]
     if isinstance(tokenizer, str):
         tokenizer = Tokenizer.train(texts, kind=tokenizer, vocabulary=vocabulary)
-    return Encoding(tokenizer, length or _length(tokenizer, texts), classes, origin(path))
+    return Encoding(tokenizer, length or _length(tokenizer, texts), classes, _hash(corpus))
 
 
 def _length(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
@@ -205,20 +238,21 @@ def _length(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
     return int(np.clip(np.percentile(tokenizer.lengths(some), SHARE), 1, LONGEST))
 
 
-def _encoded(path: Path, read: Callable[[], Rows], encoding: Encoding, validation: int | None) -> Splits:
-    """The texts as token ids and their labels as classes; those of a file are kept in the cache."""
+def _encoded(corpus: Corpus, encoding: Encoding, validation: int | None, label: str) -> Splits:
+    """The texts as token ids and their labels as classes; those of files are kept in the cache."""
 
     def arrays(rows: Sequence[Row]) -> Pairs:
-        labels = numbered(path, rows, encoding.classes)
+        labels = numbered(corpus, rows, encoding.classes)
         return encoding.ids([row.text for row in rows]), one_hot(labels, len(encoding.classes))
 
     def decode() -> dict[str, Decoded]:
-        splits = zip(SPLITS, _splits(read(), validation), strict=True)
+        splits = zip(SPLITS, _splits(corpus.read(), validation), strict=True)
         return {split: Decoded(len(rows), map(arrays, _pieces(rows))) for split, rows in splits}
 
-    if str(path) == SENTENCES:
-        return Splits(*map(arrays, _splits(read(), validation)))
-    found = cached(Source(path.name, path.parent, [path], decode), (encoding.digest(), validation))
+    if not corpus.files:
+        return Splits(*map(arrays, _splits(corpus.read(), validation)))
+    source = Source(corpus.name, corpus.root, corpus.files, decode)
+    found = cached(source, (encoding.digest(), validation, label))
     return Splits(*(found[split] for split in SPLITS))
 
 
@@ -226,10 +260,10 @@ def _pieces(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     return (rows[begin : begin + PIECE] for begin in range(0, len(rows), PIECE))
 
 
-def _check_classes(path: Path, classes: Sequence[str], table: Rows) -> None:
+def _check_classes(corpus: Corpus, classes: Sequence[str], table: Rows) -> None:
     """Refuse labels that look like real numbers."""
     if (needed := len(classes) * sum(map(len, table.values()))) > LARGEST:
         raise ValueError(
-            f"name={str(path)!r}: has {len(classes)} classes, whose one-hot rows would take {needed / 2**30:.3g} GB; "
+            f"{corpus.where}: has {len(classes)} classes, whose one-hot rows would take {needed / 2**30:.3g} GB; "
             "give the column label few different values"
         )
