@@ -1,15 +1,17 @@
 """Several hosts: one program in several processes, each with its own devices, which `jax.devices()` lists together.
 
-Start the same command on each host, and tell each process its number in the environment:
+Start the same command on each host. SLURM, Open MPI and Kubernetes tell each process its number; elsewhere the
+environment does:
 
-    JAXLOCAL_COORDINATOR=host0:12345 JAXLOCAL_PROCESSES=4 JAXLOCAL_PROCESS=2 python train.py
+    JAXLOCAL_COORDINATOR=host0:12345 JAXLOCAL_PROCESSES=4 JAXLOCAL_PROCESS=2 jaxlocal train --rule dfa
 
-On one machine `python -m jaxlocal.distributed --processes 4 train.py` starts all processes with CPU devices, and stops
-all of them if one fails. The program begins with `initialize()`. All processes must run the same computations in the
-same order.
+On one machine `python -m jaxlocal.distributed --processes 4 -m jaxlocal train` starts all processes with CPU devices,
+and stops all of them if one fails. A program of your own begins with `initialize()`. All processes must run the same
+computations in the same order.
 """
 
 import argparse
+import math
 import os
 import signal
 import socket
@@ -23,9 +25,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread, Timer
 from types import TracebackType
-from typing import IO, Any, NoReturn
-
-import jax
+from typing import IO, Any, NamedTuple, NoReturn
 
 from jaxlocal import flags
 
@@ -37,8 +37,26 @@ GRACE = 15  # seconds that a process has to save and end after SIGTERM, before i
 LOST = 75  # the exit code of a process that has lost another one
 AFTER = 2  # seconds within which the process that was lost is seen to end
 SUSPENDING = "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU"
+SINGLE = f"{PREFIX}PROCESSES=1 makes each a single process"  # a hint
+CLUSTERS = {  # the variables in which a cluster tells each process about itself
+    "SLURM": {"processes": "SLURM_STEP_NUM_TASKS", "process": "SLURM_PROCID"},
+    "Open MPI": {"processes": "OMPI_COMM_WORLD_SIZE", "process": "OMPI_COMM_WORLD_RANK"},
+    "Kubernetes": {"process": "JOB_COMPLETION_INDEX"},
+}
 
 End = tuple[int | None, int]  # the number and the exit code of a process; (None, signal) if the launcher is stopped
+
+
+class Place(NamedTuple):
+    """Which of several processes this one is."""
+
+    process: int  # its number, from 0
+    processes: int | None  # how many there are; None if JAX has to find out
+    coordinator: str | None  # the address of process 0; None if JAX has to find it
+    cluster: str | None  # which says some of these
+
+    def __str__(self) -> str:
+        return f"process {self.process}" + (f" of {self.processes}" if self.processes else "")
 
 
 def initialize(
@@ -49,9 +67,12 @@ def initialize(
 ) -> None:
     """Join the other processes of this program, if there are any. Call it before anything else that uses JAX.
 
+    A second call does nothing.
+
     An argument that is not given is read from the environment: JAXLOCAL_COORDINATOR, JAXLOCAL_PROCESSES,
-    JAXLOCAL_PROCESS and JAXLOCAL_PATIENCE. If none of the first three is set, this is a single process, and nothing
-    happens.
+    JAXLOCAL_PROCESS and JAXLOCAL_PATIENCE. What these do not say is found, by JAX, in SLURM, Open MPI or Kubernetes. If
+    nothing is found, this is a single process, and nothing happens; so it is if JAXLOCAL_PROCESSES is 1 and the others
+    are not set.
 
     Args:
       coordinator: the address of process 0 as "host:port", the same for all processes.
@@ -64,32 +85,58 @@ def initialize(
       >>> from jaxlocal import distributed
       >>> distributed.initialize()  # a single process, unless the environment says otherwise
     """
-    arguments = {"coordinator": coordinator, "processes": processes, "process": process}
-    found = {name: _find(name, value) for name, value in arguments.items()}
-    missing = [label for label, text in found.values() if text is None]
-    if len(missing) == len(found):
+    found = place(coordinator, processes, process)
+    if found is None:
         return
-    if missing:
-        names = " ".join(f"{PREFIX}{name.upper()}" for name in found)
-        raise ValueError(f"{missing[0]} is not set: set all of {names}, or none of them for a single process")
-    address = _address(*found["coordinator"])
-    count, number = _whole(*found["processes"], least=1), _whole(*found["process"], least=0)
     label, text = _find("patience", patience)
     seconds = PATIENCE if text is None else _whole(label, text, least=1)
-    if number >= count:
+    import jax  # slow, and a single process may not need it
+
+    if jax.distributed.is_initialized():
+        return
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", False)  # it would make a process survive SIGTERM
+    if found.process == 0 and found.coordinator:
+        _check_port(_find("coordinator", coordinator)[0], found.coordinator)
+    _end_with_launcher()
+    where = f", which meet at {found.coordinator}" if found.coordinator else ""
+    hint = f"; {SINGLE}" if found.cluster else ""
+    with _said_while_waiting(f"{found} waits for the others{where}{hint}"):
+        _join(found, seconds)
+    _leave_at_once_on_errors(found)
+
+
+def place(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> Place | None:
+    """Which of several processes this one is, by arguments and environment as in `initialize`; None if it is alone."""
+    arguments = {"coordinator": coordinator, "processes": processes, "process": process}
+    given = {name: _find(name, value) for name, value in arguments.items()}
+    unknown = [name for name, (_, text) in given.items() if text is None]
+    if unknown == ["coordinator", "process"] and given["processes"][1] == "1":
+        return None
+    cluster, facts = _of_cluster()
+    if len(unknown) == len(given) and not cluster:
+        return None
+    found = {name: facts.get(name, given[name]) if name in unknown else given[name] for name in given}
+    missing = [label for label, text in found.values() if text is None]
+    if missing and not cluster:
+        names = " ".join(f"{PREFIX}{name.upper()}" for name in found)
+        raise ValueError(f"{missing[0]} is not set: set all of {names}, or none of them for a single process")
+    address = _address(*found["coordinator"]) if found["coordinator"][1] else None
+    count = _whole(*found["processes"], least=1) if found["processes"][1] else None
+    number = _whole(*found["process"], least=0)
+    if count is not None and number >= count:
         raise ValueError(
             f"{found['process'][0]}={number}: {count} processes are numbered 0 to {count - 1}; take one of these"
         )
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.config.update("jax_enable_preemption_service", False)  # it would make a process survive SIGTERM
-    if number == 0:
-        _check_port(found["coordinator"][0], address)
-    _end_with_launcher()
-    with _said_while_waiting(f"process {number} of {count} waits for the others, which meet at {address}"):
-        jax.distributed.initialize(
-            address, count, number, heartbeat_timeout_seconds=seconds, shutdown_timeout_seconds=seconds
-        )
-    _leave_at_once_on_errors(number, count)
+    return Place(number, count, address, cluster if unknown else None)
+
+
+def leave() -> None:
+    """End the joint work, after which no process misses another. It waits for all of them to come here."""
+    import jax
+
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -112,16 +159,50 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     if not args.module and not Path(args.program).is_file():
         parser.error(f"argument program: {args.program!r} is not a file; name a script, or a module after -m")
     command = [sys.executable, *["-m"] * args.module, args.program, *args.arguments]
-    number, code = _launch(command, args.processes, args.devices)
+    (number, code), codes = _launch(command, args.processes, args.devices)
     if number is None:
         parser.exit(128 + code, f"{parser.prog}: all processes are stopped by {signal.Signals(code).name}\n")
-    if code:
+    if set(codes) != {code}:  # or else they have agreed, and process 0 has said why
         message = f"process {number} of {args.processes} {_how(code)}; all processes are stopped"
         parser.exit(128 - code if code < 0 else code, f"{parser.prog}: {message}\n")
-    parser.exit(0)
+    parser.exit(code)
 
 
 # Joining the other processes.
+
+
+def _of_cluster() -> tuple[str | None, dict[str, tuple[str, str]]]:
+    """The cluster that has started several processes, if one has, and what its variables say about them."""
+    for cluster, variables in CLUSTERS.items():
+        facts = {name: (variable, os.environ.get(variable, "")) for name, variable in variables.items()}
+        if cluster == "Kubernetes" and not find_spec("kubernetes"):  # by which JAX asks for the number of processes
+            continue
+        alone = "processes" in facts and facts["processes"][1] == "1"
+        if all(text for _, text in facts.values()) and not alone:
+            return cluster, facts
+    return None, {}
+
+
+def _join(found: Place, seconds: int) -> None:
+    """Join the other processes."""
+    import jax
+
+    try:
+        jax.distributed.initialize(
+            found.coordinator,
+            found.processes,
+            found.process,
+            cluster_detection_method=None if found.cluster else "deactivate",
+            heartbeat_timeout_seconds=seconds,
+            shutdown_timeout_seconds=seconds,
+        )
+    except Exception as error:  # JAX, Kubernetes and MPI raise errors of many types
+        if not found.cluster or found.coordinator:
+            raise
+        raise ValueError(
+            f"JAX cannot find the other processes of {found.cluster} ({flags.one_line(error)[:200]}); set "
+            f"{PREFIX}COORDINATOR, such as host0:12345; or {SINGLE}"
+        ) from None
 
 
 def _find(name: str, value: Any) -> tuple[str, str | None]:
@@ -185,19 +266,22 @@ def _end_with_launcher() -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def _leave_at_once_on_errors(number: int, count: int) -> None:
+def _leave_at_once_on_errors(found: Place) -> None:
     """Let an error end the process at once: an orderly end would wait for processes that wait for this one."""
     report = sys.excepthook
 
     def leave(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> NoReturn:
-        lost = any(word in str(error) for word in ("Gloo", "NCCL", "coordination"))  # such errors have many types
+        from jaxlocal.processes import LostError  # JAX is imported already
+
+        words = "Gloo", "NCCL", "coordination"  # in errors of many types
+        lost = isinstance(error, LostError) or any(word in str(error) for word in words)
         if lost:  # where this process was then tells nothing about the cause
             reason = str(error).strip().partition("\n")[0]
             why = f"it has lost another process, whose own output says why ({reason})"
         else:
             report(kind, error, trace)
             why = "the error above"
-        print(f"jaxlocal.distributed: process {number} of {count} stops: {why}", file=sys.stderr)
+        print(f"jaxlocal.distributed: {found} stops: {why}", file=sys.stderr)
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):
                 stream.flush()
@@ -224,8 +308,11 @@ def _how(code: int) -> str:
     return f"is suspended by {name}, and the others wait for it" if name in SUSPENDING else f"was killed by {name}"
 
 
-def _launch(command: Sequence[str], processes: int, devices: int) -> End:
-    """Run the processes until all have ended or one has failed; the end of that one, or else of the last."""
+def _launch(command: Sequence[str], processes: int, devices: int) -> tuple[End, list[int]]:
+    """Run the processes until all have ended or one has failed: the end of that one or else of the last, and all codes.
+
+    If the launcher is asked to stop, the processes have as long as it takes, until it is asked again.
+    """
     ends: SimpleQueue[End] = SimpleQueue()
     for how in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(how, lambda received, _: ends.put((None, received)))
@@ -248,10 +335,12 @@ def _launch(command: Sequence[str], processes: int, devices: int) -> End:
             printers[-1].start()
     Thread(target=_await_suspension, args=(workers, ends), daemon=True).start()
     end = _first_failure(ends, processes)
-    _stop(workers)
+    if end[1] > 0 and end[0] is not None:
+        _wait(workers, ends, AFTER)
+    _stop(workers, ends, GRACE if end[0] is not None else math.inf)
     for printer in printers:
         printer.join(timeout=1)  # a program that a process has started may still hold its stderr open
-    return end
+    return end, [worker.wait() for worker in workers]
 
 
 def _start(command: Sequence[str], number: int, shared: Mapping[str, str]) -> subprocess.Popen[str]:
@@ -318,18 +407,24 @@ def _show(number: int, lines: IO[str]) -> None:
         print(f"[{number}] {line}", end="", file=sys.stderr, flush=True)
 
 
-def _stop(workers: Sequence[subprocess.Popen[str]]) -> None:
+def _stop(workers: Sequence[subprocess.Popen[str]], ends: SimpleQueue[End], seconds: float) -> None:
     """Ask the processes that are still running to stop, and kill those that have not stopped in time."""
-    deadline = time.monotonic() + GRACE
     for how in (signal.SIGTERM, signal.SIGKILL):
         for worker in workers:
-            if worker.returncode is None:
+            if worker.poll() is None:
                 with suppress(ProcessLookupError):
                     os.killpg(worker.pid, how)
                     os.killpg(worker.pid, signal.SIGCONT)  # a suspended process would not hear it
-        for worker in workers:
-            with suppress(subprocess.TimeoutExpired):
-                worker.wait(max(deadline - time.monotonic(), 0) if how == signal.SIGTERM else None)
+        _wait(workers, ends, seconds if how == signal.SIGTERM else math.inf)
+
+
+def _wait(workers: Sequence[subprocess.Popen[str]], ends: SimpleQueue[End], seconds: float) -> None:
+    """Wait until all processes have ended, for this long at most, or until the launcher is asked to stop."""
+    deadline = time.monotonic() + seconds
+    while any(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
+        with suppress(Empty):
+            if ends.get(timeout=0.05)[0] is None:
+                return
 
 
 if __name__ == "__main__":

@@ -16,10 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 
-from jaxlocal import checks
+from jaxlocal import checks, processes
 from jaxlocal.hints import nearest
 from jaxlocal.training.loop import Watch
 from jaxlocal.training.state import Metrics, Progress
@@ -132,7 +131,7 @@ def opened(
     check(names)
     folder = checks.path("folder", folder)
     loggers: list[tuple[str, Logger]] = []
-    for name in names if jax.process_index() == 0 else ():
+    for name in names if processes.writes() else ():
         label = name if isinstance(name, str) else getattr(name, "__name__", "logger")
         with _excused(label, "start"):
             loggers.append((label, _opener(name)(folder, facts or {}, first)))

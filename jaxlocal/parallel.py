@@ -151,7 +151,7 @@ def data_parallel(rule: Rule, mesh: Mesh, axis: str = "data") -> Rule:
         update=spread(rule.update),
         step=spread(rule.step),
         lessons=spread(rule.lessons),
-        placement=Placement(mesh=mesh),
+        placement=Placement(mesh=mesh, axis=axis),
     )
 
 

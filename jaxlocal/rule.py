@@ -90,6 +90,7 @@ class Placement(NamedTuple):
 
     members: int = 0  # the number of runs in an ensemble; 0 for a single run
     mesh: Mesh | None = None  # the devices that share each batch, every one of them with all the parameters
+    axis: str = ""  # the axis of the mesh over which the examples are split
 
 
 class Rule(NamedTuple):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -15,7 +16,6 @@ import orbax.checkpoint as ocp
 import pytest
 from helpers import ROOT, slow
 
-from experiments.demos import multihost
 from jaxlocal import distributed
 
 pytestmark = pytest.mark.xdist_group("distributed")
@@ -27,39 +27,12 @@ ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
 }
 
-# The pipeline over all devices against the rule itself, which process 0 computes on its own.
-EXACT = """
-import jax, jax.numpy as jnp, numpy as np, optax
-import jaxlocal as jl
-from jaxlocal import distributed
-
-distributed.initialize()
-count = len(jax.devices())
-rule = jl.rules.al(jl.models.mlp((5,) * count, classes=3), optax.sgd(0.1))
-pipe = jl.pipelined(rule, jl.pipeline.mesh(component=count))
-rng = np.random.default_rng(0)
-batches = rng.normal(size=(6, 8, 4)).astype(np.float32), np.eye(3, dtype=np.float32)[rng.integers(3, size=(6, 8))]
-batch = tuple(leaf[0] for leaf in batches)
-key = jax.random.key(0)
-params, info = pipe.run(pipe.init(key, batch), batches)
-params = pipe.drain(params)
-
-def plain(leaf):
-    return np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
-
-found = jax.tree.map(plain, (params, info))
-if jax.process_index() == 0:
-    wanted = jax.jit(lambda key: jax.lax.scan(rule.step, rule.init(key, batch), batches))(key)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, plain(b), rtol=1e-6, atol=1e-8), found, wanted)
-    print("exact", jax.process_count(), count, len(jax.local_devices()))
-"""
-
-# The demo, but process 1 dies in the second epoch: process 0 has saved the first, and cannot finish the second.
+# `jaxlocal`, but process 1 dies in the second epoch: process 0 has saved the first, and cannot finish the second.
 DYING = """
 import os, signal
 import jax
 import jaxlocal as jl
-from experiments.demos import multihost
+from jaxlocal.app.cli import command
 
 drain, calls = jl.pipeline.Pipeline.drain, []
 
@@ -70,24 +43,48 @@ def dying(self, params):
     return drain(self, params)
 
 jl.pipeline.Pipeline.drain = dying
-multihost.main()
+command()
 """
 
-# The demo, but process 1 alone is asked to stop after the second epoch.
+# `jaxlocal`, but process 1 alone is asked to stop after the second epoch.
 STOPPING = """
 import os, signal
 import jax
-from experiments.demos import multihost
+from jaxlocal.app.cli import command
+from jaxlocal.training import session
 
-say = multihost._say
+write = session.Session._write_row
 
-def stopping(text):
-    say(text)
-    if text.startswith("epoch 2") and jax.process_index() == 1:
+def stopping(self, state):
+    write(self, state)
+    if len(state.history) == 2 and jax.process_index() == 1:
         os.kill(os.getpid(), signal.SIGTERM)
 
-multihost._say = stopping
-multihost.main()
+session.Session._write_row = stopping
+command()
+"""
+
+# Mistakes that all processes make, or one of them alone.
+MISTAKES = """
+import os
+import optax
+import jaxlocal as jl
+from jaxlocal.app import cli
+
+number = os.environ["JAXLOCAL_PROCESS"]
+train = ["train", "--out", "run"]
+for arguments in (["--epochs", "0"], ["--rule", "dfa", "--pipeline"], ["--devices", "3"], ["--seed", number]):
+    print(cli.main(train + arguments))
+cli.app.runs.build = {"0": lambda *_: None, "1": cli.app.runs.build}[number]
+print(cli.main([*train, "--data", "nowhere.npz"]))
+print(cli.main(["eval", "run"]), os.path.exists("run"))
+
+data = jl.data.digits()
+other = data._replace(train=(data.train[0][int(number) :][:64], data.train[1][:64]))
+try:
+    jl.training.fit(jl.rules.bp(jl.models.mlp((4,)), optax.sgd(0.1)), other, epochs=1)
+except ValueError as error:
+    print(error)
 """
 
 # Processes that work together without end, until process 1 gives itself a signal.
@@ -118,88 +115,110 @@ def script(tmp_path_factory):
     return write
 
 
-def launch(*arguments):
+def launch(*arguments, cwd=ROOT):
     command = [sys.executable, "-m", "jaxlocal.distributed", *arguments]
-    return subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=ENVIRONMENT, cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize(("processes", "devices"), [(2, 1), slow(4, 1)])
-def test_the_pipeline_is_exact_over_processes(processes, devices, script):
-    done = launch("--processes", str(processes), "--devices", str(devices), script(EXACT))
+SMALL = ["--epochs=3", "--batch-size=128", "--model-args", "hidden=[8,8]"]
+
+
+def command(*arguments):
+    return ["-m", "jaxlocal", "train", *SMALL, *arguments]
+
+
+def leaves(folder):
+    """The leaves of a run's last checkpoint, by name."""
+    steps = [int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal()]
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(folder / "checkpoints" / str(max(steps)) / "params")
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def assert_same_runs(first, second):
+    """They have the same metrics and, bit for bit, the same parameters."""
+    assert (first / "metrics.jsonl").read_text() == (second / "metrics.jsonl").read_text()
+    ours, theirs = leaves(first), leaves(second)
+    assert ours.keys() == theirs.keys() and len(ours) > 20
+    for name, array in ours.items():
+        assert array.tobytes() == theirs[name].tobytes(), name
+
+
+@pytest.mark.parametrize(
+    ("processes", "devices", "flags"),
+    [
+        (2, 1, ["--pipeline"]),
+        slow(4, 1, ["--pipeline", "--split", "2"]),
+        slow(2, 2, ["--pipeline", "--split", "2"]),
+        slow(2, 1, ["--rule", "dfa"]),
+    ],
+)
+def test_the_ordinary_command_in_processes_is_that_of_one(processes, devices, flags, tmp_path, run):
+    """As a pipeline, as one that splits its batches, and data-parallel; only process 0 writes and prints."""
+    many, one = tmp_path / "many", tmp_path / "one"
+    start = ["--processes", str(processes), "--devices", str(devices)]
+    done = launch(*start, *command(*flags, "--out", str(many)))
     assert done.returncode == 0, done.stderr
-    assert f"exact {processes} {processes * devices} {devices}\n" in done.stdout
+    assert done.stdout.count(f"{processes * devices} devices → {many}") == 1
+    assert [line for line in done.stderr.splitlines() if "epoch 3 of 3" in line and "[1]" not in line]
+    assert "[1]" not in done.stderr
+    options = ["--devices", str(processes * devices), "--out", str(one)]
+    assert run(shlex.join([*command(*flags, *options)[2:]]))[0] == 0
+    assert_same_runs(many, one)
 
 
 @pytest.fixture(scope="module")
-def flags(tmp_path_factory):
-    """Of a small run, by the name of its folder."""
-    base = tmp_path_factory.mktemp("runs")
-    return lambda name: ["--epochs=3", "--batch-size=128", "--hidden", "8", "8", "--out", str(base / name)]
-
-
-@pytest.fixture(scope="module")
-def killed(flags, script):
-    """How a run ended of which one process dies in the second epoch."""
-    return launch("--processes", "2", script(DYING), *flags("interrupted"))
+def killed(tmp_path_factory, script):
+    """The folder of a run of which one process dies in the second epoch, and how it ended."""
+    folder = tmp_path_factory.mktemp("runs") / "interrupted"
+    return folder, launch("--processes", "2", script(DYING), *command("--pipeline", "--out", str(folder))[2:])
 
 
 @pytest.mark.slow
 def test_a_process_that_dies_stops_the_others(killed):
-    assert killed.returncode == 128 + signal.SIGKILL
-    assert "process 1 of 2 was killed by SIGKILL; all processes are stopped" in killed.stderr.splitlines()[-1]
-    assert "epoch 1 of 3" in killed.stdout and "epoch 2 of 3" not in killed.stdout
+    folder, ended = killed
+    assert ended.returncode == 128 + signal.SIGKILL
+    assert "process 1 of 2 was killed by SIGKILL; all processes are stopped" in ended.stderr.splitlines()[-1]
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
 
 
 @pytest.mark.slow
-def test_a_resumed_run_ends_as_an_uninterrupted_one(killed, flags, script):
-    """It is killed in its second epoch, resumed, stopped after that by a signal to one process, and resumed again."""
-    stopped = launch("--processes", "2", script(STOPPING), *flags("interrupted"))
-    assert stopped.returncode == 128 + signal.SIGTERM
-    assert "resuming after epoch 1" in stopped.stdout and "stopped after step 16" in stopped.stdout
-    resumed = launch("--processes", "2", "-m", "experiments.demos.multihost", *flags("interrupted"))
-    assert resumed.returncode == 0, resumed.stderr
-    assert "resuming after epoch 2" in resumed.stdout and "epoch 2 of 3" not in resumed.stdout
-    whole = launch("--processes", "1", "--devices", "2", "-m", "experiments.demos.multihost", *flags("whole"))
-    assert whole.returncode == 0, whole.stderr
-    ends = [re.findall(r"^epoch 3.* loss [\d.]+|^test .*", run.stdout, re.MULTILINE) for run in (whole, resumed)]
-    assert ends[0] == ends[1] and len(ends[0]) == 2
-    first, second = (final(flags(name)[-1]) for name in ("interrupted", "whole"))
-    assert first.keys() == second.keys() and len(first) > 20
-    for name, array in first.items():
-        assert array.tobytes() == second[name].tobytes(), name
+def test_a_resumed_run_ends_as_an_uninterrupted_one(killed, script, tmp_path, run):
+    """It is killed in its second epoch, resumed, stopped after that by a signal to one process, resumed in one."""
+    folder, _ = killed
+    resume = ["train", "--resume", "--out", str(folder)]
+    stopped = launch("--processes", "2", script(STOPPING), *resume)
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    assert "resuming after epoch 1" in stopped.stdout
+    assert "stopped after step 16; resume with: jaxlocal train --out" in stopped.stderr.splitlines()[-1]
+    code, out, _ = run(shlex.join(resume))
+    assert code == 0 and "resuming after epoch 2" in out
+    assert run(shlex.join(command("--pipeline", "--devices", "2", "--out", str(tmp_path / "whole"))[2:]))[0] == 0
+    assert_same_runs(folder, tmp_path / "whole")
+    again = launch("--processes", "2", "-m", "jaxlocal", *resume)  # there is nothing left to do
+    assert again.returncode == 0 and "resuming after epoch 3" in again.stdout
 
 
-def final(folder):
-    """The leaves of a run's last checkpoint, by name."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        leaves = jax.tree.leaves_with_path(checkpointer.restore(f"{folder}/checkpoints/24/params"))
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-
-
-@pytest.mark.slow
-def test_a_run_resumes_with_its_own_settings_only(tmp_path, capsys):
-    def run(*flags):
-        multihost.main(["--out", str(tmp_path / "run"), "--component", "2", "--data", "4", *flags])
-        return capsys.readouterr().out
-
-    first = run("--hidden", "8", "8", "--epochs", "1")
-    assert "resuming" not in first and "epoch 1 of 1" in first
-    second = run("--hidden", "8", "8", "--epochs", "2")
-    assert "resuming after epoch 1" in second and "epoch 2 of 2" in second
-    for other in (["--hidden", "9", "9"], ["--hidden", "8", "8", "--rate", "0.1"]):
-        with pytest.raises(SystemExit) as stop:
-            run(*other)
-        assert stop.value.code == 2
-        assert "holds a run with other settings" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("folder", ["/proc/nowhere", "/dev/null/run"])
-def test_a_folder_that_cannot_be_is_one_line(folder, capsys):
-    with pytest.raises(SystemExit) as stop:
-        multihost.main(["--out", folder, "--component", "2", "--data", "4", "--hidden", "8", "8"])
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert f"--out='{folder}': cannot be written to" in error and error.count("\n") == 1
+def test_a_mistake_is_one_sentence_of_all_processes(script, tmp_path):
+    done = launch("--processes", "2", script(MISTAKES), cwd=tmp_path)
+    assert (done.returncode, re.findall(r"^\d.*", done.stdout, re.MULTILINE)) == (0, ["2"] * 5 + ["2 False"])
+    assert done.stdout.endswith("data: process 0 has other examples; give all processes the same\n")
+    lines = [line for line in done.stderr.splitlines() if line.startswith("jaxlocal ")]
+    assert lines == [line for line in done.stderr.splitlines() if "jaxlocal " in line]  # process 1 prints nothing
+    for line, words in zip(
+        lines,
+        [
+            "--epochs=0: must be at least 1",
+            "--pipeline: the components of dfa wait",
+            "--devices=3: the 2 processes have 2 devices, which all take part; leave out the flag",
+            "--out run --seed 1: process 0 has others; start all processes by the same command, or JAXLOCAL_PROCESSES=",
+            "--data=nowhere.npz: ",
+            "jaxlocal eval: 2 processes were started, but it needs one; JAXLOCAL_PROCESSES=1 makes each a single",
+        ],
+        strict=True,
+    ):
+        assert words in line
+    assert lines[4].endswith(" (in process 1 of 2)")
 
 
 @pytest.mark.parametrize(
@@ -215,13 +234,24 @@ def test_a_folder_that_cannot_be_is_one_line(folder, capsys):
     ],
 )
 def test_without_a_launcher_the_others_stop_by_themselves(sent, code, message, script):
-    address = f"127.0.0.1:{distributed._free_port()}"
-    shared = {"JAXLOCAL_COORDINATOR": address, "JAXLOCAL_PROCESSES": "2", "JAXLOCAL_PATIENCE": "4"}
+    """They join by their own variables or, as JAX finds them, by those of SLURM."""
+    port = str(distributed._free_port())
+    shared = {
+        signal.SIGSTOP: {"JAXLOCAL_COORDINATOR": f"127.0.0.1:{port}", "JAXLOCAL_PROCESSES": "2"},
+        signal.SIGKILL: {
+            "SLURM_JOB_ID": "7",
+            "SLURM_STEP_NODELIST": "localhost",
+            "JAX_COORDINATOR_PORT": port,
+            "SLURM_NTASKS": "2",
+            "SLURM_STEP_NUM_TASKS": "2",
+        },
+    }[sent]
+    own = {signal.SIGSTOP: ["JAXLOCAL_PROCESS"], signal.SIGKILL: ["SLURM_PROCID", "SLURM_LOCALID"]}[sent]
     command = [sys.executable, script(TOGETHER), str(int(sent))]
     first, second = (
         subprocess.Popen(
             command,
-            env={**ENVIRONMENT, **shared, "JAXLOCAL_PROCESS": str(number)},
+            env={**ENVIRONMENT, "JAXLOCAL_PATIENCE": "4", **shared, **dict.fromkeys(own, str(number))},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -316,28 +346,6 @@ def test_bad_flags_of_the_launcher(arguments, complaint, capsys):
     assert error.startswith("python -m jaxlocal.distributed: ") and complaint in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (["--epochs", "0"], "argument --epochs: '0' is not a whole number from 1"),
-        (["--out", __file__], "argument --out: '" + __file__ + "' is a file; name a folder"),
-        (["--rate", "nan"], "argument --rate: 'nan' is not a number above 0"),
-        (["--hidden", "8", "few"], "argument --hidden: 'few' is not a whole number from 1"),
-        (["--component", "2"], "--component=2 and --data=1: their product must be 8"),
-        (["--component", "9"], "mesh(component=9, data=1): needs 9 devices"),
-        (["--hidden", "8", "8"], "axis 'component' has 8 devices, but the rule has only 2 components"),
-        (["--batch-size", "3", "--data", "2"], "--batch-size=3: must be a multiple of --data=2"),
-        (["--batch-size", "2000", "--data", "2"], "--batch-size=2000: must be at most 1097"),
-    ],
-)
-def test_bad_flags_of_the_experiment(arguments, complaint, tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        multihost.main(["--out", str(tmp_path / "run"), *arguments])
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and not list(tmp_path.iterdir())
-    assert error.startswith("python -m experiments.demos.multihost: ") and complaint in error and error.count("\n") == 1
-
-
 GOOD = {"COORDINATOR": "host0:12345", "PROCESSES": "4", "PROCESS": "2"}
 
 
@@ -360,6 +368,44 @@ def test_a_bad_environment(changed, complaint, monkeypatch):
         distributed.initialize()
 
 
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, None),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}, (2, 4, None, "SLURM")),
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),  # an interactive shell
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, None),  # a batch script, outside srun
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2", "JAXLOCAL_PROCESSES": "1"}, None),
+        (
+            {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2", "JAXLOCAL_COORDINATOR": "host0:12345"},
+            (2, 4, "host0:12345", "SLURM"),
+        ),
+        ({"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_RANK": "0"}, (0, 8, None, "Open MPI")),
+        ({"JOB_COMPLETION_INDEX": "3"}, (3, None, None, "Kubernetes")),
+        (
+            {"JOB_COMPLETION_INDEX": "3", **{f"JAXLOCAL_{name}": value for name, value in GOOD.items()}},
+            (2, 4, "host0:12345", None),
+        ),
+    ],
+)
+def test_a_process_finds_its_place(variables, found, monkeypatch):
+    monkeypatch.setattr(distributed, "find_spec", lambda name: name)  # the package of Kubernetes is installed
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert distributed.place() == found
+
+
+def test_a_cluster_that_jax_does_not_find_is_one_sentence(run, monkeypatch):
+    """Open MPI, but without the variable in which it names its own process."""
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    code, _, error = run("train")
+    assert code == 2 and error.count("\n") == 1
+    assert error.startswith("jaxlocal train: JAX cannot find the other processes of Open MPI (")
+    assert "set JAXLOCAL_COORDINATOR, such as host0:12345; or JAXLOCAL_PROCESSES=1 makes each" in error
+
+
 @pytest.mark.parametrize(("patience", "seconds"), [(None, distributed.PATIENCE), (4, 4)])
 def test_a_lost_process_is_missed_after_the_patience(patience, seconds, monkeypatch):
     """As far as JAX is asked for it."""
@@ -368,7 +414,7 @@ def test_a_lost_process_is_missed_after_the_patience(patience, seconds, monkeypa
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **options: asked.update(options))
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     distributed.initialize("host0:12345", 4, 2, patience)
-    assert asked == {"heartbeat_timeout_seconds": seconds, "shutdown_timeout_seconds": seconds}
+    assert asked["heartbeat_timeout_seconds"] == asked["shutdown_timeout_seconds"] == seconds
 
 
 def test_arguments_come_before_the_environment(monkeypatch):

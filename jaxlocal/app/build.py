@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxlocal import checks, codes, memory, models, parallel, rules, sequences
+from jaxlocal import checks, codes, memory, models, parallel, processes, rules, sequences
 from jaxlocal.app.settings import OF_TEXTS, Config, ConfigError, check, flag, known, pairs
 from jaxlocal.data import Encoding, Splits, augmentation, floats, load, load_encoded, load_text
 from jaxlocal.data.augmentation import Augmentation
@@ -107,6 +108,22 @@ def build(config: Config, encoding: Encoding | None = None) -> Built:
             f"--data={config.data}: has changed since the run began; restore the file, or train another run"
         )
     return build_for(config, data)
+
+
+def on_all_devices(config: Config) -> Config:
+    """The settings; in several processes a run takes the devices of all of them.
+
+    Raises:
+      ConfigError: the settings ask for another number of devices.
+    """
+    if not processes.several() or config.devices == (count := jax.device_count()):
+        return config
+    if config.devices > 1:
+        raise ConfigError(
+            f"--devices={config.devices}: the {jax.process_count()} processes have {count} devices, which all take "
+            "part; leave out the flag"
+        )
+    return replace(config, devices=count)
 
 
 def build_for(config: Config, given: Data) -> Built:
@@ -317,10 +334,12 @@ def _check_pipeline(config: Config, rule: Rule) -> None:
             f"--pipeline: the components of {config.rule} wait for an error or a target from the top, and cannot learn "
             "from different batches at once; take the rule al, drtp, predsim, dgl, scpl or ff, or leave out --pipeline"
         )
-    if config.devices > (count := len(rule.learn)):
+    if config.devices % config.split:
+        raise ConfigError(f"--split={config.split}: must divide the number of devices, {config.devices}")
+    if config.devices // config.split > (count := len(rule.learn)):
         raise ConfigError(
-            f"--devices={config.devices}: the rule has {count} components; take at most {count} for --pipeline, or a "
-            "network of more layers"
+            f"--devices={config.devices}: the rule has {count} components; take at most {count} for --pipeline, a "
+            f"network of more layers, or --split, by which several devices share each batch"
         )
 
 
@@ -328,10 +347,12 @@ def _transformed(config: Config, rule: Rule) -> Rule | Pipeline:
     """The rule in its precision, on its devices, and as an ensemble over its seeds."""
     if config.pipeline and config.seeds > 1:
         raise ConfigError(f"--seeds={config.seeds}: a pipeline trains one seed; leave out --pipeline or --seeds")
-    shared = config.devices > 1 and not config.pipeline
-    if shared and config.batch_size % config.devices:
+    if config.split > 1 and not config.pipeline:
+        raise ConfigError(f"--split={config.split}: without --pipeline all devices share each batch; leave it out")
+    shares = config.split if config.pipeline else config.devices
+    if config.batch_size % shares:
         raise ConfigError(
-            f"--batch-size={config.batch_size}: cannot be split evenly over {config.devices} devices; take a multiple"
+            f"--batch-size={config.batch_size}: cannot be split evenly over {shares} devices; take a multiple"
         )
     if (dtype := PRECISIONS[config.precision]) is not None:
         rule = parallel.mixed_precision(rule, dtype)
@@ -339,8 +360,9 @@ def _transformed(config: Config, rule: Rule) -> Rule | Pipeline:
         _check_pipeline(config, rule)
     try:
         if config.pipeline:
-            return pipelined(rule, mesh(component=config.devices))
-        if shared:
+            axes = {"data": config.split} if config.split > 1 else {}
+            return pipelined(rule, mesh(component=config.devices // config.split, **axes))
+        if config.devices > 1:
             rule = parallel.data_parallel(rule, mesh(data=config.devices))
     except (ValueError, TypeError) as error:
         raise ConfigError(f"--devices={config.devices}: {error}") from None

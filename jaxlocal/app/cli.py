@@ -8,11 +8,13 @@ import inspect
 import io
 import logging
 import os
+import shlex
 import signal
 import sys
 import warnings
 from argparse import HelpFormatter, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,7 +22,7 @@ from typing import Any, TextIO
 import absl.logging
 
 import jaxlocal as jl
-from jaxlocal import app, flags
+from jaxlocal import app, distributed, flags
 from jaxlocal.app import settings
 from jaxlocal.app.settings import OF_TEXTS, Config, ConfigError, nothing_to_resume
 from jaxlocal.files import cache_folder
@@ -40,9 +42,7 @@ def train(argv: Sequence[str]) -> None:
     parser = _parser("train")
     _add_run_flags(parser, "of the run, else runs/RULE-DATA-N")
     settings.add_flags(parser, Config())
-    read = parser.parse_args(argv)
-    config = _config(read, "config.yaml")
-    _start_jax(config.devices)
+    read, config = _joined(argv, lambda: _with_config(parser.parse_args(argv), "config.yaml"))
     app.train(config, read.out, resume=read.resume, log=read.log, say=_say)
 
 
@@ -96,9 +96,7 @@ def compare(argv: Sequence[str]) -> None:
     _add_rules(parser)
     _add_run_flags(parser, "of the runs, else runs/compare-N")
     settings.add_flags(parser, Config(), [name for name in settings.TYPES if name != "rule"])
-    read = _parsed(parser, argv)
-    config = _config(read, "*/config.yaml")
-    _start_jax(config.devices)
+    read, config = _joined(argv, lambda: _with_config(_parsed(parser, argv), "*/config.yaml"))
     app.compare(read.rules, config, read.out, resume=read.resume, log=read.log, say=_say)
 
 
@@ -211,6 +209,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 }
 
 
+TOGETHER = "train", "compare", "list"  # commands that several processes may run
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command, and return its exit code: 0, 2 for a mistake of the user, 128 + N for signal N, 1 for the rest."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
@@ -221,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif name == "--version":
             _say(__version__)
         elif name in COMMANDS:
+            _check_alone(name)
             with _plain_warnings(program):
                 COMMANDS[name](list(map(_with_dashes, rest)))
         else:
@@ -238,7 +240,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(program, f"{where}{error.strerror or error}; make room, or write to another place", 1)
     except app.Stopped as stop:
-        return _complain(program, stop, 128 + stop.signal)
+        code = _complain(program, stop, 128 + stop.signal)
+        distributed.leave()
+        return code
     except jl.training.checkpoints.MismatchError as error:
         return _complain(program, f"{error}; give config.yaml the settings that the run was trained with", 2)
     except (jl.training.NotSavedError, jl.training.DivergedError) as error:
@@ -288,8 +292,8 @@ def _parsed(parser: flags.Parser, argv: Sequence[str]) -> Namespace:
     return read
 
 
-def _config(read: Namespace, saved: str) -> Config:
-    """The flags, over the settings in --config or else those of the run that is resumed."""
+def _with_config(read: Namespace, saved: str) -> tuple[Namespace, Config]:
+    """The arguments, and the settings: the flags, over those in --config or else those of the run that is resumed."""
     file = read.config
     if read.resume:
         if not read.out:
@@ -300,7 +304,7 @@ def _config(read: Namespace, saved: str) -> Config:
         file = file or found
     config = settings.from_flags(read, settings.read(file) if file else Config())
     settings.check(config)  # now, because JAX starts with the number of devices
-    return config
+    return read, config
 
 
 def _with_dashes(word: str) -> str:
@@ -327,6 +331,51 @@ def _help() -> str:
 # The terminal and the process.
 
 
+def _joined(argv: Sequence[str], read: Callable[[], tuple[Namespace, Config]]) -> tuple[Namespace, Config]:
+    """What the flags say. In several processes, which join here, it is what they say in process 0."""
+    if _place() is None:
+        arguments, config = read()
+        _start_jax(config.devices)
+        return arguments, config
+    try:
+        distributed.initialize()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    _start_jax()
+    from jaxlocal import processes
+
+    unlike = "process 0 has others; start all processes by the same command"
+    processes.check_same(lambda: argv, ConfigError(f"{shlex.join(argv)}: {unlike}, or {distributed.SINGLE}"))
+    arguments, config = processes.first(read)
+    # Unless a flag says so, the number of devices is that of these processes, and not of those that began the run.
+    return arguments, config if "devices" in arguments else replace(config, devices=1)
+
+
+def _place() -> distributed.Place | None:
+    """Which of several processes this one is; None if it is alone."""
+    try:
+        return distributed.place()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _check_alone(name: str) -> None:
+    """Refuse to run in several processes what would do the same work in each of them."""
+    if (place := _place()) and name not in TOGETHER:
+        raise ConfigError(
+            f"{place.processes or 'several'} processes were started, but it needs one; {distributed.SINGLE}"
+        )
+
+
+def _prints() -> bool:
+    """Whether this process, if it is one of several, is the one that prints."""
+    try:
+        place = distributed.place()
+    except ValueError:
+        return True
+    return place is None or place.process == 0
+
+
 def _lines(file: TextIO) -> Iterator[str]:
     """The lines of a file, without their ends."""
     try:
@@ -337,11 +386,15 @@ def _lines(file: TextIO) -> Iterator[str]:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    if _prints():
+        print(line, flush=True)
 
 
 def _complain(program: str, error: Exception | str, code: int) -> int:
-    print(f"{program}: {flags.one_line(error)}", file=sys.stderr)
+    """Print an error, which all processes have if there are several."""
+    if _prints():
+        where = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        print(f"{program}: {flags.one_line(error)}{where}", file=sys.stderr)
     return code
 
 

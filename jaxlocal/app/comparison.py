@@ -3,14 +3,15 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxlocal import plots
+from jaxlocal import plots, processes
 from jaxlocal.app import runs, settings, text
-from jaxlocal.app.build import check_rules
+from jaxlocal.app.build import build, check_rules, on_all_devices
 from jaxlocal.app.folder import Summary, folder_or_next
 from jaxlocal.app.provenance import in_picture
 from jaxlocal.app.runs import Say, Stopped
@@ -59,17 +60,16 @@ def compare(
     """
     check_rules(rules)
     settings.check(config)
+    config = on_all_devices(config)
     configs = {rule: replace(config, rule=rule) for rule in rules}
+    say = say if processes.writes() else runs.silence
     for one in configs.values():  # a mistake in the last one is reported before the first one is trained
-        try:
-            runs.build(one)
-        except ConfigError as error:  # in a comparison the rules are not named by a flag
-            raise ConfigError(str(error).replace("--rule=", "RULE=")) from None
-    folder = folder_or_next(folder, "compare")
+        processes.together(partial(_try, one))
+    folder = processes.first(partial(folder_or_next, folder, "compare"))
     summaries = {}
     for rule, one in configs.items():
         try:
-            begun = resume and (folder / rule / "config.yaml").exists()
+            begun = resume and processes.first((folder / rule / "config.yaml").exists)
             summaries[rule] = runs.train(one, folder / rule, resume=begun, log=log, say=say)
         except Stopped as stop:
             again = f"--out {shlex.quote(str(folder))} --resume{text.log_flag(log)}"
@@ -78,8 +78,16 @@ def compare(
         except DivergedError as error:
             raise DivergedError(f"{rule}: {error}") from None
     say(f"\n{text.table(summaries)}")
-    _draw(summaries, config, folder, say)
+    processes.first(lambda: _draw(summaries, config, folder, say))
     return summaries
+
+
+def _try(config: Config) -> None:
+    """Refuse what cannot be built."""
+    try:
+        build(config)
+    except ConfigError as error:  # in a comparison the rules are not named by a flag
+        raise ConfigError(str(error).replace("--rule=", "RULE=")) from None
 
 
 def differences(summaries: Mapping[str, Summary]) -> Differences:

@@ -8,7 +8,7 @@ as well.
 import itertools
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 
 import jax
 
-from jaxlocal import checks
+from jaxlocal import checks, processes
 from jaxlocal.app import settings
 from jaxlocal.app.provenance import made_by
 from jaxlocal.app.settings import PLACEMENT, Config, ConfigError, flag, nothing_to_resume
@@ -47,7 +47,7 @@ class Summary(NamedTuple):
 
 @contextmanager
 def opened(folder: Path, config: Config, resume: bool, encoding: Encoding | None = None) -> Iterator[None]:
-    """Hold the folder for this process alone: a new run begins there, or the run that it holds is resumed.
+    """Hold the folder for this run alone: a new run begins there, or the run that it holds is resumed.
 
     A new run keeps its settings and, if it learns texts, their encoding.
 
@@ -55,20 +55,25 @@ def opened(folder: Path, config: Config, resume: bool, encoding: Encoding | None
       ConfigError: the folder is in use, cannot be written to, or holds anything but a run with these settings; or there
         is no run to resume.
     """
-    if (held := _lock(folder)) is None:
-        raise ConfigError(f"--out={folder}: another process is training there; name another folder")
-    with held:
-        if resume:
-            _check_same(folder, config)
-        elif (folder / "config.yaml").exists():
-            raise ConfigError(f"--out={folder}: holds a run; resume it with --resume, or name another folder")
-        elif other := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
-            raise ConfigError(f"--out={folder}: holds other files ({other[0]} …); name an empty or a new folder")
-        else:
-            if encoding:
-                encoding.save(folder)
-            settings.write(config, folder / "config.yaml")
+    with ExitStack() as held:
+        processes.first(lambda: _begin(held, folder, config, resume, encoding))
         yield
+
+
+def _begin(held: ExitStack, folder: Path, config: Config, resume: bool, encoding: Encoding | None) -> None:
+    if (locked := _lock(folder)) is None:
+        raise ConfigError(f"--out={folder}: another process is training there; name another folder")
+    held.enter_context(locked)
+    if resume:
+        _check_same(folder, config)
+    elif (folder / "config.yaml").exists():
+        raise ConfigError(f"--out={folder}: holds a run; resume it with --resume, or name another folder")
+    elif other := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
+        raise ConfigError(f"--out={folder}: holds other files ({other[0]} …); name an empty or a new folder")
+    else:
+        if encoding:
+            encoding.save(folder)
+        settings.write(config, folder / "config.yaml")
 
 
 def kept_encoding(folder: Path, config: Config) -> Encoding | None:

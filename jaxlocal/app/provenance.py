@@ -19,11 +19,17 @@ from jaxlocal.version import __version__
 def made_by(config: Config) -> dict[str, Any]:
     """What it takes to reproduce a run's numbers."""
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([*_program(), *sys.argv[1:]]),
         "commit": commit(Path(__file__).parents[1]),
         "settings": asdict(config),
         "versions": versions(),
     }
+
+
+def _program() -> list[str]:
+    """How the program was called."""
+    path = Path(sys.argv[0])
+    return ["python", "-m", path.parent.name] if path.name == "__main__.py" else [path.name]
 
 
 def in_picture(config: Config) -> dict[str, str]:

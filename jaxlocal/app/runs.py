@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlocal import checks, loggers, plots, training
+from jaxlocal import checks, loggers, plots, processes, training
 from jaxlocal.app import settings, stages, text
-from jaxlocal.app.build import Built, build, build_for, load_data, stand_in
+from jaxlocal.app.build import Built, build, build_for, load_data, on_all_devices, stand_in
 from jaxlocal.app.folder import (
     Measured,
     Summary,
@@ -92,15 +92,19 @@ def train(
       >>> summary.measured[0].parts["test"]["accuracy"] > 0.5
       True
     """
-    built = build(config, resumed_encoding(checks.path("folder", folder), config) if resume else None)
-    _check_loggers(log)
-    folder = folder_or_next(folder, f"{config.rule}-{Path(config.data.removesuffix('.gz')).stem}")
+    say = say if processes.writes() else silence
+    config = on_all_devices(config)
+    encoding = processes.first(lambda: resumed_encoding(checks.path("folder", folder), config)) if resume else None
+    built = processes.together(lambda: build(config, encoding))
+    processes.first(lambda: _check_loggers(log))
+    name = f"{config.rule}-{Path(config.data.removesuffix('.gz')).stem}"
+    folder = processes.first(lambda: folder_or_next(folder, name))
     with opened(folder, config, resume, built.encoding):
         built, expected = stages.cut(config, built)
         with Session(folder, built.rule, built.data, annotate=lambda row: {"lr": built.lr(row["step"] - 1)}) as session:
             start, spent = session.state, session.seconds
             _check_epochs(config, folder, start)
-            settings.write(config, folder / "config.yaml")
+            processes.first(lambda: settings.write(config, folder / "config.yaml"))
             say(_heading(config, built, folder))
             if built.encoding:
                 say(text.encoding(built.encoding))
@@ -109,10 +113,9 @@ def train(
             if resume:
                 say(text.resuming(start and start.step, len(built.data.train[0]) // config.batch_size))
             result = _train(config, built, session, log)
-            rows = result.state.history
-            plots.curves(rows).savefig(folder / "curves.png", dpi=120, metadata=in_picture(config))
-            summary = Summary(folder, _measure(built, session, result.state), rows, session.seconds)
-            write_summary(summary, config)
+            measured = _measure(built, session, result.state)
+            summary = Summary(folder, measured, result.state.history, session.seconds)
+            processes.first(lambda: _leave(summary, config))
             if not start or result.state.step > start.step:
                 say(text.timing(result, start, session.seconds - spent))
             say(text.table({"": summary}))
@@ -275,6 +278,16 @@ def _heading(config: Config, built: Built, folder: Path) -> str:
     return text.heading(config, parameter_counts(built.plain, params), len(params.components), folder)
 
 
+def silence(line: str) -> None:
+    """Say nothing, as all processes do but one."""
+
+
+def _leave(summary: Summary, config: Config) -> None:
+    """Write curves.png and summary.json."""
+    plots.curves(summary.history).savefig(summary.folder / "curves.png", dpi=120, metadata=in_picture(config))
+    write_summary(summary, config)
+
+
 def _check_loggers(log: Sequence[str | Opener]) -> None:
     try:
         loggers.check(log)
@@ -312,7 +325,7 @@ def restored(folder: Path, best: bool, own_data: bool = True) -> tuple[Config, B
     path = folder / "config.yaml"
     if not path.exists():
         raise ConfigError(f"{str(folder)!r} holds no run; name a folder that jaxlocal train has made")
-    config = replace(settings.read(path), devices=1, pipeline=False)
+    config = replace(settings.read(path), devices=1, pipeline=False, split=1)
     encoding = kept_encoding(folder, config)
     try:
         if encoding and not own_data:

@@ -65,6 +65,7 @@ class Config:
     length: Annotated[int | None, Flag("N", "cut texts off after N tokens")] = None
     devices: Annotated[int, Flag("N", "number of devices")] = 1
     pipeline: Annotated[bool, Flag("", "place the components on different devices")] = False
+    split: Annotated[int, Flag("N", "pipeline devices that share each batch")] = 1
 
     def __post_init__(self) -> None:
         """Each value has the type of its setting, also in Python."""
@@ -77,7 +78,7 @@ FLAGS: dict[str, Flag] = {
     name: get_args(annotated)[1] for name, annotated in get_type_hints(Config, include_extras=True).items()
 }
 OF_TEXTS = "tokenizer", "vocabulary", "length"  # these settings say how texts are read
-PLACEMENT = "devices", "pipeline"  # these settings say where a run is computed, but not what it computes
+PLACEMENT = "devices", "pipeline", "split"  # these settings say where a run is computed, but not what it computes
 
 
 # Settings in a file.
@@ -172,6 +173,7 @@ MOST = {  # beyond these numbers a run would not end, or not even begin
     "batch_size": 2**31 - 1,
     "seeds": 10**6,
     "devices": 1024,
+    "split": 1024,
     "patience": 10**7,
     "validation": 2**31 - 1,
     "image_size": 2048,

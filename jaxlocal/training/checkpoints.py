@@ -12,16 +12,15 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.multihost_utils import broadcast_one_to_all
 
-from jaxlocal import checks
+from jaxlocal import checks, processes
 from jaxlocal.network import Tree
 
 SPARE = 2**20  # bytes that a checkpoint may need in addition to its arrays
@@ -66,13 +65,7 @@ class Checkpoints:
         self.folder = folder = checks.path("folder", folder)
         self._read_only = read_only
         self._manager: Any = None
-        if jax.process_index() == 0 and not (read_only and not folder.is_dir()):
-            folder.mkdir(parents=True, exist_ok=True)
-            if not read_only:  # Orbax reads the scores of all checkpoints, and fails if one cannot be read
-                for step in self._steps():
-                    if self._score(step) is None:
-                        self._skip(step, "its score cannot be read")
-            self._manager = _Reader(folder.resolve()) if read_only else _manager(folder.resolve(), keep)
+        processes.first(partial(self._open, keep))
 
     def save(self, step: int, params: Tree, facts: dict[str, Any], score: float | None = None) -> None:
         """Save in the background, as soon as the previous checkpoint is written.
@@ -83,24 +76,12 @@ class Checkpoints:
           facts: anything that can be stored as JSON.
           score: the higher, the better; the checkpoint with the highest score is kept.
         """
-        import orbax.checkpoint as ocp
-
         arrays = jax.tree.map(_as_array, params)  # in all processes, because it computes on all devices
-        if self._manager:
-            arrays = jax.tree.map(np.copy, arrays)  # on a CPU, the training will overwrite the memory of the originals
-            self.wait()
-            self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
-            described = {"facts": facts, "shapes": shapes(arrays), "arrays": digest(*jax.tree.leaves(arrays))}
-            content = ocp.args.Composite(
-                params=ocp.args.StandardSave(arrays),
-                facts=ocp.args.JsonSave({**described, "digest": _digest_of_text(described)}),
-            )
-            metrics = {"score": -np.inf if score is None or np.isnan(score) else float(score)}
-            self._manager.save(step, args=content, metrics=metrics)
+        processes.first(partial(self._save, step, arrays, facts, score))
 
     def latest(self, like: Tree) -> Saved | None:
         """The last sound checkpoint, or None; damaged ones are named in a warning and moved to the folder `damaged`."""
-        return self._agreed(like, lambda: self._first_sound(like, self._steps()))
+        return _on_devices(like, processes.first(lambda: self._first_sound(like, self._steps())))
 
     def best(self, like: Tree) -> Saved | None:
         """The checkpoint with the highest score, or None if it is damaged or there is none."""
@@ -109,7 +90,7 @@ class Checkpoints:
             scores = {step: score for step in self._steps() if (score := self._score(step)) is not None}
             return self._first_sound(like, sorted(scores, key=scores.__getitem__)[-1:])
 
-        return self._agreed(like, read)
+        return _on_devices(like, processes.first(read))
 
     def __enter__(self) -> Self:
         return self
@@ -131,6 +112,32 @@ class Checkpoints:
         if self._manager:
             self._manager.close()
 
+    def _open(self, keep: int) -> None:
+        if self._read_only and not self.folder.is_dir():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._read_only:  # Orbax reads the scores of all checkpoints, and fails if one cannot be read
+            for step in self._steps():
+                if self._score(step) is None:
+                    self._skip(step, "its score cannot be read")
+        self._manager = _Reader(self.folder.resolve()) if self._read_only else _manager(self.folder.resolve(), keep)
+
+    def _save(self, step: int, arrays: Tree, facts: dict[str, Any], score: float | None) -> None:
+        import orbax.checkpoint as ocp
+
+        arrays = jax.tree.map(np.copy, arrays)  # on a CPU, the training will overwrite the memory of the originals
+        self.wait()
+        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
+        described = {"facts": facts, "shapes": shapes(arrays), "arrays": digest(*jax.tree.leaves(arrays))}
+        content = ocp.args.Composite(
+            params=ocp.args.StandardSave(arrays),
+            facts=ocp.args.JsonSave({**described, "digest": _digest_of_text(described)}),
+        )
+        metrics = {"score": -np.inf if score is None or np.isnan(score) else float(score)}
+        self._manager.save(step, args=content, metrics=metrics)
+        if processes.several():  # if another process dies, this one ends at once, without writing any further
+            self.wait()
+
     def _check_room(self, size: int) -> None:
         """Raise an error before anything is written to a full disk: each of Orbax's threads would print its own."""
         if shutil.disk_usage(self.folder).free < size + SPARE:
@@ -150,6 +157,8 @@ class Checkpoints:
 
     def _steps(self) -> list[int]:
         """The steps of all checkpoints, the last one first."""
+        if not self.folder.is_dir():
+            return []
         return sorted((int(path.name) for path in self.folder.iterdir() if path.name.isdecimal()), reverse=True)
 
     def _score(self, step: int) -> float | None:
@@ -171,7 +180,7 @@ class Checkpoints:
         params = self._manager.restore(step, args=wanted).params
         if described["arrays"] != digest(*jax.tree.leaves(params)):
             raise ValueError("its arrays are not those that were saved")
-        return Saved(step, jax.tree.map(_as_leaf, like, params), described["facts"])
+        return Saved(step, jax.tree.map(np.asarray, params), described["facts"])
 
     def _skip(self, step: int, reason: str) -> None:
         moved = "" if self._read_only else f", and moved to {self._put_aside(step)}"
@@ -187,46 +196,10 @@ class Checkpoints:
             self._manager.reload()
         return place
 
-    def _agreed(self, like: Tree, read: Callable[[], Saved | None]) -> Saved | None:
-        """What process 0 reads, in all processes."""
-        saved: Saved | None = None
-        mismatch: MismatchError | None = None
-        if self._manager:
-            try:
-                saved = read()
-            except MismatchError as error:  # raised later by all processes: the others would wait for this one
-                mismatch = error
-        if jax.process_count() > 1:
-            agreed = np.int32(-1 if saved is None else saved.step), np.int32(mismatch is not None)
-            step, mismatched = map(int, broadcast_one_to_all(agreed))
-            if mismatched:
-                mismatch = MismatchError(f"the checkpoints in {self.folder} have parameters of other shapes")
-            elif step >= 0:
-                saved = _shared(step, like, saved)
-        if mismatch:
-            raise mismatch
-        return saved
 
-
-def _shared(step: int, like: Tree, saved: Saved | None) -> Saved:
-    """What process 0 has read, in all processes."""
-    arrays = jax.tree.map(_zeros, like) if saved is None else jax.tree.map(_as_array, saved.params)
-    leaves, tree = jax.tree.flatten(arrays)
-    # As bytes, because a broadcast is a sum, and a sum of floats may change their bits (-0. + 0. is 0.).
-    sent = broadcast_one_to_all([np.frombuffer(leaf.tobytes(), np.uint8) for leaf in leaves])
-    got = [
-        np.frombuffer(data.tobytes(), leaf.dtype).reshape(leaf.shape) for data, leaf in zip(sent, leaves, strict=True)
-    ]
-    params = jax.tree.map(_as_leaf, like, jax.tree.unflatten(tree, got))
-    return Saved(step, params, _broadcast(saved and saved.facts))
-
-
-def _broadcast(facts: dict[str, Any] | None) -> dict[str, Any]:
-    """The facts of process 0, in all processes, which must know their length first."""
-    text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-    length = int(broadcast_one_to_all(np.int32(len(text))))
-    sent = text if facts is not None else np.zeros(length, np.uint8)
-    return json.loads(broadcast_one_to_all(sent).tobytes())
+def _on_devices(like: Tree, saved: Saved | None) -> Saved | None:
+    """What a checkpoint holds, with its parameters as arrays of JAX."""
+    return saved and saved._replace(params=jax.tree.map(_as_leaf, like, saved.params))
 
 
 def shapes(arrays: Tree) -> list[str]:

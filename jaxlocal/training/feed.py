@@ -21,7 +21,8 @@ class Chunk(NamedTuple):
     """Some consecutive steps of an epoch, which one call of a compiled program learns from."""
 
     examples: Batch  # on the devices; every step takes some of them
-    rows: jax.Array | np.ndarray  # which examples each step takes: (steps, batch size), members second in an ensemble
+    rows: jax.Array | np.ndarray  # which of them each step takes: (steps, batch size), members second in an ensemble;
+    # or (steps,), if `examples` are whole batches
     key: jax.Array  # of the epoch, for the augmentation
     begin: int  # the place of the chunk's first step in `rows`
     first: int  # the place of the chunk's first step in the epoch
@@ -67,12 +68,15 @@ class ResidentFeed(NamedTuple):
 
 
 class StreamedFeed(NamedTuple):
-    """Chunks of examples that are read from memory or disk in the background, each while the one before is learned."""
+    """Chunks of examples that are read from memory or disk in the background, each while the one before is learned.
+
+    If the devices share each batch, a process reads the examples of its own devices only.
+    """
 
     examples: Pairs
     order: Order
     length: int  # the number of steps in a chunk
-    mesh: Mesh | None  # the devices that need the examples
+    split: NamedSharding | None  # how the examples of a batch lie on the devices, if there are several
 
     def chunks(self, epoch: int, first: int) -> Iterator[Chunk]:
         """The rest of an epoch, from its step `first` on."""
@@ -81,12 +85,12 @@ class StreamedFeed(NamedTuple):
         firsts = range(first, self.order.steps, self.length)
         # The last chunk begins earlier than it needs to, so that all chunks have one shape, and one program.
         starts = [min(at, self.order.steps - self.length) for at in firsts]
-        read = stream(self.examples, [wanted[start : start + self.length] for start in starts])
-        rows = np.arange(wanted[: self.length].size).reshape(-1, *wanted.shape[1:])
+        own = wanted[..., own_rows(self.split, self.order.batch_size)]
+        read = stream(self.examples, [own[start : start + self.length] for start in starts])
         for pair, start, at in zip(read, starts, firsts, strict=True):
-            flat = [got.reshape(-1, *leaf.shape[1:]) for got, leaf in zip(pair, self.examples, strict=True)]
             steps = min(self.length, self.order.steps - at)
-            yield Chunk(on_devices(flat, self.mesh), rows, key, at - start, at, steps, self.length)
+            examples = _in_shares(pair, self.split, wanted[: self.length].shape)
+            yield Chunk(examples, np.arange(self.length), key, at - start, at, steps, self.length)
 
 
 def keys(seed: int, members: int) -> tuple[jax.Array, jax.Array]:
@@ -103,6 +107,29 @@ def on_devices(pair: Any, mesh: Mesh | None) -> Batch:
         return x, y
     everywhere = NamedSharding(mesh, P())
     x, y = (jax.make_array_from_callback(leaf.shape, everywhere, leaf.__getitem__) for leaf in map(np.asarray, pair))
+    return x, y
+
+
+def own_rows(split: NamedSharding | None, size: int) -> np.ndarray:
+    """The places in a batch of this size of the examples that the devices of this process need."""
+    if split is None:
+        return np.arange(size)
+    try:
+        parts = split.addressable_devices_indices_map((size,)).values()
+    except ValueError:
+        axes = " and ".join(f"{name}={number}" for name, number in split.mesh.shape.items())
+        raise ValueError(f"batch_size={size}: cannot be split evenly over the mesh {axes}; take a multiple") from None
+    return np.unique(np.concatenate([np.arange(size)[part] for part in parts]))
+
+
+def _in_shares(pair: Any, split: NamedSharding | None, shape: tuple[int, ...]) -> Batch:
+    """Batches whose examples have this shape in all, and of which this process has its own, on the devices."""
+    if split is None:
+        return on_devices(pair, None)
+    sharding = NamedSharding(split.mesh, P(*[None] * (len(shape) - 1), *split.spec))
+    x, y = (
+        jax.make_array_from_process_local_data(sharding, leaf, (*shape, *leaf.shape[len(shape) :])) for leaf in pair
+    )
     return x, y
 
 

@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxlocal import processes
 from jaxlocal.data import Pairs, floats
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.pipeline import Pipeline
@@ -30,6 +32,11 @@ class RuleLearner(NamedTuple):
     def mesh(self) -> Mesh | None:
         """The devices that share the batches, if they do."""
         return self.rule.placement.mesh
+
+    @property
+    def split(self) -> NamedSharding | None:
+        """How the examples of a batch lie on these devices."""
+        return NamedSharding(self.mesh, P(self.rule.placement.axis)) if self.mesh else None
 
     def chunk_length(self, steps: int, step_bytes: int, streamed: bool) -> int:
         """The number of steps in a chunk, where an epoch has `steps` of them, with `step_bytes` of examples each."""
@@ -54,7 +61,12 @@ class RuleLearner(NamedTuple):
         return params
 
     def _placed(self, params: Params) -> Params:
-        return jax.device_put(params, NamedSharding(self.mesh, P())) if self.mesh else params
+        if self.mesh is None:
+            return params
+        everywhere = NamedSharding(self.mesh, P())
+        if not processes.several():
+            return jax.device_put(params, everywhere)
+        return jax.tree.map(partial(_on_all, everywhere), params)
 
 
 class PipelineLearner(NamedTuple):
@@ -72,6 +84,12 @@ class PipelineLearner(NamedTuple):
     def mesh(self) -> Mesh | None:
         """The devices of the pipeline."""
         return self.pipe.mesh
+
+    @property
+    def split(self) -> NamedSharding:
+        """How the examples of a batch lie on these devices: those of all stages get them, and the first one reads."""
+        others = tuple(name for name in self.pipe.mesh.axis_names if name != self.pipe.axis)
+        return NamedSharding(self.pipe.mesh, P(others))
 
     def chunk_length(self, steps: int, step_bytes: int, streamed: bool) -> int:
         """The number of steps in a chunk: as many as fit, because the pipeline fills and empties in every chunk."""
@@ -93,6 +111,14 @@ class PipelineLearner(NamedTuple):
     def plain(self, params: PipelineParams) -> Params:
         """The rule's own parameters."""
         return self.pipe.drain(params)
+
+
+def _on_all(everywhere: NamedSharding, leaf: jax.Array) -> jax.Array:
+    """An array that all processes have, on the devices of all of them."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _on_all(everywhere, jax.random.key_data(leaf))
+        return jax.jit(partial(jax.random.wrap_key_data, impl=jax.random.key_impl(leaf)))(data)
+    return jax.make_array_from_callback(leaf.shape, everywhere, np.asarray(leaf).__getitem__)
 
 
 Learner = RuleLearner | PipelineLearner

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlocal import checks
+from jaxlocal import checks, processes
 from jaxlocal.data import Splits
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.checking import check_augmentation, check_splits
@@ -21,7 +21,17 @@ from jaxlocal.rule import Batch, Info, Params, Rule
 from jaxlocal.training.account import Account
 from jaxlocal.training.bar import Bar
 from jaxlocal.training.evaluation import evaluate
-from jaxlocal.training.feed import Order, ResidentFeed, StreamedFeed, check_batch_size, keys, on_devices, shuffled, take
+from jaxlocal.training.feed import (
+    Order,
+    ResidentFeed,
+    StreamedFeed,
+    check_batch_size,
+    keys,
+    on_devices,
+    own_rows,
+    shuffled,
+    take,
+)
 from jaxlocal.training.learner import Learner, example_batch, learner_of
 from jaxlocal.training.state import Progress, State, best_epoch, out_of_patience
 
@@ -93,8 +103,9 @@ def fit(
     began = time.perf_counter()
     _check(rule, data, epochs, batch_size, seed, patience, augmentation)
     checks.flag("progress", progress)
-    streamed = not resident(data) if streamed is None else streamed
     learner = learner_of(rule, augmentation)
+    if streamed is None:  # a process that needs only a share of the examples reads no others
+        streamed = not resident(data) or len(own_rows(learner.split, batch_size)) < batch_size
     members = learner.rule.placement.members
     init_key, order_key = keys(seed, members)
     order = Order(order_key, members, len(data.train[0]), batch_size)
@@ -105,7 +116,7 @@ def fit(
     account = Account(order.steps, start, seed if members else None)
     best, stopped, seconds_to_first_step = None, False, 0.0
 
-    shown = progress and jax.process_index() == 0
+    shown = progress and processes.writes()
     with Bar(account.step, epochs * order.steps, epochs) if shown else nullcontext() as bar:
         stops = partial(_stops, bar, watch)
         while account.step < epochs * order.steps and not stopped and not out_of_patience(account.history, patience):
@@ -186,6 +197,14 @@ def _check(
     check_augmentation(augmentation)
     check_splits(data, plain.net)
     check_batch_size(batch_size, len(data.train[0]))
+    others = ValueError("data: process 0 has other examples; give all processes the same")
+    processes.check_same(partial(_sample, data), others)
+
+
+def _sample(data: Splits) -> list[tuple[tuple[int, ...], bytes]]:
+    """The shape of each array, and some of its rows."""
+    arrays: list[np.ndarray] = jax.tree.leaves(tuple(data))
+    return [(leaf.shape, leaf[np.linspace(0, len(leaf) - 1, 100).astype(int)].tobytes()) for leaf in arrays]
 
 
 def _feed(learner: Learner, data: Splits, order: Order, streamed: bool) -> ResidentFeed | StreamedFeed:
@@ -193,7 +212,7 @@ def _feed(learner: Learner, data: Splits, order: Order, streamed: bool) -> Resid
     step_bytes = order.batch_size * max(1, order.members) * sum(leaf[:1].nbytes for leaf in data.train)
     length = learner.chunk_length(order.steps, step_bytes, streamed)
     if streamed:
-        return StreamedFeed(data.train, order, length, learner.mesh)
+        return StreamedFeed(data.train, order, length, learner.split)
     return ResidentFeed(on_devices(data.train, learner.mesh), order, length)
 
 
@@ -204,9 +223,10 @@ def _evaluated_sets(learner: Learner, data: Splits, streamed: bool) -> dict[str,
 
 
 def _stops(bar: Bar | None, watch: Watch | None, progress: Progress | None) -> bool:
-    """Show the progress, if there is any to report; whether `watch` then asks to stop."""
+    """Show the progress, if there is any to report; whether `watch` then asks to stop, in any process."""
     if progress is None:
         return False
     if bar:
         bar.watch(progress)
-    return bool(watch and watch(progress))
+    (stops,) = processes.largest(bool(watch and watch(progress)))
+    return bool(stops)

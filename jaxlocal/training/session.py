@@ -6,17 +6,16 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.multihost_utils import process_allgather
 
-from jaxlocal import checks
+from jaxlocal import checks, processes
 from jaxlocal.data import Pairs, Splits, floats
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.files import write_whole
@@ -43,7 +42,11 @@ class InUseError(RuntimeError):
     """Another process is training in the folder."""
 
     def __init__(self, folder: Path):
-        super().__init__(f"another process is training in {folder}; wait for it, or take another folder")
+        super().__init__(folder)
+        self.folder = folder
+
+    def __str__(self) -> str:
+        return f"another process is training in {self.folder}; wait for it, or take another folder"
 
 
 class NotSavedError(RuntimeError):
@@ -115,13 +118,13 @@ class Session:
         self._like = template(rule, data.train)
         self._unsaved_best: State | None = None
         self._saved_step, self._saved_at, self._cost = 0, time.monotonic(), 0.0
-        self._lock = _lock(folder)
-        self._checkpoints = Checkpoints(folder / "checkpoints", keep)
+        self._held = ExitStack()
+        processes.first(self._hold)
         try:
+            self._checkpoints = self._held.enter_context(Checkpoints(folder / "checkpoints", keep))
             self._resume(self._checkpoints.latest(self._like))
         except BaseException:
-            self._checkpoints.close()
-            self._unlock()
+            self._held.close()
             raise
 
     def __enter__(self) -> Self:
@@ -130,10 +133,7 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self._checkpoints.__exit__(kind, error, trace)
-        finally:
-            self._unlock()
+        self._held.__exit__(kind, error, trace)
 
     def train(
         self,
@@ -207,9 +207,11 @@ class Session:
         """The state after the best epoch on the validation set, or None if its checkpoint is damaged or missing."""
         return _as_state(self._checkpoints.best(self._like))
 
-    def _unlock(self) -> None:
-        if self._lock:
-            self._lock.close()
+    def _hold(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if (held := lock(self.folder / ".session")) is None:
+            raise InUseError(self.folder)
+        self._held.enter_context(held)
 
     def _resume(self, saved: Saved | None) -> None:
         if saved is None:
@@ -222,7 +224,7 @@ class Session:
     def _after_steps(self, state: State | None, received: Received, asked: bool) -> bool:
         """Save if it is time to; whether to stop. All processes must decide alike, for they compute together."""
         due = state is not None and time.monotonic() - self._saved_at > self._cost / SAVING
-        received.number, stop, save = _largest(received.number, asked, due)
+        received.number, stop, save = processes.largest(received.number, asked, due)
         if state:
             if best_epoch(state.history) == state.history[-1]["epoch"]:
                 self._unsaved_best = state._replace(params=jax.tree.map(jnp.copy, state.params))
@@ -238,8 +240,6 @@ class Session:
                 self._write_checkpoint(best, goodness(best.history[-1]))
             is_best = best is not None and best.step == state.step
             self._write_checkpoint(state, goodness(state.history[-1]) if is_best else None)
-            if jax.process_count() > 1:  # if another process dies, this one ends at once, without writing any further
-                self._checkpoints.wait()
         self._saved_step, self._unsaved_best = state.step, None
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - began
@@ -258,16 +258,18 @@ class Session:
     def _begin_metrics(self) -> None:
         """The rows up to `state`: those after the checkpoint will be computed again."""
         rows = self.state.history if self.state else ()
-        if jax.process_index() == 0:
-            with self._writing():
-                write_whole(self.folder / "metrics.jsonl", "".join(map(self._line, rows)))
+        with self._writing():
+            processes.first(lambda: write_whole(self.folder / "metrics.jsonl", "".join(map(self._line, rows))))
 
     def _write_row(self, state: State) -> None:
-        if jax.process_index() == 0:
-            with self._writing(), (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        def write() -> None:
+            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(self._line(state.history[-1]))
                 file.flush()
                 os.fsync(file.fileno())
+
+        with self._writing():
+            processes.first(write)
 
     def _line(self, row: Metrics) -> str:
         return json.dumps({**row, **(self._annotate(row) if self._annotate else {})}) + "\n"
@@ -277,6 +279,8 @@ class Session:
         """Whatever goes wrong in here becomes a `NotSavedError`: Orbax raises errors of many kinds for a bad disk."""
         try:
             yield
+        except processes.LostError:
+            raise
         except Exception as error:
             raise NotSavedError(self.folder, reason(error)) from error
 
@@ -324,22 +328,3 @@ def _as_state(saved: Saved | None) -> State | None:
         return None
     sums = tuple({name: np.asarray(value, np.float64) for name, value in term.items()} for term in saved.facts["sums"])
     return State(saved.params, saved.facts["step"], sums, tuple(saved.facts["history"]))
-
-
-def _lock(folder: Path) -> IO[str] | None:
-    """Process 0 locks the folder; all processes raise an error if another run has locked it."""
-    held, taken = None, False
-    if jax.process_index() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = lock(folder / ".session")
-        taken = held is None
-    if _largest(taken)[0]:
-        raise InUseError(folder)
-    return held
-
-
-def _largest(*values: int) -> tuple[int, ...]:
-    """Of each value the largest that any process has."""
-    if jax.process_count() == 1:
-        return values
-    return tuple(process_allgather(np.asarray(values, np.int32)).max(0).tolist())

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from jaxlocal import processes
+
 
 class Received:
     """The signal that asked the process to stop, or 0."""
@@ -25,6 +27,8 @@ def received_signals() -> Iterator[Received]:
     def note(number: int, frame: FrameType | None) -> None:
         received.number = number
         signal.signal(number, signal.SIG_DFL)  # a KeyboardInterrupt would wait for the compiled steps to end, too
+        if not processes.writes():  # where one is asked to stop, all are
+            return
         # `print` could fail here, because the signal may have come in the middle of another `print`.
         os.write(2, b"\n" * os.isatty(2) + b"stopping after the current steps; a second signal stops at once\n")
 
