@@ -205,7 +205,7 @@ def sdtp(
     r"""Simplified difference target propagation: no gradient crosses a layer; the first target is the label.
 
     .. math::
-        \hat h_L = \arg\min_{h_L} \mathcal{L}(h_L) = y, \qquad
+        \hat h_L = \operatorname{argmin}_{h_L} \mathcal{L}(h_L) = y, \qquad
         \hat h_l = h_l - g_{l+1}(h_{l+1}) + g_{l+1}(\hat h_{l+1}), \quad l = L-1 \dots 1
 
     The inverse loss is denoising, ‖g_l(f_l(h_{l-1} + ε)) - h_{l-1}‖². Everything else as in `tp`.
