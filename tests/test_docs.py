@@ -28,6 +28,7 @@ from jaxlocal.app import Config, build, cli, settings
 
 MODULES = [module.name for module in pkgutil.walk_packages(jl.__path__, "jaxlocal.")]
 INTERNAL = {
+    "__main__",
     "checks",
     "costs",  # on the page of `diagnostics`
     "descent",
