@@ -181,6 +181,29 @@ def test_npz_of_images(tmp_path):
         assert [where[image.tobytes()] for image in pixels] == classes.argmax(1).tolist()
 
 
+def test_arrays_are_the_same_as_a_file_of_them(tmp_path):
+    rng = np.random.default_rng(0)
+    x, labels = rng.uniform(size=(50, 4, 4)), np.arange(50) % 5
+    np.savez(tmp_path / "one.npz", x=x, y=labels)
+    np.savez(tmp_path / "two.npz", x_train=x, y_train=labels, x_test=x[:9], y_test=labels[:9])
+    for name, parts in (("one", {}), ("two", {"test": (x[:9], labels[:9])})):
+        ours, theirs = jl.data.from_arrays((x, labels.tolist()), **parts), jl.data.load(tmp_path / f"{name}.npz")
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert [len(x) for x, _ in jl.data.from_arrays((x, labels), (x[:7], labels[:7]), (x[:9], labels[:9]))] == [50, 7, 9]
+    for wrong, error, message in (
+        ({"train": x}, TypeError, r"train=.*: must be a pair \(x, y\) of arrays"),
+        ({"train": (x, labels[:9])}, ValueError, r"^x_train has shape \(50, 4, 4\) and y_train \(9,\); make them"),
+        (
+            {"train": (x, labels), "test": (x[:, :3], labels)},
+            ValueError,
+            "^x_test and y_test differ from those of train",
+        ),
+        ({"train": (x, -labels)}, ValueError, "^y must hold class labels 0, 1, … as whole numbers"),
+    ):
+        with pytest.raises(error, match=message):
+            jl.data.from_arrays(**wrong)
+
+
 def test_npz_of_floats(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {f"x_{part}": rng.normal(size=(n, 7)) for part, n in (("train", 30), ("validation", 5), ("test", 3))}

@@ -1,7 +1,7 @@
 """Data sets for training: the digits, TensorFlow Datasets, folders of images, .npz files, tables and texts."""
 
 from jaxlocal.data.frames import Table, load_table
-from jaxlocal.data.sets import NAMES, digits, images, load
+from jaxlocal.data.sets import NAMES, digits, from_arrays, images, load
 from jaxlocal.data.splits import SPLITS, Pairs, Splits, floats
 from jaxlocal.data.text import Encoding, Texts, load_encoded, load_text
 from jaxlocal.data.tokenizer import Tokenizer
@@ -17,6 +17,7 @@ __all__ = [
     "Tokenizer",
     "digits",
     "floats",
+    "from_arrays",
     "images",
     "load",
     "load_encoded",

@@ -19,7 +19,10 @@ def check_splits(data: Any, net: Network | None = None) -> None:
     If the network is known, it can take the inputs.
     """
     if not isinstance(data, Splits):
-        raise TypeError(f"data={show(data)}: must be a jl.data.Splits, such as jl.data.digits() or {SPLIT_EXAMPLE}")
+        raise TypeError(
+            f"data={show(data)}: must be a jl.data.Splits, such as jl.data.digits(), "
+            f"jl.data.from_arrays(train=(x, labels)) or {SPLIT_EXAMPLE}"
+        )
     for name, pair in zip(SPLITS[:2], data, strict=False):
         if pair is None:
             raise ValueError(f"data.{name} is None: training needs it; hold some examples out, as in {SPLIT_EXAMPLE}")

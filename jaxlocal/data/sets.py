@@ -9,8 +9,8 @@ from jaxlocal import checks
 from jaxlocal.data.cache import cached
 from jaxlocal.data.frames import LABEL, from_table, is_frame
 from jaxlocal.data.hub import HUB, from_hub
-from jaxlocal.data.sources import from_folder, from_npz, from_tfds
-from jaxlocal.data.splits import Splits, complete, floats
+from jaxlocal.data.sources import from_folder, from_npz, from_tfds, of_pairs
+from jaxlocal.data.splits import Pairs, Splits, complete, floats
 from jaxlocal.data.text import is_text, load_text
 
 # Data sets that are known to work. Any other set of labelled images in TFDS can be loaded by its name there. The
@@ -137,6 +137,37 @@ def load(
     else:
         source = from_tfds(name, NAMES, size, data_dir)
     return complete(cached(source, size), validation)
+
+
+def from_arrays(train: Pairs, validation: Pairs | None = None, test: Pairs | None = None) -> Splits:
+    """Arrays of your own as a data set.
+
+    Missing sets are cut from the training set as in `load`, after it has been shuffled with a fixed seed.
+
+    Args:
+      train: (x, y). x holds 8-bit pixels or floats, (N, …). y holds whole numbers, which are classes, (N,); one-hot
+        rows, (N, C); or floats, which are real targets.
+      validation: the same for validation, if there are such examples.
+      test: the same for the test.
+
+    Returns:
+      The three splits, with x as uint8 or float32 and classes as one-hot uint8.
+
+    Example:
+      >>> x, labels = np.random.default_rng(0).uniform(size=(60, 8)), np.arange(60) % 3
+      >>> data = jl.data.from_arrays((x, labels))
+      >>> [y.shape for _, y in data]
+      [(49, 3), (5, 3), (6, 3)]
+    """
+    given = {"train": train, "validation": validation, "test": test}
+    pairs: dict[str, Pairs] = {}
+    for split, pair in given.items():
+        if pair is None:
+            continue
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(f"{split}={checks.show(pair)}: must be a pair (x, y) of arrays")
+        pairs[split] = np.asarray(pair[0]), np.asarray(pair[1])
+    return complete(of_pairs("", pairs), None)
 
 
 def _digits(validation: int | None) -> Splits:

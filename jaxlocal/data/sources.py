@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxlocal.checks import show
 from jaxlocal.data.decode import Decoded, Decoder, Image, Reader, is_grey, readable
-from jaxlocal.data.splits import SPLITS, one_hot
+from jaxlocal.data.splits import SPLITS, Pairs, one_hot
 from jaxlocal.hints import nearest
 
 ANNOTATIONS = "val_annotations.txt"  # TinyImageNet's validation labels, one a line: file name, class, bounding box
@@ -192,21 +192,34 @@ def _arrays(path: Path) -> dict[str, Decoded]:
             f"{path} holds {', '.join(arrays) or 'nothing'}; name its arrays x_train, y_train, x_test and y_test, or "
             "x and y"
         )
-    for split in found:
-        x_shape, y_shape = arrays[f"x_{split}"].shape, arrays[f"y_{split}"].shape
-        if 0 in x_shape or x_shape[:1] != y_shape[:1]:
+    pairs = of_pairs(f"{path}: ", {split: (arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in found})
+    return {split: Decoded(len(x), iter([(x, y)])) for split, (x, y) in pairs.items()}
+
+
+def of_pairs(where: str, pairs: dict[str, Pairs]) -> dict[str, Pairs]:
+    """Inputs and labels of a training set and perhaps others; the training set is shuffled with a fixed seed.
+
+    Args:
+      where: how an error begins.
+      pairs: (x, y) of each split.
+
+    Returns:
+      The same, with inputs of uint8 or float32, and classes as one-hot rows.
+    """
+    for split, (x, y) in pairs.items():
+        if 0 in x.shape or x.shape[:1] != y.shape[:1]:
             raise ValueError(
-                f"{path}: x_{split} has shape {x_shape} and y_{split} {y_shape}; make them equally many examples, at "
+                f"{where}x_{split} has shape {x.shape} and y_{split} {y.shape}; make them equally many examples, at "
                 "least one"
             )
-    inputs = [checked_inputs(f"{path}: x_{split}", arrays[f"x_{split}"]) for split in found]
-    targets = _targets(str(path), [arrays[f"y_{split}"] for split in found])
-    for split, x, y in zip(found, inputs, targets, strict=True):
+    inputs = [checked_inputs(f"{where}x_{split}", x) for split, (x, _) in pairs.items()]
+    targets = _targets(where, [y for _, y in pairs.values()])
+    for split, x, y in zip(pairs, inputs, targets, strict=True):
         if x.shape[1:] != inputs[0].shape[1:] or x.dtype != inputs[0].dtype or y.shape[1:] != targets[0].shape[1:]:
-            raise ValueError(f"{path}: x_{split} and y_{split} differ from those of train in shape; make them alike")
+            raise ValueError(f"{where}x_{split} and y_{split} differ from those of train in shape; make them alike")
     order = np.random.default_rng(0).permutation(len(inputs[0]))
     inputs[0], targets[0] = inputs[0][order], targets[0][order]
-    return {split: Decoded(len(x), iter([(x, y)])) for split, x, y in zip(found, inputs, targets, strict=True)}
+    return dict(zip(pairs, zip(inputs, targets, strict=True), strict=True))
 
 
 def checked_inputs(name: str, x: np.ndarray) -> np.ndarray:
@@ -219,23 +232,23 @@ def checked_inputs(name: str, x: np.ndarray) -> np.ndarray:
     return x if x.dtype == np.uint8 else x.astype(np.float32)
 
 
-def _targets(name: str, ys: list[np.ndarray]) -> list[np.ndarray]:
+def _targets(where: str, ys: list[np.ndarray]) -> list[np.ndarray]:
     """The targets of all splits: floats as they are, and class labels as one-hot rows."""
     ys = [y.reshape(len(y), -1) for y in ys]  # labels may have shape (N,) or (N, 1)
     if any(y.dtype.kind == "f" for y in ys):
         if not all(np.isfinite(y).all() for y in ys):
-            raise ValueError(f"{name}: y holds NaN or infinity; clean the data, or replace them with np.nan_to_num")
+            raise ValueError(f"{where}y holds NaN or infinity; clean the data, or replace them with np.nan_to_num")
         return [y.astype(np.float32) for y in ys]
     if any(y.dtype.kind not in "iub" or y.min(initial=0) < 0 for y in ys):
-        raise ValueError(f"{name}: y must hold class labels 0, 1, … as whole numbers, or real targets as floats")
+        raise ValueError(f"{where}y must hold class labels 0, 1, … as whole numbers, or real targets as floats")
     if any(y.shape[1] > 1 for y in ys):
         if any(y.max() > 1 for y in ys):
-            raise ValueError(f"{name}: y has rows of whole numbers that are not one-hot; store real targets as floats")
+            raise ValueError(f"{where}y has rows of whole numbers that are not one-hot; store real targets as floats")
         return [y.astype(np.uint8) for y in ys]
     classes, examples = 1 + max(int(y.max()) for y in ys), sum(map(len, ys))
     if (needed := classes * examples) > LARGEST:
         raise ValueError(
-            f"{name}: y has the class {classes - 1}, whose one-hot rows would take {needed / 2**30:.3g} GB; number the "
+            f"{where}y has the class {classes - 1}, whose one-hot rows would take {needed / 2**30:.3g} GB; number the "
             "classes 0, 1, … without gaps"
         )
     return [one_hot(y[:, 0], classes) for y in ys]
