@@ -40,7 +40,7 @@ def test_a_network_is_kept_with_its_record_and_an_unknown_one_is_refused(tmp_pat
     """Of another rule than those that are there, whose helpers are kept as well."""
     command = "jaxlocal train --rule kp --epochs 1 --model-args hidden=[8]"
     assert cli.main([*shlex.split(command)[1:], "--out", str(tmp_path / "run")]) == 0
-    trained.keep(tmp_path / "run", "mine", command, tmp_path / "kept")
+    pretrained.keep(tmp_path / "run", "mine", command, tmp_path / "kept")
     monkeypatch.setattr(trained, "FOLDER", tmp_path / "kept")
     monkeypatch.setattr(trained, "NAMES", ["mine"])
     rule, params, record = jl.pretrained("mine")

@@ -3,12 +3,18 @@
 Each is trained by `jaxlocal train`, and written into `jaxlocal/trained` with the record of its training.
 """
 
+import json
 import shlex
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+import jaxlocal as jl
 from jaxlocal.app import cli, trained
+from jaxlocal.files import write_whole
 
 NET = "--model mlp --model-args hidden=[64,64]"
 COMMANDS = {
@@ -21,6 +27,19 @@ COMMANDS = {
 }
 
 
+def keep(run: Path, name: str, command: str, folder: Path = trained.FOLDER) -> None:
+    """Write the last checkpoint of a run of images, and its record, as a network of the library."""
+    rule, params, data = jl.load(run)
+    x, y = data.train
+    record = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    record["measured"] = record["measured"][0]["parts"]  # after the last epoch
+    record |= {"command": command, "input": x.shape[1:], "classes": y.shape[-1]}
+    weights: dict[str, Any] = jl.get_weights(rule, params)
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / f"{name}.npz", **weights)
+    write_whole(folder / f"{name}.json", json.dumps(record, indent=2) + "\n")
+
+
 def main(names: list[str]) -> None:
     """Train the networks of these names, or all."""
     for name in names or COMMANDS:
@@ -29,7 +48,7 @@ def main(names: list[str]) -> None:
             run = Path(folder) / "run"
             if code := cli.main([*shlex.split(command)[1:], "--out", str(run)]):
                 sys.exit(code)
-            trained.keep(run, name, command)
+            keep(run, name, command)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,13 @@ import jax
 import numpy as np
 
 from jaxlocal.app.build import Built, Data, build_for
-from jaxlocal.app.runs import restored
 from jaxlocal.app.settings import Config
 from jaxlocal.data import Splits
 from jaxlocal.data.splits import one_hot
-from jaxlocal.files import write_whole
 from jaxlocal.hints import nearest
 from jaxlocal.rule import Params, Rule
 from jaxlocal.training.learner import example_batch
-from jaxlocal.weights import get_weights, set_weights
+from jaxlocal.weights import set_weights
 
 FOLDER = Path(__file__).parents[1] / "trained"  # for each network NAME.npz, its weights, and NAME.json, its record
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -60,19 +58,6 @@ def pretrained(name: str) -> Pretrained:
         weights = dict(file)
     params = built.plain.init(jax.random.key(record["settings"]["seed"]), example_batch(built.data.train, 2, None))
     return Pretrained(built.plain, set_weights(built.plain, params, weights), record)
-
-
-def keep(run: Path, name: str, command: str, folder: Path = FOLDER) -> None:
-    """Write the last checkpoint of a run of images, and its record, as a network of the library."""
-    _, built, state = restored(run, best=False)
-    record = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    x, y = built.data.train
-    record["measured"] = record["measured"][0]["parts"]  # after the last epoch
-    record |= {"command": command, "input": x.shape[1:], "classes": y.shape[-1]}
-    weights: dict[str, Any] = get_weights(built.plain, state.params)
-    folder.mkdir(exist_ok=True)
-    np.savez(folder / f"{name}.npz", **weights)
-    write_whole(folder / f"{name}.json", json.dumps(record, indent=2) + "\n")
 
 
 def _built(record: dict[str, Any]) -> Built:
