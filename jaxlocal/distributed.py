@@ -37,7 +37,6 @@ GRACE = 15  # seconds that a process has to save and end after SIGTERM, before i
 LOST = 75  # the exit code of a process that has lost another one
 AFTER = 2  # seconds within which the process that was lost is seen to end
 SUSPENDING = "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU"
-SINGLE = f"{PREFIX}PROCESSES=1 makes each a single process"  # a hint
 CLUSTERS = {  # the variables in which a cluster tells each process about itself
     "SLURM": {"processes": "SLURM_STEP_NUM_TASKS", "process": "SLURM_PROCID"},
     "Open MPI": {"processes": "OMPI_COMM_WORLD_SIZE", "process": "OMPI_COMM_WORLD_RANK"},
@@ -57,6 +56,11 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         return f"process {self.process}" + (f" of {self.processes}" if self.processes else "")
+
+    @property
+    def hint(self) -> str:
+        """The end of a sentence about processes that a cluster has started, perhaps against the user's will."""
+        return f"; {PREFIX}PROCESSES=1 makes each a single process" if self.cluster else ""
 
 
 def initialize(
@@ -100,8 +104,7 @@ def initialize(
         _check_port(_find("coordinator", coordinator)[0], found.coordinator)
     _end_with_launcher()
     where = f", which meet at {found.coordinator}" if found.coordinator else ""
-    hint = f"; {SINGLE}" if found.cluster else ""
-    with _said_while_waiting(f"{found} waits for the others{where}{hint}"):
+    with _said_while_waiting(f"{found} waits for the others{where}{found.hint}"):
         _join(found, seconds)
     _leave_at_once_on_errors(found)
 
@@ -201,7 +204,7 @@ def _join(found: Place, seconds: int) -> None:
             raise
         raise ValueError(
             f"JAX cannot find the other processes of {found.cluster} ({flags.one_line(error)[:200]}); set "
-            f"{PREFIX}COORDINATOR, such as host0:12345; or {SINGLE}"
+            f"{PREFIX}COORDINATOR, such as host0:12345{found.hint}"
         ) from None
 
 

@@ -87,6 +87,22 @@ except ValueError as error:
     print(error)
 """
 
+# Processes that share each batch read its halves; all of them together read each example of the epoch once.
+SHARES = """
+import numpy as np, optax
+import jaxlocal as jl
+from jax.experimental.multihost_utils import process_allgather
+from jaxlocal import distributed
+from jaxlocal.training import feed
+
+distributed.initialize()
+stream, read = feed.stream, []
+feed.stream = lambda pairs, orders: read.extend(orders) or stream(pairs, orders)
+rule = jl.data_parallel(jl.rules.bp(jl.models.mlp((4,)), optax.sgd(0.1)), jl.pipeline.mesh(data=2))
+jl.training.fit(rule, jl.data.digits(), epochs=1)
+print("rows", *np.concatenate(read).shape, len(np.unique(process_allgather(np.concatenate(read)))))
+"""
+
 # Processes that work together without end, until process 1 gives itself a signal.
 TOGETHER = """
 import os, sys
@@ -167,6 +183,13 @@ def test_the_ordinary_command_in_processes_is_that_of_one(processes, devices, fl
     assert_same_runs(many, one)
 
 
+@pytest.mark.slow
+def test_a_process_reads_its_share_of_each_batch(script):
+    done = launch("--processes", "2", script(SHARES))
+    assert done.returncode == 0, done.stderr
+    assert f"rows 50 16 {34 * 32}\n" in done.stdout  # 50, because both chunks of an epoch have 25 steps
+
+
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory, script):
     """The folder of a run of which one process dies in the second epoch, and how it ended."""
@@ -211,9 +234,9 @@ def test_a_mistake_is_one_sentence_of_all_processes(script, tmp_path):
             "--epochs=0: must be at least 1",
             "--pipeline: the components of dfa wait",
             "--devices=3: the 2 processes have 2 devices, which all take part; leave out the flag",
-            "--out run --seed 1: process 0 has others; start all processes by the same command, or JAXLOCAL_PROCESSES=",
+            "--out run --seed 1: process 0 has other arguments; start all by the same command (in process 1 of 2)",
             "--data=nowhere.npz: ",
-            "jaxlocal eval: 2 processes were started, but it needs one; JAXLOCAL_PROCESSES=1 makes each a single",
+            "jaxlocal eval: 2 processes were started, but it needs one; start a single one",
         ],
         strict=True,
     ):
@@ -403,7 +426,7 @@ def test_a_cluster_that_jax_does_not_find_is_one_sentence(run, monkeypatch):
     code, _, error = run("train")
     assert code == 2 and error.count("\n") == 1
     assert error.startswith("jaxlocal train: JAX cannot find the other processes of Open MPI (")
-    assert "set JAXLOCAL_COORDINATOR, such as host0:12345; or JAXLOCAL_PROCESSES=1 makes each" in error
+    assert "set JAXLOCAL_COORDINATOR, such as host0:12345; JAXLOCAL_PROCESSES=1 makes each" in error
 
 
 @pytest.mark.parametrize(("patience", "seconds"), [(None, distributed.PATIENCE), (4, 4)])

@@ -209,7 +209,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 }
 
 
-TOGETHER = "train", "compare", "list"  # commands that several processes may run
+TOGETHER = "train", "compare", "list", "cite"  # commands that several processes may run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -333,7 +333,7 @@ def _help() -> str:
 
 def _joined(argv: Sequence[str], read: Callable[[], tuple[Namespace, Config]]) -> tuple[Namespace, Config]:
     """What the flags say. In several processes, which join here, it is what they say in process 0."""
-    if _place() is None:
+    if (place := _place()) is None:
         arguments, config = read()
         _start_jax(config.devices)
         return arguments, config
@@ -344,8 +344,8 @@ def _joined(argv: Sequence[str], read: Callable[[], tuple[Namespace, Config]]) -
     _start_jax()
     from jaxlocal import processes
 
-    unlike = "process 0 has others; start all processes by the same command"
-    processes.check_same(lambda: argv, ConfigError(f"{shlex.join(argv)}: {unlike}, or {distributed.SINGLE}"))
+    unlike = f"{shlex.join(argv)}: process 0 has other arguments; start all by the same command{place.hint}"
+    processes.check_same(lambda: argv, ConfigError(unlike))
     arguments, config = processes.first(read)
     # Unless a flag says so, the number of devices is that of these processes, and not of those that began the run.
     return arguments, config if "devices" in arguments else replace(config, devices=1)
@@ -362,9 +362,8 @@ def _place() -> distributed.Place | None:
 def _check_alone(name: str) -> None:
     """Refuse to run in several processes what would do the same work in each of them."""
     if (place := _place()) and name not in TOGETHER:
-        raise ConfigError(
-            f"{place.processes or 'several'} processes were started, but it needs one; {distributed.SINGLE}"
-        )
+        count = place.processes or "several"
+        raise ConfigError(f"{count} processes were started, but it needs one; start a single one{place.hint}")
 
 
 def _prints() -> bool:
