@@ -93,6 +93,8 @@ def test_texts_and_a_run_of_them(datasets, run):
     assert run("eval run --data same.csv")[0] == 0
     code, _, error = run("eval run --data digits")
     assert code == 2 and "--data=digits: holds no texts, but the run was trained on texts" in error
+    code, _, error = run("eval run --data hf:none")
+    assert code == 2 and "--data=hf:none: the library datasets does not find it" in error
     code, _, error = run(f"train --data hf:saved {settings}")
     assert code == 2 and "--data=hf:saved: has no column 'label' of labels; choose from number, text, kind" in error
     shutil.rmtree("saved")

@@ -1,7 +1,8 @@
 """What the settings of a run stand for: a network, data, a learning rule and the transforms around it."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -166,19 +167,25 @@ def load_data(config: Config, encoding: Encoding | None = None) -> Data:
 
     Texts are encoded as the settings say or, if there is one, in the encoding of an earlier run.
     """
-    try:
+    with reading(config.data):
         if is_text(config.data):
             return _load_texts(config, encoding)
         _check_no_text_settings(config)
         data = load(config.data, validation=config.validation, size=config.image_size, label=config.label)
         path = Path(config.data).expanduser()
         classes = read_classes(path, config.label) if is_frame(path) else ()
+    return Data(autoencoding(data) if config.model == "autoencoder" else data, classes=classes)
+
+
+@contextmanager
+def reading(data: str) -> Iterator[None]:
+    """Say in one sentence, with the name of the flag, that a data set cannot be read."""
+    try:
+        yield
     except ConfigError:
         raise
     except (ValueError, TypeError, OSError, ImportError) as error:
-        reason = str(error).removeprefix(f"name={config.data!r}: ")
-        raise ConfigError(f"--data={config.data}: {reason}") from None
-    return Data(autoencoding(data) if config.model == "autoencoder" else data, classes=classes)
+        raise ConfigError(f"--data={data}: {str(error).removeprefix(f'name={data!r}: ')}") from None
 
 
 def stand_in(encoding: Encoding) -> Data:

@@ -18,6 +18,7 @@ import jax
 
 from jaxlocal import checks, processes
 from jaxlocal.app import settings
+from jaxlocal.app.build import reading
 from jaxlocal.app.provenance import made_by
 from jaxlocal.app.settings import PLACEMENT, Config, ConfigError, flag, nothing_to_resume
 from jaxlocal.data import Encoding
@@ -83,9 +84,10 @@ def kept_encoding(folder: Path, config: Config) -> Encoding | None:
       ConfigError: the files that keep it are damaged or missing.
     """
     file = Path(config.data).expanduser()
-    was_numbers = is_table(file) and not file.exists()
-    if not (folder / "text.json").exists() and (was_numbers or not is_text(config.data)):
-        return None
+    if not (folder / "text.json").exists():
+        with reading(config.data):
+            if (is_table(file) and not file.exists()) or not is_text(config.data):
+                return None
     try:
         return Encoding.load(folder)
     except ValueError as error:

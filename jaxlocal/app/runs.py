@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxlocal import checks, loggers, plots, processes, training
 from jaxlocal.app import settings, stages, text
-from jaxlocal.app.build import Built, build, build_for, load_data, on_all_devices, stand_in
+from jaxlocal.app.build import Built, build, build_for, load_data, on_all_devices, reading, stand_in
 from jaxlocal.app.folder import (
     Measured,
     Summary,
@@ -176,7 +176,9 @@ def evaluate(folder: Path | str, *, best: bool = False, data: str | None = None)
     folder = checks.path("folder", folder)
     config, built, state = restored(folder, best, own_data=data is None)
     if data is not None:
-        if (texts := is_text(data)) != bool(built.encoding):
+        with reading(data):
+            texts = is_text(data)
+        if texts != bool(built.encoding):
             kinds = ("texts", "no texts") if texts else ("no texts", "texts")
             raise ConfigError(
                 f"--data={data}: holds {kinds[0]}, but the run was trained on {kinds[1]}; take a data set like "

@@ -6,6 +6,7 @@ Images and columns of numbers are a `Source`, and texts are a `Corpus`.
 import io
 import os
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,8 @@ def from_hub(name: str, size: int | None, label: str) -> Source:
 
 
 def holds_texts(name: str) -> bool:
-    """Whether it has a column `text` of texts. A data set that cannot be read has none."""
-    try:
-        train = _found(name).get("train")
-    except (ImportError, FileNotFoundError):
-        return False
+    """Whether it has a column `text` of texts."""
+    train = _found(name).get("train")
     features = train.features if train is not None else {}
     return getattr(features.get("text"), "dtype", None) in ("string", "large_string")
 
@@ -85,7 +83,7 @@ def _found(name: str) -> Mapping[str, Any]:
         if any((Path(place) / state).is_file() for state in STATES):
             found = datasets.load_from_disk(place)
         else:
-            found = datasets.load_dataset(place, configuration or None)
+            found = _of_cache_or_hub(place, configuration or None)
     except (OSError, ValueError, RuntimeError) as error:
         raise FileNotFoundError(
             f"name={name!r}: the library datasets does not find it ({' '.join(str(error).split())}); check the name, "
@@ -93,6 +91,13 @@ def _found(name: str) -> Mapping[str, Any]:
         ) from None
     found = found if isinstance(found, Mapping) else {"train": found}
     return {SPLIT_OF[split]: rows for split, rows in found.items() if split in SPLIT_OF}
+
+
+@cache  # because the library asks the hub again each time, and waits for half a minute where it is not reached
+def _of_cache_or_hub(place: str, configuration: str | None) -> Any:
+    import datasets
+
+    return datasets.load_dataset(place, configuration)
 
 
 def _labelled(name: str, label: str) -> Mapping[str, Any]:
