@@ -135,16 +135,31 @@ def test_a_pipeline_learns_the_same(whole):
     pipe = jl.pipelined(AL, jl.pipeline.mesh(component=2))
     result = fit(pipe, SMALL, **BUDGET)
     assert same(result.params, whole.params) and result.state.history == whole.state.history
+    assert same(fit(pipe, SMALL, **BUDGET, streamed=True).params, whole.params)
     half = fit(pipe, SMALL, epochs=1, batch_size=8)
     assert same(fit(AL, SMALL, **BUDGET, start=half.state).params, whole.params)  # from two devices to one
     half = fit(AL, SMALL, epochs=1, batch_size=8)
     assert same(fit(pipe, SMALL, **BUDGET, start=half.state).params, whole.params)  # and from one to two
 
 
+@pytest.mark.slow
+def test_a_stream_is_shared_out_to_the_devices(whole_shaken):
+    """In any order of the axes, with the same random changes of the images on each device; and in an ensemble."""
+    for axes in ({"component": 2, "data": 2}, {"data": 2, "component": 2}):
+        pipe = jl.pipelined(AL, jl.pipeline.mesh(**axes))
+        resident, streamed = (fit(pipe, SMALL, **BUDGET, augmentation=SHAKEN, streamed=how) for how in (False, True))
+        assert same(streamed.params, resident.params) and streamed.state.history == resident.state.history
+        close(streamed.params, whole_shaken.params)
+    many = jl.ensemble(jl.data_parallel(AL, jl.pipeline.mesh(data=2)), 2)
+    resident, streamed = (fit(many, SMALL, **BUDGET, augmentation=SHAKEN, streamed=how) for how in (False, True))
+    assert same(streamed.params, resident.params)
+
+
 def test_devices_that_share_a_batch_learn_the_same(whole):
     split = jl.data_parallel(AL, jl.pipeline.mesh(data=4))
     result = fit(split, SMALL, **BUDGET)
     close(result.params, whole.params)
+    assert same(fit(split, SMALL, **BUDGET, streamed=True).params, result.params)
     assert all(len(leaf.sharding.device_set) == 4 for leaf in jax.tree.leaves(result.params.components[0].weights))
     half = fit(AL, SMALL, epochs=1, batch_size=8)
     close(fit(split, SMALL, **BUDGET, start=half.state).params, whole.params)

@@ -67,16 +67,67 @@ class ResidentFeed(NamedTuple):
             yield Chunk(self.examples, rows, key, at, at, steps, self.length)
 
 
+class Share(NamedTuple):
+    """Which examples of a batch each device of a mesh needs."""
+
+    mesh: Mesh
+    split: tuple[str, ...]  # the axes over which the examples are split
+    first: str | None = None  # the axis along which only the first devices need them; the others get zeros
+
+    def rows(self, size: int) -> np.ndarray:
+        """The places in a batch of this size of the examples that the devices of this process need."""
+        try:
+            parts: Any = self._sharding(()).addressable_devices_indices_map((*self._copies, size)).values()
+        except ValueError:
+            axes = " and ".join(f"{name}={number}" for name, number in self.mesh.shape.items())
+            raise ValueError(
+                f"batch_size={size}: cannot be split evenly over the mesh {axes}; take a multiple"
+            ) from None
+        needed = [np.arange(size)[part[-1]] for part in parts if self._is_first(part)]
+        return np.unique(np.concatenate([np.arange(0), *needed]))
+
+    def on_devices(self, leaf: np.ndarray, rows: np.ndarray, shape: tuple[int, ...]) -> jax.Array:
+        """Batches on the devices.
+
+        Args:
+          leaf: the examples of this process.
+          rows: their places in each batch.
+          shape: that of the batches with all their examples; with `first`, its axis comes before the last one.
+        """
+        *lead, size = shape
+        at = len(lead)
+
+        def piece(index: Any) -> np.ndarray:
+            places = np.arange(size)[index[at + len(self._copies)]]
+            if not self._is_first(index[at:]):
+                return np.zeros((*lead, 1, len(places), *leaf.shape[at + 1 :]), leaf.dtype)
+            own = np.take(leaf, np.searchsorted(rows, places), axis=at)
+            return np.expand_dims(own, at) if self._copies else own
+
+        whole = (*lead, *self._copies, size, *leaf.shape[at + 1 :])
+        return jax.make_array_from_callback(whole, self._sharding((None,) * at), piece)
+
+    @property
+    def _copies(self) -> tuple[int, ...]:
+        return (self.mesh.shape[self.first],) if self.first else ()
+
+    def _is_first(self, part: tuple[slice, ...]) -> bool:
+        return not self.first or not part[0].start
+
+    def _sharding(self, lead: tuple[None, ...]) -> NamedSharding:
+        return NamedSharding(self.mesh, P(*lead, *((self.first,) if self.first else ()), self.split))
+
+
 class StreamedFeed(NamedTuple):
     """Chunks of examples that are read from memory or disk in the background, each while the one before is learned.
 
-    If the devices share each batch, a process reads the examples of its own devices only.
+    A process reads only the examples that its own devices need.
     """
 
     examples: Pairs
     order: Order
     length: int  # the number of steps in a chunk
-    split: NamedSharding | None  # how the examples of a batch lie on the devices, if there are several
+    share: Share | None  # which examples each device needs, if there are several
 
     def chunks(self, epoch: int, first: int) -> Iterator[Chunk]:
         """The rest of an epoch, from its step `first` on."""
@@ -85,12 +136,13 @@ class StreamedFeed(NamedTuple):
         firsts = range(first, self.order.steps, self.length)
         # The last chunk begins earlier than it needs to, so that all chunks have one shape, and one program.
         starts = [min(at, self.order.steps - self.length) for at in firsts]
-        own = wanted[..., own_rows(self.split, self.order.batch_size)]
-        read = stream(self.examples, [own[start : start + self.length] for start in starts])
+        rows = self.share.rows(self.order.batch_size) if self.share else np.arange(self.order.batch_size)
+        read = stream(self.examples, [wanted[start : start + self.length, ..., rows] for start in starts])
+        shape = (self.length, *wanted.shape[1:])
         for pair, start, at in zip(read, starts, firsts, strict=True):
             steps = min(self.length, self.order.steps - at)
-            examples = _in_shares(pair, self.split, wanted[: self.length].shape)
-            yield Chunk(examples, np.arange(self.length), key, at - start, at, steps, self.length)
+            x, y = (self.share.on_devices(leaf, rows, shape) if self.share else jnp.asarray(leaf) for leaf in pair)
+            yield Chunk((x, y), np.arange(self.length), key, at - start, at, steps, self.length)
 
 
 def keys(seed: int, members: int) -> tuple[jax.Array, jax.Array]:
@@ -107,29 +159,6 @@ def on_devices(pair: Any, mesh: Mesh | None) -> Batch:
         return x, y
     everywhere = NamedSharding(mesh, P())
     x, y = (jax.make_array_from_callback(leaf.shape, everywhere, leaf.__getitem__) for leaf in map(np.asarray, pair))
-    return x, y
-
-
-def own_rows(split: NamedSharding | None, size: int) -> np.ndarray:
-    """The places in a batch of this size of the examples that the devices of this process need."""
-    if split is None:
-        return np.arange(size)
-    try:
-        parts = split.addressable_devices_indices_map((size,)).values()
-    except ValueError:
-        axes = " and ".join(f"{name}={number}" for name, number in split.mesh.shape.items())
-        raise ValueError(f"batch_size={size}: cannot be split evenly over the mesh {axes}; take a multiple") from None
-    return np.unique(np.concatenate([np.arange(size)[part] for part in parts]))
-
-
-def _in_shares(pair: Any, split: NamedSharding | None, shape: tuple[int, ...]) -> Batch:
-    """Batches whose examples have this shape in all, and of which this process has its own, on the devices."""
-    if split is None:
-        return on_devices(pair, None)
-    sharding = NamedSharding(split.mesh, P(*[None] * (len(shape) - 1), *split.spec))
-    x, y = (
-        jax.make_array_from_process_local_data(sharding, leaf, (*shape, *leaf.shape[len(shape) :])) for leaf in pair
-    )
     return x, y
 
 

@@ -13,9 +13,9 @@ from jaxlocal import processes
 from jaxlocal.data import Pairs, floats
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.pipeline import Pipeline
-from jaxlocal.pipeline.pipeline import PipelineParams
+from jaxlocal.pipeline.pipeline import Fed, PipelineParams
 from jaxlocal.rule import Batch, Params, Rule
-from jaxlocal.training.feed import CHUNK_BYTES, Chunk, fold, per_member, take
+from jaxlocal.training.feed import CHUNK_BYTES, Chunk, Share, fold, per_member, take
 from jaxlocal.training.state import Terms
 
 CHUNKS = 20  # into which an epoch is divided, so that its progress can be seen and it can be stopped
@@ -34,9 +34,9 @@ class RuleLearner(NamedTuple):
         return self.rule.placement.mesh
 
     @property
-    def split(self) -> NamedSharding | None:
-        """How the examples of a batch lie on these devices."""
-        return NamedSharding(self.mesh, P(self.rule.placement.axis)) if self.mesh else None
+    def share(self) -> Share | None:
+        """Which examples of a batch each of these devices needs."""
+        return Share(self.mesh, (self.rule.placement.axis,)) if self.mesh else None
 
     def chunk_length(self, steps: int, step_bytes: int, streamed: bool) -> int:
         """The number of steps in a chunk, where an epoch has `steps` of them, with `step_bytes` of examples each."""
@@ -86,10 +86,10 @@ class PipelineLearner(NamedTuple):
         return self.pipe.mesh
 
     @property
-    def split(self) -> NamedSharding:
-        """How the examples of a batch lie on these devices: those of all stages get them, and the first one reads."""
-        others = tuple(name for name in self.pipe.mesh.axis_names if name != self.pipe.axis)
-        return NamedSharding(self.pipe.mesh, P(others))
+    def share(self) -> Share:
+        """Which examples of a batch each of these devices needs: those of the first stage read them."""
+        split = tuple(name for name in self.pipe.mesh.axis_names if name != self.pipe.axis)
+        return Share(self.pipe.mesh, split, self.pipe.axis)
 
     def chunk_length(self, steps: int, step_bytes: int, streamed: bool) -> int:
         """The number of steps in a chunk: as many as fit, because the pipeline fills and empties in every chunk."""
@@ -181,9 +181,13 @@ def _flow(
     first: jax.Array,
 ) -> tuple[PipelineParams, Terms]:
     """The steps of a `Chunk`, through a pipeline."""
-    rows = jax.lax.dynamic_slice_in_dim(rows, begin, steps)
-    batches = jax.vmap(lambda rows, i: _examples(0, augmentation, data, rows, key, i))(rows, first + jnp.arange(steps))
-    params, info = pipe.run(params, batches)
+    rows, numbers = jax.lax.dynamic_slice_in_dim(rows, begin, steps), first + jnp.arange(steps)
+    streamed = rows.ndim == 1  # each device along the axis of the components has batches of its own
+    copies = pipe.mesh.shape[pipe.axis] if streamed else 0
+    key = jnp.broadcast_to(key, (copies,)) if streamed else key
+    batches = jax.vmap(lambda rows, i: _examples(copies, augmentation, data, rows, key, i))(rows, numbers)
+    fed = Fed(jax.tree.map(lambda leaf: leaf.reshape(steps, -1, *leaf.shape[3:]), batches)) if streamed else None
+    params, info = pipe.run(params, fed or batches)
     return params, info.terms
 
 

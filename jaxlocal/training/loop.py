@@ -28,7 +28,6 @@ from jaxlocal.training.feed import (
     check_batch_size,
     keys,
     on_devices,
-    own_rows,
     shuffled,
     take,
 )
@@ -104,8 +103,7 @@ def fit(
     _check(rule, data, epochs, batch_size, seed, patience, augmentation)
     checks.flag("progress", progress)
     learner = learner_of(rule, augmentation)
-    if streamed is None:  # a process that needs only a share of the examples reads no others
-        streamed = not resident(data) or len(own_rows(learner.split, batch_size)) < batch_size
+    streamed = _is_streamed(learner, data, batch_size) if streamed is None else streamed
     members = learner.rule.placement.members
     init_key, order_key = keys(seed, members)
     order = Order(order_key, members, len(data.train[0]), batch_size)
@@ -207,12 +205,19 @@ def _sample(data: Splits) -> list[tuple[tuple[int, ...], bytes]]:
     return [(leaf.shape, leaf[np.linspace(0, len(leaf) - 1, 100).astype(int)].tobytes()) for leaf in arrays]
 
 
+def _is_streamed(learner: Learner, data: Splits, batch_size: int) -> bool:
+    """Whether the examples do not fit on the devices, or a process needs only some of them."""
+    needs_some = learner.share is not None and len(learner.share.rows(batch_size)) < batch_size
+    (streamed,) = processes.largest(needs_some or not resident(data))
+    return bool(streamed)
+
+
 def _feed(learner: Learner, data: Splits, order: Order, streamed: bool) -> ResidentFeed | StreamedFeed:
     """The training set in chunks, from the devices or, streamed, from memory or disk."""
     step_bytes = order.batch_size * max(1, order.members) * sum(leaf[:1].nbytes for leaf in data.train)
     length = learner.chunk_length(order.steps, step_bytes, streamed)
     if streamed:
-        return StreamedFeed(data.train, order, length, learner.split)
+        return StreamedFeed(data.train, order, length, learner.share)
     return ResidentFeed(on_devices(data.train, learner.mesh), order, length)
 
 
