@@ -30,6 +30,7 @@ from jaxlocal.rule import (
     Message,
     Params,
     Part,
+    Roles,
     Rule,
     forward_stats,
     forward_weights,
@@ -134,7 +135,8 @@ def make_rule(
 
     def lessons(params: Params, batch: Batch) -> Lessons:
         check_batch(params, batch)
-        return _fold(learn, params.components, batch)[1] if learn else _teach_all(teach, params.components, batch)
+        found = _fold(learn, params.components, batch)[1] if learn else _teach_all(teach, params.components, batch)
+        return tuple(lesson._replace(grads=Roles(lesson.grads)) for lesson in found)  # alike in type to the weights
 
     def layer_by_layer(params: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
         return apply_layers(net.layers, forward_weights(params), forward_stats(params), x, key)[0]

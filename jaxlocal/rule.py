@@ -6,9 +6,9 @@ every batch it receives a `Lesson`: the gradient of its own local objective, by 
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn, Self
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +24,40 @@ Weights = dict[str, Tree]  # by role
 Stats = tuple[Tree, ...]  # batch statistics, layer by layer
 
 
+@jax.tree_util.register_pytree_with_keys_class
+class Roles(dict[str, Tree]):
+    """A dict by role that cannot be changed, because everyone who holds the same parameters would see the change."""
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError(
+            "a component's weights and optimizer states cannot be changed in place: jl.set_weights(rule, params, "
+            "{name: array}) makes new parameters, and so does component.replace(weights={**component.weights, "
+            "role: tree})"
+        )
+
+    __setitem__ = __delitem__ = __ior__ = update = setdefault = pop = popitem = clear = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Roles, (dict(self),)
+
+    def tree_flatten_with_keys(self) -> tuple[Iterable[tuple[Any, Tree]], Hashable]:
+        """Like JAX's own of a dict: in the order of the names."""
+        names = tuple(sorted(self))
+        return [(jax.tree_util.DictKey(name), self[name]) for name in names], names
+
+    @classmethod
+    def tree_unflatten(cls, names: tuple[str, ...], trees: Iterable[Tree]) -> Self:
+        """The roles with these trees."""
+        return cls(zip(names, trees, strict=True))
+
+
 @struct.dataclass
 class Component:
     """All that one component carries: the unit of locality, of checkpoints and of the pipeline.
 
     `weights` and `opt` are dicts by role. The role "forward" is always a tuple with the weights of each layer of the
     component. A role without an optimizer state does not learn. `stats` holds, layer by layer, the Flax collections
-    other than the weights: the batch statistics. Do not assign to these dicts: everyone who holds the same parameters
-    would see it. `jl.set_weights` returns new parameters.
+    other than the weights: the batch statistics. The dicts cannot be changed; `jl.set_weights` returns new parameters.
     """
 
     weights: Weights
@@ -39,6 +65,11 @@ class Component:
     stats: Stats
     key: jax.Array
     count: jax.Array  # the number of batches seen so far, int32
+
+    def __post_init__(self) -> None:
+        for name in ("weights", "opt"):
+            if type(by_role := getattr(self, name)) is dict:
+                object.__setattr__(self, name, Roles(by_role))
 
 
 @struct.dataclass

@@ -21,7 +21,7 @@ from jaxlocal import checks
 from jaxlocal.files import write_whole
 from jaxlocal.hints import nearest
 from jaxlocal.network import Tree
-from jaxlocal.rule import Params, Rule
+from jaxlocal.rule import Params, Roles, Rule
 
 DIGEST = "sha256"  # the name, in a file, of the digest of its arrays
 
@@ -165,13 +165,13 @@ def _names(params: Params) -> tuple[tuple[Tree, Tree], ...]:
     names, first = [], 0
     for i, (weights, stats) in enumerate(_trees(params)):
         layers = [f"layers.{number}" for number in range(first, first + len(stats))]
-        weights = {
+        by_role = {
             role: _each_below([f"{layer}/{role}" for layer in layers], tree)
             if isinstance(tree, tuple)  # it has an entry for each layer of the component
             else _below(f"components.{i}/{role}", tree)
             for role, tree in weights.items()
         }
-        names.append((weights, _each_below(layers, stats)))
+        names.append((Roles(by_role), _each_below(layers, stats)))
         first += len(stats)
     return tuple(names)
 

@@ -1,5 +1,7 @@
 """Weights by name: out, in, to other rules, from other libraries, in files; and what is refused."""
 
+import copy
+import pickle
 import sys
 
 import flax.linen as nn
@@ -110,6 +112,36 @@ def test_the_arrays_are_copies():
     assert (jl.get_weights(rule, params)[name] != 7).all() and (jl.get_weights(rule, moved)[name] != 7).all()
     moved.components[0].weights["forward"][0]["linear"]["bias"] = None
     assert (jl.get_weights(rule, params)[name] != 7).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weights: weights.update(forward=()),
+        lambda weights: weights.pop("forward"),
+        lambda weights: weights.__setitem__("forward", ()),
+        lambda weights: weights.__delitem__("forward"),
+        lambda weights: weights.__ior__({"forward": ()}),
+    ],
+)
+def test_a_component_cannot_be_changed_in_place(change):
+    component = start("dfa", NETS["dense"]).params.components[0]
+    for by_role in (component.weights, component.opt):
+        with pytest.raises(TypeError, match=r"cannot be changed in place: jl.set_weights\(rule, params"):
+            change(by_role)
+    moved = component.replace(weights={**component.weights, "forward": ()})
+    assert moved.weights["forward"] == () != component.weights["forward"]
+    with pytest.raises(TypeError, match="in place"):
+        change(moved.weights)
+
+
+def test_components_are_copied_and_mapped_like_dicts():
+    rule, *_, params, batch = start("al", NETS["dense"])
+    for other in (copy.deepcopy(params), pickle.loads(pickle.dumps(params)), jax.device_get(params)):
+        assert same(other, params) and type(other.components[0].weights) is type(params.components[0].weights)
+    component, lesson = params.components[0], rule.lessons(params, batch)[0]
+    moved = jax.tree.map(lambda w, g: w - 0.1 * g, component.weights, lesson.grads)
+    assert sorted(moved) == sorted(component.weights) and not same(moved, component.weights)
 
 
 def test_other_types_become_the_parameters_own():
