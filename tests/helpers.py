@@ -83,10 +83,10 @@ def make_batch(net, batch_size=8, seed=0):
     rng = np.random.default_rng(seed)
     y = np.eye(3)[rng.integers(3, size=batch_size)]
     if any(net is NETS[name] for name in SEQUENCES):
-        return jnp.asarray(token_ids(rng, batch_size)), jnp.asarray(y, jnp.float32)
+        return jax.device_put((token_ids(rng, batch_size), y.astype(np.float32)))
     shape = (6, 6, 2) if net is NETS["conv"] else (4,)
     x = rng.normal(size=(batch_size, *shape))
-    return jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
+    return jax.device_put((x.astype(np.float32), y.astype(np.float32)))
 
 
 def token_ids(rng, count, steps=5, known=7):
@@ -117,8 +117,27 @@ def start(name, net):
     rate = 0.05 if name == "ff" else 0.5  # its loss is of a sum over units, and larger steps switch off a whole block
     rule, batch = RULES[name](net, optax.sgd(rate)), make_batch(net)
     step = jax.jit(rule.step)
-    params, _ = step(rule.init(jax.random.key(0), batch), batch)
+    params, _ = step(drawn(rule, batch), batch)
     return Start(rule, rule.init, step, params, batch)
+
+
+def drawn(rule, batch, seed=0):
+    """Parameters like those of `rule.init`, drawn by NumPy: JAX would compile a program for each shape."""
+    rng = np.random.default_rng(seed)
+
+    def fill(path, leaf):
+        names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.key(int(rng.integers(2**31)))
+        if "weights" not in names:  # no steps, no momentum, and statistics of mean 0 and variance 1
+            return jax.device_put(np.full(leaf.shape, names[-1] == "var", leaf.dtype))
+        if names[-1] in ("bias", "scale"):
+            return jax.device_put(np.full(leaf.shape, names[-1] == "scale", leaf.dtype))
+        values = rng.normal(size=leaf.shape, scale=np.prod(leaf.shape[:-1]) ** -0.5)
+        return jax.device_put(values.astype(leaf.dtype))
+
+    shapes = jax.eval_shape(rule.init, jax.random.key(0), batch)
+    return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
 def plain(tree):

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import orbax.checkpoint
 import pytest
-from helpers import FAMILIES, HEADLESS, NETS, RULES, by_rule, make_batch, same, start
+from helpers import FAMILIES, HEADLESS, NETS, RULES, by_rule, drawn, make_batch, same, start
 
 import jaxlocal as jl
 from jaxlocal.network import apply_layer, apply_layers
@@ -33,7 +33,7 @@ def init(rule, batch):
 def test_optimizers_keep_their_states():
     tx, batch = optax.sgd(0.1, momentum=0.9), make_batch(NET)
     rule = jl.rules.bp(NET, tx)
-    params = init(rule, batch)
+    params = drawn(rule, batch)
     weights = forward_weights(params)
     state = tx.init(weights)
     lessons, update = jax.jit(rule.lessons), jax.jit(rule.update)
@@ -125,7 +125,7 @@ class NormHead(nn.Module):
 def test_so_do_those_of_a_head(name):
     net, batch = jl.Network((jl.layers.dense(5, norm=True), jl.layers.dense(4)), NormHead()), make_batch(NET)
     rule = RULES[name](net, SGD)
-    params = init(rule, batch)
+    params = drawn(rule, batch)
     expected = statistics(net.layers, forward_weights(params), forward_stats(params), batch[0])
     assert_close(forward_stats(jax.jit(rule.update)(params, batch)), expected)
 
@@ -134,7 +134,7 @@ def test_so_do_those_of_a_head(name):
 def test_each_decay_is_its_own_and_spares_biases_and_scales(name, net):
     batch = make_batch(NETS[net])
     rule = RULES[name](NETS[net], optax.sgd(0.0), decay=0.1, feedback_decay=0.3)
-    before = init(rule, batch)
+    before = drawn(rule, batch)
     after = jax.jit(rule.update)(before, batch)
     for old, new in zip(before.components, after.components, strict=True):
         expected = jax.tree_util.tree_map_with_path(
@@ -171,13 +171,13 @@ def test_feedback_init_is_used(name):
 def test_associated_learnings_second_rate_is_twice_the_first_by_default():
     batch = make_batch(NET)
     rules = jl.rules.al(NET, SGD), jl.rules.al(NET, SGD, autoencoder_tx=optax.sgd(0.2))
-    assert_close(*([c.weights for c in jax.jit(rule.update)(init(rule, batch), batch).components] for rule in rules))
+    assert_close(*([c.weights for c in jax.jit(rule.update)(drawn(rule, batch), batch).components] for rule in rules))
 
 
 def test_the_bridge_has_an_optimizer_of_its_own():
     batch = make_batch(NET)
     rule = jl.rules.al(NET, SGD, bridge_tx=optax.sgd(0.0))
-    before = init(rule, batch)
+    before = drawn(rule, batch)
     after = jax.jit(rule.update)(before, batch)
     for old, new in zip(before.components, after.components, strict=True):
         assert same(old.weights["bridge"], new.weights["bridge"])
@@ -242,7 +242,7 @@ class NormFirst(nn.Module):
 def test_weights_before_the_first_linear_map_learn_through_a_feedback_of_its_own(name):
     batch = make_batch(NET)
     rule = RULES[name](jl.Network((NormFirst(), jl.layers.dense(6)), jl.layers.Head(3)), SGD)
-    params = init(rule, batch)
+    params = drawn(rule, batch)
     assert list(params.components[0].weights["feedback"][0]) == ["Dense_0"]
     (lesson,) = jax.jit(rule.lessons)(params, batch)
     assert np.abs(lesson.grads["forward"][0]["LayerNorm_0"]["scale"]).max() > 1e-3
@@ -251,7 +251,7 @@ def test_weights_before_the_first_linear_map_learn_through_a_feedback_of_its_own
 def test_frozen_weights_and_what_stands_for_them_stay_together_in_kolen_pollack():
     batch = make_batch(NET)
     rule = jl.rules.kp(NET, SGD, frozen={1})
-    before = init(rule, batch)
+    before = drawn(rule, batch)
     after = jax.jit(rule.update)(before, batch)
     moved = [
         not np.array_equal(old["linear"], new["linear"])
@@ -265,14 +265,14 @@ def test_targets_of_another_precision_than_the_weights(name):
     x, y = make_batch(NET)
     rule = RULES[name](NET, SGD)
     with jax.numpy_dtype_promotion("standard"):
-        after = jax.jit(rule.update)(init(rule, (x, y)), (x, y.astype(jnp.bfloat16)))
+        after = jax.jit(rule.update)(drawn(rule, (x, y)), (x, y.astype(jnp.bfloat16)))
     assert jax.tree.leaves(after)[0].dtype == jnp.float32
 
 
 @pytest.mark.slow
 def test_orbax_saves_the_parameters_as_they_stand(tmp_path):
     rule, batch = jl.rules.al(NET, optax.adam(1e-2)), make_batch(NET)
-    params = jax.jit(rule.update)(init(rule, batch), batch)
+    params = jax.jit(rule.update)(drawn(rule, batch), batch)
     with orbax.checkpoint.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "run", params)
         checkpointer.wait_until_finished()
@@ -283,5 +283,5 @@ def test_orbax_saves_the_parameters_as_they_stand(tmp_path):
 
 def test_every_epoch_has_an_order_of_its_own():
     rule, batch = jl.rules.bp(NET, SGD), make_batch(NET)
-    a, b = (jl.training.epoch(rule, init(rule, batch), batch, jax.random.key(seed), 4)[1].losses for seed in (0, 1))
+    a, b = (jl.training.epoch(rule, drawn(rule, batch), batch, jax.random.key(seed), 4)[1].losses for seed in (0, 1))
     assert not np.array_equal(a, b)

@@ -15,7 +15,7 @@ import optax
 import pytest
 import reference
 import reference_local
-from helpers import slow
+from helpers import drawn, slow
 
 import jaxlocal as jl
 from jaxlocal.layers import Head, conv, dense, identity
@@ -297,11 +297,16 @@ def batches(net, shape, dtype, steps=10):
             rng.normal(size=(BATCH, CLASSES)),
         )
         y = real if net.loss is jl.squared_error else np.eye(CLASSES)[labels]
-        yield jnp.asarray(x, dtype), jnp.asarray(y, dtype)
+        yield jax.device_put((x.astype(dtype), y.astype(dtype)))
 
 
 def cast(params, dtype):
-    return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, params)
+    """The real numbers in this type, by NumPy: JAX would compile a program for each shape."""
+
+    def one(a):
+        return jax.device_put(np.asarray(a, dtype)) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
+    return jax.tree.map(one, params)
 
 
 def arrays(view):
@@ -326,7 +331,7 @@ def run_beside_reference(name, net, shape, dtype, tolerance, settings=None, adva
     rule = jl.rules.ALL[name](net, optax.sgd(RATE), **given | (settings or {}))
     loss = "mse" if net.loss is jl.squared_error else "ce"
     first, *_ = batches(net, shape, jnp.float32, 1)
-    params = cast(rule.init(jax.random.key(1), first), dtype)
+    params = cast(drawn(rule, first, seed=1), dtype)
     state = in_numpy(view(net, params, first[0].astype(dtype)))
     step = jax.jit(rule.step)
     for x, y in batches(net, shape, dtype):

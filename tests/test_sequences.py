@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import NETS, ON_SEQUENCES, by_rule, make_batch, same, slow, start, token_ids
+from helpers import NETS, ON_SEQUENCES, by_rule, drawn, make_batch, same, slow, start, token_ids
 
 import jaxlocal as jl
 from jaxlocal.network import init_layer
@@ -122,7 +122,7 @@ def test_longer_padding_changes_no_prediction_and_no_update(name):
     ids, y = make_batch(NETS["lstm"], batch_size=4)
     longer = jnp.pad(ids, ((0, 0), (0, 3)))
     update = jax.jit(rule.update)
-    short, long = (update(rule.init(jax.random.key(0), (x, y)), (x, y)) for x in (ids, longer))
+    short, long = (update(drawn(rule, (x, y)), (x, y)) for x in (ids, longer))
     close = partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-6)
     jax.tree.map(close, jl.get_weights(rule, short), jl.get_weights(rule, long))
     close(jax.jit(rule.predict)(short, ids), jax.jit(rule.predict)(long, longer))
