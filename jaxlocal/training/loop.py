@@ -21,16 +21,7 @@ from jaxlocal.rule import Batch, Info, Params, Rule
 from jaxlocal.training.account import Account
 from jaxlocal.training.bar import Bar
 from jaxlocal.training.evaluation import evaluate
-from jaxlocal.training.feed import (
-    Order,
-    ResidentFeed,
-    StreamedFeed,
-    check_batch_size,
-    keys,
-    on_devices,
-    shuffled,
-    take,
-)
+from jaxlocal.training.feed import Order, ResidentFeed, StreamedFeed, check_batch_size, keys, on_devices, shuffled, take
 from jaxlocal.training.learner import Learner, example_batch, learner_of
 from jaxlocal.training.state import Progress, State, best_epoch, out_of_patience
 
