@@ -105,6 +105,17 @@ def test_texts_and_a_run_of_them(datasets, run):
 
 
 @pytest.mark.slow
+def test_a_run_is_measured_where_the_labels_of_the_test_set_are_secret(datasets, run):
+    """Its texts are the same as before, although the test set belongs to them by the column `label` alone."""
+    rows = datasets.Dataset.from_dict({"text": ["a good day", "a bad day"] * 18, "kind": [1, 0] * 18})
+    secret = datasets.Dataset.from_dict({"text": ["a day"] * 4, "kind": [-1] * 4})
+    datasets.DatasetDict(train=rows, test=secret).save_to_disk("saved")
+    settings = "--rule bp --model lstm_classifier --model-args features=8 hidden=[8] --batch-size 8 --epochs 1"
+    assert run(f"train --data hf:saved --label kind {settings} --out run")[0] == 0
+    assert run("eval run")[0] == 0
+
+
+@pytest.mark.slow
 def test_what_cannot_be_loaded_is_one_sentence(datasets, monkeypatch):
     rows = numbers(datasets)
     rows.save_to_disk("saved")

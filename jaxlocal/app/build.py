@@ -104,7 +104,7 @@ def build(config: Config, encoding: Encoding | None = None) -> Built:
         known("--augment", name, AUGMENTATIONS)
     known("--model", config.model, models.ALL)
     data = load_data(config, encoding)
-    if encoding and encoding.origin != origin(config.data):
+    if encoding and encoding.origin != origin(config.data, config.label):
         raise ConfigError(
             f"--data={config.data}: has changed since the run began; restore the file, or train another run"
         )
@@ -205,7 +205,6 @@ def arguments(source: str, texts: Iterable[str]) -> dict[str, Any]:
 def _load_texts(config: Config, encoding: Encoding | None) -> Data:
     if config.image_size is not None:
         raise ConfigError(f"--image-size={config.image_size}: {config.data} holds texts, not images; leave it out")
-    origin(config.data)  # the files are there
     if encoding:
         splits = load_encoded(config.data, encoding, config.validation, config.label)
         return Data(splits, encoding, encoding.classes)

@@ -152,11 +152,11 @@ def load_text(
             checks.positive_int(argument, value)
     if not isinstance(tokenizer, Tokenizer):
         check_kind("tokenizer", tokenizer)
+    corpus = _corpus(name, label)
     if label != LABEL and not os.fspath(name).startswith(hub.HUB):
         raise ValueError(
             f"label={checks.show(label)}: {name} holds texts, whose labels are in the column label; leave label out"
         )
-    corpus = _corpus(name, label)
 
     def make() -> Encoding:
         return _make(corpus, tokenizer, vocabulary, length, validation)
@@ -178,9 +178,9 @@ def load_encoded(
     return _encoded(_corpus(name, label), encoding, validation, label)
 
 
-def origin(name: str | os.PathLike[str]) -> str:
+def origin(name: str | os.PathLike[str], label: str = LABEL) -> str:
     """A hash of the files of a data set of texts."""
-    return _hash(_corpus(name, LABEL))
+    return _hash(_corpus(name, label))
 
 
 def _corpus(name: str | os.PathLike[str], label: str) -> Corpus:
