@@ -121,8 +121,11 @@ def start(name, net):
     return Start(rule, rule.init, step, params, batch)
 
 
-def drawn(rule, batch, seed=0):
-    """Parameters like those of `rule.init`, drawn by NumPy: JAX would compile a program for each shape."""
+def drawn(rule, batch, seed=2):
+    """Parameters like those of `rule.init`, drawn by NumPy: JAX would compile a program for each shape.
+
+    With this seed no component of the small nets is dead at the start, which would learn the same whatever it gets.
+    """
     rng = np.random.default_rng(seed)
 
     def fill(path, leaf):
@@ -133,7 +136,7 @@ def drawn(rule, batch, seed=0):
             return jax.device_put(np.full(leaf.shape, names[-1] == "var", leaf.dtype))
         if names[-1] in ("bias", "scale"):
             return jax.device_put(np.full(leaf.shape, names[-1] == "scale", leaf.dtype))
-        values = rng.normal(size=leaf.shape, scale=np.prod(leaf.shape[:-1]) ** -0.5)
+        values = rng.normal(size=leaf.shape, scale=max(np.prod(leaf.shape[:-1]), *leaf.shape[-1:], 1) ** -0.5)
         return jax.device_put(values.astype(leaf.dtype))
 
     shapes = jax.eval_shape(rule.init, jax.random.key(0), batch)
