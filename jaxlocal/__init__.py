@@ -36,7 +36,6 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from jaxlocal.app.trained import pretrained
     from jaxlocal.data import augmentation, streaming
     from jaxlocal.decay import l2
-    from jaxlocal.fast import compiler
     from jaxlocal.locality import downward, everywhere, own, upward
     from jaxlocal.make import make_rule
     from jaxlocal.network import (
@@ -72,7 +71,6 @@ __all__ = [
     "augmentation",
     "cite",
     "codes",
-    "compiler",
     "cross_entropy",
     "data",
     "data_parallel",
@@ -125,7 +123,6 @@ _HOMES = {
     "apply_layers": "network",
     "augmentation": "data.augmentation",
     "cite": "references",
-    "compiler": "fast.compiler",
     "cross_entropy": "network",
     "data_parallel": "parallel",
     "downward": "locality",

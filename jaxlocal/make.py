@@ -17,7 +17,6 @@ from jax.lax import stop_gradient
 from jaxlocal import checks
 from jaxlocal.descent import Descent, Settle
 from jaxlocal.fast import ordering
-from jaxlocal.fast.compiler import one_pass
 from jaxlocal.network import Network, Tree, apply_layers, cross_entropy, vocabulary
 from jaxlocal.outline import OTHERS, Outline
 from jaxlocal.parts import init_forward
@@ -78,7 +77,7 @@ def make_rule(
     if alternate is not None and teach is None:
         raise ValueError(f"alternate={alternate}: a rule that learns in the forward pass has no turns; leave it out")
     frozen = checks.layer_indices("frozen", frozen, len(net.layers))
-    descent = Descent({role: one_pass(tx) for role, tx in txs.items()}, frozen, settle)
+    descent = Descent(dict(txs), frozen, settle)
     learn = None if teach else tuple(partial(_learn_alone, part, descent) for part in parts)
     outlines: dict[tuple[tuple[int, ...], ...], Outline] = {}  # of the parameters, by the shapes of an example
     tokens = vocabulary(net)

@@ -1,4 +1,4 @@
-"""What is written for speed on CPUs computes what it stands for: products, pooling, one pass of an optimizer."""
+"""What is written for speed on CPUs computes what it stands for: products, pooling, settings of the compiler."""
 
 import os
 import subprocess
@@ -9,11 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax import lax
 
-from jaxlocal.fast import compiler, xla_flags
+from jaxlocal.fast import xla_flags
 from jaxlocal.layers import max_pool, product
 
 DENSE = (((1,), (0,)), ((), ()))
@@ -84,80 +83,40 @@ def test_max_pooling_and_its_gradient_are_flaxs(size, shape):
         np.testing.assert_array_equal(a, b)
 
 
-TXS = {
-    "adam": optax.adam(1e-2),
-    "adamw": optax.adamw(optax.linear_schedule(1e-2, 0.0, 10)),
-    "momentum": optax.sgd(1e-2, momentum=0.9, nesterov=True),
-    "clipped": optax.chain(optax.clip_by_global_norm(0.1), optax.adam(1e-2)),
-}
-
-
-@pytest.mark.parametrize("tx", TXS.values(), ids=TXS)
-@pytest.mark.parametrize("fuses", [False, True])
-def test_an_optimizer_in_one_pass_is_the_optimizer_bit_for_bit(tx, fuses, monkeypatch):
-    monkeypatch.setattr(compiler, "fuses", lambda: fuses)
-
-    def run(tx):
-        @jax.jit
-        def step(weights, state, grads):
-            with jax.numpy_dtype_promotion("standard"):
-                moves, state = tx.update(grads, state, weights)
-            return optax.apply_updates(weights, moves), state
-
-        weights = {"a": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), "b": jnp.ones(4)}
-        state = tx.init(weights)
-        for i in range(4):
-            grads = jax.tree.map(lambda w, i=i: jax.random.normal(jax.random.key(i), w.shape), weights)
-            weights, state = step(weights, state, grads)
-        return weights, state
-
-    jax.tree.map(np.testing.assert_array_equal, run(compiler.one_pass(tx)), run(tx))
-
-
-PROBE = """
-import os, jax, jax.numpy as jnp, optax
-from jaxlocal import compiler
-
-def accesses(tx):
-    def step(weight, state, grad):
-        move, state = tx.update(grad, state, weight)
-        return weight + move, state
-
-    weight = jax.ShapeDtypeStruct((128, 32), jnp.float32)
-    program = jax.jit(step).lower(weight, jax.eval_shape(tx.init, weight), weight).compile()
-    return program.cost_analysis()["bytes accessed"] / (4 * 128 * 32)
-
-adam = optax.adam(1e-3)
-print(os.environ["XLA_FLAGS"])
-print(compiler.fuses(), accesses(adam), accesses(compiler.one_pass(adam)))
-"""
-
-
-def compiled_with(flags):
-    """XLA_FLAGS, whether the compiler fuses, and accesses to memory per weight in a step of Adam, plain and ours."""
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    result = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, check=True)
-    set_to, measured = result.stdout.splitlines()
-    fuses, plain, ours = measured.split()
-    return set_to, fuses == "True", float(plain), float(ours)
-
-
-def test_a_step_of_adam_is_one_pass_where_the_compiler_fuses():
-    """Four numbers are read and three are written; where the compiler does not fuse, the step is optax's own."""
-    set_to, fuses, plain, ours = compiled_with("")
-    assert set_to == " ".join(xla_flags.SETTINGS)
-    if fuses:
-        assert 7 <= ours < 7.1 < plain
-    else:
-        assert ours == plain
+def process(code, **environment):
+    """What a process prints that runs this code with no flags but the user's own."""
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout
 
 
 def test_flags_that_the_user_has_set_stay():
-    given = "--xla_backend_extra_options=xla_cpu_optimize_for_size=false --xla_cpu_enable_fast_math=false"
-    set_to, fuses, plain, ours = compiled_with(given)
-    assert set_to == " ".join([given, *xla_flags.SETTINGS[:-1]])
-    assert not fuses
-    assert ours == plain
+    first, *others = xla_flags.SETTINGS
+    given = f"{first.partition('=')[0]}=false --xla_cpu_enable_fast_math=false"
+    flags = "import os, jaxlocal; print(os.environ['XLA_FLAGS'])"
+    assert process(flags).split() == list(xla_flags.SETTINGS)
+    assert process(flags, XLA_FLAGS=given).split() == [*given.split(), *others]
+
+
+GRADIENTS = """
+import jax, jax.numpy as jnp, optax
+import jaxlocal as jl
+
+x = jax.random.uniform(jax.random.key(0), (16, 4, 4, 3))
+batch = x, jax.nn.one_hot(jnp.arange(16) % 10, 10)
+net = jl.Network([jl.layers.conv(16, norm=True), jl.layers.conv(16, pool_input=2, norm=True)], jl.layers.Head(10))
+rule = jl.rules.bp(net, optax.sgd(1e-2))
+lessons = jax.jit(rule.lessons)(rule.init(jax.random.key(0), batch), batch)
+print(*(float(jnp.linalg.norm(leaf)) for leaf in jax.tree.leaves(lessons[0].grads)))
+"""
+
+
+@pytest.mark.slow
+def test_the_settings_do_not_change_gradients():
+    """With multi-output fusion, which JAX 0.10 gets wrong, some of these are half as large again."""
+    ours, plain = (np.fromstring(process(GRADIENTS, JAXLOCAL_XLA_FLAGS=given), sep=" ") for given in ("1", "0"))
+    np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-6)  # that of a bias before batch norm is rounding alone
 
 
 def test_a_flag_with_a_longer_name_is_another_flag(monkeypatch):

@@ -25,7 +25,6 @@ import jaxlocal as jl
 from experiments.speed.backprop_schedule import NOTHING, Schedule, Timetable
 from experiments.speed.backprop_stage import Stage, layer_costs, make_stages
 from experiments.speed.shared import ADAM, Batch, Problem, Timed, timed
-from jaxlocal.fast.compiler import fuses, one_pass
 from jaxlocal.network import Tree, neighbours
 from jaxlocal.pipeline.devices import Devices, on_host
 from jaxlocal.pipeline.packing import Packing, Slots, pack, packing, unpack, zeros
@@ -142,10 +141,8 @@ class BackpropPipeline:
         """A step for each of the batches (T, B, …), and the loss of each, in one program; it can be compiled."""
         layout = self.layout(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batches))
 
-        fuses()  # asks the compiler, which it cannot do while it traces what a device does
-
         def here(device: jax.Array, own: State, batches: Batch) -> tuple[State, jax.Array]:
-            program = Program(layout, self.timetable, one_pass(self.tx), self._devices.axis, device)
+            program = Program(layout, self.timetable, self.tx, self._devices.axis, device)
             return lax.scan(partial(_step, program), own, batches)
 
         state, losses = self._devices.run(here, state, batches, check_vma=False)
