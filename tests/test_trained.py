@@ -1,5 +1,6 @@
 """The trained networks that come with the library: each is as accurate as its record says."""
 
+import json
 import os
 import shlex
 
@@ -50,3 +51,19 @@ def test_a_network_is_kept_with_its_record_and_an_unknown_one_is_refused(tmp_pat
     assert (record["command"], record["versions"]["jaxlocal"]) == (command, __version__)
     with pytest.raises(ValueError, match=r"name='mne': there is no trained network of this name; did you mean mine\?"):
         jl.pretrained("mne")
+
+
+def test_a_network_predicts_and_is_exported_by_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    x, _ = jl.data.digits().test
+    np.savez("some.npz", x=x[:3])
+    rule, params, record = jl.pretrained("digits_dfa")
+    classes = [str(label) for label in np.argmax(rule.predict(params, x[:3]), axis=1)]
+    assert cli.main(["export", "digits_dfa"]) == 0
+    facts = json.loads((tmp_path / "digits_dfa" / "export" / "model.json").read_text(encoding="utf-8"))
+    assert facts["commit"] == record["commit"] and facts["epoch"] == record["settings"]["epochs"]
+    capsys.readouterr()
+    assert cli.main(["predict", "digits_dfa", "some.npz"]) == 0  # the folder of the export has its name, and is no run
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == classes
+    assert cli.main(["predict", "digits_dfa", "some.npz", "--best"]) == 2
+    assert "--best: the network 'digits_dfa' has no other epoch" in capsys.readouterr().err

@@ -61,7 +61,7 @@ def evaluate(argv: Sequence[str]) -> None:
 def predict(argv: Sequence[str]) -> None:
     """Name the class of texts or images, with its probability, by a run."""
     parser = _parser("predict", "RUN [TEXT …] ")
-    _add_run(parser)
+    _add_run(parser, RUN_OR_NAME)
     parser.add_argument(
         "inputs",
         metavar="TEXT",
@@ -82,7 +82,7 @@ def predict(argv: Sequence[str]) -> None:
 def export(argv: Sequence[str]) -> None:
     """Write a run as a program that predicts without this library, and its weights."""
     parser = _parser("export", "RUN ")
-    _add_run(parser)
+    _add_run(parser, RUN_OR_NAME)
     parser.add_argument("--out", type=flags.folder, metavar="DIR", help="of the files, else RUN/export")
     read = _parsed(parser, argv)
     _start_jax()
@@ -270,9 +270,12 @@ def _add_run_flags(parser: flags.Parser, folder: str) -> None:
     parser.add_argument("--log", nargs="+", default=(), metavar="NAME", help="tensorboard, wandb, trackio or mlflow")
 
 
-def _add_run(parser: flags.Parser) -> None:
+RUN_OR_NAME = "folder of the run, or a trained network's name"
+
+
+def _add_run(parser: flags.Parser, help: str = "folder of the run") -> None:
     """The flags of commands that read a run."""
-    parser.add_argument("run", type=Path, metavar="RUN", nargs="?", help="folder of the run")
+    parser.add_argument("run", type=Path, metavar="RUN", nargs="?", help=help)
     flags.add_switch(parser, "--best", "the best epoch on validation, not the last one")
 
 

@@ -9,12 +9,10 @@ from jax import export as jax_export
 from jaxlocal import checks
 from jaxlocal.app.build import Built
 from jaxlocal.app.prediction import class_names, meaning
-from jaxlocal.app.provenance import made_by
-from jaxlocal.app.runs import prepared, restored
-from jaxlocal.app.settings import Config, ConfigError
+from jaxlocal.app.runs import Learned, learned_by, prepared
+from jaxlocal.app.settings import ConfigError
 from jaxlocal.files import write_whole
 from jaxlocal.network import vocabulary
-from jaxlocal.training import State
 from jaxlocal.weights import save_weights
 
 PLATFORMS = "cpu", "cuda", "rocm", "tpu"
@@ -29,7 +27,7 @@ def export(folder: Path | str, out: Path | str | None = None, *, best: bool = Fa
     and text.json, too.
 
     Args:
-      folder: the folder of the run.
+      folder: the folder of the run, or the name of a trained network that comes with the library.
       out: where the files are written; by default the folder `export` of the run. Files of an earlier export are
         replaced.
       best: whether to take the best checkpoint instead of the last one.
@@ -43,13 +41,13 @@ def export(folder: Path | str, out: Path | str | None = None, *, best: bool = Fa
     _check_libraries()
     folder = checks.path("folder", folder)
     out = folder / "export" if out is None else checks.path("out", out)
-    config, built, state = restored(folder, best, own_data=False)
-    program = _program(built, state).serialize()
+    learned = learned_by(folder, best)
+    program = _program(learned).serialize()
     out.mkdir(parents=True, exist_ok=True)
-    if built.encoding:
-        built.encoding.save(out)
-    save_weights(out / "weights.safetensors", built.plain, state.params)
-    write_whole(out / "model.json", json.dumps(_facts(config, built, state), indent=2) + "\n")
+    if learned.built.encoding:
+        learned.built.encoding.save(out)
+    save_weights(out / "weights.safetensors", learned.built.plain, learned.params)
+    write_whole(out / "model.json", json.dumps(_facts(learned), indent=2) + "\n")
     write_whole(out / "predict.jax_export", bytes(program))
     return out
 
@@ -62,25 +60,26 @@ def _check_libraries() -> None:
         raise ConfigError(f"export: needs {error.name}; install it with pip install 'jaxlocal[export]'") from None
 
 
-def _program(built: Built, state: State) -> jax_export.Exported:
+def _program(learned: Learned) -> jax_export.Exported:
     """The prediction for batches of any size, with its weights inside."""
+    built, params = learned.built, learned.params
     rule = prepared(built.plain, built.augmentation)
     (batch,) = jax_export.symbolic_shape("batch")
-    x = jax.ShapeDtypeStruct((batch, *state.params.shapes[0]), _dtype(built))
-    return jax_export.export(jax.jit(lambda x: rule.predict(state.params, x)), platforms=PLATFORMS)(x)
+    x = jax.ShapeDtypeStruct((batch, *params.shapes[0]), _dtype(built))
+    return jax_export.export(jax.jit(lambda x: rule.predict(params, x)), platforms=PLATFORMS)(x)
 
 
 def _dtype(built: Built) -> str:
     return "float32" if vocabulary(built.plain.net) is None else "int32"
 
 
-def _facts(config: Config, built: Built, state: State) -> dict[str, object]:
+def _facts(learned: Learned) -> dict[str, object]:
     """What a stranger must know to use the program."""
+    built = learned.built
     return {
-        "input": {"shape": ["batch", *state.params.shapes[0]], "dtype": _dtype(built)},
-        "output": meaning(config, built),
+        "input": {"shape": ["batch", *learned.params.shapes[0]], "dtype": _dtype(built)},
+        "output": meaning(learned.config, built),
         "members": built.plain.placement.members,
         "classes": class_names(built),
-        "epoch": len(state.history),
-        **made_by(config),
+        **learned.made_by,
     }

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxlocal import checks, loggers, plots, processes, training
-from jaxlocal.app import settings, stages, text
+from jaxlocal.app import settings, stages, text, trained
 from jaxlocal.app.build import Built, build, build_for, load_data, on_all_devices, reading, stand_in
 from jaxlocal.app.folder import (
     Measured,
@@ -208,15 +208,15 @@ def predict(folder: Path | str, inputs: Iterable[str], *, best: bool = False) ->
     A run that has learned texts needs neither them nor their file. Other runs need their data set.
 
     Args:
-      folder: the folder of the run.
+      folder: the folder of the run, or the name of a trained network that comes with the library.
       inputs: texts; or, if the run was trained on images or arrays, files: images, and .npz files with an array x.
       best: whether to take the best checkpoint instead of the last one.
 
     Yields:
       The prediction for each text, for each image, and for each row of a .npz file.
     """
-    config, built, state = restored(checks.path("folder", folder), best, own_data=False)
-    yield from predictions(config, built, state.params, inputs)
+    learned = learned_by(folder, best)
+    yield from predictions(learned.config, learned.built, learned.params, inputs)
 
 
 def draw(folder: Path | str, *, best: bool = False, examples: int = 1000) -> Iterator[Path]:
@@ -314,6 +314,33 @@ def _train(config: Config, built: Built, session: Session, log: Sequence[str | O
         except Interrupted as stop:
             command = f"jaxlocal train --out {shlex.quote(str(session.folder))} --resume{text.log_flag(log)}"
             raise Stopped(stop.signal, f"step {stop.step}", command) from None
+
+
+class Learned(NamedTuple):
+    """What predicts."""
+
+    config: Config
+    built: Built
+    params: Params
+    made_by: dict[str, Any]  # the number of epochs, the command, the commit, the settings and the versions
+
+
+def learned_by(run: Path | str, best: bool) -> Learned:
+    """What a run has learned, or a network that comes with the library.
+
+    Args:
+      run: the folder of the run, or the name of the network.
+      best: whether to read the best checkpoint of the run instead of the last one.
+    """
+    folder = checks.path("folder", run)
+    if str(run) in trained.NAMES and not (folder / "config.yaml").exists():
+        if best:
+            raise ConfigError(f"--best: the network {str(run)!r} has no other epoch than its last; leave it out")
+        config, built, params, record = trained.read(str(run))
+        facts = {name: record[name] for name in ("command", "commit", "settings", "versions")}
+        return Learned(config, built, params, {"epoch": config.epochs, **facts})
+    config, built, state = restored(folder, best, own_data=False)
+    return Learned(config, built, state.params, {"epoch": len(state.history), **made_by(config)})
 
 
 def restored(folder: Path, best: bool, own_data: bool = True) -> tuple[Config, Built, State]:

@@ -52,15 +52,20 @@ def pretrained(name: str) -> Pretrained:
     """
     if name not in NAMES:
         raise ValueError(f"name={name!r}: there is no trained network of this name; {nearest(str(name), NAMES)}")
+    _, built, params, record = read(name)
+    return Pretrained(built.plain, params, record)
+
+
+def read(name: str) -> tuple[Config, Built, Params, dict[str, Any]]:
+    """The settings of a network that comes with the library, what they stand for, its parameters, and its record.
+
+    Two empty images are in place of the data, which may not be on this machine.
+    """
     record = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    built = _built(record)
+    pair = np.zeros((2, *record["input"]), np.float32), one_hot([0, 0], record["classes"])
+    config = replace(Config(**record["settings"]), batch_size=2)
+    built = build_for(config, Data(Splits(pair, pair, pair)))
     with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as file:
         weights = dict(file)
-    params = built.plain.init(jax.random.key(record["settings"]["seed"]), example_batch(built.data.train, 2, None))
-    return Pretrained(built.plain, set_weights(built.plain, params, weights), record)
-
-
-def _built(record: dict[str, Any]) -> Built:
-    """What the settings stand for, with two empty images in place of the data, which may not be on this machine."""
-    pair = np.zeros((2, *record["input"]), np.float32), one_hot([0, 0], record["classes"])
-    return build_for(replace(Config(**record["settings"]), batch_size=2), Data(Splits(pair, pair, pair)))
+    params = built.plain.init(jax.random.key(config.seed), example_batch(built.data.train, 2, None))
+    return config, built, set_weights(built.plain, params, weights), record
