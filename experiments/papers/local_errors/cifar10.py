@@ -68,8 +68,7 @@ EXPERIMENT = Experiment(
         "`vgg8b` is the paper's network, without its dropout and its changes of the images. `small` has a quarter of "
         f"the features, and learns from the first {EXAMPLES:,} images, at {SIZE} x {SIZE} pixels. "
         f"{rates_in_words(RATES)} `pred` is predsim with β = 0, the prediction losses alone. "
-        "In these few epochs no local loss comes near backpropagation, and predsim gets no better after its first "
-        "epoch; we have not found out why. CIFAR-10 is from JPEG copies."
+        "CIFAR-10 is from JPEG copies."
     ),
     draw=figures.curves("local_errors_cifar10", "A quarter of VGG8B on CIFAR-10", prefix="small_", loss=False),
 )
