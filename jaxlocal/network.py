@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import partial
 from itertools import islice
 from math import prod
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.custom_derivatives import SymbolicZero
 
 Tree = Any  # a pytree of arrays
 
@@ -56,20 +58,27 @@ def _half_squared_distance(scores: jax.Array, y: jax.Array) -> jax.Array:
     return 0.5 * jnp.sum(jnp.square(scores - y), axis=tuple(range(1, y.ndim)))
 
 
-@jax.custom_jvp
 def _cross_entropy(scores: jax.Array, y: jax.Array) -> jax.Array:
+    return _with_error(scores, y)  # a function by name, which can be sent to another process
+
+
+@jax.custom_jvp
+def _with_error(scores: jax.Array, y: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy(scores, y)
 
 
-@_cross_entropy.defjvp
-def _cross_entropy_jvp(
-    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
+@partial(_with_error.defjvp, symbolic_zeros=True)
+def _derivative(primals: tuple[jax.Array, jax.Array], tangents: tuple[Any, Any]) -> tuple[jax.Array, jax.Array]:
     """The textbook's gradient, p ∑y - y. XLA rounds JAX's own, a sum of two products, differently in a pipeline."""
-    (scores, y), (scores_moved, y_moved) = primals, tangents
-    error = jax.nn.softmax(scores) * jnp.sum(y, axis=-1, keepdims=True) - y
-    moved = jnp.sum(error * scores_moved, axis=-1) - jnp.sum(jax.nn.log_softmax(scores) * y_moved, axis=-1)
-    return _cross_entropy(scores, y), moved
+    (scores, y), (by_scores, by_y) = primals, tangents
+    value = _with_error(scores, y)
+    moves = []
+    if not isinstance(by_scores, SymbolicZero):
+        error = jax.nn.softmax(scores) * jnp.sum(y, axis=-1, keepdims=True) - y
+        moves.append(jnp.sum(error * by_scores, axis=-1))
+    if not isinstance(by_y, SymbolicZero):
+        moves.append(jnp.sum(-jax.nn.log_softmax(scores) * by_y, axis=-1))
+    return value, sum(moves[1:], moves[0])
 
 
 cross_entropy = Loss(_cross_entropy, jax.nn.softmax)  # for classes: y is one-hot or any distribution

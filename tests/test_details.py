@@ -11,6 +11,7 @@ import optax
 import orbax.checkpoint
 import pytest
 from helpers import FAMILIES, HEADLESS, NETS, RULES, by_rule, drawn, make_batch, same, start
+from jax.test_util import check_grads
 
 import jaxlocal as jl
 from jaxlocal.network import apply_layer, apply_layers
@@ -216,6 +217,18 @@ def test_only_the_codes_of_classes_are_spread(loss, spread):
     for component in init(rule, make_batch(NET)).components:
         kernel = component.weights["encoder"]["linear"]["kernel"]
         assert (np.std(kernel) * np.sqrt(len(kernel)) > 8) == spread
+
+
+def test_cross_entropy_has_the_derivatives_of_optaxs_own():
+    """By scores and by targets, also for targets that are no distribution; of both kinds, and second ones."""
+    scores, y = jax.random.normal(jax.random.key(0), (3, 4)), jax.random.uniform(jax.random.key(1), (3, 4))
+    ours, optaxs = (
+        jax.jit(lambda scores, y, loss=loss: (loss(scores, y), *jax.jacrev(loss, (0, 1))(scores, y)))(scores, y)
+        for loss in (jl.cross_entropy.value, optax.softmax_cross_entropy)
+    )
+    for a, b in zip(ours, optaxs, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)  # sums of four
+    check_grads(jl.cross_entropy.value, (scores, y), order=2, atol=1e-2, rtol=1e-2)  # by finite differences
 
 
 def test_codes_can_be_sent_to_another_process():

@@ -85,7 +85,7 @@ def test_max_pooling_and_its_gradient_are_flaxs(size, shape):
 
 def process(code, **environment):
     """What a process prints that runs this code with no flags but the user's own."""
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", **environment}
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "JAXLOCAL_XLA_FLAGS": "1", **environment}
     return subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     ).stdout
