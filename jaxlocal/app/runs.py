@@ -205,7 +205,8 @@ def evaluate(folder: Path | str, *, best: bool = False, data: str | None = None)
 def predict(folder: Path | str, inputs: Iterable[str], *, best: bool = False) -> Iterator[Prediction]:
     """The class of each input, and its probability, by a run's last or best checkpoint.
 
-    A run that has learned texts needs neither them nor their file. Other runs need their data set.
+    A run that has learned texts needs neither them nor their file, and a network of the library no data. Other runs
+    need their data set.
 
     Args:
       folder: the folder of the run, or the name of a trained network that comes with the library.
