@@ -1,10 +1,11 @@
 """A network is a tuple of blocks, a head and a loss. Any Flax module can be one of its layers."""
 
 import inspect
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from functools import partial
+from functools import partial, reduce
 from itertools import islice
 from math import prod
 from typing import Any, NamedTuple
@@ -78,7 +79,7 @@ def _derivative(primals: tuple[jax.Array, jax.Array], tangents: tuple[Any, Any])
         moves.append(jnp.sum(error * by_scores, axis=-1))
     if not isinstance(by_y, SymbolicZero):
         moves.append(jnp.sum(-jax.nn.log_softmax(scores) * by_y, axis=-1))
-    return value, sum(moves[1:], moves[0])
+    return value, reduce(operator.add, moves)
 
 
 cross_entropy = Loss(_cross_entropy, jax.nn.softmax)  # for classes: y is one-hot or any distribution
