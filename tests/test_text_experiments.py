@@ -49,6 +49,16 @@ def test_the_linear_model_reads_words_and_no_order(texts, tmp_path):
     assert all(0.5 < row[split]["mean"] < 0.9 for split in ("train", "test"))
 
 
+def test_the_linear_model_can_read_what_the_networks_read(texts):
+    """Of a network's tokens, without padding: the words that it knows, the unknown ones as one word."""
+    cut, splits = classification.cut_off("sst2"), classification.sequences("sst2")
+    documents, labels = cut["test"]
+    assert len(documents) == len(splits.test[0]) and documents[0].split() == [
+        f"w{token}" for token in splits.test[0][0].tolist() if token
+    ]
+    assert labels == splits.test[1].argmax(-1).tolist()
+
+
 def test_the_digits_are_series_of_rows():
     series = classification.sequences("digits")
     assert series.train[0].shape == (1097, 8, 8)
@@ -57,7 +67,7 @@ def test_the_digits_are_series_of_rows():
 
 def test_every_rule_has_a_row_on_every_set_and_network():
     rows = {f"{name}_{net}_{rule}" for name in SETS for net in NETS for rule in RULES}
-    linear = {f"{name}_linear" for name in SETS if name != "digits"}
+    linear = {f"{name}_{row}" for name in SETS for row in classification.LINEAR if name != "digits"}
     assert set(EXPERIMENT.rows) == rows | linear
 
 
