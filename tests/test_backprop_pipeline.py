@@ -68,6 +68,16 @@ def test_gradients_of_a_convolutional_net(schedule, micro):
 
 
 @pytest.mark.slow
+def test_gradients_of_a_net_for_texts():
+    """Its stages hand on sequences with a mask, which has no error."""
+    net = jl.models.lstm_classifier(vocabulary=9, classes=3, features=4, hidden=(3, 2))
+    texts = jax.random.randint(jax.random.key(1), (8, 5), 0, 9).at[:4, 3:].set(0)
+    batch = texts, jax.nn.one_hot(jnp.arange(8) % 3, 3)
+    timetable, mesh = one_forward_one_backward(2, 4), jl.pipeline.mesh(stage=2)
+    assert gradient_error(net, mesh, (2, 2), timetable, batch) < 1e-5
+
+
+@pytest.mark.slow
 def test_several_steps_of_adam():
     tx, batch = optax.adam(1e-2), make_batch(NET, 16)
     rule = jl.rules.bp(NET, tx)

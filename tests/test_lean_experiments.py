@@ -90,6 +90,17 @@ def test_the_goal_is_what_every_run_of_backpropagation_reaches():
     assert until["al_4"]["epochs"] == "not reached" and until["al_paper"]["epochs"] == "not run"
 
 
+def test_the_trainings_of_texts_count_as_those_of_the_frontier():
+    """Their records hold each epoch with the accuracies of all seeds, not each seed with those of all epochs."""
+
+    def trained(*epochs):
+        return {"rows": [{"history": [{"validation": {"accuracy": list(seeds)}} for seeds in epochs]}]}
+
+    records = {"sst2_bp": trained([0.5, 0.7], [0.8, 0.9]), "sst2_al": trained([0.8, 0.7], [0.9, 0.7])}
+    assert time_to_accuracy.reached(records, "sst2", "bp") == (0.8, (2, 2))
+    assert time_to_accuracy.reached(records, "sst2", "al") == (0.8, (1, None))
+
+
 def test_the_fastest_number_of_micro_batches_stands_for_its_schedule():
     def row(program, milliseconds, devices=2, contender="bp"):
         return {"program": program, "contender": contender, "devices": devices, "ms a batch": {"median": milliseconds}}

@@ -9,8 +9,9 @@ import pytest
 from lab_helpers import main
 
 from experiments.lab.experiment import Recorded
-from experiments.papers.al_text import classification
-from experiments.papers.al_text.classification import EXPERIMENT, NETS, RULES, SETS
+from experiments.papers.al_text import classification, shared
+from experiments.papers.al_text.classification import EXPERIMENT, NETS
+from experiments.papers.al_text.shared import RULES, SETS
 from jaxlocal.data.sentences import sentences
 
 FLAGS = ["--epochs", "1", "--seeds", "1"]
@@ -26,9 +27,9 @@ def texts(tmp_path, monkeypatch):
         for split, rows in sentences().items():
             writer.writerows([split, row.label, row.text] for row in rows)
     monkeypatch.setenv("JAXLOCAL_TEXTS", str(tmp_path))
-    classification.sequences.cache_clear()
+    shared.sequences.cache_clear()
     yield
-    classification.sequences.cache_clear()
+    shared.sequences.cache_clear()
 
 
 def test_a_row_without_its_texts_says_which_file_it_needs(monkeypatch, capsys, tmp_path):
@@ -51,7 +52,7 @@ def test_the_linear_model_reads_words_and_no_order(texts, tmp_path):
 
 def test_the_linear_model_can_read_what_the_networks_read(texts):
     """Of a network's tokens, without padding: the words that it knows, the unknown ones as one word."""
-    cut, splits = classification.cut_off("sst2"), classification.sequences("sst2")
+    cut, splits = classification.cut_off("sst2"), shared.sequences("sst2")
     documents, labels = cut["test"]
     assert len(documents) == len(splits.test[0]) and documents[0].split() == [
         f"w{token}" for token in splits.test[0][0].tolist() if token
@@ -60,7 +61,7 @@ def test_the_linear_model_can_read_what_the_networks_read(texts):
 
 
 def test_the_digits_are_series_of_rows():
-    series = classification.sequences("digits")
+    series = shared.sequences("digits")
     assert series.train[0].shape == (1097, 8, 8)
     np.testing.assert_array_equal(series.train[0][0], classification.jl.data.digits().train[0][0, :, :, 0])
 
@@ -90,5 +91,5 @@ def test_a_row_of_texts_is_trained_and_drawn(texts, tmp_path, monkeypatch):
         EXPERIMENT, [*FLAGS, "--rows", "sst2_lstm_al", "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
     )
     (record,) = (json.loads(path.read_text()) for path in (tmp_path / "out").rglob("*.json"))
-    assert record["settings"]["rates"] == list(classification.RATES)
+    assert record["settings"]["rates"] == list(shared.RATES)
     assert len(record["rows"][0]["trials"]) == 3

@@ -142,8 +142,8 @@ def _command(task: Task, budget: Budget) -> str:
 def _show(experiment: Experiment, args: argparse.Namespace) -> None:
     """Print the tables and draw the figures of what is recorded."""
     recorded = experiment.recorded(args.out, args.work)
-    for table in experiment.tables:
-        print(f"\n{tables.text(list(table(recorded)))}")
+    for rows in filter(None, (list(table(recorded)) for table in experiment.tables)):
+        print(f"\n{tables.text(rows)}")
     print(f"\n{experiment.note}")
     try:
         drawn = experiment.draw(recorded) if experiment.draw else {}

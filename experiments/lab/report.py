@@ -16,6 +16,7 @@ from experiments.lab.experiment import Experiment, spent
 from experiments.lab.findings import FINDINGS
 from experiments.papers.al import bridges, depth, table2, table3, table4, table7, tables5_6
 from experiments.papers.al_text import classification as al_text
+from experiments.papers.al_text import deep
 from experiments.papers.bartunov import figure4, figure5, figures6_7, section3_2, section5_6
 from experiments.papers.bartunov import table1 as bartunov_table1
 from experiments.papers.bartunov import table2 as bartunov_table2
@@ -33,7 +34,7 @@ EXPERIMENTS: Sequence[Experiment] = [
     module.EXPERIMENT
     for module in (
         *(table2, table3, table4, tables5_6, table7, bridges, depth),
-        *(al_text, pipeline, tuning, resnet, label_loss, frontier, rank),
+        *(al_text, deep, pipeline, tuning, resnet, label_loss, frontier, rank),
         *(bartunov_table1, figure4, figure5, figures6_7, section3_2, section5_6, bartunov_table2),
         *(dkp_table1, figure2, dkp_table2, cifar10),
     )
@@ -60,6 +61,7 @@ PICTURES: Mapping[str, Mapping[str, str]] = {
         "al_text_imdb": "Learning curves on IMDb",
         "al_text_digits": "Learning curves on the digits, row by row",
     },
+    "al_text_deep": {"al_text_deep": "Learning curves of two LSTM layers"},
     "beyond_pipeline": {"al_table1": "Which component works on which batch at which time"},
     "beyond_tuning": {"beyond_tuning": "Validation error against each setting"},
     "beyond_resnet": {"beyond_resnet": "Learning curves of ResNet-8"},

@@ -355,9 +355,10 @@ def backprop_pipeline(
 def gradient_error(net: jl.Network, mesh: Mesh, sizes: tuple[int, ...], timetable: Timetable, batch: Batch) -> float:
     """The largest difference between the pipeline's gradients, or its loss, and those of bp, as a share of the largest.
 
-    With this optimizer a step is the gradient. Of each layer's arrays the worst counts.
+    With this optimizer a step is the gradient many times; a step like the gradient would be lost among the roundings of
+    weights that are far larger. Of each layer's arrays the worst counts.
     """
-    tx = optax.sgd(1.0)
+    tx = optax.sgd(2.0**12)
     rule, pipe = jl.rules.bp(net, tx), BackpropPipeline(net, tx, mesh, sizes, timetable)
     params = jax.jit(rule.init)(jax.random.key(0), batch)
     after, info = jax.jit(rule.step)(params, batch)

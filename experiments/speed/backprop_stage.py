@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.dtypes import float0
 from jax.extend import core
 
 from jaxlocal.network import Network, Tree, apply_layer, neighbours
@@ -40,8 +42,8 @@ class Stage(NamedTuple):
         return out, [leaves[i] for i in self.kept]
 
     def backward(
-        self, weights: Tree, x: jax.Array | None, y: jax.Array, kept: Sequence[jax.Array], error: jax.Array
-    ) -> tuple[Tree, jax.Array | None]:
+        self, weights: Tree, x: jax.Array | None, y: jax.Array, kept: Sequence[jax.Array], error: Tree
+    ) -> tuple[Tree, Tree]:
         """The gradients for a micro-batch, and the error of its input; x is needed in the first stage only."""
         given = [*jax.tree.leaves(weights), y, *([x] if self.first else [])]
         # Constants do not depend on the inputs, and the compiler drops the rest of this pass.
@@ -49,11 +51,21 @@ class Stage(NamedTuple):
         _, constants, _ = self._trace(*zeros)
         found = [*given, *kept, *constants]
         pull = jax.tree.unflatten(self.pullback, [found[place] for place in self.places])
-        grads, *below = pull(error)
-        return grads, *(below or [None])
+        grads, *below = pull(jax.tree.map(_as_cotangent, error))
+        return grads, jax.tree.map(_as_message, below[0], self.reads) if below else None
 
     def _trace(self, weights: Tree, x: jax.Array, y: jax.Array) -> tuple[jax.Array, list[jax.Array], Any]:
         return _trace(self.layers, self.loss, self.first, weights, x, y)
+
+
+def _as_cotangent(error: jax.Array) -> jax.Array | np.ndarray:
+    """The error of an output; JAX has a type of its own for what has none, such as the mask of a sequence."""
+    return error if jnp.issubdtype(error.dtype, jnp.floating) else np.zeros(error.shape, float0)
+
+
+def _as_message(cotangent: Any, of: jax.ShapeDtypeStruct) -> jax.Array:
+    """The error of an input as an array of its type."""
+    return jnp.zeros(of.shape, of.dtype) if cotangent.dtype == float0 else cotangent
 
 
 def make_stages(net: Network, sizes: Sequence[int], batch: Shapes) -> tuple[Stage, ...]:
@@ -128,10 +140,11 @@ def _make_stage(layers: tuple[nn.Module, ...], loss: Any, first: bool, weights: 
         return out, leaves
 
     program, (out, shapes) = jax.make_jaxpr(trace, return_shape=True)(weights, x, y)
-    *of_weights, of_x, of_y = inputs = program.jaxpr.invars
-    given = [*of_weights, of_y, *([of_x] if first else [])]
-    leaves = program.jaxpr.outvars[1:]
-    varies = _depend(program.jaxpr, [True] * len(inputs))[1:]
+    inputs, count = program.jaxpr.invars, len(jax.tree.leaves(weights))
+    *of_x, of_y = inputs[count:]
+    given = [*inputs[:count], of_y, *(of_x if first else [])]
+    leaves = program.jaxpr.outvars[-len(shapes) :]  # the others are of the output
+    varies = _depend(program.jaxpr, [True] * len(inputs))[-len(shapes) :]
     kept: list[int] = []
     for number, leaf in enumerate(leaves):
         if varies[number] and leaf not in [*given, *(leaves[i] for i in kept)]:

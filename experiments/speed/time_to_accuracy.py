@@ -1,10 +1,11 @@
 """The time until a network is as accurate as backpropagation makes it, on one device and on two.
 
-Two measurements are put together. How many epochs a rule needs comes from `experiments.beyond.frontier`: the first
-after which the validation accuracy is at least that of the worst of backpropagation's runs at their end, so that every
-run of backpropagation reaches it. The seconds of a batch are measured here. Associated Learning in the pipeline is
-equal to Associated Learning in sequence, and backpropagation over several devices to backpropagation on one, but for
-rounding; so the epochs of a rule are those of all programs that execute it.
+Two measurements are put together. How many epochs a rule needs comes from `experiments.beyond.frontier`, and for texts
+from `experiments.papers.al_text.deep`: the first after which the validation accuracy is at least that of the worst of
+backpropagation's runs at their end, so that every run of backpropagation reaches it. The seconds of a batch are
+measured here. Associated Learning in the pipeline is equal to Associated Learning in sequence, and backpropagation over
+several devices to backpropagation on one, but for rounding; so the epochs of a rule are those of all programs that
+execute it.
 
 A device is a core. Every program has a process of its own, pinned to its cores, and the processes take turns. The
 programs of "both cores" are not pinned to devices: there the compiler divides every operation over the cores.
@@ -26,6 +27,8 @@ from experiments.lab.experiment import Budget, Experiment, Job, Outcome, Recorde
 from experiments.lab.main import main
 from experiments.lab.records import Record, Row
 from experiments.lab.workers import Worker, take_turns
+from experiments.papers.al_text import deep
+from experiments.papers.al_text.shared import SETS, sequences
 from experiments.speed.backprop_pipeline import BackpropPipeline, backprop_pipeline, balanced
 from experiments.speed.backprop_schedule import Schedule, gpipe, one_forward_one_backward
 from experiments.speed.shared import ADAM, DEVICES, Batch, Problem, Timed, costs, pipeline, sequential, two_cores
@@ -34,7 +37,7 @@ from jaxlocal.network import neighbours
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PROBLEMS = "wide_512", "wide_64", "cifar"
+PROBLEMS = "wide_512", "wide_64", "cifar", *deep.NAMES
 FULL, QUICK = Budget(rounds=9, steps=20), Budget(rounds=3, steps=5)
 BATCHES = "batches in an epoch"  # as a setting of the records
 MICRO = 2, 4, 8  # numbers of micro-batches
@@ -53,9 +56,29 @@ class Program(NamedTuple):
     facts: Row  # what is known without a measurement: the bubble, and the megabytes on a device
 
 
+class Contest(NamedTuple):
+    """What backpropagation and kinds of Associated Learning learn, each under a name."""
+
+    step: Callable[[str], tuple[jl.Rule, Batch]]  # the rule of a contender, and a batch
+    lean: Sequence[str]  # Associated Learning with lean codes
+    paper: Sequence[str]  # with the paper's, which is timed in the pipeline only
+    batches: int  # in an epoch
+
+
+def contest(name: str) -> Contest:
+    """Those of `frontier`, and of texts."""
+    if name in deep.NAMES:
+        batches = len(sequences(name).train[0]) // SETS[name].batch_size
+        return Contest(partial(deep.stepping, name), ["al"], [], batches)
+    learned = frontier.PROBLEMS[name]
+    lean = [contender for contender in frontier.contenders(learned) if contender in ("al_2", "al_4")]
+    batches = len(learned.splits().train[0]) // learned.batch
+    return Contest(partial(frontier.stepping, learned), lean, ["al_paper"], batches)
+
+
 def problem(name: str, contender: str) -> tuple[jl.Rule, Batch]:
     """The rule of a contender, and a batch."""
-    return frontier.stepping(frontier.PROBLEMS[name], contender)
+    return contest(name).step(contender)
 
 
 def split(name: str) -> tuple[jl.Rule, Batch]:
@@ -67,7 +90,7 @@ def split(name: str) -> tuple[jl.Rule, Batch]:
 def programs(name: str, task: Task, cores: Sequence[int]) -> list[Program]:
     """All programs of a problem; the first is backpropagation on one device."""
     steps = task.budget["steps"]
-    lean = [contender for contender in frontier.contenders(frontier.PROBLEMS[name]) if contender in ("al_2", "al_4")]
+    entered = contest(name)
     whole = {"MB": counted(name, "bp").rule.memory / 1e6}
     found = [
         *_on_one_device(name, "bp", whole, steps, cores),
@@ -78,7 +101,7 @@ def programs(name: str, task: Task, cores: Sequence[int]) -> list[Program]:
             for micro in MICRO
         ),
     ]
-    for contender in (*lean, "al_paper"):
+    for contender in (*entered.lean, *entered.paper):
         cost, rule = counted(name, contender), partial(problem, name, contender)
         with Worker(costs, rule, cores=cores[:1]) as worker:
             stages = jl.pipeline.balance(worker.ask().seconds, DEVICES)
@@ -86,7 +109,7 @@ def programs(name: str, task: Task, cores: Sequence[int]) -> list[Program]:
         known = {"stages": "+".join(map(str, stages)), "MB": largest / 1e6, "bubble": 0.0}
         arguments = rule, steps, stages
         found.append(Program(f"{contender}, pipeline", contender, DEVICES, cores, pipeline, arguments, known))
-        if contender in lean:
+        if contender in entered.lean:
             found += _on_one_device(name, contender, {"MB": cost.rule.memory / 1e6}, steps, cores)
     return found
 
@@ -135,8 +158,7 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
             for program in made
         }
         seconds = take_turns({name: worker.ask for name, worker in workers.items()}, task.budget["rounds"], warm_up=1)
-    learned = frontier.PROBLEMS[name]
-    size, examples = learned.batch, len(learned.splits().train[0])
+    size = len(problem(name, "bp")[1][0])
     rows = []
     for program in made:
         own = seconds[program.name]
@@ -151,7 +173,7 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
                 **program.facts,
             }
         )
-    settings = {"problem": name, "batch_size": size, BATCHES: examples // size} | task.budget
+    settings = {"problem": name, "batch_size": size, BATCHES: contest(name).batches} | task.budget
     yield Outcome(rows, settings, task.budget, tables.text([_timing(row) for row in rows]))
 
 
@@ -177,7 +199,7 @@ class Reached(NamedTuple):
 
 
 def reached(recorded: Mapping[str, Record], name: str, contender: str) -> Reached | None:
-    """The epochs that a contender needs, from the records of `frontier`; None if it is not trained.
+    """The epochs that a contender needs, from the records of its trainings; None if it is not trained.
 
     If it is trained for twice the time, too, it is the training in which more of the seeds arrive, or the faster one.
     """
@@ -187,15 +209,22 @@ def reached(recorded: Mapping[str, Record], name: str, contender: str) -> Reache
 
 
 def _reached(recorded: Mapping[str, Record], name: str, contender: str) -> Reached | None:
-    bp, own = (recorded.get(f"{name}_{one}") for one in ("bp", contender))
-    if not (bp and own and bp["rows"][0]["runs"] and own["rows"][0]["runs"]):
+    bp, own = (_histories(recorded.get(f"{name}_{one}")) for one in ("bp", contender))
+    if not (bp and own):
         return None
-    goal = min(run["history"][-1] for run in bp["rows"][0]["runs"])
-    epochs = [
-        next((epoch for epoch, value in enumerate(run["history"], 1) if value >= goal), None)
-        for run in own["rows"][0]["runs"]
-    ]
+    goal = min(history[-1] for history in bp)
+    epochs = [next((epoch for epoch, value in enumerate(history, 1) if value >= goal), None) for history in own]
     return Reached(goal, tuple(epochs))
+
+
+def _histories(record: Record | None) -> Sequence[Sequence[float]]:
+    """The validation accuracy of each seed after each epoch; nothing if there is no training."""
+    if record is None:
+        return []
+    (row,) = record["rows"]
+    if "runs" in row:  # a record of `frontier`
+        return [run["history"] for run in row["runs"]]
+    return list(zip(*(epoch["validation"]["accuracy"] for epoch in row["history"]), strict=True))
 
 
 def table(recorded: Recorded) -> Iterator[Row]:
@@ -256,7 +285,10 @@ def _without_number(program: str) -> str:
 
 def _trained(recorded: Recorded) -> Mapping[str, Record]:
     """The records of the trainings; a measurement in another folder needs those of the project."""
-    return {**frontier.EXPERIMENT.recorded().records, **frontier.EXPERIMENT.recorded(recorded.out).records}
+    experiments = frontier.EXPERIMENT, deep.EXPERIMENT
+    ours = [experiment.recorded() for experiment in experiments]
+    others = [experiment.recorded(recorded.out) for experiment in experiments]
+    return {row: record for found in (*ours, *others) for row, record in found.records.items()}
 
 
 def _seconds(needed: Reached, line: Row, record: Record) -> list[float]:

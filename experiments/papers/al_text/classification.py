@@ -5,70 +5,31 @@ backpropagation, KP and DFA train the same blocks from the same random vectors, 
 rate.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
-import optax
 
 import jaxlocal as jl
 from experiments.lab import figures, records
-from experiments.lab.experiment import Budget, CannotRun, Entry, Experiment, Job, Outcome, Recorded, Task
+from experiments.lab.experiment import Budget, Entry, Experiment, Job, Outcome, Recorded, Task
 from experiments.lab.main import main
 from experiments.lab.records import Row
 from experiments.lab.searched import rates_in_words, searched
 from experiments.lab.tables import percent
-from experiments.lab.training import Case, Steps
-from experiments.papers.al.shared import COSINE, SQUARED, compared
+from experiments.papers.al.shared import compared
+from experiments.papers.al_text.shared import FEATURES, RATES, RULES, SETS, cases, file_of, sequences
 from jaxlocal.data.tables import read_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RATES = 1e-3, 3e-3, 1e-2
-FOLDER = "JAXLOCAL_TEXTS"  # the environment variable that names the folder of the sets
 LINEAR_SPLITS = "train", "test"
-FULL, ONCE = Budget(epochs=30, seeds=5), Budget(epochs=1, seeds=1)
-
-
-class Set(NamedTuple):
-    """Labelled sequences, and what is read of them."""
-
-    vocabulary: int | None  # of texts; None for a series of numbers
-    length: int
-    classes: int
-    quick: Budget
-    batch_size: int = 32
-
-    @property
-    def words(self) -> str:
-        """What is read, in words."""
-        if self.vocabulary is None:
-            return f"{self.length} steps of numbers"
-        return f"{self.vocabulary} words, {self.length} tokens of each text"
-
-
-SETS = {
-    "trec6": Set(4000, 20, 6, Budget(epochs=9, seeds=3)),
-    "sst2": Set(8000, 40, 2, Budget(epochs=6, seeds=3)),
-    "ag_news_10k": Set(10000, 64, 4, Budget(epochs=3, seeds=3)),
-    "imdb": Set(10000, 128, 2, Budget(epochs=3, seeds=3), 64),
-    "digits": Set(None, 8, 10, Budget(epochs=30, seeds=3)),
-}
+ONCE = Budget(epochs=1, seeds=1)
 LINEAR = {"linear": "TF-IDF, linear", "linear_cut": "the same, on the networks' tokens"}  # the columns, by rows
-Make = Callable[[jl.Network, optax.GradientTransformation], jl.Rule]
-RULES: dict[str, Make] = {
-    "bp": jl.rules.bp,
-    "al": partial(jl.rules.al, codes=SQUARED),
-    "kp": jl.rules.kp,
-    "dfa": jl.rules.dfa,
-}
-FEATURES, DROPOUT = 64, 0.3
+DROPOUT = 0.3
 NETS: dict[str, tuple[Callable[..., jl.Network], str]] = {
     "lstm": (
         partial(jl.models.lstm_classifier, features=FEATURES, hidden=(FEATURES,), dropout=DROPOUT),
@@ -86,57 +47,6 @@ PUBLISHED = {
     "ag_news_10k_transformer_al": 92.0,
     "ag_news_10k_transformer_bp": 91.1,
 }
-
-
-@cache
-def sequences(name: str) -> jl.data.Splits:
-    """A set as token ids or, the digits, as series of the rows of each image; put on the device once."""
-    read = SETS[name]
-    if read.vocabulary is None:
-        series = jl.data.Splits(*((x[..., 0], y) for x, y in jl.data.digits()))
-        return jax.tree.map(jnp.asarray, series)
-    texts = jl.data.load_text(file_of(name), vocabulary=read.vocabulary, length=read.length)
-    return jax.tree.map(jnp.asarray, texts.splits)
-
-
-def file_of(name: str) -> Path:
-    """The file of a set of texts."""
-    folder = os.environ.get(FOLDER)
-    file = Path(folder or "") / name / f"{name}.csv.gz"
-    if not folder or not file.exists():
-        raise CannotRun(f"needs {name}/{name}.csv.gz in the folder that the environment variable {FOLDER} names")
-    return file
-
-
-def make_rule(rule: str, net: str, name: str, rate: float, steps: Steps) -> jl.Rule:
-    """The rule on the network, with Adam whose rate falls to zero by a cosine."""
-    read = SETS[name]
-    blocks = NETS[net][0](read.vocabulary, read.classes)
-    return RULES[rule](blocks, optax.adam(COSINE.make(rate, steps.total)))
-
-
-def cases(net: str, name: str, rate: float) -> Mapping[str, Case]:
-    """A row for each rule, with the same settings."""
-    read = SETS[name]
-    settings = {
-        "net": f"{NETS[net][1]}; dropout {DROPOUT}",
-        "optimizer": f"adam, its rate {COSINE.words}",
-        "read": read.words,
-    }
-    return {
-        f"{name}_{net}_{rule}": Case(
-            name,
-            partial(make_rule, rule, net, name, rate),
-            settings,
-            FULL,
-            read.quick,
-            batch_size=read.batch_size,
-            load=partial(sequences, name),
-        )
-        for rule in RULES
-    }
-
-
 Documents = Mapping[str, tuple[list[str], list[Any]]]  # the texts and labels of the training and the test set
 
 
@@ -179,8 +89,10 @@ def rows() -> dict[str, Entry]:
     """Every network on every set, and a linear model on every set of texts."""
     found: dict[str, Entry] = {}
     for name, read in SETS.items():
-        for net in NETS:
-            found |= searched(partial(cases, net, name), RATES)
+        for net, (make, words) in NETS.items():
+            made = make(read.vocabulary, read.classes)
+            row, words = f"{name}_{net}", f"{words}; dropout {DROPOUT}"
+            found |= searched(partial(cases, row, name, made, words, RULES), RATES)
         if read.vocabulary is not None:
             found[f"{name}_linear"] = Job(ONCE, ONCE, partial(linear, name, whole, "the words of whole texts"))
             found[f"{name}_linear_cut"] = Job(ONCE, ONCE, partial(linear, name, cut_off, "the networks' tokens"))
