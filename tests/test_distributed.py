@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -246,6 +247,19 @@ def test_a_mistake_is_one_sentence_of_all_processes(script, tmp_path):
     ):
         assert words in line
     assert lines[4].endswith(" (in process 1 of 2)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["mpirun --oversubscribe --allow-run-as-root", "srun"])
+def test_a_pipeline_under_the_launcher_of_a_cluster(launcher, tmp_path):
+    """Open MPI's and SLURM's own, where they are installed; the tests above imitate them."""
+    launcher = [*launcher.split(), "-n", "2"]
+    if shutil.which(launcher[0]) is None or subprocess.run([*launcher, "true"], capture_output=True).returncode:
+        pytest.skip(f"{launcher[0]} does not start two processes here")
+    command = f"{sys.executable} -m jaxlocal train --rule al --pipeline --epochs 1 --out {tmp_path / 'run'}"
+    done = subprocess.run([*launcher, *command.split()], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ", 2 devices" in done.stdout and done.stdout.count("last (epoch 1)") == 1
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,17 @@ def test_indices_hang_below_the_line_but_not_in_code():
     assert lowered(html) == expected
 
 
+def test_notebooks_open_in_colab_once_the_address_is_known():
+    with_links = script("colab").with_links
+    page = "| [First steps](notebooks/first-steps.ipynb) | train |\n[Install](install.md)"
+    linked = with_links(page, "https://github.com/someone/a.fork.git")
+    in_colab = "https://colab.research.google.com/github/someone/a.fork/blob/main/docs/notebooks/first-steps.ipynb"
+    assert f"(notebooks/first-steps.ipynb) ([open in Colab]({in_colab})) | train" in linked
+    assert "git+https://github.com/someone/a.fork.git" in linked and linked.count("Colab](") == 1
+    with pytest.raises(ValueError, match="JAXLOCAL_REPOSITORY='https://gitlab"):
+        with_links(page, "https://gitlab.com/someone/jaxlocal")
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_doctests(name):
     finder = doctest.DocTestFinder(exclude_empty=True)
