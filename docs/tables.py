@@ -44,7 +44,7 @@ OTHERS = {
     "records/time_to_accuracy": (time_to_accuracy.EXPERIMENT.title, "speed.time_to_accuracy"),
     **{
         f"records/rank_{workload}": (f"Differences from backpropagation on {workload}", "beyond.rank")
-        for workload in ("digits", "mnist", "cifar10")
+        for workload in ("digits", "mnist", "fashion_mnist", "cifar10")
     },
 }
 PAGES = ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))
