@@ -53,6 +53,16 @@ def test_a_network_is_kept_with_its_record_and_an_unknown_one_is_refused(tmp_pat
         jl.pretrained("mne")
 
 
+def test_a_network_is_measured_by_its_name_on_its_own_data_or_others(capsys):
+    assert cli.main(["eval", "digits_dfa"]) == 0
+    name, *last = capsys.readouterr().out.splitlines()[-1].split()
+    measured = jl.pretrained("digits_dfa").record["measured"]
+    accuracies = [f"{100 * measured[part]['accuracy']:.2f}" for part in ("train", "validation", "test")]
+    assert name == "digits_dfa" and last[-6::2] == accuracies and "(epoch 40)" in " ".join(last)
+    assert cli.main(["eval", "digits_dfa", "--data", "iris"]) == 2
+    assert "--data=iris" in capsys.readouterr().err
+
+
 def test_a_network_predicts_and_is_exported_by_its_name(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     x, _ = jl.data.digits().test

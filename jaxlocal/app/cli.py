@@ -49,7 +49,7 @@ def train(argv: Sequence[str]) -> None:
 def evaluate(argv: Sequence[str]) -> None:
     """Measure a run on the training, validation and test sets."""
     parser = _parser("eval", "RUN ")
-    _add_run(parser)
+    _add_run(parser, RUN_OR_NAME)
     parser.add_argument("--data", metavar="NAME", help="another data set")
     read = _parsed(parser, argv)
     _start_jax()

@@ -35,7 +35,7 @@ from jaxlocal.diagnostics import alignment, layer_outputs, parameter_counts
 from jaxlocal.loggers import Opener
 from jaxlocal.network import squared_error
 from jaxlocal.rule import Params, Rule
-from jaxlocal.training import Interrupted, Result, Session, State, best_epoch, load_state
+from jaxlocal.training import Interrupted, Metrics, Result, Session, State, best_epoch, load_state
 from jaxlocal.training.session import template
 
 if TYPE_CHECKING:
@@ -172,9 +172,14 @@ def prepared(rule: Rule, augmentation: Augmentation | None) -> Rule:
 
 
 def evaluate(folder: Path | str, *, best: bool = False, data: str | None = None) -> Summary:
-    """Loss and accuracy of a run's last or best checkpoint, on the run's own data or on another data set."""
-    folder = checks.path("folder", folder)
-    config, built, state = restored(folder, best, own_data=data is None)
+    """Loss and accuracy of a run's last or best checkpoint, on the run's own data or on another data set.
+
+    In place of the folder it takes the name of a trained network that comes with the library.
+    """
+    learned = learned_by(folder, best, own_data=data is None)
+    config, built = learned.config, learned.built
+    if data is None and _comes_with_the_library(folder):
+        data = config.data
     if data is not None:
         with reading(data):
             texts = is_text(data)
@@ -198,8 +203,8 @@ def evaluate(folder: Path | str, *, best: bool = False, data: str | None = None)
                     f"{ours.shape[1:]}; take a data set like {config.data}"
                 )
         built = built._replace(data=other)
-    measured = _measure_parts(built, "best" if best else "last", state)
-    return Summary(folder, (measured,), state.history, 0.0)
+    measured = _measure_parts(built, "best" if best else "last", learned.params, learned.made_by["epoch"])
+    return Summary(Path(folder), (measured,), learned.history, 0.0)
 
 
 def predict(folder: Path | str, inputs: Iterable[str], *, best: bool = False) -> Iterator[Prediction]:
@@ -324,24 +329,31 @@ class Learned(NamedTuple):
     built: Built
     params: Params
     made_by: dict[str, Any]  # the number of epochs, the command, the commit, the settings and the versions
+    history: tuple[Metrics, ...]  # of the run
 
 
-def learned_by(run: Path | str, best: bool) -> Learned:
+def learned_by(run: Path | str, best: bool, own_data: bool = False) -> Learned:
     """What a run has learned, or a network that comes with the library.
 
     Args:
       run: the folder of the run, or the name of the network.
       best: whether to read the best checkpoint of the run instead of the last one.
+      own_data: whether the run's own data are needed, as in `restored`. Those of the network are never read.
     """
     folder = checks.path("folder", run)
-    if str(run) in trained.NAMES and not (folder / "config.yaml").exists():
+    if _comes_with_the_library(run):
         if best:
             raise ConfigError(f"--best: the network {str(run)!r} has no other epoch than its last; leave it out")
         config, built, params, record = trained.read(str(run))
         facts = {name: record[name] for name in ("command", "commit", "settings", "versions")}
-        return Learned(config, built, params, {"epoch": config.epochs, **facts})
-    config, built, state = restored(folder, best, own_data=False)
-    return Learned(config, built, state.params, {"epoch": len(state.history), **made_by(config)})
+        return Learned(config, built, params, {"epoch": config.epochs, **facts}, ())
+    config, built, state = restored(folder, best, own_data)
+    return Learned(config, built, state.params, {"epoch": len(state.history), **made_by(config)}, state.history)
+
+
+def _comes_with_the_library(run: Path | str) -> bool:
+    """Whether this is the name of a trained network; a run in a folder of that name comes first."""
+    return str(run) in trained.NAMES and not (Path(run) / "config.yaml").exists()
 
 
 def restored(folder: Path, best: bool, own_data: bool = True) -> tuple[Config, Built, State]:
@@ -373,15 +385,15 @@ def restored(folder: Path, best: bool, own_data: bool = True) -> tuple[Config, B
 
 def _measure(built: Built, session: Session, last: State) -> tuple[Measured, ...]:
     """The measurements after the last epoch, and after the best one on the validation set if that is another."""
-    measured = [_measure_parts(built, "last", last)]
+    measured = [_measure_parts(built, "last", last.params, len(last.history))]
     if best_epoch(last.history) != last.history[-1]["epoch"] and (best := session.best()):
-        measured.append(_measure_parts(built, "best", best))
+        measured.append(_measure_parts(built, "best", best.params, len(best.history)))
     return tuple(measured)
 
 
-def _measure_parts(built: Built, name: str, state: State) -> Measured:
+def _measure_parts(built: Built, name: str, params: Params, epoch: int) -> Measured:
     parts = {
-        part: training.evaluate(built.plain, state.params, pair, built.augmentation)
+        part: training.evaluate(built.plain, params, pair, built.augmentation)
         for part, pair in zip(SPLITS, built.data, strict=True)
     }
-    return Measured(name, len(state.history), parts)
+    return Measured(name, epoch, parts)
