@@ -50,7 +50,7 @@ def test_step_is_pure_and_compiles_once(name, net):
     assert jax.eval_shape(rule.predict, params, batch[0]).shape == batch[1].shape
 
 
-@by_rule(FAMILIES, quick=("al", "dtp"))
+@by_rule(FAMILIES, quick=("al",))
 def test_without_jit_the_numbers_are_the_same(name):
     """Without jit every operation is a program of its own, so that two rules stand for the others beside them."""
     rule, init, step, params, batch = start(name, NETS["norm dropout"])

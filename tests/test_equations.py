@@ -398,13 +398,12 @@ CASES_BY_NET = [
 ]
 
 
-# Every rule on a dense net and on images, with strides or with pooling; and one rule of a kind on the other nets.
-ON_EVERY_NET = ("bp", "al", "dtp", "dkp", "predsim")
+# Quick are every rule on a dense net, those that can on pooled images, and one rule of a kind on the other nets.
+ON_EVERY_NET = ("al", "dtp", "dkp")
 
 
 def quick(name, net):
-    strided = name in (*TARGET_PROP, *BESIDE_FA)
-    return name in ON_EVERY_NET or net in ("dense tanh", "conv strided" if strided else "conv pooled")
+    return name in ON_EVERY_NET or net in ("dense tanh", "conv pooled")
 
 
 @pytest.mark.parametrize(("name", "net"), [case if quick(*case) else slow(*case) for case in CASES_BY_NET])

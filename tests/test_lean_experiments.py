@@ -32,6 +32,7 @@ def tiny(monkeypatch, tmp_path):
     return task
 
 
+@pytest.mark.slow
 def test_a_contender_is_trained_with_each_rate_and_then_from_each_seed_with_the_best(tiny):
     *_, first, last = list(frontier.run("tiny", "al_2", tiny("al_2")))
     (row,) = last.rows

@@ -284,7 +284,7 @@ def long(tmp_path_factory):
     ("number", "when", "code"),
     [
         slow(signal.SIGKILL, "long/config.yaml", -9),
-        (signal.SIGKILL, "long/checkpoints/*tmp*", -9),
+        slow(signal.SIGKILL, "long/checkpoints/*tmp*", -9),
         slow(signal.SIGINT, "long/checkpoints/[0-9]*", 130),
     ],
 )

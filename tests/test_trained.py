@@ -23,7 +23,11 @@ def test_every_command_has_its_network_and_all_are_small():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=MNIST) if name.startswith("mnist") else name for name in pretrained.COMMANDS]
+    "name",
+    [
+        pytest.param(name, marks=[MNIST, pytest.mark.slow]) if name.startswith("mnist") else name
+        for name in pretrained.COMMANDS
+    ],
 )
 def test_a_network_is_as_accurate_as_its_record_says(name):
     rule, params, record = jl.pretrained(name)
