@@ -256,8 +256,8 @@ def batch(pair: Any, net: Network, shapes: tuple[tuple[int, ...], ...] = (), sta
     bytes_of_rows = getattr(y, "dtype", None) == jnp.uint8 and y.ndim > 1
     if hasattr(y, "dtype") and jnp.issubdtype(y.dtype, jnp.integer) and not bytes_of_rows:
         raise TypeError(
-            f"batch: y has shape {y.shape} and dtype {y.dtype}, but must be (B, C) floating point; turn class labels "
-            "into one-hot rows with jax.nn.one_hot(y, classes)"
+            f"batch: y has shape {y.shape} and dtype {y.dtype}, but must be (B, C), or (B, T, C) for tokens, floating "
+            "point; turn class labels into one-hot rows with jax.nn.one_hot(y, classes)"
         )
     known = vocabulary(net)
     for name, array, shape, ids in zip("xy", pair, shapes or (None, None), (known, None), strict=True):
@@ -299,9 +299,25 @@ def targets(scores: Any, y: Any) -> None:
             "or x lacks an axis (x[..., None] gives images their channels)"
         )
     if scores.shape[1:] != y.shape[1:]:
+        remedy = "change the targets, or the network's number of classes"
+        if y.ndim == 3 and scores.ndim == 2:
+            remedy = "for a target for each token, end the network with jl.sequences.Readout(classes, pool=None)"
+        elif y.ndim == 2 and scores.ndim == 3:
+            remedy = "give each token a row of y, or end the network with a jl.sequences.Readout that has a pool"
+        elif y.ndim == scores.ndim == 3 and y.shape[1] != scores.shape[1]:
+            remedy = "give each token of x one row of y, with zeros at padded places"
         raise ValueError(
             f"batch: y has {y.shape[1:]} units for each example, but the network's output has {scores.shape[1:]}; "
-            "change the targets, or the network's number of classes"
+            + remedy
+        )
+
+
+def one_target(rule: str, y: Any) -> None:
+    """Each example has one target, not one for each of its tokens."""
+    if y.ndim == 3:
+        raise ValueError(
+            f"batch: y has shape (B, {y.shape[1]}, {y.shape[2]}), a target for each token, from which {rule} cannot "
+            "learn; take another rule, such as jl.rules.al or jl.rules.dfa, or give each sequence one target, (B, C)"
         )
 
 

@@ -14,6 +14,7 @@ from jaxlocal.costs import Cost, CostTable, costs
 from jaxlocal.layers import flat
 from jaxlocal.network import Tree, apply_layer, mean_of_tokens, vocabulary
 from jaxlocal.rule import Batch, Params, Rule, forward_stats, forward_weights
+from jaxlocal.sequences import each_target
 
 __all__ = [
     "ClassDistances",
@@ -124,7 +125,8 @@ def alignment(rule: Rule, params: Params, batch: Batch) -> jax.Array:
 def feedback_alignment(rule: Rule, params: Params, x: jax.Array) -> jax.Array:
     """The angle between a_l B_lᵀ and the output's pre-activation for each block, for rules with direct feedback.
 
-    It measures how well the transposed feedback B_l replaces all layers above block l.
+    It measures how well the transposed feedback B_l replaces all layers above block l. If each token has a target, it
+    is measured for each token.
 
     Args:
       rule: a rule with feedback from the output to each block: `dfa`, `drtp` or `dkp`.
@@ -132,7 +134,7 @@ def feedback_alignment(rule: Rule, params: Params, x: jax.Array) -> jax.Array:
       x: (N, …).
 
     Returns:
-      Degrees, the mean over the examples, one for each block.
+      Degrees, the mean over the examples or tokens, one for each block.
 
     Reference:
       Learning the Connections in Direct Feedback Alignment. Figure 2.
@@ -142,8 +144,9 @@ def feedback_alignment(rule: Rule, params: Params, x: jax.Array) -> jax.Array:
     if not direct:
         raise ValueError("rule: has no feedback from the output to each block; pass jl.rules.dfa, drtp or dkp")
     *hidden, scores = activations(rule, params, x)
-    replaced = [flat(a) @ feedback.T for a, feedback in zip(hidden, direct, strict=True)]
-    return jnp.stack([jnp.nanmean(jax.vmap(angle)(a, scores)) for a in replaced])
+    pairs = [each_target(a, scores) for a in hidden]
+    replaced = [(flat(a) @ feedback.T, z) for (a, z), feedback in zip(pairs, direct, strict=True)]
+    return jnp.stack([jnp.nanmean(jax.vmap(angle)(a, z)) for a, z in replaced])
 
 
 def activations(rule: Rule, params: Params, x: jax.Array) -> tuple[jax.Array, ...]:
@@ -161,7 +164,8 @@ def layer_outputs(rule: Rule, params: Params, x: jax.Array) -> dict[str, jax.Arr
 
     These are the raw data, the output of each block, and the network's output. The prediction of Associated Learning
     continues from the last block through a bridge and decoders, whose outputs are included. Of sequences it is the mean
-    over the tokens, and raw token ids are left out.
+    over the tokens, and raw token ids are left out. If each token has a target, the outputs of bridge and decoders are
+    those of the tokens, (N, T, …).
 
     Args:
       rule: the rule.
@@ -186,7 +190,8 @@ def layer_outputs(rule: Rule, params: Params, x: jax.Array) -> dict[str, jax.Arr
     def record(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         output = call(*args, **kwargs)
         if context.method_name == "__call__" and not context.module.path:
-            outputs.append(mean_of_tokens(output))
+            read = mean_of_tokens(output)
+            outputs.append(read if len(read) == len(x) else read.reshape(len(x), -1, read.shape[-1]))
         return output
 
     with nn.intercept_methods(record):

@@ -35,23 +35,53 @@ class Masked(NamedTuple):
         share = 1 / jnp.maximum(jnp.sum(here, axis=1), 1)
         return jnp.sum(self.values * here, axis=1) * share
 
+    def clear(self, values: jax.Array) -> jax.Array:
+        """These values (B, T, …) of the tokens, with zeros at the padded places."""
+        return jnp.where(self.mask[..., None], values, jnp.zeros((), values.dtype))
+
+
+def mean_where(values: jax.Array, here: jax.Array) -> jax.Array:
+    """The mean over the places (B, T) or (N,) that are marked, for each further axis; without any, zero."""
+    here = here.astype(values.dtype)
+    share = 1 / jnp.maximum(jnp.sum(here), 1)  # times the inverse, as in `Masked.mean`
+    marked = values * here.reshape(*here.shape, *(1,) * (values.ndim - here.ndim))
+    return jnp.sum(marked, axis=tuple(range(here.ndim))) * share
+
+
+def has_target(y: jax.Array) -> jax.Array:
+    """Whether each token has a target, (B, T) for y (B, T, C): a row of zeros is none, as at padded places.
+
+    Example:
+      >>> from jaxlocal.network import has_target
+      >>> has_target(jax.nn.one_hot(jnp.array([[2, 0, -1]]), 3)).tolist()
+      [[True, True, False]]
+    """
+    return (y != 0).any(axis=-1)
+
 
 class Loss(NamedTuple):
     """The loss of each example, and the output `h_L` that belongs to the network's scores.
 
     `value(scores, y) -> (B,)` and `output(scores) -> (B, C)`. Where the loss is smallest, the output equals y; target
     propagation starts from there.
+
+    If each token has a target, y (B, T, C), `value` may return the loss of each token, (B, T). A token whose row of y
+    is all zeros has no target. `cross_entropy` does so; `squared_error` sums over the tokens as over all units.
     """
 
     value: Callable[[jax.Array, jax.Array], jax.Array]
     output: Callable[[jax.Array], jax.Array]
 
     def mean(self, scores: jax.Array, y: jax.Array) -> jax.Array:
-        """The loss of a batch: the mean over its examples."""
-        return jnp.mean(self.value(scores, y))
+        """The loss of a batch: the mean over its examples, or over all tokens in it that have a target."""
+        values = self.value(scores, y)
+        return jnp.mean(values) if values.ndim == 1 else mean_where(values, has_target(y))
 
     def error(self, scores: jax.Array, y: jax.Array) -> jax.Array:
-        """δ = ∂ mean loss / ∂ scores, (B, C): the learning signal at the output, which includes the 1/B of the mean."""
+        """δ = ∂ mean loss / ∂ scores, (B, C): the learning signal at the output, which includes the 1/B of the mean.
+
+        If each token has a target, it is (B, T, C), and 1/B becomes 1 / the number of tokens with a target.
+        """
         return jax.grad(self.mean)(scores, y)
 
 

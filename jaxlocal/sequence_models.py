@@ -1,4 +1,7 @@
-"""Networks for sequences: texts as token ids, and series of real numbers."""
+"""Networks for sequences: texts as token ids, and series of real numbers.
+
+With `pool=None` they predict for each token, from targets y (B, T, C).
+"""
 
 from collections.abc import Sequence
 
@@ -17,7 +20,7 @@ def lstm_classifier(
     hidden: Sequence[int] = (64,),
     bidirectional: bool = True,
     dropout: float = 0.0,
-    pool: Pool = mean,
+    pool: Pool | None = mean,
     vectors: nn.initializers.Initializer | None = None,
     loss: Loss = cross_entropy,
 ) -> Network:
@@ -31,7 +34,8 @@ def lstm_classifier(
       hidden: units of each LSTM layer in each direction.
       bidirectional: whether the layers read in both directions.
       dropout: the share of units left out after each block.
-      pool: what the readout makes of a sequence: `jl.sequences.mean`, `last`, or an `AttentionPool()`.
+      pool: what the readout makes of a sequence: `jl.sequences.mean`, `last`, or an `AttentionPool()`; None for a
+        readout of each token, where each token has a target.
       vectors: the initializer of the embedding, or given vectors (`jl.sequences.given`).
       loss: the loss of the readout.
 
@@ -67,7 +71,7 @@ def gru_classifier(
     hidden: Sequence[int] = (64,),
     bidirectional: bool = True,
     dropout: float = 0.0,
-    pool: Pool = mean,
+    pool: Pool | None = mean,
     vectors: nn.initializers.Initializer | None = None,
     loss: Loss = cross_entropy,
 ) -> Network:
@@ -95,7 +99,7 @@ def transformer_classifier(
     dropout: float = 0.0,
     norm_first: bool = True,
     positions: Positions | None = sinusoidal,
-    pool: Pool = mean,
+    pool: Pool | None = mean,
     vectors: nn.initializers.Initializer | None = None,
     loss: Loss = cross_entropy,
 ) -> Network:
@@ -112,7 +116,8 @@ def transformer_classifier(
       dropout: the share of units left out after the embedding and inside the blocks.
       norm_first: layer norm before each part of a block, or after it as in the original.
       positions: what is added to every sequence: `jl.sequences.sinusoidal`, a `LearnedPositions(length)`, or None.
-      pool: what the readout makes of a sequence: `jl.sequences.mean`, `last`, or an `AttentionPool()`.
+      pool: what the readout makes of a sequence: `jl.sequences.mean`, `last`, or an `AttentionPool()`; None for a
+        readout of each token, where each token has a target.
       vectors: the initializer of the embedding, or given vectors (`jl.sequences.given`).
       loss: the loss of the readout.
 
@@ -145,7 +150,7 @@ def _recurrent(
     bidirectional: bool,
     dropout: float,
     *,
-    pool: Pool,
+    pool: Pool | None,
     vectors: nn.initializers.Initializer | None,
     loss: Loss,
 ) -> Network:
@@ -176,8 +181,11 @@ def _first(
     return Embedding(vocabulary, features, positions, dropout, vectors or nn.linear.default_embed_init)
 
 
-def _readout(classes: int, pool: Pool) -> Readout:
+def _readout(classes: int, pool: Pool | None) -> Readout:
     checks.positive_int("classes", classes)
-    if not callable(pool):
-        raise TypeError(f"pool={checks.show(pool)}: must be a function of a jl.Masked, such as jl.sequences.last")
+    if not (pool is None or callable(pool)):
+        raise TypeError(
+            f"pool={checks.show(pool)}: must be a function of a jl.Masked, such as jl.sequences.last, or None for a "
+            "readout of each token"
+        )
     return Readout(classes, pool)

@@ -8,6 +8,10 @@ Where a learning rule needs one vector for each example (a bridge of Associated 
 block), it takes the mean over the tokens. So direct feedback sends every token of a sequence the same signal, divided
 by their number: B has a row for each class and a column for each feature, whatever the length.
 
+Each token can have a target of its own, y (B, T, C). The network then ends with `Readout(C, pool=None)`, and rules work
+token by token: a bridge reads each token, and direct feedback sends token t the error of token t. For classes, a token
+whose row of y is all zeros has no target. Padded places must have such rows.
+
 References:
   Hochreiter and Schmidhuber, Long Short-Term Memory, 1997.
   Cho et al., Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation, 2014.
@@ -73,14 +77,57 @@ class AttentionPool(nn.Module):
 
 
 class Readout(nn.Module):
-    """The head of a network for sequences: one vector for each example, then a dense layer."""
+    """The head of a network for sequences: one vector for each example, then a dense layer.
+
+    With `pool=None` it is the same dense layer of every token: scores (B, T, features), zero at padded places.
+
+    Example:
+      >>> for pool in jl.sequences.mean, None:
+      ...     scores, _ = jl.sequences.Readout(3, pool).init_with_output(jax.random.key(0), jnp.ones((2, 5, 4)))
+      ...     print(scores.shape)
+      (2, 3)
+      (2, 5, 3)
+    """
 
     features: int
-    pool: Pool = mean
+    pool: Pool | None = mean
 
     @nn.compact
     def __call__(self, x: jax.Array | Masked) -> jax.Array:
-        return nn.Dense(self.features, name="linear")(self.pool(masked(x)))
+        x, linear = masked(x), nn.Dense(self.features, name="linear")
+        return x.clear(linear(x.values)) if self.pool is None else linear(self.pool(x))
+
+
+# How learning rules work token by token.
+
+
+def by_token(x: jax.Array | Masked, targets: tuple[int, ...]) -> bool:
+    """Whether x are sequences, and targets of this shape, that of one example, have a row for each token.
+
+    Example:
+      >>> x = jnp.ones((2, 5, 4))
+      >>> jl.sequences.by_token(x, (5, 3)), jl.sequences.by_token(x, (3,))
+      (True, False)
+    """
+    values = x.values if isinstance(x, Masked) else x
+    return values.ndim == 3 and len(targets) == 2 and targets[0] == values.shape[1]
+
+
+def rows(x: jax.Array | Masked) -> jax.Array:
+    """Each token as an example by itself, also at padded places: (B · T, D)."""
+    values = masked(x).values
+    return values.reshape(-1, values.shape[-1])
+
+
+def each_target(a: jax.Array | Masked, y: jax.Array) -> tuple[Any, jax.Array]:
+    """a and y with a row for each target: where each token has one, each token is an example by itself.
+
+    Example:
+      >>> a, y = jl.sequences.each_target(jnp.ones((2, 5, 4)), jnp.ones((2, 5, 3)))
+      >>> a.shape, y.shape
+      ((10, 4), (10, 3))
+    """
+    return (rows(a), rows(y)) if by_token(a, y.shape[1:]) else (a, y)
 
 
 # The first layers.
@@ -255,8 +302,7 @@ class Convolution(nn.Module):
     def __call__(self, x: jax.Array | Masked, train: bool = False) -> Masked:
         x = masked(x)
         steps, before = x.mask.shape[1], (self.kernel - 1) // 2
-        clean = jnp.where(x.mask[..., None], x.values, jnp.zeros((), x.values.dtype))
-        padded = jnp.pad(clean, ((0, 0), (before, self.kernel - 1 - before), (0, 0)))
+        padded = jnp.pad(x.clear(x.values), ((0, 0), (before, self.kernel - 1 - before), (0, 0)))
         windows = jnp.concatenate([padded[:, i : i + steps] for i in range(self.kernel)], axis=-1)
         values = self.activation(nn.Dense(self.features, kernel_init=he_normal(), name="linear")(windows))
         return Masked(nn.Dropout(self.dropout, deterministic=not train)(values), x.mask)

@@ -200,8 +200,8 @@ DEFECTS = (
     Defect(
         "dgl: a classifier does not teach its component",
         "rules/decoupled.py",
-        'weights["classifier"], {}, a)',
-        'weights["classifier"], {}, jax.lax.stop_gradient(a))',
+        'weights["classifier"], {}, read)',
+        'weights["classifier"], {}, jax.lax.stop_gradient(read))',
         equations("dgl-dense tanh"),
     ),
     Defect(
@@ -538,7 +538,7 @@ DEFECTS = (
     Defect(
         "drtp: the target lacks the factor 1/B",
         "rules/direct.py",
-        "_project(block, weights, stats, below, y / y.shape[0], key)",
+        "_project(block, weights, stats, below, _scaled(y), key)",
         "_project(block, weights, stats, below, y, key)",
         equations("drtp-dense tanh"),
     ),

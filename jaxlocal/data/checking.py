@@ -10,6 +10,7 @@ from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.splits import SPLITS, Splits
 from jaxlocal.network import Network, vocabulary
 
+TOKEN_LABELS = " or, if it holds the class of each token, with jax.nn.one_hot(y, classes)"
 SPLIT_EXAMPLE = "jl.data.Splits(train=(x, y), validation=(x, y), test=(x, y))"
 
 
@@ -74,7 +75,7 @@ def check_pair(name: str, pair: Any) -> None:
         if not (ids or jnp.issubdtype(array.dtype, jnp.floating) or array.dtype == np.uint8):
             raise TypeError(
                 f"{name}: {leaf} has dtype {array.dtype}, but must be float32 or uint8; convert it with "
-                f"{leaf}.astype(np.float32)"
+                f"{leaf}.astype(np.float32){TOKEN_LABELS if leaf == 'y' and array.ndim == 2 else ''}"
             )
         if array.ndim < 2:
             raise ValueError(

@@ -25,10 +25,13 @@ from jaxlocal.network import (
     apply_layer,
     apply_layers,
     cross_entropy,
+    has_target,
+    mean_where,
     units,
 )
 from jaxlocal.parts import block_groups, init_forward, init_helper
 from jaxlocal.rule import Lesson, Message, Params, Part, Rule, Stats, Weights, forward_weights
+from jaxlocal.sequences import by_token, masked, rows
 
 
 @learning_rule
@@ -73,6 +76,10 @@ def al(
     `by_class` they are computed once for each class in the batch instead of once for each example, which gives the
     same gradients to rounding. Soft labels, such as those of mixup, do not allow this; they are refused where their
     values can be seen, which is outside of `jax.jit`.
+
+    If each token of a sequence has a target, y (B, T, C), the codes are those of the tokens: b_i reads each token of
+    s_i, g_i and h_i map each token's target, and MSE is the mean over the tokens and the units. Padded places do not
+    count, and for classes neither do tokens whose row of y is all zeros. Scores (B, T, C) are zero at padded places.
 
     Args:
       net: the network; its blocks, alone or in groups, are the associated functions f_i.
@@ -119,7 +126,8 @@ def al(
     _check_label_loss(label_loss)
     readout, label_loss = lowest_decoder(codes, label_loss, of_classes)
     decoders = readout, *(codes.decoder for _ in groups[1:])
-    pairs = _Associations(f, _widths(codes.width, n), codes.bridge, encoder, decoders, label_loss, by_class)
+    widths = _widths(codes.width, n)
+    pairs = _Associations(f, widths, codes.bridge, encoder, decoders, label_loss, of_classes, by_class)
     parts = tuple(Part(layers, partial(pairs.init, i), partial(pairs.teach, i)) for i, layers in enumerate(groups))
     autoencoder_tx = autoencoder_tx or optax.chain(tx, optax.scale(2.0))
     return make_rule(
@@ -157,13 +165,14 @@ class _Associations(NamedTuple):
     encoder: Coder
     decoders: tuple[Coder, ...]
     label_loss: Loss | None
+    of_classes: bool
     by_class: bool
 
-    def width(self, i: int, s: jax.Array) -> int:
+    def width(self, i: int, s: jax.Array | Masked) -> int:
         """The units of t_i."""
         return self.widths[i] or (IMAGE_WIDTH if _is_image(s) else units(s))
 
-    def coders(self, i: int, s: jax.Array, width_below: int) -> Coders:
+    def coders(self, i: int, s: jax.Array | Masked, width_below: int) -> Coders:
         """b_i, g_i and h_i, for this s_i and for the units of t_{i-1}."""
         width = self.width(i, s)
         return Coders(self.bridge(width), self.encoder(width), self.decoders[i](width_below))
@@ -173,32 +182,46 @@ class _Associations(NamedTuple):
         s_below, t_below, y = self.read(message)
         f_key, b_key, g_key, h_key = jax.random.split(key, 4)
         weights, stats, (s, _) = init_forward(self.f[i])(f_key, (s_below, t_below))
-        b, g, h = self.coders(i, s, units(t_below))
-        t_shape = (self.width(i, s),)
-        weights["bridge"] = init_helper("bridge", b, b_key, s, t_shape)
-        weights["encoder"] = init_helper("encoder", g, g_key, t_below, t_shape)
-        t = _apply(g, weights["encoder"], t_below)
-        weights["decoder"] = init_helper("decoder", h, h_key, t, t_below.shape[1:])
-        return weights, stats, self.message(s, t, y)
+        read = self.examples(s, t_below)
+        b, g, h = self.coders(i, read.s, units(read.t))
+        t_shape = (self.width(i, read.s),)
+        weights["bridge"] = init_helper("bridge", b, b_key, read.s, t_shape)
+        weights["encoder"] = init_helper("encoder", g, g_key, read.t, t_shape)
+        t = _apply(g, weights["encoder"], read.t)
+        weights["decoder"] = init_helper("decoder", h, h_key, t, read.t.shape[1:])
+        return weights, stats, self.message(s, read.handed_on(t), y)
 
     def teach(self, i: int, weights: Weights, stats: Stats, message: Message, key: jax.Array) -> tuple[Lesson, Message]:
         """Equations 4.1 to 4.8: s_i = f_i(s_{i-1}), t_i = g_i(t_{i-1}), and the gradient of L_i."""
         s_below, t_below, y = self.read(message)
         f_key, b_key, g_key, h_key = jax.random.split(key, 4)  # of dropout, where there is any
-        targets = each_class(t_below, y) if self.by_class else each_example(t_below)
 
         def objective(weights: Weights) -> tuple[jax.Array, tuple[dict[str, jax.Array], Message, Stats]]:
             s, new_stats = apply_layers(self.f[i], weights["forward"], stats, s_below, f_key)
-            b, g, h = self.coders(i, s, units(t_below))
+            read = self.examples(s, t_below)
+            targets = each_class(read, y) if self.by_class else each_example(read)
+            b, g, h = self.coders(i, read.s, units(read.t))
             codes = _apply(g, weights["encoder"], targets.rows, g_key)
             t = targets.of_examples(codes)
-            associated = mse(_apply(b, weights["bridge"], s, b_key), stop_gradient(t))
+            associated = read.mean(jnp.square(_apply(b, weights["bridge"], read.s, b_key) - stop_gradient(t)))
             autoencoder = targets.mean(self.missed(i, _apply(h, weights["decoder"], codes, h_key), targets.rows))
             losses = {"associated": associated, "autoencoder": autoencoder}
-            return associated + autoencoder, (losses, self.message(s, t, y), new_stats)
+            return associated + autoencoder, (losses, self.message(s, read.handed_on(t), y), new_stats)
 
         grads, (losses, message, stats) = jax.grad(objective, has_aux=True)(weights)
         return Lesson(grads, stats, losses), message
+
+    def examples(self, s: jax.Array | Masked, t_below: jax.Array | Masked) -> "Examples":
+        """What the coders read: s_i and t_{i-1} of each example or, where each token has a target, of each token.
+
+        There t_{i-1} has a mask from the first component on: the tokens that have a target.
+        """
+        if not isinstance(t_below, Masked):
+            if not by_token(s, t_below.shape[1:]):
+                return Examples(s, t_below)
+            mask = masked(s).mask
+            t_below = Masked(t_below, mask & has_target(t_below) if self.of_classes else mask)
+        return Examples(rows(s), rows(t_below), t_below.mask)
 
     def missed(self, i: int, decoded: jax.Array, t_below: jax.Array) -> jax.Array:
         """How far h_i(t_i) is from t_{i-1}, for each row and unit, or for each row."""
@@ -213,21 +236,25 @@ class _Associations(NamedTuple):
             _check_labels(y)
         return s, t, y
 
-    def message(self, s: jax.Array, t: jax.Array, y: jax.Array) -> Message:
+    def message(self, s: jax.Array, t: Any, y: jax.Array) -> Message:
         """What the next component gets; the label is part of it if that component needs it."""
         return (s, t, y) if self.by_class else (s, t)
 
     def scores(self, params: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
         """Up through f_1 … f_N, across the last bridge, and down through h_N … h_1."""
-        s, width_below, used = x, prod(params.shapes[1]), []
+        s, used, targets = x, [], params.shapes[1]
         for i, component in enumerate(params.components):
             s, _ = apply_layers(self.f[i], component.weights["forward"], component.stats, s, key)
-            used.append(self.coders(i, s, width_below))
-            width_below = self.width(i, s)
-        t = _apply(used[-1].bridge, params.components[-1].weights["bridge"], s, key)
+            of_tokens = by_token(s, targets)
+            read = rows(s) if of_tokens else s
+            if i == 0:
+                width_below = targets[-1] if of_tokens else prod(targets)
+            used.append(self.coders(i, read, width_below))
+            width_below = self.width(i, read)
+        t = _apply(used[-1].bridge, params.components[-1].weights["bridge"], read, key)
         for coders, component in reversed(tuple(zip(used, params.components, strict=True))):
             t = _apply(coders.decoder, component.weights["decoder"], t, key)
-        return t
+        return masked(s).clear(t.reshape(-1, *targets)) if of_tokens else t
 
 
 def _is_image(s: jax.Array | Masked) -> bool:
@@ -243,6 +270,29 @@ def effective(params: Params) -> dict[str, Tree]:
     }
 
 
+class Examples(NamedTuple):
+    """What the coders of a component read: s_i and t_{i-1}, each with a row for each example.
+
+    Where each token has a target, an example is a token, and `mask` (B, T) says which tokens count.
+    """
+
+    s: Any  # an array, or `jl.Masked`
+    t: jax.Array
+    mask: jax.Array | None = None
+
+    def mean(self, values: jax.Array) -> jax.Array:
+        """The mean over the examples that count and over the units, of values (number of examples, units)."""
+        return jnp.mean(values if self.mask is None else self.mean_of_units(values))
+
+    def mean_of_units(self, values: jax.Array) -> jax.Array:
+        """The mean over the examples that count, for each unit."""
+        return jnp.mean(values, axis=0) if self.mask is None else mean_where(values, self.mask.reshape(-1))
+
+    def handed_on(self, t: jax.Array) -> jax.Array | Masked:
+        """The codes t_i as the next component gets them."""
+        return t if self.mask is None else Masked(t.reshape(*self.mask.shape, -1), self.mask)
+
+
 class Targets(NamedTuple):
     """The targets t_{i-1} of a batch: each row once, however many examples have it."""
 
@@ -251,25 +301,22 @@ class Targets(NamedTuple):
     mean: Callable[[jax.Array], jax.Array]  # the mean over examples and units of a value for each row and unit
 
 
-def each_example(t_below: jax.Array) -> Targets:
+def each_example(read: Examples) -> Targets:
     """A row for each example."""
-    return Targets(t_below, lambda values: values, jnp.mean)
+    return Targets(read.t, lambda values: values, read.mean)
 
 
-def each_class(t_below: jax.Array, y: jax.Array) -> Targets:
-    """A row for each class: that of its first example. Classes without an example count nothing."""
-    label = jnp.argmax(y, axis=-1)
-    member = jax.nn.one_hot(label, y.shape[-1], dtype=t_below.dtype)
+def each_class(read: Examples, y: jax.Array) -> Targets:
+    """A row for each class: that of its first example that counts. Classes without one count nothing."""
+    label = jnp.argmax(y, axis=-1).reshape(-1)
+    member = jax.nn.one_hot(label, y.shape[-1], dtype=read.t.dtype)
+    if read.mask is not None:
+        member = member * read.mask.reshape(-1, 1).astype(member.dtype)
 
     def mean(values: jax.Array) -> jax.Array:
-        return jnp.mean(jnp.mean(member, axis=0) @ values)
+        return jnp.mean(read.mean_of_units(member) @ values)
 
-    return Targets(t_below[jnp.argmax(member, axis=0)], lambda values: values[label], mean)
-
-
-def mse(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The mean over batch and units of (a - b)²."""
-    return jnp.mean(jnp.square(a - b))
+    return Targets(read.t[jnp.argmax(member, axis=0)], lambda values: values[label], mean)
 
 
 def _apply(coder: nn.Module, weights: Tree, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
@@ -302,6 +349,8 @@ def _check_labels(y: jax.Array) -> None:
     if isinstance(y, jax.core.Tracer):
         return
     labels = np.asarray(y)
+    if labels.ndim == 3:
+        labels = labels[labels.any(-1)]  # of the tokens that have a target
     if not np.array_equal(labels, np.eye(labels.shape[-1])[labels.argmax(-1)]):
         raise ValueError(
             "by_class=True: y has rows that are not one-hot, so codes do not belong to classes; leave it out"

@@ -109,6 +109,7 @@ class _Contrastive(NamedTuple):
     temperature: float
 
     def init(self, key: jax.Array, message: Message) -> tuple[Weights, Stats, Message]:
+        checks.one_target("scpl", message[1])
         forward_key, projection_key = jax.random.split(key)
         weights, stats, (a, y) = init_forward(self.blocks)(forward_key, message)
         shape = (self.projection.width,)

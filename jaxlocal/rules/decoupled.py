@@ -18,6 +18,7 @@ from jaxlocal.make import make_rule
 from jaxlocal.network import Loss, Masked, Network, apply_layer, apply_layers, mean_of_tokens, units
 from jaxlocal.parts import block_groups, init_forward, init_helper
 from jaxlocal.rule import Lesson, Message, Part, Rule, Stats, Weights
+from jaxlocal.sequences import by_token, each_target, masked
 
 CELLS = 2  # along each axis of an image, of which a classifier reads the means
 
@@ -39,8 +40,8 @@ def dgl(
     f_i are the blocks of component i, and f_N those of the last one together with the network's head. L is the
     network's loss, and a_{i-1} is held constant. The auxiliary classifier c_i only helps in training. It reads the
     means of an image over 2 × 2 cells, and has as many hidden ReLU layers as `hidden` says, each with as many units as
-    it reads: the paper's MLP-aux. Of a sequence it reads the mean over the tokens. Component i learns from the message
-    (a_{i-1}, y) alone. With one component the rule is backpropagation.
+    it reads: the paper's MLP-aux. Of a sequence it reads the mean over the tokens or, if each token has a target, each
+    token. Component i learns from the message (a_{i-1}, y) alone. With one component the rule is backpropagation.
 
     The authors' code has batch norm in the classifiers; here they have none, because no weights beside the network's
     keep statistics. Its last component has a classifier like the others; here it has the network's head.
@@ -107,8 +108,10 @@ class _Decoupled(NamedTuple):
         forward_key, classifier_key = jax.random.split(key)
         weights, stats, (a, y) = init_forward(self.layers)(forward_key, message)
         if self.classifier:
-            outputs = units(y)
-            weights["classifier"] = init_helper("classifier", self.classifier(outputs), classifier_key, a, (outputs,))
+            read, targets = each_target(a, y)
+            outputs = units(targets)
+            classifier = self.classifier(outputs)
+            weights["classifier"] = init_helper("classifier", classifier, classifier_key, read, (outputs,))
         return weights, stats, (a, y)
 
     def teach(self, weights: Weights, stats: Stats, message: Message, key: jax.Array) -> tuple[Lesson, Message]:
@@ -119,7 +122,10 @@ class _Decoupled(NamedTuple):
             a, new_stats = apply_layers(self.layers, weights["forward"], stats, below, key)
             scores = a
             if self.classifier:
-                scores, _ = apply_layer(self.classifier(units(y)), weights["classifier"], {}, a)
+                read, targets = each_target(a, y)
+                scores, _ = apply_layer(self.classifier(units(targets)), weights["classifier"], {}, read)
+                if by_token(a, y.shape[1:]):
+                    scores = masked(a).clear(scores.reshape(y.shape))
             return self.loss.mean(scores.reshape(y.shape), y), (a, new_stats)
 
         (loss, (a, new_stats)), grads = jax.value_and_grad(objective, has_aux=True)(weights)

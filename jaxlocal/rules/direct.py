@@ -3,7 +3,8 @@
 In all three, block l has the objective ⟨a_l, signal·B_l⟩, with its input a_{l-1} held constant. The gradient of this
 objective in the block's weights is the rule's update of W_l, whatever is inside the block. Its gradient in B_l is DKP's
 update of B_l. Where a_l is a sequence, the objective takes its mean over the tokens: each token receives the same
-signal, divided by their number.
+signal, divided by their number. Where each token has a target, the objective is the sum over the tokens t of
+⟨a_lt, signal_t·B_l⟩: each token receives its own signal, and all of them share B_l.
 """
 
 from collections.abc import Collection
@@ -21,9 +22,10 @@ from jaxlocal.decay import decayed
 from jaxlocal.layers import flat, he_normal
 from jaxlocal.locality import everywhere, own, upward
 from jaxlocal.make import make_rule
-from jaxlocal.network import Network, Tree, apply_layer, units
+from jaxlocal.network import Network, Tree, apply_layer, has_target, units
 from jaxlocal.parts import head_lesson, head_part, init_forward
 from jaxlocal.rule import Batch, Component, Lesson, Message, Part, Rule, Stats, Weights
+from jaxlocal.sequences import each_target
 
 
 @learning_rule
@@ -43,6 +45,8 @@ def dfa(
     Convention: δ_k = ∂L/∂z_k (B, C) is the error of the *mean* loss. It holds the factor 1/B for the blocks and the
     head alike, so DFA with one hidden layer is feedback alignment with the same B. B_l (C, n_l) acts on the flattened
     output of block l (the paper numbers it l+1). Inside the block, the signal is differentiated exactly.
+
+    If each token has a target, y (B, T, C), δ_k is (B, T, C), and the signal of token t is δ_kt B_l.
 
     Args:
       net: the network; its blocks may be any Flax modules. The head gets its true gradient.
@@ -131,6 +135,7 @@ def drtp(
         \Delta W_l = -\eta\, a_{l-1}^\top \delta_l
 
     y takes the place of δ_k, as in the direct Kolen-Pollack paper, with the same factor 1/B of the mean over the batch.
+    If each token has a target, it is 1 / the number of tokens with a target.
     (Frenkel et al. use the opposite sign; if B is drawn from a symmetric distribution, that is the same rule.)
     Component l learns from the message (a_{l-1}, y) alone: there is no backward pass.
 
@@ -158,7 +163,7 @@ def drtp(
         block: nn.Module, weights: Weights, stats: Stats, message: Message, key: jax.Array
     ) -> tuple[Lesson, Message]:
         below, y = message
-        lesson, a = _project(block, weights, stats, below, y / y.shape[0], key)
+        lesson, a = _project(block, weights, stats, below, _scaled(y), key)
         return lesson, (a, y)
 
     *blocks, head = _parts(net, feedback_init)
@@ -166,6 +171,13 @@ def drtp(
     n = len(net.layers)
     locality = {"forward": upward(n), "feedback": own(n)}
     return make_rule(net, (*teaching, head), {"forward": tx}, locality=locality, frozen=frozen)
+
+
+def _scaled(y: jax.Array) -> jax.Array:
+    """The target with the factor of the mean over the examples, or over the tokens that have a target."""
+    if y.ndim < 3:
+        return y / y.shape[0]
+    return y * (1 / jnp.maximum(jnp.sum(has_target(y), dtype=y.dtype), 1))
 
 
 def _direct(
@@ -202,7 +214,8 @@ def _parts(net: Network, feedback_init: nn.initializers.Initializer) -> tuple[Pa
     def init(block: nn.Module, key: jax.Array, message: Message) -> tuple[Weights, Stats, Message]:
         forward_key, feedback_key = jax.random.split(key)
         weights, stats, (a, y) = init_forward((block,))(forward_key, message)
-        weights["feedback"] = feedback_init(feedback_key, (units(a), units(y)), y.dtype).T
+        inputs, outputs = map(units, each_target(a, y))
+        weights["feedback"] = feedback_init(feedback_key, (inputs, outputs), y.dtype).T
         return weights, stats, (a, y)
 
     blocks = (Part((i,), partial(init, block)) for i, block in enumerate(net.blocks))
@@ -220,7 +233,8 @@ def _project(
 
     def objective(weights: Weights) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
         a, new_stats = apply_layer(block, weights["forward"][0], stats[0], below, key)
-        return jnp.vdot(flat(a), flat(signal) @ weights["feedback"]), (a, new_stats)
+        activities, signals = map(flat, each_target(a, signal))
+        return jnp.vdot(activities, signals @ weights["feedback"]), (a, new_stats)
 
     (loss, (a, new_stats)), grads = jax.value_and_grad(objective, has_aux=True)(weights)
     return Lesson(grads, (new_stats,), {"projection": loss}), a

@@ -115,6 +115,7 @@ class _Component(NamedTuple):
 def _streams(net: Network, batch: Message, key: jax.Array) -> Message:
     """a_0 with the right labels, and a_0 with wrong ones."""
     x, y = batch
+    checks.one_target("ff", y)
     right, classes = jnp.argmax(y, axis=-1), y.shape[-1]
     wrong = (right + jax.random.randint(own_key(net, key), right.shape, 1, classes)) % classes
     return _labelled(net, x, y), _labelled(net, x, jax.nn.one_hot(wrong, classes, dtype=y.dtype))

@@ -111,6 +111,7 @@ def _init(
     """The weights of a block; the first has F, which leads to its input."""
     forward_key, feedback_key = jax.random.split(key)
     x, y = message
+    checks.one_target("pepita", y)
     weights, stats, (a, _) = init_forward((net.blocks[i],))(forward_key, message)
     _check_one_map(net, i, weights, stats, x, a)
     if i == 0:

@@ -97,6 +97,7 @@ class _LocalLosses(NamedTuple):
 
     def init(self, block: nn.Module, key: jax.Array, message: Message) -> tuple[Weights, Stats, Message]:
         """The weights of a block, of its head V and of its map M."""
+        checks.one_target("predsim", message[1])
         forward_key, prediction_key, similarity_key = jax.random.split(key, 3)
         weights, stats, (a, y) = init_forward((block,))(forward_key, message)
         a_read = mean_of_tokens(a)

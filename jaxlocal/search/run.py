@@ -14,14 +14,14 @@ from jaxlocal import checks, training
 from jaxlocal.data import Pairs, Splits, floats
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.checking import check_splits
-from jaxlocal.network import squared_error
+from jaxlocal.network import Loss, squared_error
 from jaxlocal.rule import Batch, Params, Rule
 from jaxlocal.search.fingerprint import digest, fingerprint
 from jaxlocal.search.folder import Plan, resume, save
 from jaxlocal.search.rule_settings import Make, Setting
 from jaxlocal.search.space import is_number
 from jaxlocal.search.trials import Trial
-from jaxlocal.training.evaluation import totals
+from jaxlocal.training.evaluation import number_of_targets, totals
 
 Report = Callable[[int, int, float], None]  # finished trials, epoch of the current group, best goodness on validation
 
@@ -89,7 +89,7 @@ def search(
     for setting in numbers[len(trials) :]:
         _rule(make, setting)  # raises an error for a bad number; inside the program numbers are traced and not checked
     size = min(group, len(numbers))
-    train_group = trainer.compiled(size, epochs, real=net.loss is squared_error)
+    train_group = trainer.compiled(size, epochs, net.loss)
     for first in range(len(trials), len(numbers), size):
         trials += train_group(numbers[first : first + size], partial(_report, report, tuple(trials)))
         if folder is not None:
@@ -181,12 +181,13 @@ class _Trainer(NamedTuple):
         return fingerprint(jax.make_jaxpr(self.learn)(numbers, params, self.order_key, self.train, self.validation))
 
     def compiled(
-        self, size: int, epochs: int, real: bool
+        self, size: int, epochs: int, loss: Loss
     ) -> Callable[[list[dict[str, float]], Callable[[int, float], None]], list[Trial]]:
         """A function that trains at most `size` settings at once: train_group(settings, report) -> trials.
 
-        `real` says whether the targets are real numbers.
+        `loss` is that of the network.
         """
+        real, count = loss is squared_error, int(number_of_targets(loss, self.validation[1]))
         start_all = jax.jit(jax.vmap(self.start, in_axes=(0, None)))
         learn_all = jax.jit(jax.vmap(self.learn, in_axes=(0, 0, None, None, None)), donate_argnums=1)
 
@@ -199,7 +200,7 @@ class _Trainer(NamedTuple):
                 key = jax.random.fold_in(self.order_key, epoch)
                 params, losses, measured = learn_all(numbers, params, key, self.train, self.validation)
                 finite &= np.isfinite(losses)
-                measured = np.where(finite, measured, np.inf if real else 0) / len(self.validation[0])
+                measured = np.where(finite, measured, np.inf if real else 0) / count
                 curves.append(measured)
                 report(epoch + 1, float(-measured.min() if real else measured.max()))
             zeros = (0.0,) * epochs

@@ -11,7 +11,7 @@ from jaxlocal import checks
 from jaxlocal.data import Pairs, floats
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.checking import check_augmentation, check_inputs, check_pair
-from jaxlocal.network import squared_error
+from jaxlocal.network import Loss, has_target, squared_error
 from jaxlocal.rule import Batch, Params, Rule
 from jaxlocal.training.feed import CHUNK_BYTES, take
 
@@ -19,10 +19,10 @@ PIECE = 500  # the number of examples that are evaluated at a time
 
 
 class Totals(NamedTuple):
-    """What `totals` adds up; for an ensemble one number for each member."""
+    """What `totals` adds up over the examples, or over the tokens; for an ensemble one number for each member."""
 
     loss: jax.Array  # the sum of the losses
-    correct: jax.Array  # the number of examples whose highest score is at the right class
+    correct: jax.Array  # the number of those whose highest score is at the right class
 
 
 def totals(
@@ -50,7 +50,11 @@ def totals(
 
         def of_one(scores: jax.Array) -> Totals:
             losses = rule.net.loss.value(scores, y)
-            correct = (jnp.argmax(scores, -1) == jnp.argmax(y, -1)).reshape(size, -1).all(1)
+            correct = jnp.argmax(scores, -1) == jnp.argmax(y, -1)
+            if losses.ndim > 1:  # of each token
+                tokens = has_target(y) & counted.reshape(size, *(1,) * (losses.ndim - 1))
+                return Totals(jnp.vdot(losses, tokens.astype(jnp.float32)), jnp.sum(correct & tokens))
+            correct = correct.reshape(size, -1).all(1)
             return Totals(jnp.vdot(losses, counted.astype(jnp.float32)), jnp.sum(correct & counted))
 
         return jax.tree.map(jnp.add, sums, (jax.vmap(of_one) if members else of_one)(scores))
@@ -59,10 +63,18 @@ def totals(
     return jax.lax.fori_loop(0, -(-every // size), add, Totals(jnp.zeros(shape), jnp.zeros(shape, jnp.int32)))
 
 
+def number_of_targets(loss: Loss, y: Any) -> Any:
+    """The number of examples or, where the loss is that of each token, of tokens that have a target."""
+    example = jax.ShapeDtypeStruct((1, *y.shape[1:]), jnp.float32)
+    return len(y) if jax.eval_shape(loss.value, example, example).ndim == 1 else has_target(y).sum()
+
+
 def evaluate(
     rule: Rule, params: Params, data: Pairs | Batch, augmentation: Augmentation | None = None
 ) -> dict[str, float | list[float]]:
     """The mean loss of a whole set and, for classes, the accuracy; for an ensemble a list over its members.
+
+    If each token has a class, both are means over all tokens that have one.
 
     NumPy arrays, which may be larger than the device's memory, are brought there piece by piece.
 
@@ -93,12 +105,14 @@ def evaluate(
         some = take(data, rows) if size < len(x) else data
         found = _totals(rule, augmentation, params, some, min(size, len(x) - begin))
         sums = sums + np.stack([np.asarray(total, np.float64) for total in found])
-    loss, correct = (sums / len(x)).tolist()
-    return {"loss": loss} if rule.net.loss is squared_error else {"loss": loss, "accuracy": correct}
+    loss, accuracy = (sums / max(1, int(number_of_targets(rule.net.loss, y)))).tolist()
+    return {"loss": loss} if rule.net.loss is squared_error else {"loss": loss, "accuracy": accuracy}
 
 
 def accuracy(rule: Rule, params: Params, data: Batch) -> jax.Array:
     """The fraction of examples whose highest score is at the right class; for an ensemble, that of each member.
+
+    If each token has a class, it is the fraction of the tokens that have one.
 
     For networks whose targets are real numbers there is none: see `evaluate`.
 
@@ -121,13 +135,13 @@ def _check(rule: Any, params: Any, data: Any) -> None:
     if data[1].shape[1:] != params.shapes[1]:
         raise ValueError(
             f"data: y has shape {data[1].shape}, but the parameters were made for y of shape "
-            f"(N, {', '.join(map(str, params.shapes[1]))}); take a data set of the same classes"
+            f"(N, {', '.join(map(str, params.shapes[1]))}); take data with targets of this shape"
         )
 
 
 @partial(jax.jit, static_argnums=0)
 def _accuracy(rule: Rule, params: Params, data: Batch) -> jax.Array:
-    return totals(rule, params, data).correct / len(data[0])
+    return totals(rule, params, data).correct / number_of_targets(rule.net.loss, data[1])
 
 
 @partial(jax.jit, static_argnums=(0, 1))
