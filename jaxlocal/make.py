@@ -35,6 +35,7 @@ from jaxlocal.rule import (
     forward_weights,
     report,
 )
+from jaxlocal.sequences import check_padding
 
 Components = tuple[Component, ...]
 Lessons = tuple[Lesson, ...]
@@ -86,6 +87,7 @@ def make_rule(
         checks.key(key)
         checks.batch(batch, net)
         _check_output(net, key, batch)
+        check_padding("batch", *batch, net.layers[0])
         example = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), batch)  # only the shapes matter
         params = Params(_start(parts, descent, key, example), tuple(leaf.shape[1:] for leaf in example))
         outlines[params.shapes] = Outline.of(params.components)
@@ -110,6 +112,7 @@ def make_rule(
     def check_batch(params: Params, batch: Batch) -> None:
         check_params(params)
         checks.batch(batch, net, params.shapes, forward_stats(params))
+        check_padding("batch", *batch, net.layers[0])
 
     def learn_once(roles: Collection[str], components: Components, batch: Batch) -> tuple[Components, Terms]:
         if learn:

@@ -24,7 +24,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxlocal.checks import readable
 from jaxlocal.fast.attention import attention, softmax
 from jaxlocal.layers import Activation, he_normal
 from jaxlocal.network import Masked
@@ -111,6 +113,17 @@ def by_token(x: jax.Array | Masked, targets: tuple[int, ...]) -> bool:
     """
     values = x.values if isinstance(x, Masked) else x
     return values.ndim == 3 and len(targets) == 2 and targets[0] == values.shape[1]
+
+
+def check_padding(name: str, x: Any, y: Any, first: nn.Module) -> None:
+    """Padded places have no targets, as far as it can be read here. `first` is the network's first layer."""
+    if not isinstance(first, Embedding) or y.shape[:-1] != x.shape or not (readable(x) and readable(y)):
+        return
+    padded = ~np.maximum.accumulate((np.asarray(x) != PADDING)[:, ::-1], axis=1)[:, ::-1]
+    if np.asarray(y)[padded].any():
+        raise ValueError(
+            f"{name}: y has a target at a padded place; make its row zeros, as jax.nn.one_hot(-1, classes) is"
+        )
 
 
 def rows(x: jax.Array | Masked) -> jax.Array:

@@ -78,8 +78,8 @@ DEFECTS = (
     Defect(
         "bp: the loss is the sum over the batch, not its mean",
         "network.py",
-        "return jnp.mean(self.value(scores, y))",
-        "return jnp.sum(self.value(scores, y))",
+        "return jnp.mean(values) if values.ndim == 1",
+        "return jnp.sum(values) if values.ndim == 1",
         equations("bp-dense tanh"),
     ),
     Defect(
@@ -107,8 +107,8 @@ DEFECTS = (
     Defect(
         "al: the associated loss trains the code of the target too",
         "rules/associated.py",
-        "s, b_key), stop_gradient(t))",
-        "s, b_key), t)",
+        "s, b_key) - stop_gradient(t)))",
+        "s, b_key) - t))",
         equations("al-dense tanh"),
     ),
     Defect(
@@ -121,8 +121,8 @@ DEFECTS = (
     Defect(
         "al: the losses sum over the units",
         "rules/associated.py",
-        "return jnp.mean(jnp.square(a - b))",
-        "return jnp.sum(jnp.square(a - b)) / a.shape[0]",
+        "return jnp.mean(values if self.mask is None",
+        "return values.shape[-1] * jnp.mean(values if self.mask is None",
         equations("al-dense tanh"),
     ),
     Defect(
@@ -142,7 +142,7 @@ DEFECTS = (
     Defect(
         "al by class: every class counts the same, however many examples it has",
         "rules/associated.py",
-        "jnp.mean(jnp.mean(member, axis=0) @ values)",
+        "jnp.mean(read.mean_of_units(member) @ values)",
         "jnp.mean(values)",
         "test_equations.py::test_other_codes_of_associated_learning[by class]",
     ),
@@ -559,8 +559,8 @@ DEFECTS = (
     Defect(
         "dkp: B does not learn",
         "rules/direct.py",
-        'flat(signal) @ weights["feedback"]',
-        'stop_gradient(flat(signal) @ weights["feedback"])',
+        'signals @ weights["feedback"]',
+        'stop_gradient(signals @ weights["feedback"])',
         equations("dkp-dense tanh"),
     ),
     Defect(
@@ -710,8 +710,8 @@ DEFECTS = (
     Defect(
         "dfa: B has the scale of a layer from the output",
         "rules/direct.py",
-        "(units(a), units(y)), y.dtype).T",
-        "(units(y), units(a)), y.dtype)",
+        "(inputs, outputs), y.dtype).T",
+        "(outputs, inputs), y.dtype)",
         details("direct_feedback_has_the_scale_of_a_layer_from_its_block_to_the_output"),
     ),
     Defect(

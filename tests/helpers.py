@@ -73,14 +73,19 @@ NETS = {
     ),
     "lstm": jl.models.lstm_classifier(7, 3, features=4, hidden=(3,)),
     "transformer": jl.models.transformer_classifier(7, 3, features=4, depth=1, heads=2, hidden=5, dropout=0.3),
+    "tagger": jl.models.lstm_classifier(7, 3, features=4, hidden=(3,), pool=None),
 }
-SEQUENCES = "lstm", "transformer"
+SEQUENCES = "lstm", "transformer", "tagger"
 ON_SEQUENCES = "bp", "al", "fa", "kp", "brsf", "wm", "dfa", "drtp", "dkp", "predsim", "dgl", "scpl"
+ON_TOKENS = tuple(name for name in ON_SEQUENCES if name not in ("predsim", "scpl"))  # where each token has a target
 
 
 def make_batch(net, batch_size=8, seed=0):
     """A random batch for one of the nets."""
     rng = np.random.default_rng(seed)
+    if net is NETS["tagger"]:
+        ids = token_ids(rng, batch_size)
+        return jax.device_put((ids, tags(rng, ids)))
     y = np.eye(3)[rng.integers(3, size=batch_size)]
     if any(net is NETS[name] for name in SEQUENCES):
         return jax.device_put((token_ids(rng, batch_size), y.astype(np.float32)))
@@ -94,6 +99,11 @@ def token_ids(rng, count, steps=5, known=7):
     lengths = np.array([steps, *rng.integers(1, steps, size=count - 2), 0])
     ids = rng.integers(1, known, size=(count, steps), dtype=np.int32)
     return np.where(np.arange(steps) < lengths[:, None], ids, 0).astype(np.int32)
+
+
+def tags(rng, ids):
+    """A class for each token, and a row of zeros at padded places."""
+    return (np.eye(3)[rng.integers(3, size=ids.shape)] * (ids != 0)[..., None]).astype(np.float32)
 
 
 def slow(*values):

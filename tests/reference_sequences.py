@@ -310,3 +310,100 @@ def al_predict(fs, components, x):
     for w in reversed(components):
         t, _ = sigmoid_layer(w["decoder"], t)
     return t
+
+
+# ------------------------------------------------------------------------------------- a target for each token
+def among(rows, counted):
+    """The rows that count, and the way back: zeros for the others."""
+
+    def back(d):
+        all_rows = np.zeros((len(counted), *d.shape[1:]))
+        all_rows[counted] = d
+        return all_rows
+
+    return rows[counted], back
+
+
+def softmax_cross_entropy(scores, y):
+    """The mean over the rows of -sum y log p, and its derivative by the scores, (p - y) / the number of rows."""
+    e = np.exp(scores - scores.max(1, keepdims=True))
+    p = e / e.sum(1, keepdims=True)
+    return -(y * np.log(p)).sum(1).mean(), (p - y) / len(y)
+
+
+def al_component_of_tokens(f, w, s_below, t_below, counted, label_loss=mse):
+    """As `al_component`, with lists of the sequences' targets (n, C). Bridge, encoder and decoder map every token by
+    itself, and both losses are means over the tokens that count, those with a target. With the cross entropy as the
+    label's loss the decoder is linear."""
+    read = [f(w["forward"], row) for row in s_below]
+    lengths = np.cumsum([len(row) for row, _ in read])[:-1]
+    t_below, counted = np.concatenate(t_below), np.concatenate(counted)
+    decoder_layer = sigmoid_layer if label_loss is mse else linear_layer
+    s, back_s = among(np.concatenate([row for row, _ in read]), counted)
+    p, back_bridge = sigmoid_layer(w["bridge"], s)
+    t, back_encoder = sigmoid_layer(w["encoder"], t_below[counted])
+    r, back_decoder = decoder_layer(w["decoder"], t)
+
+    associated, dp = mse(p, t)
+    ds, bridge = back_bridge(dp)
+    forward = None
+    for (_, back_f), d in zip(read, np.split(back_s(ds), lengths), strict=True):
+        if len(d):
+            _, grads = back_f(d)
+            forward = add(forward, grads) if forward else grads
+
+    autoencoder, dr = label_loss(r, t_below[counted])
+    dt, decoder = back_decoder(dr)
+    _, encoder_grads = back_encoder(dt)
+    grads = {"forward": forward, "bridge": bridge, "encoder": encoder_grads, "decoder": decoder}
+    codes = np.split(among(t_below, counted)[1](t), lengths)
+    return (associated, autoencoder), grads, [row for row, _ in read], codes
+
+
+def linear_layer(w, x):
+    """x W + b: the decoder of the labels' scores."""
+    y, back_dense = dense(w["linear"], x)
+
+    def back(dy):
+        dx, grads = back_dense(dy)
+        return dx, {"linear": grads}
+
+    return y, back
+
+
+def al_gradients_of_tokens(fs, components, x, y, label_loss):
+    """As `al_gradients`, for targets y of each token; a row of zeros is none."""
+    s, t, counted, losses, grads = x, y, [row.any(1) for row in y], [], []
+    for i, (f, w) in enumerate(zip(fs, components, strict=True)):
+        loss, grad, s, t = al_component_of_tokens(f, w, s, t, counted, label_loss if i == 0 else mse)
+        losses.append(loss)
+        grads.append(grad)
+    return losses, grads
+
+
+def al_predict_tokens(fs, components, x, label_loss):
+    """The scores of every token, sequence by sequence."""
+    s = x
+    for f, w in zip(fs, components, strict=True):
+        s = [f(w["forward"], row)[0] for row in s]
+    lowest, *others = components
+    t = [sigmoid_layer(components[-1]["bridge"], row)[0] for row in s]
+    for w in reversed(others):
+        t = [sigmoid_layer(w["decoder"], row)[0] for row in t]
+    return [(sigmoid_layer if label_loss is mse else linear_layer)(lowest["decoder"], row)[0] for row in t]
+
+
+def steps(w, x):
+    """The same dense map of every step."""
+    return linear_layer(w, x)
+
+
+def dfa_gradients_of_tokens(embeddings, w, feedback, head, y):
+    """Direct feedback alignment of a block `steps` and a linear head. The error of token t is e_t = (p_t - y_t) / N,
+    where N tokens have a target; dW = the sum over the tokens of x_t^T (e_t B), and the head has its true gradient."""
+    x, y = np.concatenate(embeddings), np.concatenate(y)
+    counted = y.any(1)
+    a, back_steps = steps(w, x)
+    scores, back_head = linear_layer(head, a)
+    error = among(scores, counted)[1](softmax_cross_entropy(scores[counted], y[counted])[1])
+    return back_steps(error @ feedback)[1], back_head(error)[1]

@@ -15,6 +15,7 @@ from helpers import (
     HEADLESS,
     NETS,
     ON_SEQUENCES,
+    ON_TOKENS,
     RULES,
     SEQUENCES,
     by_case,
@@ -30,9 +31,10 @@ import jaxlocal as jl
 every_rule = by_rule(RULES)
 CASES = [
     *((name, net) for net in ("norm dropout", "conv") for name in RULES),
-    *((name, net) for net in SEQUENCES for name in ON_SEQUENCES),
+    *((name, net) for net in ("lstm", "transformer") for name in ON_SEQUENCES),
+    *((name, "tagger") for name in ON_TOKENS),
 ]
-QUICK = ("al", "lstm"), ("kp", "lstm"), ("al", "transformer"), ("dkp", "transformer")
+QUICK = ("al", "lstm"), ("al", "tagger"), ("kp", "lstm"), ("al", "transformer"), ("dkp", "transformer")
 every_case = by_case(CASES, QUICK)
 
 

@@ -75,6 +75,7 @@ def run(rule, params, batches):
         ("fa", "transformer"),
         slow("kp", "resnet"),
         slow("kp", "lstm"),
+        slow("fa", "tagger"),
         slow("kp", "transformer"),
     ],
 )

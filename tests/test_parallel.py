@@ -35,7 +35,7 @@ def test_every_rule_can_be_mapped_over(name):
     assert info.losses.shape == (2, len(params.components))
 
 
-ON_SEQUENCES = [("al", "transformer"), ("bp", "lstm"), ("kp", "lstm"), ("dfa", "transformer")]
+ON_SEQUENCES = [("al", "transformer"), ("al", "tagger"), ("bp", "lstm"), ("kp", "lstm"), ("dfa", "transformer")]
 
 
 @by_case(ON_SEQUENCES, quick=[("bp", "lstm")])
@@ -87,6 +87,8 @@ def test_the_parts_of_an_ensemble():
         slow("al", "transformer"),
         slow("kp", "lstm"),
         slow("dfa", "transformer"),
+        slow("al", "tagger"),
+        slow("kp", "tagger"),
     ],
 )
 def test_devices_that_share_a_batch_compute_the_same(name, net):

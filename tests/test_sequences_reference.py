@@ -16,7 +16,7 @@ import reference_sequences as ref
 from helpers import slow
 
 import jaxlocal as jl
-from jaxlocal.sequences import Embedding, Encoder, Readout, Recurrent, sinusoidal
+from jaxlocal.sequences import Embedding, Encoder, Readout, Recurrent, Steps, sinusoidal
 
 RATE, CLASSES, VOCABULARY = 0.5, 3, 7
 SQUARED = jl.codes.lean._replace(label_loss=None)
@@ -59,12 +59,16 @@ def start(name):
     """A rule and parameters whose numbers are all drawn, in float64."""
     blocks, _ = CASES[name]
     rule = jl.rules.al(jl.Network(blocks, Readout(CLASSES)), optax.sgd(RATE), codes=SQUARED, width=5)
-    params = jax.eval_shape(rule.init, jax.random.key(0), (padded(IDS), jnp.asarray(Y, jnp.float32)))
+    return rule, drawn_params(rule, (padded(IDS), jnp.asarray(Y, jnp.float32)))
+
+
+def drawn_params(rule, batch):
+    params = jax.eval_shape(rule.init, jax.random.key(0), batch)
     components = tuple(
         c.replace(weights=drawn(c.weights, i), key=jax.random.key(i), count=jnp.zeros((), jnp.int32))
         for i, c in enumerate(params.components)
     )
-    return rule, params.replace(components=jax.tree.map(jnp.asarray, components))
+    return params.replace(components=jax.tree.map(jnp.asarray, components))
 
 
 def assert_close(ours, theirs, tolerance):
@@ -93,6 +97,73 @@ def test_associated_learning_is_the_reference(name):
             np.testing.assert_allclose(info.losses, np.sum(losses, axis=1), rtol=1e-10)
             assert_close(components_of(params), theirs, 1e-10)
         np.testing.assert_allclose(rule.predict(params, batch[0]), ref.al_predict(fs, theirs, rows), rtol=1e-10)
+
+
+# A target for each token. Token 1 of the first sequence has none.
+TAGS = [[0, -1, 2, 1, 0], [2, 1, 0], [1], []]
+TAG_ROWS = [np.eye(CLASSES)[tags] * (np.array(tags, int) >= 0)[:, None] for tags in (np.array(t, int) for t in TAGS)]
+TOKEN_CASES = {
+    **{name: CASES[name] for name in ("lstm both", "encoder")},
+    "steps": ((Embedding(VOCABULARY, 4), Steps(3)), (ref.embedding, ref.steps)),
+}
+LABEL_LOSSES = {"squared": (SQUARED, ref.mse), "cross entropy": (jl.codes.lean, ref.softmax_cross_entropy)}
+
+
+def tags():
+    """The targets as an array, with rows of zeros where there is none."""
+    y = np.zeros((len(TAG_ROWS), 6, CLASSES))
+    for row, own in zip(y, TAG_ROWS, strict=True):
+        row[: len(own)] = own
+    return jnp.asarray(y)
+
+
+def start_tokens(rule):
+    """Parameters for targets of each token whose numbers are all drawn, in float64."""
+    return drawn_params(rule, (padded(IDS), tags().astype(jnp.float32)))
+
+
+@pytest.mark.parametrize("by_class", [False, slow(True)])
+@pytest.mark.parametrize("loss", LABEL_LOSSES)
+@pytest.mark.parametrize("name", ["lstm both", slow("encoder"), "steps"])
+def test_associated_learning_of_tokens_is_the_reference(name, loss, by_class):
+    """As above, where each token has a target but for padding and for one token: codes of each token."""
+    (blocks, fs), (codes, label_loss) = TOKEN_CASES[name], LABEL_LOSSES[loss]
+    promotion = "standard" if name == "encoder" else "strict"
+    with jax.enable_x64(True), jax.numpy_dtype_promotion(promotion):
+        net = jl.Network(blocks, Readout(CLASSES, pool=None))
+        rule = jl.rules.al(net, optax.sgd(RATE), codes=codes, encoder=jl.codes.one_layer, width=5, by_class=by_class)
+        params, batch = start_tokens(rule), (padded(IDS), tags())
+        step, theirs = jax.jit(rule.step), components_of(params)
+        rows = [np.array(row, int) for row in IDS]
+        rates = {"forward": RATE, "bridge": RATE, "encoder": 2 * RATE, "decoder": 2 * RATE}
+        for _ in range(3):
+            params, info = step(params, batch)
+            losses, grads = ref.al_gradients_of_tokens(fs, theirs, rows, TAG_ROWS, label_loss)
+            theirs = [
+                {role: jax.tree.map(lambda w, g, rate=rates[role]: w - rate * g, w[role], g[role]) for role in w}
+                for w, g in zip(theirs, grads, strict=True)
+            ]
+            np.testing.assert_allclose(info.losses, np.sum(losses, axis=1), rtol=1e-10)
+            assert_close(components_of(params), theirs, 1e-10)
+        scores = rule.predict(params, batch[0])
+        for found, wanted in zip(scores, ref.al_predict_tokens(fs, theirs, rows, label_loss), strict=True):
+            np.testing.assert_allclose(found[: len(wanted)], wanted, rtol=1e-10)
+            assert not found[len(wanted) :].any()
+
+
+def test_direct_feedback_of_tokens_is_the_reference():
+    """Each token receives the error of its own, which is zero where it has no target."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        net = jl.Network((Embedding(VOCABULARY, 4), Steps(3)), Readout(CLASSES, pool=None))
+        rule = jl.rules.dfa(net, optax.sgd(RATE))
+        params = start_tokens(rule)
+        _, block, head = (jax.tree.map(np.asarray, c.weights) for c in params.components)
+        embeddings = [np.asarray(params.components[0].weights["forward"][0]["embed"]["embedding"])[row] for row in IDS]
+        wanted = ref.dfa_gradients_of_tokens(
+            embeddings, block["forward"][0], block["feedback"], head["forward"][0], TAG_ROWS
+        )
+        lessons = jax.jit(rule.lessons)(params, (padded(IDS), tags()))
+        assert_close(tuple(lesson.grads["forward"][0] for lesson in lessons[1:]), wanted, 1e-10)
 
 
 def numeric(value, array, h=1e-6):
@@ -147,3 +218,19 @@ def test_positions_are_those_of_the_equation_one_by_one():
     for p, j in np.ndindex(5, 2):
         angle = p / 10000 ** (2 * j / 4)
         np.testing.assert_allclose(found[p, [j, 2 + j]], [np.sin(angle), np.cos(angle)])
+
+
+@pytest.mark.parametrize("loss", LABEL_LOSSES)
+def test_the_components_of_the_reference_of_tokens_by_finite_differences(loss):
+    fs, (_, label_loss) = CASES["lstm both"][1], LABEL_LOSSES[loss]
+    with jax.enable_x64(True):
+        components = jax.tree.map(np.copy, components_of(start("lstm both")[1]))
+    s, t, counted = [np.array(row, int) for row in IDS], TAG_ROWS, [row.any(1) for row in TAG_ROWS]
+    for i, (f, w) in enumerate(zip(fs, components, strict=True)):
+        own = label_loss if i == 0 else ref.mse
+        found = ref.al_component_of_tokens(f, w, s, t, counted, own)
+        for roles, term in ((("forward", "bridge"), 0), (("encoder", "decoder"), 1)):
+            ours, theirs = ({role: tree[role] for role in roles} for tree in (found[1], w))
+            value = partial(ref.al_component_of_tokens, f, w, s, t, counted, own)
+            assert_derivative(ours, lambda value=value, term=term: value()[0][term], theirs)
+        _, _, s, t = found

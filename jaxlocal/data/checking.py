@@ -9,6 +9,7 @@ from jaxlocal.checks import finite, pair_of_arrays, show, token_ids
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.splits import SPLITS, Splits
 from jaxlocal.network import Network, vocabulary
+from jaxlocal.sequences import check_padding
 
 TOKEN_LABELS = " or, if it holds the class of each token, with jax.nn.one_hot(y, classes)"
 SPLIT_EXAMPLE = "jl.data.Splits(train=(x, y), validation=(x, y), test=(x, y))"
@@ -35,8 +36,9 @@ def check_splits(data: Any, net: Network | None = None) -> None:
                 f"same shape after the first axis{' (the same classes)' if leaf == 'y' else ''}"
             )
     if net:
-        for name, (x, _) in zip(SPLITS[:2], data, strict=False):
+        for name, (x, y) in zip(SPLITS[:2], data, strict=False):
             check_inputs(f"data.{name}", x, net)
+            check_padding(f"data.{name}", x, y, net.layers[0])
 
 
 def check_augmentation(value: Any) -> None:

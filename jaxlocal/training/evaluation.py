@@ -13,6 +13,7 @@ from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.checking import check_augmentation, check_inputs, check_pair
 from jaxlocal.network import Loss, has_target, squared_error
 from jaxlocal.rule import Batch, Params, Rule
+from jaxlocal.sequences import check_padding
 from jaxlocal.training.feed import CHUNK_BYTES, take
 
 PIECE = 500  # the number of examples that are evaluated at a time
@@ -132,6 +133,7 @@ def _check(rule: Any, params: Any, data: Any) -> None:
     checks.rule_and_params(rule, params)
     check_pair("data", data)
     check_inputs("data", data[0], rule.net)
+    check_padding("data", data[0], data[1], rule.net.layers[0])
     if data[1].shape[1:] != params.shapes[1]:
         raise ValueError(
             f"data: y has shape {data[1].shape}, but the parameters were made for y of shape "

@@ -1,0 +1,320 @@
+"""A target for each token: every rule learns from it or names one that does; padding does not count.
+
+The equations are in test_sequences_reference; the contract, the identities and the transforms are tested where they are
+for other networks.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import NETS, ON_TOKENS, by_rule, drawn, make_batch, same, slow, start, tags, token_ids
+
+import jaxlocal as jl
+from jaxlocal.sequences import Convolution, Embedding, Encoder, Readout, Recurrent, Steps
+
+SGD = optax.sgd(0.1)
+NET = NETS["tagger"]
+IDS, Y = make_batch(NET)
+SERIES = jax.random.normal(jax.random.key(0), (8, 5, 2))
+OF_SERIES = jl.models.lstm_classifier(None, 3, features=4, hidden=(3,), pool=None)
+EVERY_STEP = jax.nn.one_hot(jnp.argmax(Y, -1), 3)  # a series has no padding
+close = partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-6)
+
+
+@by_rule(jl.rules.ALL, quick=("bp", "al", "dfa", "drtp", "kp", "dgl", "tp", "ff", "pepita", "predsim", "scpl"))
+@pytest.mark.parametrize("inputs", ["texts", slow("series")])
+def test_every_rule_learns_a_tag_for_each_token_or_names_one_that_does(name, inputs):
+    """Token k has the tag k mod 3; a step of the series that of its sign."""
+    if inputs == "texts":
+        net, batch = NET, (IDS, jax.nn.one_hot(jnp.where(IDS > 0, IDS % 3, -1), 3))
+    else:
+        net, batch = OF_SERIES, (SERIES, jax.nn.one_hot((SERIES[..., 0] > 0).astype(jnp.int32), 3))
+    if name not in ON_TOKENS and name not in ("usf", "frsf"):
+        with pytest.raises(ValueError, match=r"(target|learn|label|inverse|error).*, such as jl\.rules\.") as error:
+            jl.rules.ALL[name](net, SGD).init(jax.random.key(0), batch)
+        assert "\n" not in str(error.value)
+        return
+    rule = jl.rules.ALL[name](net, optax.adam(3e-2))
+    step, params = jax.jit(rule.step), jax.jit(rule.init)(jax.random.key(0), batch)
+    before = jl.training.evaluate(rule, params, batch)
+    for _ in range(80):
+        params, _ = step(params, batch)
+    after = jl.training.evaluate(rule, params, batch)
+    assert after["loss"] < before["loss"] and after["accuracy"] >= max(0.7, before["accuracy"])
+
+
+# What counts, and what does not.
+
+
+def plain_loss(scores, y):
+    """The mean of -log p over the tokens that have a class, in loops."""
+    losses = []
+    for row, targets in zip(np.asarray(scores, np.float64), np.asarray(y), strict=True):
+        for z, target in zip(row, targets, strict=True):
+            if target.any():
+                losses.append(np.log(np.exp(z).sum()) - z[target.argmax()])
+    return np.mean(losses)
+
+
+def test_the_cross_entropy_is_the_mean_over_all_tokens_that_have_a_target():
+    scores = jax.random.normal(jax.random.key(1), Y.shape)
+    close(jl.cross_entropy.mean(scores, Y), plain_loss(scores, Y))
+    error = jl.cross_entropy.error(scores, Y)
+    count = int(jnp.sum(IDS > 0))
+    wanted = np.where(np.asarray(IDS)[..., None] > 0, (jax.nn.softmax(scores) - Y) / count, 0)
+    close(error, wanted)
+    assert not jl.cross_entropy.mean(scores, jnp.zeros_like(Y)).any()  # no token at all
+
+
+def test_the_squared_error_sums_over_the_tokens():
+    scores = jax.random.normal(jax.random.key(1), Y.shape)
+    close(jl.squared_error.mean(scores, Y), 0.5 * np.sum((np.asarray(scores) - Y) ** 2) / len(Y))
+
+
+@by_rule(ON_TOKENS, quick=("al", "bp", "dfa"))
+def test_what_a_padded_place_holds_changes_no_weight_by_a_bit(name):
+    """The vector of padding is changed. It is the only thing that stands there, and no text has it inside."""
+    rule = jl.rules.ALL[name](NET, SGD)
+    params = drawn(rule, (IDS, Y))
+    path = "layers.0/forward/embed/embedding"
+    table = jl.get_weights(rule, params)[path]
+    table[0] = 7.0
+    other = jl.set_weights(rule, params, {path: table})
+    step = jax.jit(rule.step)
+    (one, info), (two, other_info) = (step(p, (IDS, Y)) for p in (params, other))
+    assert same(info, other_info)
+    ours, theirs = (jl.get_weights(rule, p) for p in (one, two))
+    for weights in (ours, theirs):
+        weights[path] = weights[path][1:]
+    assert same(ours, theirs)
+    np.testing.assert_array_equal(rule.predict(one, IDS), rule.predict(two, IDS))
+    assert not np.any(rule.predict(one, IDS)[IDS == 0])
+
+
+@by_rule([name for name in ON_TOKENS if name != "wm"], quick=("al", "dfa"))  # wm draws noise for every place
+def test_longer_padding_changes_no_prediction_and_no_update(name):
+    blocks = Embedding(7, 4), Recurrent(nn.GRUCell(2), bidirectional=True), Encoder(2, 5), Convolution(3)
+    rule = jl.rules.ALL[name](jl.Network(blocks, Readout(3, pool=None)), SGD)
+    longer, more = jnp.pad(IDS, ((0, 0), (0, 3))), jnp.pad(Y, ((0, 0), (0, 3), (0, 0)))
+    starts = drawn(rule, (IDS, Y)), drawn(rule, (longer, more))
+    update = jax.jit(rule.update)
+    short, long = update(starts[0], (IDS, Y)), update(starts[1], (longer, more))
+    jax.tree.map(close, jl.get_weights(rule, short), jl.get_weights(rule, long))
+    close(rule.predict(short, IDS), rule.predict(long, longer)[:, :5])
+
+
+@pytest.mark.parametrize("settings", [{}, {"by_class": True}, {"codes": jl.codes.paper}], ids=["", "by class", "paper"])
+def test_a_token_without_a_target_teaches_nothing(settings):
+    """Where blocks read each token by itself, its last token may as well not be there."""
+    net = jl.Network((Embedding(7, 4), Convolution(3, kernel=1)), Readout(3, pool=None))
+    rule = jl.rules.al(net, SGD, **settings)
+    without, fewer = Y.at[0, -1].set(0), IDS.at[0, -1].set(0)
+    update = jax.jit(rule.update)
+    ours, theirs = (jl.get_weights(rule, update(drawn(rule, (IDS, Y)), (x, without))) for x in (IDS, fewer))
+    jax.tree.map(close, ours, theirs)
+    complete = jl.get_weights(rule, update(drawn(rule, (IDS, Y)), (IDS, Y)))
+    assert not all(np.allclose(complete[name], ours[name], atol=1e-6) for name in ours)
+
+
+def test_codes_by_class_are_those_of_every_token():
+    """The gradients differ by rounding alone."""
+    found = []
+    for by_class in (False, True):
+        rule = jl.rules.al(NET, SGD, by_class=by_class)
+        found.append(jl.get_weights(rule, jax.jit(rule.update)(drawn(rule, (IDS, Y)), (IDS, Y))))
+    jax.tree.map(close, *found)
+
+
+@by_rule(ON_TOKENS, quick=("al", "dfa"))
+def test_with_one_token_a_target_of_the_token_is_that_of_the_sequence(name):
+    x, y = SERIES[:, :1], EVERY_STEP[:, 0]
+    found = []
+    for pool, targets in ((None, y[:, None]), (jl.sequences.mean, y)):
+        net = jl.Network((Steps(4), Recurrent(nn.GRUCell(3))), Readout(3, pool))
+        rule = jl.rules.ALL[name](net, SGD)
+        params, info = jax.jit(rule.step)(drawn(rule, (x, targets)), (x, targets))
+        found.append((jl.get_weights(rule, params), info.losses, rule.predict(params, x).reshape(8, 3)))
+    jax.tree.map(close, *found)
+
+
+def test_blocks_may_hand_on_arrays_whose_steps_all_count():
+    """Flax's own recurrent module is the block of this library, on a series without padding."""
+    found = []
+    for block in (nn.RNN(nn.GRUCell(3)), Recurrent(nn.GRUCell(3))):
+        rule = jl.rules.al(jl.Network((block,), Readout(3, pool=None)), SGD)
+        params, _ = jax.jit(rule.step)(drawn(rule, (SERIES, EVERY_STEP)), (SERIES, EVERY_STEP))
+        found.append((jax.tree.leaves(params.components[0].weights), rule.predict(params, SERIES)))
+    jax.tree.map(close, *found)
+
+
+@pytest.mark.parametrize("name", ["bp", "al", "dfa"])
+def test_real_targets_of_each_step(name):
+    rule = jl.rules.ALL[name](OF_SERIES._replace(loss=jl.squared_error), optax.adam(3e-2))
+    batch = SERIES, jnp.stack([SERIES[..., 0], SERIES[..., 1] - 1, jnp.zeros((8, 5))], axis=-1)
+    params, step = jax.jit(rule.init)(jax.random.key(0), batch), jax.jit(rule.step)
+    before = jl.training.evaluate(rule, params, batch)["loss"]
+    for _ in range(160):
+        params, _ = step(params, batch)
+    assert jl.training.evaluate(rule, params, batch)["loss"] < before / 8
+
+
+# Training, evaluation, transforms.
+
+
+def test_evaluation_counts_tokens_that_have_a_class():
+    rule, _, _, params, _ = start("bp", NET)
+    without = Y.at[0, 2].set(0)
+    scores = rule.predict(params, IDS)
+    found = jl.training.evaluate(rule, params, (IDS, without))
+    has = np.asarray(without).any(-1)
+    close(found["accuracy"], np.mean((np.argmax(scores, -1) == np.argmax(without, -1))[has]))
+    close(found["loss"], plain_loss(scores, without))
+    close(jl.training.accuracy(rule, params, (IDS, without)), found["accuracy"])
+    arrays = np.asarray(IDS), np.asarray(without).astype(np.uint8)
+    jax.tree.map(close, jl.training.evaluate(rule, params, arrays), found)
+    many = jl.ensemble(rule, 2)
+    members = jl.training.evaluate(many, jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params), (IDS, without))
+    jax.tree.map(close, members, {name: [value, value] for name, value in found.items()})
+
+
+PIPES = {
+    "lstm": (jl.rules.al, jl.models.lstm_classifier(7, 3, features=4, hidden=(3, 5), pool=None), {}),
+    "by class": (jl.rules.al, jl.models.gru_classifier(7, 3, features=4, hidden=(3, 5), pool=None), {"by_class": True}),
+    "post": (
+        jl.rules.al,
+        jl.models.transformer_classifier(7, 3, features=4, heads=2, hidden=5, norm_first=False, pool=None),
+        {},
+    ),
+    "convolution": (jl.rules.al, jl.Network((Embedding(7, 4), Convolution(5), Convolution(3)), Readout(3, None)), {}),
+    "paper": (
+        jl.rules.al,
+        jl.Network((Embedding(7, 4), Convolution(5), Convolution(3)), Readout(3, None)),
+        {"codes": jl.codes.paper},
+    ),
+    "series": (jl.rules.al, jl.Network((Steps(4), Recurrent(nn.GRUCell(3)), Encoder(1, 5)), Readout(3, None)), {}),
+    "drtp": (jl.rules.drtp, jl.models.lstm_classifier(7, 3, features=4, hidden=(3,), pool=None), {}),
+    "dgl": (jl.rules.dgl, jl.models.lstm_classifier(7, 3, features=4, hidden=(3, 5), pool=None), {}),
+}
+
+
+@pytest.mark.parametrize("case", [name if name in ("lstm", "convolution") else slow(name) for name in PIPES])
+def test_the_pipeline_on_three_devices_is_the_sequence_bit_for_bit(case):
+    make, net, settings = PIPES[case]
+    rule, rng = make(net, optax.adam(1e-2), **settings), np.random.default_rng(0)
+    batches = []
+    for _ in range(5):
+        ids = token_ids(rng, 8)
+        y = tags(rng, ids)
+        batches.append((ids, y) if case != "series" else (rng.normal(size=(8, 5, 2)).astype(np.float32), y))
+    params = jax.jit(rule.init)(jax.random.key(0), batches[0])
+    pipe, update = jl.pipelined(rule, jl.pipeline.mesh(component=3)), jax.jit(rule.update)
+    placed = pipe.place(params, batches[0])
+    for batch in batches:
+        placed, params = pipe.update(placed, batch), update(params, batch)
+    assert same(pipe.drain(placed), params)
+
+
+@pytest.mark.slow
+def test_devices_that_share_batches_in_a_pipeline_compute_the_same():
+    """The means are over the tokens of the whole batch, whose texts differ in length."""
+    rule = jl.rules.al(NET, SGD)
+    pipe, update = jl.pipelined(rule, jl.pipeline.mesh(component=2, data=4)), jax.jit(rule.update)
+    params = wanted = drawn(rule, (IDS, Y))
+    placed = pipe.place(params, (IDS, Y))
+    for _ in range(2):
+        placed, wanted = pipe.update(placed, (IDS, Y)), update(wanted, (IDS, Y))
+    jax.tree.map(close, jl.get_weights(rule, pipe.drain(placed)), jl.get_weights(rule, wanted))
+
+
+def test_a_prediction_can_be_exported_for_batches_of_any_size():
+    for name in ("al", "bp"):
+        rule, _, _, params, _ = start(name, NET)
+        (batch,) = jax.export.symbolic_shape("batch")
+        anything = jax.ShapeDtypeStruct((batch, 5), jnp.int32)
+        assert jax.eval_shape(rule.predict, params, anything).shape == (batch, 5, 3)
+
+
+def test_diagnostics_of_tokens():
+    rule, _, _, params, batch = start("al", NET)
+    outputs = jl.diagnostics.layer_outputs(rule, params, IDS)
+    assert {name: value.shape for name, value in outputs.items()} == {
+        "block 1": (8, 4),
+        "block 2": (8, 6),
+        "bridge": (8, 5, 64),
+        "decoder 2": (8, 5, 64),
+        "output": (8, 5, 3),
+    }
+    assert jl.diagnostics.alignment(rule, params, batch).shape == (2,)
+    direct, _, _, params, _ = start("dfa", NET)
+    angles = jl.diagnostics.feedback_alignment(direct, params, IDS)
+    assert angles.shape == (2,) and np.isfinite(angles).all()
+
+
+# Learning.
+
+
+def parity(count, steps=8):
+    """Texts of bits, 1 and 2, of several lengths; the class of a token is whether the number of 2s so far is odd."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(1, 3, size=(count, steps))
+    lengths = rng.integers(steps // 2, steps + 1, size=count)
+    inside = np.arange(steps) < lengths[:, None]
+    odd = np.cumsum(ids == 2, axis=1) % 2
+    x = np.where(inside, ids, 0).astype(np.int32)
+    return x, np.asarray(jax.nn.one_hot(np.where(inside, odd, -1), 2))
+
+
+@pytest.mark.parametrize("name", [slow("bp"), "al", slow("dfa")])
+def test_running_parity_is_learned(name):
+    """An LSTM that reads onward must count; from one token alone half of the tags would be right."""
+    x, y = parity(1024)
+    data = jl.data.Splits(train=(x[:768], y[:768]), validation=(x[768:], y[768:]), test=None)
+    net = jl.models.lstm_classifier(3, 2, features=8, hidden=(16,), bidirectional=False, pool=None)
+    result = jl.training.fit(jl.rules.ALL[name](net, optax.adam(1e-2)), data, epochs=15)
+    assert result.state.history[-1]["validation"]["accuracy"] >= 0.95
+
+
+# What is refused.
+
+POOLED = jl.models.lstm_classifier(7, 3, features=4, hidden=(3,))
+REFUSED = {
+    "a target for each token of a network that pools": (POOLED, IDS, Y, r"\(5, 3\) units.*Readout\(classes, pool=None"),
+    "one target for a network that does not pool": (NET, IDS, Y[:, 0], r"each token a row of y, or end.* has a pool"),
+    "other lengths": (NET, IDS, Y[:, :4], r"y has \(4, 3\).*\(5, 3\); give each token of x one row of y"),
+    "classes as numbers": (NET, IDS, jnp.argmax(Y, -1), r"\(B, T, C\) for tokens.*jax.nn.one_hot\(y, classes\)"),
+    "one class": (jl.models.lstm_classifier(7, 1, pool=None), IDS, Y[..., :1], "one class, whose cross entropy"),
+    "a target at a padded place": (NET, IDS, jnp.ones_like(Y) / 3, r"y has a target at a padded place"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("name", ["bp", "al", "dfa"])
+def test_targets_that_do_not_fit(name, case):
+    net, x, y, words = REFUSED[case]
+    rule = jl.rules.ALL[name](net, SGD)
+    with pytest.raises((ValueError, TypeError), match=words) as error:
+        rule.init(jax.random.key(0), (x, y))
+    assert "\n" not in str(error.value)
+    data = jl.data.Splits(train=(x, y), validation=(x, y), test=None)
+    with pytest.raises((ValueError, TypeError)):
+        jl.training.fit(rule, data, epochs=1, batch_size=8)
+
+
+def test_data_that_do_not_fit():
+    rule, _, _, params, _ = start("bp", NET)
+    with pytest.raises(ValueError, match=r"y has shape \(8, 4, 3\).*\(N, 5, 3\).*targets of this shape"):
+        jl.training.evaluate(rule, params, (IDS, Y[:, :4]))
+    with pytest.raises(ValueError, match="data: y has a target at a padded place"):
+        jl.training.evaluate(rule, params, (IDS, jnp.ones_like(Y)))
+    with pytest.raises(TypeError, match=r"class of each token, with jax.nn.one_hot"):
+        jl.training.evaluate(rule, params, (IDS, jnp.argmax(Y, -1)))
+    by_class = jl.rules.al(NET, SGD, by_class=True)
+    with pytest.raises(ValueError, match="by_class=True: y has rows that are not one-hot"):
+        by_class.update(drawn(by_class, (IDS, Y)), (IDS, Y / 2))
+    with pytest.raises(TypeError, match=r"pool='none': .*None for a readout of each token"):
+        jl.models.lstm_classifier(7, 3, pool="none")
