@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from jaxlocal.network import Network, Tree
 
-Batch = tuple[jax.Array, jax.Array]  # x (B, …), real numbers or token ids, and y (B, …), real numbers
+Batch = tuple[jax.Array, jax.Array]  # x (B, …), real numbers or token ids, and y (B, C), or (B, T, C) for tokens
 Message = tuple[jax.Array, ...]  # what one component hands to the next: (s, t) in AL, (a, y) elsewhere
 Weights = dict[str, Tree]  # by role
 Stats = tuple[Tree, ...]  # batch statistics, layer by layer

@@ -69,6 +69,10 @@ def sequences(test: str) -> str:
     return f"test_sequences.py::test_{test}"
 
 
+def tokens(test: str) -> str:
+    return f"test_tokens.py::test_{test}"
+
+
 def pipeline(test: str) -> str:
     return f"test_pipeline.py::test_{test}"
 
@@ -993,6 +997,56 @@ DEFECTS = (
         "return True  # of the loop",
         "return False  # of the loop",
         "test_identities.py::test_feedback_through_the_transposed_weights_is_backprop[fa-lstm]",
+    ),
+    # A target for each token.
+    Defect(
+        "tokens: padded places and tokens without a target count in the mean of the loss",
+        "network.py",
+        "mean_where(values, has_target(y))",
+        "jnp.mean(values)",
+        tokens("the_cross_entropy_is_the_mean_over_all_tokens_that_have_a_target"),
+    ),
+    Defect(
+        "tokens: a readout gives padded places scores",
+        "sequences.py",
+        "x.clear(linear(x.values)) if",
+        "linear(x.values) if",
+        tokens("what_a_padded_place_holds_changes_no_weight_by_a_bit[bp]"),
+    ),
+    Defect(
+        "al: padded places count like tokens",
+        "rules/associated.py",
+        "mask & has_target(t_below) if self.of_classes else mask",
+        "jnp.ones_like(mask)",
+        "test_sequences_reference.py::test_associated_learning_of_tokens_is_the_reference[steps-squared-False]",
+    ),
+    Defect(
+        "al: a token without a target counts",
+        "rules/associated.py",
+        "mask & has_target(t_below) if self.of_classes else mask",
+        "mask",
+        tokens("a_token_without_a_target_teaches_nothing[paper]"),
+    ),
+    Defect(
+        "dfa: every token receives the mean of the errors",
+        "rules/direct.py",
+        'signals @ weights["feedback"]',
+        '(0 * signals + jnp.mean(signals, axis=0, keepdims=True)) @ weights["feedback"]',
+        "test_sequences_reference.py::test_direct_feedback_of_tokens_is_the_reference",
+    ),
+    Defect(
+        "dgl: a classifier gives padded places scores",
+        "rules/decoupled.py",
+        "scores = masked(a).clear(scores.reshape(y.shape))",
+        "scores = scores.reshape(y.shape)",
+        tokens("real_targets_at_padded_places_teach_nothing[dgl]"),
+    ),
+    Defect(
+        "training: tokens without a class count in the accuracy",
+        "training/evaluation.py",
+        "tokens = has_target(y) & counted",
+        "tokens = jnp.ones_like(losses, bool) & counted",
+        tokens("evaluation_counts_tokens_that_have_a_class"),
     ),
     # What is written for speed.
     Defect(

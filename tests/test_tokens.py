@@ -96,6 +96,21 @@ def test_what_a_padded_place_holds_changes_no_weight_by_a_bit(name):
     assert not np.any(rule.predict(one, IDS)[IDS == 0])
 
 
+@pytest.mark.parametrize("name", ["bp", "al", "dfa", "dgl"])
+def test_real_targets_at_padded_places_teach_nothing(name):
+    """As above, with the squared error, whose zeros are targets like others. No text holds token 0 inside."""
+    rule = jl.rules.ALL[name](NET._replace(loss=jl.squared_error), SGD)
+    params, path = drawn(rule, (IDS, Y)), "layers.0/forward/embed/embedding"
+    table = jl.get_weights(rule, params)[path]
+    table[0] = 7.0
+    step = jax.jit(rule.step)
+    one, two = (step(p, (IDS, Y))[0] for p in (params, jl.set_weights(rule, params, {path: table})))
+    ours, theirs = (jl.get_weights(rule, p) for p in (one, two))
+    for weights in (ours, theirs):
+        weights[path] = weights[path][1:]
+    assert same(ours, theirs)
+
+
 @by_rule([name for name in ON_TOKENS if name != "wm"], quick=("al", "dfa"))  # wm draws noise for every place
 def test_longer_padding_changes_no_prediction_and_no_update(name):
     blocks = Embedding(7, 4), Recurrent(nn.GRUCell(2), bidirectional=True), Encoder(2, 5), Convolution(3)

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-# x (N, …) and y (N, C): float32, or uint8 where `floats` has yet to be applied; the token ids of texts are int32.
+# x (N, …) and y (N, C), or (N, T, C) for tokens: float32, or uint8 where `floats` has yet to be applied; the token ids
+# of texts are int32.
 Pairs = tuple[np.ndarray, np.ndarray]
 
 DEFAULT_VALIDATION = 5000  # at most this many examples are held out for validation by default
