@@ -14,7 +14,7 @@ from jaxlocal.costs import Cost, CostTable, costs
 from jaxlocal.layers import flat
 from jaxlocal.network import Tree, apply_layer, mean_of_tokens, vocabulary
 from jaxlocal.rule import Batch, Params, Rule, forward_stats, forward_weights
-from jaxlocal.sequences import each_target
+from jaxlocal.tokens import each_target
 
 __all__ = [
     "ClassDistances",

@@ -35,7 +35,7 @@ from jaxlocal.rule import (
     forward_weights,
     report,
 )
-from jaxlocal.sequences import check_padding
+from jaxlocal.tokens import check_padding
 
 Components = tuple[Component, ...]
 Lessons = tuple[Lesson, ...]

@@ -24,9 +24,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxlocal.checks import readable
 from jaxlocal.fast.attention import attention, softmax
 from jaxlocal.layers import Activation, he_normal
 from jaxlocal.network import Masked
@@ -98,49 +96,6 @@ class Readout(nn.Module):
     def __call__(self, x: jax.Array | Masked) -> jax.Array:
         x, linear = masked(x), nn.Dense(self.features, name="linear")
         return x.clear(linear(x.values)) if self.pool is None else linear(self.pool(x))
-
-
-# How learning rules work token by token.
-
-
-def by_token(x: jax.Array | Masked, targets: tuple[int, ...]) -> bool:
-    """Whether x are sequences, and targets of this shape, that of one example, have a row for each token.
-
-    Example:
-      >>> x = jnp.ones((2, 5, 4))
-      >>> jl.sequences.by_token(x, (5, 3)), jl.sequences.by_token(x, (3,))
-      (True, False)
-    """
-    values = x.values if isinstance(x, Masked) else x
-    return values.ndim == 3 and len(targets) == 2 and targets[0] == values.shape[1]
-
-
-def check_padding(name: str, x: Any, y: Any, first: nn.Module) -> None:
-    """Padded places have no targets, as far as it can be read here. `first` is the network's first layer."""
-    if not isinstance(first, Embedding) or y.shape[:-1] != x.shape or not (readable(x) and readable(y)):
-        return
-    padded = ~np.maximum.accumulate((np.asarray(x) != PADDING)[:, ::-1], axis=1)[:, ::-1]
-    if np.asarray(y)[padded].any():
-        raise ValueError(
-            f"{name}: y has a target at a padded place; make its row zeros, as jax.nn.one_hot(-1, classes) is"
-        )
-
-
-def rows(x: jax.Array | Masked) -> jax.Array:
-    """Each token as an example by itself, also at padded places: (B · T, D)."""
-    values = masked(x).values
-    return values.reshape(-1, values.shape[-1])
-
-
-def each_target(a: jax.Array | Masked, y: jax.Array) -> tuple[Any, jax.Array]:
-    """a and y with a row for each target: where each token has one, each token is an example by itself.
-
-    Example:
-      >>> a, y = jl.sequences.each_target(jnp.ones((2, 5, 4)), jnp.ones((2, 5, 3)))
-      >>> a.shape, y.shape
-      ((10, 4), (10, 3))
-    """
-    return (rows(a), rows(y)) if by_token(a, y.shape[1:]) else (a, y)
 
 
 # The first layers.

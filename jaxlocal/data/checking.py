@@ -9,7 +9,7 @@ from jaxlocal.checks import finite, pair_of_arrays, show, token_ids
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.splits import SPLITS, Splits
 from jaxlocal.network import Network, vocabulary
-from jaxlocal.sequences import check_padding
+from jaxlocal.tokens import check_padding
 
 TOKEN_LABELS = " or, if it holds the class of each token, with jax.nn.one_hot(y, classes)"
 SPLIT_EXAMPLE = "jl.data.Splits(train=(x, y), validation=(x, y), test=(x, y))"

@@ -31,7 +31,8 @@ from jaxlocal.network import (
 )
 from jaxlocal.parts import block_groups, init_forward, init_helper
 from jaxlocal.rule import Lesson, Message, Params, Part, Rule, Stats, Weights, forward_weights
-from jaxlocal.sequences import by_token, masked, rows
+from jaxlocal.sequences import masked
+from jaxlocal.tokens import by_token, rows
 
 
 @learning_rule

@@ -18,7 +18,8 @@ from jaxlocal.make import make_rule
 from jaxlocal.network import Loss, Masked, Network, apply_layer, apply_layers, mean_of_tokens, units
 from jaxlocal.parts import block_groups, init_forward, init_helper
 from jaxlocal.rule import Lesson, Message, Part, Rule, Stats, Weights
-from jaxlocal.sequences import by_token, each_target, masked
+from jaxlocal.sequences import masked
+from jaxlocal.tokens import by_token, each_target
 
 CELLS = 2  # along each axis of an image, of which a classifier reads the means
 

@@ -25,7 +25,7 @@ from jaxlocal.make import make_rule
 from jaxlocal.network import Network, Tree, apply_layer, has_target, units
 from jaxlocal.parts import head_lesson, head_part, init_forward
 from jaxlocal.rule import Batch, Component, Lesson, Message, Part, Rule, Stats, Weights
-from jaxlocal.sequences import each_target
+from jaxlocal.tokens import each_target
 
 
 @learning_rule

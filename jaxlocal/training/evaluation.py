@@ -13,7 +13,7 @@ from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.checking import check_augmentation, check_inputs, check_pair
 from jaxlocal.network import Loss, has_target, squared_error
 from jaxlocal.rule import Batch, Params, Rule
-from jaxlocal.sequences import check_padding
+from jaxlocal.tokens import check_padding
 from jaxlocal.training.feed import CHUNK_BYTES, take
 
 PIECE = 500  # the number of examples that are evaluated at a time

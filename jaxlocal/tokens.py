@@ -1,0 +1,57 @@
+"""Targets for each token, y (B, T, C): how learning rules work token by token.
+
+A token is to them what an example is elsewhere: `each_target` makes a row of each. Padded places are rows, too, but
+count nowhere.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from jaxlocal.checks import readable
+from jaxlocal.network import Masked
+from jaxlocal.sequences import PADDING, Embedding, masked
+
+
+def by_token(x: jax.Array | Masked, targets: tuple[int, ...]) -> bool:
+    """Whether x are sequences, and targets of this shape, that of one example, have a row for each token.
+
+    Example:
+      >>> from jaxlocal.tokens import by_token
+      >>> x = jnp.ones((2, 5, 4))
+      >>> by_token(x, (5, 3)), by_token(x, (3,))
+      (True, False)
+    """
+    values = x.values if isinstance(x, Masked) else x
+    return values.ndim == 3 and len(targets) == 2 and targets[0] == values.shape[1]
+
+
+def check_padding(name: str, x: Any, y: Any, first: nn.Module) -> None:
+    """Padded places have no targets, as far as it can be read here. `first` is the network's first layer."""
+    if not isinstance(first, Embedding) or y.shape[:-1] != x.shape or not (readable(x) and readable(y)):
+        return
+    padded = ~np.maximum.accumulate((np.asarray(x) != PADDING)[:, ::-1], axis=1)[:, ::-1]
+    if np.asarray(y)[padded].any():
+        raise ValueError(
+            f"{name}: y has a target at a padded place; make its row zeros, as jax.nn.one_hot(-1, classes) is"
+        )
+
+
+def rows(x: jax.Array | Masked) -> jax.Array:
+    """Each token as an example by itself, also at padded places: (B · T, D)."""
+    values = masked(x).values
+    return values.reshape(-1, values.shape[-1])
+
+
+def each_target(a: jax.Array | Masked, y: jax.Array) -> tuple[Any, jax.Array]:
+    """a and y with a row for each target: where each token has one, each token is an example by itself.
+
+    Example:
+      >>> from jaxlocal.tokens import each_target
+      >>> a, y = each_target(jnp.ones((2, 5, 4)), jnp.ones((2, 5, 3)))
+      >>> a.shape, y.shape
+      ((10, 4), (10, 3))
+    """
+    return (rows(a), rows(y)) if by_token(a, y.shape[1:]) else (a, y)
