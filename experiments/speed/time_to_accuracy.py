@@ -31,7 +31,18 @@ from experiments.papers.al_text import deep
 from experiments.papers.al_text.shared import SETS, sequences
 from experiments.speed.backprop_pipeline import BackpropPipeline, backprop_pipeline, balanced
 from experiments.speed.backprop_schedule import Schedule, gpipe, one_forward_one_backward
-from experiments.speed.shared import ADAM, DEVICES, Batch, Problem, Timed, costs, pipeline, sequential, two_cores
+from experiments.speed.shared import (
+    ADAM,
+    DEVICES,
+    Batch,
+    Problem,
+    Timed,
+    costs,
+    pipeline,
+    sequential,
+    split_batch,
+    two_cores,
+)
 from jaxlocal.network import neighbours
 
 if TYPE_CHECKING:
@@ -91,10 +102,12 @@ def programs(name: str, task: Task, cores: Sequence[int]) -> list[Program]:
     """All programs of a problem; the first is backpropagation on one device."""
     steps = task.budget["steps"]
     entered = contest(name)
+    bp = partial(problem, name, "bp")
     whole = {"MB": counted(name, "bp").rule.memory / 1e6}
     found = [
         *_on_one_device(name, "bp", whole, steps, cores),
         Program("bp, data-parallel", "bp", DEVICES, cores, sequential, (partial(split, name), steps), whole),
+        Program("bp, data-parallel, one sum", "bp", DEVICES, cores, split_batch, (bp, steps), whole),
         *(
             _micro_batches(name, words, schedule, micro, steps, cores)
             for words, schedule in SCHEDULES.items()
