@@ -42,6 +42,7 @@ OTHERS = {
     "records/scaling": ("Time per epoch against depth", "speed.scaling_picture"),
     "records/memory": ("Memory of a step against depth", "speed.bench.overview"),
     "records/time_to_accuracy": (time_to_accuracy.EXPERIMENT.title, "speed.time_to_accuracy"),
+    "records/time_to_accuracy_texts": ("The same on texts, by two LSTM layers", "speed.time_to_accuracy"),
     **{
         f"records/rank_{workload}": (f"Differences from backpropagation on {workload}", "beyond.rank")
         for workload in ("digits", "mnist", "fashion_mnist", "cifar10")

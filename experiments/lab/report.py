@@ -61,7 +61,7 @@ PICTURES: Mapping[str, Mapping[str, str]] = {
         "al_text_imdb": "Learning curves on IMDb",
         "al_text_digits": "Learning curves on the digits, row by row",
     },
-    "al_text_deep": {"al_text_deep": "Learning curves of two LSTM layers"},
+    "al_text_deep": {"al_text_deep": "Learning curves of two LSTM layers on texts"},
     "beyond_pipeline": {"al_table1": "Which component works on which batch at which time"},
     "beyond_tuning": {"beyond_tuning": "Validation error against each setting"},
     "beyond_resnet": {"beyond_resnet": "Learning curves of ResNet-8"},
