@@ -370,10 +370,10 @@ EXPERIMENT = Experiment(
     title="The time until backpropagation's accuracy is reached, on one device and on two",
     rows={name: Job(FULL, QUICK, partial(measure, name)) for name in PROBLEMS},
     note=(
-        f"A device is a pinned core; of GPipe and 1F1B the fastest of {', '.join(map(str, MICRO))} micro-batches, and of "
-        "the split batches the faster program. Epochs are those until the validation accuracy is at least that of the "
-        "worst of backpropagation's runs at their end: mean over the seeds ± sample standard deviation. Memory is that "
-        "of the device which needs most, as XLA counts it; for GPipe and 1F1B the sum of their arrays."
+        f"A device is a pinned core; of GPipe and 1F1B the fastest of {', '.join(map(str, MICRO))} micro-batches, and "
+        "of the split batches the faster program. Epochs are those until the validation accuracy is at least that of "
+        "the worst of backpropagation's runs at their end: mean over the seeds ± sample standard deviation. Memory is "
+        "that of the device which needs most, as XLA counts it; for GPipe and 1F1B the sum of their arrays."
     ),
     tables=(table, advantage),
     draw=draw,
