@@ -16,7 +16,7 @@ from jaxlocal.sequences import PADDING, Embedding, masked
 
 
 def by_token(x: jax.Array | Masked, targets: tuple[int, ...]) -> bool:
-    """Whether x are sequences, and targets of this shape, that of one example, have a row for each token.
+    """Whether x are sequences whose tokens have a target each; `targets` is the shape of the targets of one example.
 
     Example:
       >>> from jaxlocal.tokens import by_token
@@ -29,7 +29,7 @@ def by_token(x: jax.Array | Masked, targets: tuple[int, ...]) -> bool:
 
 
 def check_padding(name: str, x: Any, y: Any, first: nn.Module) -> None:
-    """Padded places have no targets, as far as it can be read here. `first` is the network's first layer."""
+    """Refuse targets at padded places, where the values can be seen. `first` is the network's first layer."""
     if not isinstance(first, Embedding) or y.shape[:-1] != x.shape or not (readable(x) and readable(y)):
         return
     padded = ~np.maximum.accumulate((np.asarray(x) != PADDING)[:, ::-1], axis=1)[:, ::-1]
