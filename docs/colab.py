@@ -1,8 +1,8 @@
-"""A hook of the site: links that open the notebooks in Colab, once the address of the repository on GitHub is known.
+"""A hook of the site: links that open the notebooks in Colab, if the repository is on GitHub and its address is known.
 
     JAXLOCAL_REPOSITORY=https://github.com/OWNER/NAME mkdocs build
 
-The same address gives every page a link to the repository.
+This or any other address gives every page a link to the repository.
 """
 
 import re
@@ -19,17 +19,14 @@ INSTALL = '\nIn Colab, install the library first, in a cell of its own: `%pip in
 
 def on_page_markdown(markdown: str, config: "MkDocsConfig", **kwargs: Any) -> str:
     """Called for each page, before its Markdown becomes HTML."""
-    return with_links(markdown, config.repo_url) if config.repo_url and NOTEBOOK.search(markdown) else markdown
+    address = config.repo_url or ""
+    return with_links(markdown, address) if GITHUB.fullmatch(address) and NOTEBOOK.search(markdown) else markdown
 
 
 def with_links(markdown: str, address: str) -> str:
     """The page with a link behind each notebook, and a sentence that says what Colab lacks."""
     found = GITHUB.fullmatch(address)
-    if found is None:
-        raise ValueError(
-            f"JAXLOCAL_REPOSITORY={address!r}: Colab opens notebooks of GitHub alone; give an address such as "
-            "https://github.com/OWNER/NAME"
-        )
+    assert found, f"{address} is not on GitHub"
 
     def linked(link: re.Match[str]) -> str:
         return f"{link[0]} ([open in Colab]({COLAB.format(repository=found[1], notebook=link[1])}))"

@@ -72,6 +72,11 @@ class Loss(NamedTuple):
     value: Callable[[jax.Array, jax.Array], jax.Array]
     output: Callable[[jax.Array], jax.Array]
 
+    def is_of_tokens(self, y: jax.Array) -> bool:
+        """Whether `value` is the loss of each token, for targets of this shape."""
+        example = jax.ShapeDtypeStruct((1, *y.shape[1:]), jnp.float32)
+        return jax.eval_shape(self.value, example, example).ndim > 1
+
     def mean(self, scores: jax.Array, y: jax.Array) -> jax.Array:
         """The loss of a batch: the mean over its examples, or over all tokens in it that have a target."""
         values = self.value(scores, y)

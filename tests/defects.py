@@ -146,7 +146,7 @@ DEFECTS = (
     Defect(
         "al by class: every class counts the same, however many examples it has",
         "rules/associated.py",
-        "jnp.mean(read.mean_of_units(member) @ values)",
+        "jnp.mean(read.mean_of_columns(member) @ values)",
         "jnp.mean(values)",
         "test_equations.py::test_other_codes_of_associated_learning[by class]",
     ),
@@ -542,7 +542,7 @@ DEFECTS = (
     Defect(
         "drtp: the target lacks the factor 1/B",
         "rules/direct.py",
-        "_project(block, weights, stats, below, _scaled(y), key)",
+        "_project(block, weights, stats, below, _scaled(net.loss, y), key)",
         "_project(block, weights, stats, below, y, key)",
         equations("drtp-dense tanh"),
     ),

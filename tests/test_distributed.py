@@ -260,6 +260,8 @@ def test_a_pipeline_under_the_launcher_of_a_cluster(launcher, tmp_path):
     done = subprocess.run([*launcher, *command.split()], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert ", 2 devices" in done.stdout and done.stdout.count("last (epoch 1)") == 1
+    assert launch("--processes", "2", *command.replace("run", "other").split()[1:]).returncode == 0
+    assert_same_runs(tmp_path / "run", tmp_path / "other")
 
 
 @pytest.mark.parametrize(

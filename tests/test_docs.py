@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import defects
 import jax
@@ -82,8 +83,10 @@ def test_notebooks_open_in_colab_once_the_address_is_known():
     in_colab = "https://colab.research.google.com/github/someone/a.fork/blob/main/docs/notebooks/first-steps.ipynb"
     assert f"(notebooks/first-steps.ipynb) ([open in Colab]({in_colab})) | train" in linked
     assert "git+https://github.com/someone/a.fork.git" in linked and linked.count("Colab](") == 1
-    with pytest.raises(ValueError, match="JAXLOCAL_REPOSITORY='https://gitlab"):
-        with_links(page, "https://gitlab.com/someone/jaxlocal")
+    hook = script("colab").on_page_markdown
+    for address in (None, "", "https://gitlab.com/someone/jaxlocal"):
+        assert hook(page, SimpleNamespace(repo_url=address)) == page
+    assert hook(page, SimpleNamespace(repo_url="https://github.com/someone/a.fork.git")) == linked
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -111,6 +111,19 @@ def test_real_targets_at_padded_places_teach_nothing(name):
     assert same(ours, theirs)
 
 
+def test_zeros_are_real_targets_like_others():
+    """What `drtp` moves its blocks by is linear in the targets, wherever these are zero."""
+    rule = jl.rules.drtp(NET._replace(loss=jl.squared_error), SGD)
+    params = drawn(rule, (IDS, Y))
+    before, first = jl.get_weights(rule, params), (np.arange(Y.shape[1])[None, :, None] < 2).astype(np.float32)
+    moves = [
+        {name: w - before[name] for name, w in jl.get_weights(rule, jax.jit(rule.update)(params, (IDS, y))).items()}
+        for y in (Y, Y * first, Y * (1 - first))
+    ]
+    for name in (name for name in before if name.startswith(("layers.0/", "layers.1/"))):
+        close(moves[0][name], moves[1][name] + moves[2][name])
+
+
 @by_rule([name for name in ON_TOKENS if name != "wm"], quick=("al", "dfa"))  # wm draws noise for every place
 def test_longer_padding_changes_no_prediction_and_no_update(name):
     blocks = Embedding(7, 4), Recurrent(nn.GRUCell(2), bidirectional=True), Encoder(2, 5), Convolution(3)

@@ -215,7 +215,7 @@ class _Associations(NamedTuple):
     def examples(self, s: jax.Array | Masked, t_below: jax.Array | Masked) -> "Examples":
         """What the coders read: s_i and t_{i-1} of each example or, where each token has a target, of each token.
 
-        There t_{i-1} has a mask from the first component on: the tokens that have a target.
+        There t_{i-1} has a mask from the first component on: the tokens that have a target or, for real targets, all.
         """
         if not isinstance(t_below, Masked):
             if not by_token(s, t_below.shape[1:]):
@@ -283,10 +283,10 @@ class Examples(NamedTuple):
 
     def mean(self, values: jax.Array) -> jax.Array:
         """The mean over the examples that count and over the units, of values (number of examples, units)."""
-        return jnp.mean(values if self.mask is None else self.mean_of_units(values))
+        return jnp.mean(values if self.mask is None else self.mean_of_columns(values))
 
-    def mean_of_units(self, values: jax.Array) -> jax.Array:
-        """The mean over the examples that count, for each unit."""
+    def mean_of_columns(self, values: jax.Array) -> jax.Array:
+        """The mean over the examples that count, for each column."""
         return jnp.mean(values, axis=0) if self.mask is None else mean_where(values, self.mask.reshape(-1))
 
     def handed_on(self, t: jax.Array) -> jax.Array | Masked:
@@ -315,7 +315,7 @@ def each_class(read: Examples, y: jax.Array) -> Targets:
         member = member * read.mask.reshape(-1, 1).astype(member.dtype)
 
     def mean(values: jax.Array) -> jax.Array:
-        return jnp.mean(read.mean_of_units(member) @ values)
+        return jnp.mean(read.mean_of_columns(member) @ values)
 
     return Targets(read.t[jnp.argmax(member, axis=0)], lambda values: values[label], mean)
 

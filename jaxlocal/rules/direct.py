@@ -22,7 +22,7 @@ from jaxlocal.decay import decayed
 from jaxlocal.layers import flat, he_normal
 from jaxlocal.locality import everywhere, own, upward
 from jaxlocal.make import make_rule
-from jaxlocal.network import Network, Tree, apply_layer, has_target, units
+from jaxlocal.network import Loss, Network, Tree, apply_layer, has_target, units
 from jaxlocal.parts import head_lesson, head_part, init_forward
 from jaxlocal.rule import Batch, Component, Lesson, Message, Part, Rule, Stats, Weights
 from jaxlocal.tokens import each_target
@@ -163,7 +163,7 @@ def drtp(
         block: nn.Module, weights: Weights, stats: Stats, message: Message, key: jax.Array
     ) -> tuple[Lesson, Message]:
         below, y = message
-        lesson, a = _project(block, weights, stats, below, _scaled(y), key)
+        lesson, a = _project(block, weights, stats, below, _scaled(net.loss, y), key)
         return lesson, (a, y)
 
     *blocks, head = _parts(net, feedback_init)
@@ -173,9 +173,9 @@ def drtp(
     return make_rule(net, (*teaching, head), {"forward": tx}, locality=locality, frozen=frozen)
 
 
-def _scaled(y: jax.Array) -> jax.Array:
-    """The target with the factor of the mean over the examples, or over the tokens that have a target."""
-    if y.ndim < 3:
+def _scaled(loss: Loss, y: jax.Array) -> jax.Array:
+    """The target with the factor of the mean loss: over the examples, or over the tokens that have a target."""
+    if not loss.is_of_tokens(y):
         return y / y.shape[0]
     return y * (1 / jnp.maximum(jnp.sum(has_target(y), dtype=y.dtype), 1))
 

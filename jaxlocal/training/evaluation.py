@@ -65,9 +65,8 @@ def totals(
 
 
 def number_of_targets(loss: Loss, y: Any) -> Any:
-    """The number of examples or, where the loss is that of each token, of tokens that have a target."""
-    example = jax.ShapeDtypeStruct((1, *y.shape[1:]), jnp.float32)
-    return len(y) if jax.eval_shape(loss.value, example, example).ndim == 1 else has_target(y).sum()
+    """The number of examples or, where the loss is that of each token, of tokens that have a target, at least one."""
+    return jnp.maximum(has_target(y).sum(), 1) if loss.is_of_tokens(y) else len(y)
 
 
 def evaluate(
@@ -106,7 +105,7 @@ def evaluate(
         some = take(data, rows) if size < len(x) else data
         found = _totals(rule, augmentation, params, some, min(size, len(x) - begin))
         sums = sums + np.stack([np.asarray(total, np.float64) for total in found])
-    loss, accuracy = (sums / max(1, int(number_of_targets(rule.net.loss, y)))).tolist()
+    loss, accuracy = (sums / int(number_of_targets(rule.net.loss, y))).tolist()
     return {"loss": loss} if rule.net.loss is squared_error else {"loss": loss, "accuracy": accuracy}
 
 
