@@ -256,11 +256,12 @@ def test_a_pipeline_under_the_launcher_of_a_cluster(launcher, tmp_path):
     launcher = [*launcher.split(), "-n", "2"]
     if shutil.which(launcher[0]) is None or subprocess.run([*launcher, "true"], capture_output=True).returncode:
         pytest.skip(f"{launcher[0]} does not start two processes here")
-    command = f"{sys.executable} -m jaxlocal train --rule al --pipeline --epochs 1 --out {tmp_path / 'run'}"
-    done = subprocess.run([*launcher, *command.split()], env=ENVIRONMENT, capture_output=True, text=True)
+    command = ["-m", "jaxlocal", "train", "--rule", "al", "--pipeline", "--epochs", "1", "--out"]
+    run = [*launcher, sys.executable, *command, str(tmp_path / "run")]
+    done = subprocess.run(run, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert ", 2 devices" in done.stdout and done.stdout.count("last (epoch 1)") == 1
-    assert launch("--processes", "2", *command.replace("run", "other").split()[1:]).returncode == 0
+    assert launch("--processes", "2", *command, str(tmp_path / "other")).returncode == 0
     assert_same_runs(tmp_path / "run", tmp_path / "other")
 
 
