@@ -78,6 +78,7 @@ NETS = {
 SEQUENCES = "lstm", "transformer", "tagger"
 ON_SEQUENCES = "bp", "al", "fa", "kp", "brsf", "wm", "dfa", "drtp", "dkp", "predsim", "dgl", "scpl"
 ON_TOKENS = tuple(name for name in ON_SEQUENCES if name not in ("predsim", "scpl"))  # where each token has a target
+KINDS_ON_TOKENS = "al", "bp", "kp", "dfa", "drtp", "dgl"  # one of each kind
 
 
 def make_batch(net, batch_size=8, seed=0):

@@ -13,9 +13,9 @@ from helpers import (
     FAMILIES,
     FORWARD_ONLY,
     HEADLESS,
+    KINDS_ON_TOKENS,
     NETS,
     ON_SEQUENCES,
-    ON_TOKENS,
     RULES,
     SEQUENCES,
     by_case,
@@ -32,7 +32,7 @@ every_rule = by_rule(RULES)
 CASES = [
     *((name, net) for net in ("norm dropout", "conv") for name in RULES),
     *((name, net) for net in ("lstm", "transformer") for name in ON_SEQUENCES),
-    *((name, "tagger") for name in ON_TOKENS),
+    *((name, "tagger") for name in KINDS_ON_TOKENS),
 ]
 QUICK = ("al", "lstm"), ("al", "tagger"), ("kp", "lstm"), ("al", "transformer"), ("dkp", "transformer")
 every_case = by_case(CASES, QUICK)
