@@ -19,16 +19,11 @@ INSTALL = '\nIn Colab, install the library first, in a cell of its own: `%pip in
 
 def on_page_markdown(markdown: str, config: "MkDocsConfig", **kwargs: Any) -> str:
     """Called for each page, before its Markdown becomes HTML."""
-    address = config.repo_url or ""
-    return with_links(markdown, address) if GITHUB.fullmatch(address) and NOTEBOOK.search(markdown) else markdown
-
-
-def with_links(markdown: str, address: str) -> str:
-    """The page with a link behind each notebook, and a sentence that says what Colab lacks."""
-    found = GITHUB.fullmatch(address)
-    assert found, f"{address} is not on GitHub"
+    repository = GITHUB.fullmatch(config.repo_url or "")
+    if not (repository and NOTEBOOK.search(markdown)):
+        return markdown
 
     def linked(link: re.Match[str]) -> str:
-        return f"{link[0]} ([open in Colab]({COLAB.format(repository=found[1], notebook=link[1])}))"
+        return f"{link[0]} ([open in Colab]({COLAB.format(repository=repository[1], notebook=link[1])}))"
 
-    return NOTEBOOK.sub(linked, markdown) + INSTALL.format(address=address)
+    return NOTEBOOK.sub(linked, markdown) + INSTALL.format(address=repository[0])

@@ -77,16 +77,16 @@ def test_indices_hang_below_the_line_but_not_in_code():
 
 
 def test_notebooks_open_in_colab_once_the_address_is_known():
-    with_links = script("colab").with_links
+    hook = script("colab").on_page_markdown
     page = "| [First steps](notebooks/first-steps.ipynb) | train |\n[Install](install.md)"
-    linked = with_links(page, "https://github.com/someone/a.fork.git")
+    on_github = SimpleNamespace(repo_url="https://github.com/someone/a.fork.git")
+    linked = hook(page, on_github)
     in_colab = "https://colab.research.google.com/github/someone/a.fork/blob/main/docs/notebooks/first-steps.ipynb"
     assert f"(notebooks/first-steps.ipynb) ([open in Colab]({in_colab})) | train" in linked
     assert "git+https://github.com/someone/a.fork.git" in linked and linked.count("Colab](") == 1
-    hook = script("colab").on_page_markdown
     for address in (None, "", "https://gitlab.com/someone/jaxlocal"):
         assert hook(page, SimpleNamespace(repo_url=address)) == page
-    assert hook(page, SimpleNamespace(repo_url="https://github.com/someone/a.fork.git")) == linked
+    assert hook("[Install](install.md)", on_github) == "[Install](install.md)"
 
 
 @pytest.mark.parametrize("name", MODULES)
