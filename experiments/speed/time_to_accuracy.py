@@ -28,7 +28,7 @@ from experiments.lab.main import main
 from experiments.lab.records import Record, Row
 from experiments.lab.workers import Worker, take_turns
 from experiments.papers.al_text import deep
-from experiments.papers.al_text.shared import SETS, sequences
+from experiments.papers.al_text.shared import sequences
 from experiments.speed.backprop_pipeline import BackpropPipeline, backprop_pipeline, balanced
 from experiments.speed.backprop_schedule import Schedule, gpipe, one_forward_one_backward
 from experiments.speed.shared import (
@@ -60,7 +60,7 @@ class Program(NamedTuple):
     """A line of the table."""
 
     name: str
-    contender: str  # the row of `frontier` whose epochs it needs
+    contender: str  # whose trainings say how many epochs it needs
     devices: int
     cores: Sequence[int] | None  # None: all cores, without pinning
     make: Callable[..., Timed]
@@ -74,18 +74,16 @@ class Contest(NamedTuple):
     step: Callable[[str], tuple[jl.Rule, Batch]]  # the rule of a contender, and a batch
     lean: Sequence[str]  # Associated Learning with lean codes
     paper: Sequence[str]  # with the paper's, which is timed in the pipeline only
-    batches: int  # in an epoch
+    splits: Callable[[], jl.data.Splits]
 
 
 def contest(name: str) -> Contest:
     """Those of `frontier`, and of texts."""
     if name in deep.NAMES:
-        batches = len(sequences(name).train[0]) // SETS[name].batch_size
-        return Contest(partial(deep.stepping, name), ["al"], [], batches)
+        return Contest(partial(deep.stepping, name), ["al"], [], partial(sequences, name))
     learned = frontier.PROBLEMS[name]
     lean = [contender for contender in frontier.contenders(learned) if contender in ("al_2", "al_4")]
-    batches = len(learned.splits().train[0]) // learned.batch
-    return Contest(partial(frontier.stepping, learned), lean, ["al_paper"], batches)
+    return Contest(partial(frontier.stepping, learned), lean, ["al_paper"], learned.splits)
 
 
 def problem(name: str, contender: str) -> tuple[jl.Rule, Batch]:
@@ -172,7 +170,7 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
             for program in made
         }
         seconds = take_turns({name: worker.ask for name, worker in workers.items()}, task.budget["rounds"], warm_up=1)
-    size = len(problem(name, "bp")[1][0])
+    size, examples = len(problem(name, "bp")[1][0]), len(contest(name).splits().train[0])
     rows = []
     for program in made:
         own = seconds[program.name]
@@ -187,7 +185,7 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
                 **program.facts,
             }
         )
-    settings = {"problem": name, "batch_size": size, BATCHES: contest(name).batches} | task.budget
+    settings = {"problem": name, "batch_size": size, BATCHES: examples // size} | task.budget
     yield Outcome(rows, settings, task.budget, tables.text([_timing(row) for row in rows]))
 
 
