@@ -189,15 +189,23 @@ def feed_forward(w, x):
     return y, back
 
 
-def attending(w, x):
-    """`attention` with its weights under their name in a block."""
-    y, back_attention = attention(w["attention"], x)
+def named(name, layer):
+    """The layer with its weights under their name in a block."""
 
-    def back(dy):
-        dx, grads = back_attention(dy)
-        return dx, {"attention": grads}
+    def of_block(w, x):
+        y, back_layer = layer(w[name], x)
 
-    return y, back
+        def back(dy):
+            dx, grads = back_layer(dy)
+            return dx, {name: grads}
+
+        return y, back
+
+    return of_block
+
+
+attending = named("attention", attention)
+linear_layer = named("linear", dense)  # x W + b: the decoder of the labels' scores, and the same map of every step
 
 
 def sublayer(part, norm, norm_first):
@@ -360,17 +368,6 @@ def al_component_of_tokens(f, w, s_below, t_below, counted, label_loss=mse):
     return (associated, autoencoder), grads, [row for row, _ in read], codes
 
 
-def linear_layer(w, x):
-    """x W + b: the decoder of the labels' scores."""
-    y, back_dense = dense(w["linear"], x)
-
-    def back(dy):
-        dx, grads = back_dense(dy)
-        return dx, {"linear": grads}
-
-    return y, back
-
-
 def al_gradients_of_tokens(fs, components, x, y, label_loss):
     """As `al_gradients`, for targets y of each token; a row of zeros is none."""
     s, t, counted, losses, grads = x, y, [row.any(1) for row in y], [], []
@@ -393,17 +390,12 @@ def al_predict_tokens(fs, components, x, label_loss):
     return [(sigmoid_layer if label_loss is mse else linear_layer)(lowest["decoder"], row)[0] for row in t]
 
 
-def steps(w, x):
-    """The same dense map of every step."""
-    return linear_layer(w, x)
-
-
 def dfa_gradients_of_tokens(embeddings, w, feedback, head, y):
     """Direct feedback alignment of a block `steps` and a linear head. The error of token t is e_t = (p_t - y_t) / N,
     where N tokens have a target; dW = the sum over the tokens of x_t^T (e_t B), and the head has its true gradient."""
     x, y = np.concatenate(embeddings), np.concatenate(y)
     counted = y.any(1)
-    a, back_steps = steps(w, x)
+    a, back_steps = linear_layer(w, x)
     scores, back_head = linear_layer(head, a)
     error = among(scores, counted)[1](softmax_cross_entropy(scores[counted], y[counted])[1])
     return back_steps(error @ feedback)[1], back_head(error)[1]

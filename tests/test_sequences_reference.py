@@ -104,7 +104,7 @@ TAGS = [[0, -1, 2, 1, 0], [2, 1, 0], [1], []]
 TAG_ROWS = [np.eye(CLASSES)[tags] * (np.array(tags, int) >= 0)[:, None] for tags in (np.array(t, int) for t in TAGS)]
 TOKEN_CASES = {
     **{name: CASES[name] for name in ("lstm both", "encoder")},
-    "steps": ((Embedding(VOCABULARY, 4), Steps(3)), (ref.embedding, ref.steps)),
+    "steps": ((Embedding(VOCABULARY, 4), Steps(3)), (ref.embedding, ref.linear_layer)),
 }
 LABEL_LOSSES = {"squared": (SQUARED, ref.mse), "cross entropy": (jl.codes.lean, ref.softmax_cross_entropy)}
 
