@@ -58,14 +58,14 @@ def draw(record: Record) -> "Figure":
 def _model(rows: Sequence[Row], settings: dict[str, Any], link: Link, depth: np.ndarray) -> dict[str, Line]:
     n, micro = settings["batches"], settings["micro"]
     component = median(one for row in rows for one in row["component ms"]["repeats"]) / 1e3
-    message = max(row["message bytes"] for row in rows)
+    message, rest = max(row["message bytes"] for row in rows), settings["rest"] / 1e3
     step, in_sequence = (_straight(rows, name, depth) for name in ("bp ms", "al ms"))
     gpipe = gpipe_epoch(n, depth, micro, step)
     return {
         "al": Line("sequential AL", n * in_sequence),
         "bp": Line("sequential BP", n * step),
         "GPipe": Line(f"GPipe-style BP\n({micro} micro-batches)", gpipe),
-        "pipeline": Line("AL pipeline", pipelined_epoch(n, depth, component + link.seconds(message))),
+        "pipeline": Line("AL pipeline", pipelined_epoch(n, depth, component + link.seconds(message) + rest)),
     }
 
 
@@ -136,8 +136,8 @@ def _caption(record: Record, link: Link) -> str:
     return (
         f"Dense layers of {settings['width']} units, batch {settings['batch_size']}, Adam. A device is one core of "
         f"{device['cpu']} ({device['cores']} cores); link {link.bandwidth / 1e9:.3g} GB/s, "
-        f"{1e6 * link.latency:.3g} µs.\n"
-        "Dots: the model with each depth's measured components and steps. Diamonds: what ran on two cores.\n"
+        f"{1e6 * link.latency:.3g} µs; rest of a tick {settings['rest']:.2g} ms.\n"
+        "Dots: the model with each depth's measured components and steps. Diamond: what ran on two cores.\n"
         "Lines: the model with the median component, dashed beyond the depths measured. No more than two devices ran.\n"
         "GPipe is favoured: transfers are free, layers divide perfectly, small micro-batches cost no more."
     )
