@@ -243,18 +243,18 @@ class _Associations(NamedTuple):
 
     def scores(self, params: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
         """Up through f_1 … f_N, across the last bridge, and down through h_N … h_1."""
-        s, used, targets = x, [], params.shapes[1]
+        s, targets = x, params.shapes[1]
+        widths = []  # of t_1 … t_N
         for i, component in enumerate(params.components):
             s, _ = apply_layers(self.f[i], component.weights["forward"], component.stats, s, key)
             of_tokens = by_token(s, targets)
             read = rows(s) if of_tokens else s
-            if i == 0:
-                width_below = targets[-1] if of_tokens else prod(targets)
-            used.append(self.coders(i, read, width_below))
-            width_below = self.width(i, read)
-        t = _apply(used[-1].bridge, params.components[-1].weights["bridge"], read, key)
-        for coders, component in reversed(tuple(zip(used, params.components, strict=True))):
-            t = _apply(coders.decoder, component.weights["decoder"], t, key)
+            widths.append(self.width(i, read))
+        t = _apply(self.bridge(widths[-1]), params.components[-1].weights["bridge"], read, key)
+        widths_below = [targets[-1] if of_tokens else prod(targets), *widths[:-1]]
+        downward = zip(params.components, self.decoders, widths_below, strict=True)
+        for component, decoder, width in reversed(tuple(downward)):
+            t = _apply(decoder(width), component.weights["decoder"], t, key)
         return masked(s).clear(t.reshape(-1, *targets)) if of_tokens else t
 
 
