@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import HEADLESS, NETS, RULES, by_rule, code_blocks, make_batch, same, start
+from helpers import HEADLESS, NETS, RULES, by_rule, code_blocks, drawn, make_batch, same, start
 from jax.sharding import NamedSharding, PartitionSpec
 from numpy.lib.stride_tricks import sliding_window_view
 from safetensors.numpy import load_file, save_file
@@ -18,9 +18,9 @@ from safetensors.numpy import load_file, save_file
 import jaxlocal as jl
 
 
-def fresh(rule, net, seed=1):
+def fresh(rule, net):
     """Parameters that share no array with those of `start`."""
-    return rule.init(jax.random.key(seed), make_batch(net))
+    return drawn(rule, make_batch(net), seed=1)
 
 
 def learned(params):
@@ -31,7 +31,7 @@ def learned(params):
 @by_rule(RULES)
 def test_round_trip(name, tmp_path):
     """Through NumPy and through a file: all that was learned, bit for bit, and nothing else."""
-    net = NETS["conv"]
+    net = NETS["norm dropout"]
     rule, _, step, params, batch = start(name, net)
     other = fresh(rule, net)
     weights = jl.get_weights(rule, params)
@@ -65,10 +65,9 @@ ROLES |= {
 def test_the_network_has_the_same_names_in_every_rule(name):
     """What else there is, is of the rule's own roles."""
     net = NETS["conv"]
-    rule, params = start(name, net).rule, start(name, net).params
-    bp = jl.rules.bp(net, optax.sgd(0.5))
+    rule, bp = (jl.rules.ALL[of](net, optax.sgd(0.5)) for of in (name, "bp"))
     network = {n for n in jl.get_weights(bp, fresh(bp, net)) if not (name in HEADLESS and n.startswith("layers.3/"))}
-    names = jl.get_weights(rule, params).keys()
+    names = jl.get_weights(rule, fresh(rule, net)).keys()
     assert network <= names
     assert {other.split("/")[1] for other in names - network} == set(ROLES[name].split())
 
@@ -155,7 +154,7 @@ def test_other_types_become_the_parameters_own():
 def test_ensembles_have_the_members_first():
     net = NETS["dense"]
     rule = jl.ensemble(jl.rules.dkp(net, optax.sgd(0.1)), 2)
-    params = fresh(rule, net)
+    params = rule.init(jax.random.key(1), make_batch(net))
     weights = jl.get_weights(rule, params)
     name = "layers.0/forward/linear/bias"
     assert weights[name].shape == (2, 7)
