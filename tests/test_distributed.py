@@ -140,11 +140,13 @@ def launch(*arguments, cwd=ROOT):
     return subprocess.run(command, env=ENVIRONMENT, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
-SMALL = ["--epochs=3", "--batch-size=128", "--model-args", "hidden=[8,8]"]
-
-
-def command(*arguments):
-    return ["-m", "jaxlocal", "train", *SMALL, *arguments]
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """The arguments of a small run, on a few examples of its own: those of scikit-learn take longer to import."""
+    rng, data = np.random.default_rng(0), tmp_path_factory.mktemp("data") / "few.npz"
+    np.savez(data, x=rng.random((640, 6), np.float32), y=rng.integers(3, size=640))
+    small = ["--data", str(data), "--epochs=3", "--batch-size=64", "--model-args", "hidden=[8,8]"]
+    return lambda *arguments: ["-m", "jaxlocal", "train", *small, *arguments]
 
 
 def leaves(folder):
@@ -168,12 +170,12 @@ def assert_same_runs(first, second):
     ("processes", "devices", "flags"),
     [
         (2, 1, ["--pipeline"]),
-        slow(4, 1, ["--pipeline", "--split", "2"]),
+        slow(2, 1, ["--pipeline", "--split", "2"]),  # one stage
         slow(2, 2, ["--pipeline", "--split", "2"]),
         slow(2, 1, ["--rule", "dfa"]),
     ],
 )
-def test_the_ordinary_command_in_processes_is_that_of_one(processes, devices, flags, tmp_path, run):
+def test_the_ordinary_command_in_processes_is_that_of_one(processes, devices, flags, tmp_path, run, command):
     """As a pipeline, as one that splits its batches, and data-parallel; only process 0 writes and prints."""
     many, one = tmp_path / "many", tmp_path / "one"
     start = ["--processes", str(processes), "--devices", str(devices)]
@@ -196,7 +198,7 @@ def test_a_process_reads_its_share_of_the_examples(script):
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory, script):
+def killed(tmp_path_factory, script, command):
     """The folder of a run of which one process dies in the second epoch, and how it ended."""
     folder = tmp_path_factory.mktemp("runs") / "interrupted"
     return folder, launch("--processes", "2", script(DYING), *command("--pipeline", "--out", str(folder))[2:])
@@ -211,7 +213,7 @@ def test_a_process_that_dies_stops_the_others(killed):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_ends_as_an_uninterrupted_one(killed, script, tmp_path, run):
+def test_a_resumed_run_ends_as_an_uninterrupted_one(killed, script, tmp_path, run, command):
     """It is killed in its second epoch, resumed, stopped after that by a signal to one process, resumed in one."""
     folder, _ = killed
     resume = ["train", "--resume", "--out", str(folder)]
@@ -251,17 +253,16 @@ def test_a_mistake_is_one_sentence_of_all_processes(script, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["mpirun --oversubscribe --allow-run-as-root", "srun"])
-def test_a_pipeline_under_the_launcher_of_a_cluster(launcher, tmp_path):
+def test_a_pipeline_under_the_launcher_of_a_cluster(launcher, tmp_path, run, command):
     """Open MPI's and SLURM's own, where they are installed; the tests above imitate them."""
     launcher = [*launcher.split(), "-n", "2"]
     if shutil.which(launcher[0]) is None or subprocess.run([*launcher, "true"], capture_output=True).returncode:
         pytest.skip(f"{launcher[0]} does not start two processes here")
-    command = ["-m", "jaxlocal", "train", "--rule", "al", "--pipeline", "--epochs", "1", "--out"]
-    run = [*launcher, sys.executable, *command, str(tmp_path / "run")]
-    done = subprocess.run(run, env=ENVIRONMENT, capture_output=True, text=True)
+    many = [*launcher, sys.executable, *command("--pipeline", "--out", str(tmp_path / "run"))]
+    done = subprocess.run(many, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert ", 2 devices" in done.stdout and done.stdout.count("last (epoch 1)") == 1
-    assert launch("--processes", "2", *command, str(tmp_path / "other")).returncode == 0
+    assert ", 2 devices" in done.stdout and done.stdout.count("last (epoch 3)") == 1
+    assert run(shlex.join(command("--pipeline", "--devices", "2", "--out", str(tmp_path / "other"))[2:]))[0] == 0
     assert_same_runs(tmp_path / "run", tmp_path / "other")
 
 
