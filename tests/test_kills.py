@@ -19,7 +19,7 @@ from jaxlocal.app import runs
 pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("KILLS", "1"))
-RUN = "--batch-size 8 --epochs 15 --model-args 'hidden=[8,8]'"
+RUN = "--batch-size 8 --epochs 8 --model-args 'hidden=[8,8]'"
 
 # The command, the flag that resumes it, and the file by which it is known to have begun.
 COMMANDS = {
@@ -40,7 +40,7 @@ def start(line):
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "JAXLOCAL_CACHE": str(Path("cache").resolve()),
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", ""),
     }
     del environment["JAX_COMPILATION_CACHE_DIR"]  # a folder of its own, in which it may be killed, too
     return subprocess.Popen(
