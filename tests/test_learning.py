@@ -14,7 +14,7 @@ def trained(name, epochs):
     """The data, the rule, and its parameters after these epochs."""
     data = jl.data.digits()
     rule = jl.rules.ALL[name](jl.models.mlp((256, 256), classes=10), optax.adam(1e-3))
-    params = rule.init(jax.random.key(0), data.train)
+    params = jax.jit(rule.init)(jax.random.key(0), data.train)
     for epoch in range(epochs):
         params, _ = jl.training.epoch(rule, params, data.train, jax.random.key(epoch), 32)
     return data, rule, params

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from helpers import drawn
 
 import jaxlocal as jl
 from jaxlocal import app, ranking
@@ -29,10 +30,10 @@ def test_every_rule_gets_the_same_rates():
 def test_every_rule_starts_a_seed_with_the_same_forward_weights():
     batch = jl.data.floats((DATA.train[0][:4], DATA.train[1][:4]))
     bp = jl.rules.bp(NET(), optax.sgd(0.0))
-    expected = jl.get_weights(bp, bp.init(jax.random.key(1), batch))
+    expected = jl.get_weights(bp, drawn(bp, batch))
     for name in ("al", "dtp", "fa", "dfa", "predsim", "ff"):
         rule = jl.rules.ALL[name](NET(), optax.sgd(0.1))
-        params = with_forward_weights(rule, rule.init(jax.random.key(1), batch), expected)
+        params = with_forward_weights(rule, drawn(rule, batch, seed=1), expected)
         own = jl.get_weights(rule, params)
         same = [layer for layer in expected if layer in own and np.array_equal(own[layer], expected[layer])]
         kernels_with_a_label = 1 if name == "ff" else 0

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import NETS, ON_SEQUENCES, by_rule, drawn, make_batch, same, slow, start, token_ids
+from helpers import NETS, by_rule, drawn, make_batch, same, slow, token_ids
 
 import jaxlocal as jl
 from jaxlocal.network import init_layer
@@ -109,7 +109,7 @@ def test_token_0_inside_a_text_is_a_token_and_after_it_padding():
     np.testing.assert_array_equal(x.mask, [[True, True, True, False, False], [False] * 5])
 
 
-@by_rule([name for name in ON_SEQUENCES if name != "wm"], quick=("al",))  # wm draws noise for every place
+@by_rule(["bp", "al", "kp", "dfa", "predsim", "dgl", "scpl"], quick=("al",))  # of each file; wm draws noise by place
 def test_longer_padding_changes_no_prediction_and_no_update(name):
     """One network of every kind of block, and the same weights for five steps and for eight."""
     blocks = (
@@ -128,32 +128,34 @@ def test_longer_padding_changes_no_prediction_and_no_update(name):
     close(jax.jit(rule.predict)(short, ids), jax.jit(rule.predict)(long, longer))
 
 
-@by_rule(ON_SEQUENCES, quick=QUICK)
+@by_rule(QUICK)
 def test_a_frozen_embedding_keeps_its_given_vectors(name):
     vectors = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
     net = jl.Network((Embedding(7, 4, vectors=jl.sequences.given(vectors)), Convolution(3)), Readout(3))
     rule, batch = jl.rules.ALL[name](net, SGD, frozen={0}), make_batch(NETS["lstm"])
-    before = rule.init(jax.random.key(0), batch)
+    before = jax.jit(rule.init)(jax.random.key(0), batch)
     old, new = (jl.rule.forward_weights(params) for params in (before, jax.jit(rule.update)(before, batch)))
     np.testing.assert_array_equal(new[0]["embed"]["embedding"], vectors)
     assert not same(old[1], new[1])
 
 
-@by_rule(ON_SEQUENCES, quick=("al", "kp"))
+@by_rule(["al", "kp"])
 def test_weights_by_name_out_and_in(name):
-    net = NETS["lstm"]
-    rule, init, _, params, (x, _) = start(name, net)
+    rule, batch = jl.rules.ALL[name](NETS["lstm"], SGD), make_batch(NETS["lstm"])
+    params = drawn(rule, batch)
     weights = jl.get_weights(rule, params)
     assert "layers.0/forward/embed/embedding" in weights
     assert "layers.1/forward/backward/cell/hf/kernel" in weights
-    moved = jl.set_weights(rule, init(jax.random.key(1), make_batch(net)), weights)
+    moved = jl.set_weights(rule, drawn(rule, batch, seed=1), weights)
     assert same([c.weights for c in moved.components], [c.weights for c in params.components])
-    np.testing.assert_array_equal(rule.predict(moved, x), rule.predict(params, x))
+    predict = jax.jit(rule.predict)
+    np.testing.assert_array_equal(predict(moved, batch[0]), predict(params, batch[0]))
 
 
 @pytest.mark.parametrize("name", ["bp", "al"])
 def test_outputs_of_layers_are_means_over_tokens(name):
-    rule, _, _, params, (x, _) = start(name, NETS["lstm"])
+    rule, (x, y) = jl.rules.ALL[name](NETS["lstm"], SGD), make_batch(NETS["lstm"])
+    params = drawn(rule, (x, y))
     outputs = jl.diagnostics.layer_outputs(rule, params, x)
     assert [(key, value.shape) for key, value in outputs.items()][:2] == [("block 1", (8, 4)), ("block 2", (8, 6))]
     assert list(outputs)[-1] == "output" and outputs["output"].shape == (8, 3)
@@ -258,7 +260,7 @@ CLASSIFIERS = {
 
 @pytest.mark.parametrize(
     ("rule", "net", "task"),
-    [slow(rule, net, task) for rule in QUICK for net in CLASSIFIERS for task in TASKS],
+    [slow(rule, *pair) for rule in QUICK for pair in zip(CLASSIFIERS, TASKS, strict=True)],
 )
 def test_texts_are_learned(rule, net, task):
     rng = np.random.default_rng(0)

@@ -27,7 +27,7 @@ from helpers import (
 )
 
 import jaxlocal as jl
-from jaxlocal.sequences import Convolution, Embedding, Encoder, Readout, Recurrent, Steps
+from jaxlocal.sequences import Convolution, Embedding, Readout, Recurrent, Steps
 
 SGD = optax.sgd(0.1)
 NET = NETS["tagger"]
@@ -114,7 +114,7 @@ def test_what_a_padded_place_holds_changes_no_weight_by_a_bit(name):
     assert not np.any(rule.predict(one, IDS)[IDS == 0])
 
 
-@pytest.mark.parametrize("name", ["bp", "al", "dfa", "dgl"])
+@pytest.mark.parametrize("name", [slow("bp"), "al", slow("dfa"), "dgl"])
 def test_real_targets_at_padded_places_teach_nothing(name):
     """As above, with the squared error, whose zeros are targets like others. No text holds token 0 inside."""
     rule = jl.rules.ALL[name](NET._replace(loss=jl.squared_error), SGD)
@@ -144,7 +144,8 @@ def test_zeros_are_real_targets_like_others():
 
 @by_rule(KINDS_ON_TOKENS, quick=("al",))
 def test_longer_padding_changes_no_prediction_and_no_update(name):
-    blocks = Embedding(7, 4), Recurrent(nn.GRUCell(2), bidirectional=True), Encoder(2, 5), Convolution(3)
+    """The other blocks are in test_sequences."""
+    blocks = Embedding(7, 4), Recurrent(nn.GRUCell(2), bidirectional=True), Convolution(3)
     rule = jl.rules.ALL[name](jl.Network(blocks, Readout(3, pool=None)), SGD)
     longer, more = jnp.pad(IDS, ((0, 0), (0, 3))), jnp.pad(Y, ((0, 0), (0, 3), (0, 0)))
     starts = drawn(rule, (IDS, Y)), drawn(rule, (longer, more))
@@ -198,7 +199,7 @@ def test_blocks_may_hand_on_arrays_whose_steps_all_count():
     jax.tree.map(close, *found)
 
 
-@pytest.mark.parametrize("name", ["bp", "al", "dfa"])
+@pytest.mark.parametrize("name", [slow("bp"), "al", slow("dfa")])
 def test_real_targets_of_each_step(name):
     rule = jl.rules.ALL[name](OF_SERIES._replace(loss=jl.squared_error), optax.adam(3e-2))
     batch = SERIES, jnp.stack([SERIES[..., 0], SERIES[..., 1] - 1, jnp.zeros((8, 5))], axis=-1)
@@ -228,7 +229,7 @@ def test_evaluation_counts_tokens_that_have_a_class():
     jax.tree.map(close, members, {name: [value, value] for name, value in found.items()})
 
 
-# Sequences that end in a pool, and series, are in test_pipeline.
+# Sequences that end in a pool, series, and a quick case are in test_pipeline.
 PIPES = {
     "lstm": (jl.rules.al, jl.models.lstm_classifier(7, 3, features=4, hidden=(3, 5), pool=None), {}),
     "by class": (jl.rules.al, jl.models.gru_classifier(7, 3, features=4, hidden=(3, 5), pool=None), {"by_class": True}),
@@ -247,7 +248,7 @@ PIPES = {
 }
 
 
-@pytest.mark.parametrize("case", [name if name == "lstm" else slow(name) for name in PIPES])
+@pytest.mark.parametrize("case", [slow(name) for name in PIPES])
 def test_the_pipeline_on_three_devices_is_the_sequence_bit_for_bit(case):
     make, net, settings = PIPES[case]
     rule, rng = make(net, optax.adam(1e-2), **settings), np.random.default_rng(0)
@@ -294,8 +295,8 @@ def test_diagnostics_of_tokens():
         "output": (8, 5, 3),
     }
     assert jl.diagnostics.alignment(rule, params, batch).shape == (2,)
-    direct, _, _, params, _ = start("dfa", NET)
-    angles = jl.diagnostics.feedback_alignment(direct, params, IDS)
+    direct = jl.rules.dfa(NET, SGD)
+    angles = jl.diagnostics.feedback_alignment(direct, drawn(direct, (IDS, Y)), IDS)
     assert angles.shape == (2,) and np.isfinite(angles).all()
 
 
@@ -313,7 +314,7 @@ def parity(count, steps=8):
     return x, np.asarray(jax.nn.one_hot(np.where(inside, odd, -1), 2))
 
 
-@pytest.mark.parametrize("name", [slow("bp"), "al", slow("dfa")])
+@pytest.mark.parametrize("name", [slow("bp"), slow("al"), slow("dfa")])
 def test_running_parity_is_learned(name):
     """An LSTM that reads onward must count; from one token alone half of the tags would be right."""
     x, y = parity(1024)
