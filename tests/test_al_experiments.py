@@ -162,7 +162,7 @@ def test_without_a_bridge_the_layers_output_is_the_code():
     """Equation 4.2: the associated loss of the first component is the mean of (s_1 - t_1)²."""
     rule = bridges.make(bridges.nothing, 1e-3, STEPS)
     batch = jax.random.uniform(jax.random.key(1), (4, 20)), jax.nn.one_hot(jnp.arange(4), 10)
-    params = rule.init(jax.random.key(0), batch)
+    params = jax.jit(rule.init)(jax.random.key(0), batch)
     weights = params.components[0].weights
     assert not jax.tree.leaves(weights["bridge"])
     (f,) = weights["forward"]
@@ -170,7 +170,7 @@ def test_without_a_bridge_the_layers_output_is_the_code():
     t = nn.sigmoid(batch[1] @ weights["encoder"]["linear"]["kernel"])
     params, info = jax.jit(rule.step)(params, batch)
     assert float(info.terms[0]["associated"]) == pytest.approx(float(jnp.mean((s - t) ** 2)), rel=1e-5)
-    assert rule.predict(params, batch[0]).shape == (4, 10)
+    assert jax.eval_shape(rule.predict, params, batch[0]).shape == (4, 10)
 
 
 def start(rule, layers):

@@ -107,7 +107,7 @@ x = jax.random.uniform(jax.random.key(0), (16, 4, 4, 3))
 batch = x, jax.nn.one_hot(jnp.arange(16) % 10, 10)
 net = jl.Network([jl.layers.conv(16, norm=True), jl.layers.conv(16, pool_input=2, norm=True)], jl.layers.Head(10))
 rule = jl.rules.bp(net, optax.sgd(1e-2))
-lessons = jax.jit(rule.lessons)(rule.init(jax.random.key(0), batch), batch)
+lessons = jax.jit(rule.lessons)(jax.jit(rule.init)(jax.random.key(0), batch), batch)
 print(*(float(jnp.linalg.norm(leaf)) for leaf in jax.tree.leaves(lessons[0].grads)))
 """
 

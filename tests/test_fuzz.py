@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import drawn
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -264,7 +265,7 @@ BATCH = jnp.ones((4, 6)), jax.nn.one_hot(jnp.arange(4) % 3, 3)
 PAIR = tuple(map(np.asarray, BATCH))
 DATA = jl.data.Splits(PAIR, PAIR, PAIR)
 TOKENIZER = jl.data.Tokenizer.train(["a b a b"])
-PARAMS = RULE.init(jax.random.key(0), BATCH)
+PARAMS = drawn(RULE, BATCH)
 FIT = partial(jl.training.fit, epochs=1, batch_size=2)
 CALLS = {
     "mlp": lambda value: jl.models.mlp(value),

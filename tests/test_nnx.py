@@ -43,7 +43,7 @@ def test_a_run_is_that_of_the_same_network_in_linen():
     linen = jl.models.mlp(hidden=(16, 8), classes=10, activation=jax.nn.relu, norm=True)
     data = jl.data.Splits(*(tuple(leaf[:96] for leaf in pair) for pair in jl.data.digits()))
     rules = [jl.rules.al(net, optax.adam(1e-2)) for net in (linen, network())]
-    start, other = (rule.init(jax.random.key(1), data.train) for rule in rules)
+    start, other = (jax.jit(rule.init)(jax.random.key(1), data.train) for rule in rules)
     starts = start, jl.set_weights(rules[1], other, jl.get_weights(rules[0], start))
     theirs, ours = (
         jl.training.fit(rule, data, epochs=2, start=State(params, 0, (), ())).state
@@ -61,12 +61,13 @@ def test_a_run_is_that_of_the_same_network_in_linen():
 def test_dropout_and_batch_norm_act_in_training_alone():
     x, y = jax.random.normal(jax.random.key(0), (8, 64)), jax.nn.one_hot(jnp.arange(8) % 10, 10)
     rule = jl.rules.dfa(network(dropout=0.5), optax.sgd(0.0))
-    params = rule.init(jax.random.key(1), (x, y))
-    one, again, other = (rule.predict(params, x, jax.random.key(seed)) for seed in (0, 0, 1))
+    params = jax.jit(rule.init)(jax.random.key(1), (x, y))
+    predict = jax.jit(rule.predict)
+    one, again, other = (predict(params, x, jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert not np.allclose(one, other)
-    np.testing.assert_array_equal(rule.predict(params, x), rule.predict(params, x))
-    moved = rule.update(params, (x, y)).components[0].stats[0]["batch_stats"]["norm"]["mean"]
+    np.testing.assert_array_equal(predict(params, x), predict(params, x))
+    moved = jax.jit(rule.update)(params, (x, y)).components[0].stats[0]["batch_stats"]["norm"]["mean"]
     linear = params.components[0].weights["forward"][0]["linear"]
     np.testing.assert_allclose(moved, 0.1 * (x @ linear["kernel"]).mean(0), rtol=1e-4, atol=1e-6)  # its bias is 0
 
