@@ -904,7 +904,7 @@ DEFECTS = (
         "data_parallel: every device does all the work",
         "parallel.py",
         "with_sharding_constraint(array, split)",
-        "with_sharding_constraint(array, everywhere)",
+        "with_sharding_constraint(array, on_every_device)",
         parallel("devices_that_share_a_batch_compute_the_same[bp-conv]"),
     ),
     Defect(
