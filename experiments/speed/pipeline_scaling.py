@@ -11,10 +11,11 @@ two cores are measured. The seconds of an epoch of n batches are predicted:
   taken as free, its layers as perfectly divided, and small micro-batches as efficient as large ones: all in its favour.
 
 Devices that share a memory slow each other down. Therefore stages and components are measured while every other core
-does the same work. The rest is what a tick takes beyond its stage and its transfer: a tick begins on all devices when
-the last one has finished, so that chance delays add up, and a device that waits must be woken. It is measured once, as
-the difference between the pipeline on two cores and the model without it, for the network of fewest components. The
-deeper networks are the check. The model leaves out that unlike components are packed into the same arrays.
+does the same work, and the stages take their turns with the programs that they predict. The rest is what a tick takes
+beyond its stage and its transfer: a tick begins on all devices when the last one has finished, so that chance delays
+add up, and a device that waits must be woken. It is measured once, as the difference between the pipeline on two cores
+and the model without it, for the network of fewest components. The deeper networks are the check. The model leaves out
+that unlike components are packed into the same arrays.
 
 In the picture a network of l components has l devices: O(n · l) in sequence, O(n + l) in the pipeline.
 """
@@ -49,6 +50,7 @@ from experiments.speed.shared import (
     Batch,
     Problem,
     Timed,
+    at_once,
     busy,
     costs,
     pipeline,
@@ -112,8 +114,7 @@ class Measured(NamedTuple):
     depth: int
     costs: list[jl.pipeline.Costs]  # of the components, on each core
     stages: Sequence[int]  # of the pipeline on two cores, as numbers of components
-    of_stages: list[list[float]]  # the seconds of the stages, on each core
-    programs: dict[str, list[float]]  # the seconds of a batch, in each round
+    rounds: dict[str, list[float]]  # the seconds of a batch, of each program and of the slowest stage
 
     @property
     def components(self) -> list[float]:
@@ -128,11 +129,11 @@ class Measured(NamedTuple):
     def tick(self, link: Link, rest: float = 0.0) -> float:
         """Seconds of a tick of the two stages, as the model has it."""
         transfer = max(link.seconds(self.message[stage[-1]]) for stage in neighbours(self.stages)[:-1])
-        return max(over_cores(self.of_stages)) + transfer + rest
+        return self.seconds("stage") + transfer + rest
 
     def seconds(self, program: str) -> float:
         """The median seconds of a batch."""
-        return median(self.programs[program])
+        return median(self.rounds[program])
 
     def rest(self, link: Link, steps: int) -> float:
         """Seconds that a tick of the pipeline takes beyond the model without a rest."""
@@ -157,14 +158,15 @@ def measure(depth: int, task: Task, cores: Sequence[int]) -> Measured:
         "pipeline": (partial(pipeline, stages=stages), al, cores),
         "GPipe": (partial(backprop_pipeline, schedule=gpipe, micro=options["micro"]), bp, cores),
     }
-    of_stages = busy(stage_costs, al, stages, cores=cores)
     with ExitStack() as stack:
         workers = {
             name: stack.enter_context(Worker(make, problem, steps, cores=own))
             for name, (make, problem, own) in programs.items()
         }
-        found = take_turns({name: worker.ask for name, worker in workers.items()}, task.budget["rounds"])
-    return Measured(depth, measured, stages, of_stages, found)
+        alone = [stack.enter_context(Worker(stage_costs, al, stages, cores=[core])) for core in cores]
+        turns = {name: worker.ask for name, worker in workers.items()}
+        found = take_turns(turns | {"stage": lambda: max(over_cores(at_once(alone)))}, task.budget["rounds"])
+    return Measured(depth, measured, stages, found)
 
 
 def predict(measured: Measured, link: Link, link_here: Link, rest: float, task: Task) -> Row:
@@ -179,18 +181,18 @@ def predict(measured: Measured, link: Link, link_here: Link, rest: float, task: 
         "depth": depth,
         "component ms": records.spread([1e3 * value for value in seconds]),
         "message bytes": max(message),
-        "bp ms": records.spread([1e3 * value for value in measured.programs["bp"]]),
-        "al ms": records.spread([1e3 * value for value in measured.programs["al"]]),
+        "bp ms": records.spread([1e3 * value for value in measured.rounds["bp"]]),
+        "al ms": records.spread([1e3 * value for value in measured.rounds["al"]]),
         "epoch, bp s": batches * measured.seconds("bp"),
         "epoch, GPipe s": gpipe_epoch(batches, depth, micro, measured.seconds("bp")),
         "epoch, al s": batches * measured.seconds("al"),
         "epoch, pipeline s": pipelined_epoch(batches, depth, one_each),
         "two devices: stages": "+".join(map(str, measured.stages)),
         "two devices: predicted ms": 1e3 * predicted,
-        "two devices: measured ms": records.spread([1e3 * value for value in measured.programs["pipeline"]]),
+        "two devices: measured ms": records.spread([1e3 * value for value in measured.rounds["pipeline"]]),
         "two devices: ratio": predicted / measured.seconds("pipeline"),
         "GPipe on two devices: predicted ms": 1e3 * predicted_gpipe,
-        "GPipe on two devices: measured ms": records.spread([1e3 * value for value in measured.programs["GPipe"]]),
+        "GPipe on two devices: measured ms": records.spread([1e3 * value for value in measured.rounds["GPipe"]]),
         "GPipe on two devices: ratio": predicted_gpipe / measured.seconds("GPipe"),
     }
     return records.rounded(numbers)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from statistics import median
 from typing import Any
 
 import jax
@@ -85,7 +84,7 @@ def costs(problem: Problem) -> Callable[[], jl.pipeline.Costs]:
     return partial(jl.pipeline.measure, rule, jax.jit(rule.init)(jax.random.key(0), batch), batch)
 
 
-def stage_costs(problem: Problem, sizes: Sequence[int], rounds: int = 5) -> Callable[[], list[float]]:
+def stage_costs(problem: Problem, sizes: Sequence[int]) -> Callable[[], list[float]]:
     """The seconds in which each stage of a pipeline learns from a batch; `sizes` are numbers of components."""
     rule, batch = problem()
     components, message = jax.jit(rule.init)(jax.random.key(0), batch).components, batch
@@ -96,7 +95,7 @@ def stage_costs(problem: Problem, sizes: Sequence[int], rounds: int = 5) -> Call
         _, onward, _ = jax.jit(learn_stage)(own, message)
         calls.append(timed(partial(_again, learn_stage), lambda key, message, own=own: own, message, STEPS))
         message = onward
-    return lambda: [median(call() for _ in range(rounds)) for call in calls]
+    return lambda: [call() for call in calls]
 
 
 def _again(learn_stage: Callable[..., Any], components: Any, messages: Any) -> tuple[Any, None]:
@@ -107,10 +106,14 @@ def _again(learn_stage: Callable[..., Any], components: Any, messages: Any) -> t
 def busy(make: Callable[..., Callable[[], Any]], *arguments: Any, cores: Sequence[int]) -> list[Any]:
     """What the same measurement finds on each of these cores, all of which measure at the same time."""
     with ExitStack() as stack:
-        workers = [stack.enter_context(Worker(make, *arguments, cores=[core])) for core in cores]
-        for worker in workers:
-            worker.begin()
-        return [worker.end() for worker in workers]
+        return at_once([stack.enter_context(Worker(make, *arguments, cores=[core])) for core in cores])
+
+
+def at_once(workers: Sequence[Worker]) -> list[Any]:
+    """What the workers find, all of which measure at the same time."""
+    for worker in workers:
+        worker.begin()
+    return [worker.end() for worker in workers]
 
 
 def timed(run: Callable[..., Any], init: Callable[..., Any], batch: Batch, steps: int) -> Timed:
