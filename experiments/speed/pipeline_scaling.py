@@ -11,11 +11,11 @@ two cores are measured. The seconds of an epoch of n batches are predicted:
   taken as free, its layers as perfectly divided, and small micro-batches as efficient as large ones: all in its favour.
 
 Devices that share a memory slow each other down. Therefore stages and components are measured while every other core
-does the same work, and the stages take their turns with the programs that they predict. The rest is what a tick takes
-beyond its stage and its transfer: a tick begins on all devices when the last one has finished, so that chance delays
-add up, and a device that waits must be woken. It is measured once, as the difference between the pipeline on two cores
-and the model without it, for the network of fewest components. The deeper networks are the check. The model leaves out
-that unlike components are packed into the same arrays.
+does the same work, and the stages take their turns with the programs that they predict. The components, from which the
+epochs are predicted, do not. The rest is what a tick takes beyond its stage and its transfer: a tick begins on all
+devices when the last one has finished, so chance delays may add up. It is measured once, as the difference between the
+pipeline on two cores and the model without it, for the network of fewest components. Deeper networks check it, on two
+cores alone. The model leaves out that unlike components are packed into the same arrays.
 
 In the picture a network of l components has l devices: O(n · l) in sequence, O(n + l) in the pipeline.
 """
