@@ -83,14 +83,13 @@ texts are cut off after 128 tokens. There the LSTM is ahead of it by backpropaga
 ({al_text_classification/imdb_lstm_bp}), ahead by direct feedback alignment ({al_text_classification/imdb_lstm_dfa}) and
 level with it by Associated Learning ({al_text_classification/imdb_lstm_al}), and the transformer is behind it
 ({al_text_classification/imdb_transformer_bp} by backpropagation, {al_text_classification/imdb_transformer_al} by
-Associated Learning). The test set of the Sentiment Treebank has 1,821 texts, of which nine are half a point. Most rows
-chose the largest of their rates, by one seed after a third of the epochs, so a larger one might do better. Direct
-feedback alignment minus backpropagation is, with the LSTM, {al_text_classification/trec6_lstm_dfa -
-al_text_classification/trec6_lstm_bp} on TREC, {al_text_classification/sst2_lstm_dfa -
-al_text_classification/sst2_lstm_bp} on the Sentiment Treebank, {al_text_classification/ag_news_10k_lstm_dfa -
-al_text_classification/ag_news_10k_lstm_bp} on AG News, {al_text_classification/imdb_lstm_dfa -
-al_text_classification/imdb_lstm_bp} on IMDb and {al_text_classification/digits_lstm_dfa -
-al_text_classification/digits_lstm_bp} on the digits, and with the transformer
+Associated Learning). On the Sentiment Treebank half a point is nine test texts. Most rows chose the largest of their
+rates, by one seed after a third of the epochs, so a larger one might do better. Direct feedback alignment minus
+backpropagation is, with the LSTM, {al_text_classification/trec6_lstm_dfa - al_text_classification/trec6_lstm_bp} on
+TREC, {al_text_classification/sst2_lstm_dfa - al_text_classification/sst2_lstm_bp} on the Sentiment Treebank,
+{al_text_classification/ag_news_10k_lstm_dfa - al_text_classification/ag_news_10k_lstm_bp} on AG News,
+{al_text_classification/imdb_lstm_dfa - al_text_classification/imdb_lstm_bp} on IMDb and
+{al_text_classification/digits_lstm_dfa - al_text_classification/digits_lstm_bp} on the digits, and with the transformer
 {al_text_classification/trec6_transformer_dfa - al_text_classification/trec6_transformer_bp} on TREC,
 {al_text_classification/sst2_transformer_dfa - al_text_classification/sst2_transformer_bp} on the Sentiment Treebank,
 {al_text_classification/ag_news_10k_transformer_dfa - al_text_classification/ag_news_10k_transformer_bp} on AG News and
