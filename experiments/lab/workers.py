@@ -63,11 +63,16 @@ class Worker:
         return RuntimeError("a worker process stopped; its own message is above")
 
 
-def together(workers: Sequence[Worker]) -> float:
-    """Seconds for each batch of workers that run at the same time and share the batches."""
+def at_once(workers: Sequence[Worker]) -> list[Any]:
+    """What the workers find, all of which are called at the same time."""
     for worker in workers:
         worker.begin()
-    return max([worker.end() for worker in workers]) / len(workers)
+    return [worker.end() for worker in workers]
+
+
+def together(workers: Sequence[Worker]) -> float:
+    """Seconds for each batch of workers that run at the same time and share the batches."""
+    return max(at_once(workers)) / len(workers)
 
 
 def take_turns(turns: Mapping[Key, Callable[[], float]], rounds: int, warm_up: int = 0) -> dict[Key, list[float]]:

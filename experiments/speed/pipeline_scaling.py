@@ -38,19 +38,18 @@ from experiments.lab import records, tables
 from experiments.lab.experiment import Budget, CannotRun, Experiment, Job, Option, Outcome, Recorded, Task
 from experiments.lab.main import main
 from experiments.lab.records import Row
-from experiments.lab.workers import Worker, take_turns
+from experiments.lab.workers import Worker, at_once, take_turns
 from experiments.speed import scaling_picture
 from experiments.speed.backprop_pipeline import backprop_pipeline
 from experiments.speed.backprop_schedule import gpipe
 from experiments.speed.batch import make_batch
-from experiments.speed.scaling_model import Link, gpipe_epoch, pipelined_epoch, tick
+from experiments.speed.scaling_model import Link, gpipe_epoch, measured_tick, pipelined_epoch, tick, transfer
 from experiments.speed.shared import (
     DEVICES,
     RATE,
     Batch,
     Problem,
     Timed,
-    at_once,
     busy,
     costs,
     pipeline,
@@ -59,7 +58,6 @@ from experiments.speed.shared import (
     two_cores,
 )
 from jaxlocal import flags
-from jaxlocal.network import neighbours
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,14 +79,14 @@ def backpropagation(depth: int, width: int, batch_size: int) -> tuple[jl.Rule, B
     return rule, make_batch(batch_size, (width,), CLASSES)
 
 
-def transfer(size: int) -> Callable[[], float]:
+def send(size: int) -> Callable[[], float]:
     """A function that times a message of `size` bytes from one device to the next, as the pipeline sends it."""
     devices = jl.pipeline.mesh(stage=DEVICES)
 
-    def send(message: jax.Array) -> jax.Array:
+    def send_on(message: jax.Array) -> jax.Array:
         return lax.fori_loop(0, TRANSFERS, lambda _, m: lax.ppermute(m, "stage", [(0, 1)]), message)
 
-    send_all = jax.jit(jax.shard_map(send, mesh=devices, in_specs=P("stage"), out_specs=P("stage")))
+    send_all = jax.jit(jax.shard_map(send_on, mesh=devices, in_specs=P("stage"), out_specs=P("stage")))
     message = jnp.zeros((DEVICES * max(size // 4, 1),))
 
     def call() -> float:
@@ -102,7 +100,7 @@ def transfer(size: int) -> Callable[[], float]:
 
 def measure_link(cores: Sequence[int], rounds: int) -> Link:
     """The link between two devices of one process, from a message of one number and from a large one."""
-    with Worker(transfer, 4, cores=cores) as small, Worker(transfer, LARGE, cores=cores) as large:
+    with Worker(send, 4, cores=cores) as small, Worker(send, LARGE, cores=cores) as large:
         seconds = take_turns({"small": small.ask, "large": large.ask}, rounds)
     latency, long = median(seconds["small"]), median(seconds["large"])
     return Link(LARGE / max(long - latency, 1e-9), latency)
@@ -128,8 +126,7 @@ class Measured(NamedTuple):
 
     def tick(self, link: Link, rest: float = 0.0) -> float:
         """Seconds of a tick of the two stages, as the model has it."""
-        transfer = max(link.seconds(self.message[stage[-1]]) for stage in neighbours(self.stages)[:-1])
-        return self.seconds("stage") + transfer + rest
+        return self.seconds("stage") + transfer(self.message, self.stages, link) + rest
 
     def seconds(self, program: str) -> float:
         """The median seconds of a batch."""
@@ -137,7 +134,7 @@ class Measured(NamedTuple):
 
     def rest(self, link: Link, steps: int) -> float:
         """Seconds that a tick of the pipeline takes beyond the model without a rest."""
-        return max(self.seconds("pipeline") * steps / pipelined_epoch(steps, DEVICES, 1.0) - self.tick(link), 0.0)
+        return max(measured_tick(self.seconds("pipeline"), steps, DEVICES) - self.tick(link), 0.0)
 
 
 def over_cores(seconds: Sequence[Sequence[float]]) -> list[float]:

@@ -19,14 +19,23 @@ class Link(NamedTuple):
 
 def tick(seconds: Sequence[float], message: Sequence[int], stages: Sequence[int], link: Link) -> float:
     """Seconds of a tick, for components with these seconds and messages; `stages` are numbers of components."""
-    groups = neighbours(stages)
-    slowest = max(sum(seconds[i] for i in group) for group in groups)
-    return slowest + max((link.seconds(message[group[-1]]) for group in groups[:-1]), default=0.0)
+    slowest = max(sum(seconds[i] for i in group) for group in neighbours(stages))
+    return slowest + transfer(message, stages, link)
+
+
+def transfer(message: Sequence[int], stages: Sequence[int], link: Link) -> float:
+    """Seconds of the slowest message between stages, for components with these messages."""
+    return max((link.seconds(message[group[-1]]) for group in neighbours(stages)[:-1]), default=0.0)
 
 
 def pipelined_epoch(batches: int, devices: Any, tick: float) -> Any:
     """Seconds of an epoch in the pipeline, the drain included, for a number of devices or an array of them."""
     return (batches + devices - 1) * tick
+
+
+def measured_tick(batch: float, batches: int, devices: int) -> float:
+    """Seconds of a tick, where the pipeline took `batch` seconds for each of these batches, the drain included."""
+    return batches * batch / (batches + devices - 1)
 
 
 def gpipe_epoch(batches: int, devices: Any, micro: int, step: Any) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.lab import figures
 from experiments.lab.records import Record, Row
-from experiments.speed.scaling_model import Link, gpipe_epoch, pipelined_epoch
+from experiments.speed.scaling_model import Link, gpipe_epoch, measured_tick, pipelined_epoch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,8 +93,7 @@ def _draw_measured(axes: "Axes", rows: Sequence[Row], settings: dict[str, Any]) 
         axes.plot([row["depth"] for row in rows], own, "o", color=colour, markersize=6.5, markeredgecolor="white")
     for row in rows:
         if row["depth"] == CHECKED:
-            whole = settings["steps"] * row["two devices: measured ms"]["median"] / 1e3  # the drain included
-            tick = whole / pipelined_epoch(settings["steps"], CHECKED, 1.0)
+            tick = measured_tick(row["two devices: measured ms"]["median"] / 1e3, settings["steps"], CHECKED)
             measured = pipelined_epoch(settings["batches"], CHECKED, tick)
             axes.plot(CHECKED, measured, "D", color=COLOURS["pipeline"], markerfacecolor="white", markersize=8)
 

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxlocal as jl
 from experiments.lab.experiment import CannotRun
-from experiments.lab.workers import Worker, available_cores
+from experiments.lab.workers import Worker, at_once, available_cores
 from jaxlocal.network import apply_layers, neighbours
 from jaxlocal.pipeline.stages import learn, steps
 
@@ -107,13 +107,6 @@ def busy(make: Callable[..., Callable[[], Any]], *arguments: Any, cores: Sequenc
     """What the same measurement finds on each of these cores, all of which measure at the same time."""
     with ExitStack() as stack:
         return at_once([stack.enter_context(Worker(make, *arguments, cores=[core])) for core in cores])
-
-
-def at_once(workers: Sequence[Worker]) -> list[Any]:
-    """What the workers find, all of which measure at the same time."""
-    for worker in workers:
-        worker.begin()
-    return [worker.end() for worker in workers]
 
 
 def timed(run: Callable[..., Any], init: Callable[..., Any], batch: Batch, steps: int) -> Timed:
