@@ -55,7 +55,8 @@ def started(row):
 
 # The same networks and rules as in other rows, on other data, for longer, or deeper.
 LIKE_OTHERS = (
-    *(f"al_table{number}" for number in ("3-resnet32", "4-")),
+    "al_table3-resnet32",
+    "al_table4-",
     *(f"al_depth-{rule}_{depth}" for rule in ("al", "bp") for depth in (5, 10, 20)),
     *(f"al_text_classification-{name}" for name in ("ag_news_10k", "sst2", "trec6")),
     "al_text_deep-ag_news_10k",
