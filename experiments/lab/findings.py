@@ -83,7 +83,7 @@ texts are cut off after 128 tokens. There the LSTM is ahead of it by backpropaga
 ({al_text_classification/imdb_lstm_bp}), ahead by direct feedback alignment ({al_text_classification/imdb_lstm_dfa}) and
 level with it by Associated Learning ({al_text_classification/imdb_lstm_al}), and the transformer is behind it
 ({al_text_classification/imdb_transformer_bp} by backpropagation, {al_text_classification/imdb_transformer_al} by
-Associated Learning). Such differences are small: on the Sentiment Treebank half a point is nine test texts. Most rows
+Associated Learning). On the Sentiment Treebank these differences are small: half a point is nine test texts. Most rows
 chose the largest of their rates, by one seed after a third of the epochs, so a larger one might do better. Direct
 feedback alignment minus backpropagation is, with the LSTM, {al_text_classification/trec6_lstm_dfa -
 al_text_classification/trec6_lstm_bp} on TREC, {al_text_classification/sst2_lstm_dfa -
