@@ -83,9 +83,9 @@ texts are cut off after 128 tokens. There the LSTM is ahead of it by backpropaga
 ({al_text_classification/imdb_lstm_bp}), ahead by direct feedback alignment ({al_text_classification/imdb_lstm_dfa}) and
 level with it by Associated Learning ({al_text_classification/imdb_lstm_al}), and the transformer is behind it
 ({al_text_classification/imdb_transformer_bp} by backpropagation, {al_text_classification/imdb_transformer_al} by
-Associated Learning). On the Sentiment Treebank these differences are small: half a point is nine test texts. Most rows
-chose the largest of their rates, by one seed after a third of the epochs, so a larger one might do better. Direct
-feedback alignment minus backpropagation is, with the LSTM, {al_text_classification/trec6_lstm_dfa -
+Associated Learning). On the Sentiment Treebank these differences are small with the LSTM: half a point is nine test
+texts. Most rows chose the largest of their rates, by one seed after a third of the epochs, so a larger one might do
+better. Direct feedback alignment minus backpropagation is, with the LSTM, {al_text_classification/trec6_lstm_dfa -
 al_text_classification/trec6_lstm_bp} on TREC, {al_text_classification/sst2_lstm_dfa -
 al_text_classification/sst2_lstm_bp} on the Sentiment Treebank, {al_text_classification/ag_news_10k_lstm_dfa -
 al_text_classification/ag_news_10k_lstm_bp} on AG News, {al_text_classification/imdb_lstm_dfa -
@@ -102,7 +102,7 @@ al_text_classification/digits_lstm_bp} on the digits, and with the transformer
 {al_text_classification/trec6_transformer_kp - al_text_classification/trec6_transformer_bp} on TREC,
 {al_text_classification/sst2_transformer_kp - al_text_classification/sst2_transformer_bp} on the Sentiment Treebank and
 {al_text_classification/digits_transformer_kp - al_text_classification/digits_transformer_bp} on the digits. Except on
-IMDb, a difference below a point is within the deviations, or the seeds overlap.""",
+IMDb, each of these differences to backpropagation that is below a point is within the deviations, or the seeds overlap.""",
     "al_text_deep": """\
 Two LSTM layers in place of one, without dropout. After the last epoch Associated Learning is ahead on AG News by
 {al_text_deep/ag_news_10k_al - al_text_deep/ag_news_10k_bp}; on the Sentiment Treebank the two differ by less than a
