@@ -102,7 +102,8 @@ al_text_classification/digits_lstm_bp} on the digits, and with the transformer
 {al_text_classification/trec6_transformer_kp - al_text_classification/trec6_transformer_bp} on TREC,
 {al_text_classification/sst2_transformer_kp - al_text_classification/sst2_transformer_bp} on the Sentiment Treebank and
 {al_text_classification/digits_transformer_kp - al_text_classification/digits_transformer_bp} on the digits. Except on
-IMDb, each of these differences to backpropagation that is below a point is within the deviations, or the seeds overlap.""",
+IMDb, each of these differences to backpropagation that is below a point is within the deviations, or the seeds
+overlap.""",
     "al_text_deep": """\
 Two LSTM layers in place of one, without dropout. After the last epoch Associated Learning is ahead on AG News by
 {al_text_deep/ag_news_10k_al - al_text_deep/ag_news_10k_bp}; on the Sentiment Treebank the two differ by less than a
