@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxlocal import checks, memory
+from jaxlocal.fast.shards import split_over
 from jaxlocal.network import Network, computing_in
 from jaxlocal.rule import Batch, Params, Placement, Rule
 
@@ -142,7 +143,9 @@ def data_parallel(rule: Rule, mesh: Mesh, axis: str = "data") -> Rule:
     def spread(function: Callable[[Params, Batch], Out]) -> Callable[[Params, Batch], Out]:
         def over_devices(params: Params, batch: Batch) -> Out:
             checks.batch(batch, rule.net)
-            learned = function(with_sharding_constraint(params, on_every_device), tuple(map(split_examples, batch)))  # type: ignore[arg-type]
+            params, batch = with_sharding_constraint(params, on_every_device), tuple(map(split_examples, batch))  # type: ignore[assignment]
+            with split_over(mesh, axis):
+                learned = function(params, batch)
             return with_sharding_constraint(learned, on_every_device)
 
         return over_devices

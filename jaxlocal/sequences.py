@@ -24,8 +24,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import Scope
 
 from jaxlocal.fast.attention import attention, softmax
+from jaxlocal.fast.shards import shard_by_shard
 from jaxlocal.layers import Activation, he_normal
 from jaxlocal.network import Masked
 
@@ -216,9 +218,21 @@ class Recurrent(nn.Module):
         lengths = jnp.sum(x.mask, axis=1)  # in JAX's own type for whole numbers, as Flax compares them with jnp.arange
         start = self.cell.initialize_carry(jax.random.key(0), x.values[:, 0].shape)  # zeros, whatever the key
         start = jax.tree.map(lambda leaf: leaf.astype(x.values.dtype), start)
-        read: list[Any] = [rnn(x.values, initial_carry=start, seq_lengths=lengths) for rnn in directions]
-        values = jnp.concatenate(read, axis=-1)
+        values = jnp.concatenate([_read(rnn, x.values, start, lengths) for rnn in directions], axis=-1)
         return Masked(nn.Dropout(self.dropout, deterministic=not train)(values), x.mask)
+
+
+def _read(rnn: nn.RNN, values: jax.Array, start: Any, lengths: jax.Array) -> jax.Array:
+    """What a recurrent layer computes at every token. Devices that share a batch sum its gradient only once."""
+    if rnn.is_initializing():
+        return rnn(values, initial_carry=start, seq_lengths=lengths)  # type: ignore[return-value]
+    module, variables = rnn.unbind()
+
+    def read(variables: Any, values: jax.Array, start: Any, lengths: jax.Array) -> jax.Array:
+        bound = module.clone(parent=Scope(variables, path=rnn.path))  # where it is, for those who ask for its path
+        return bound(values, initial_carry=start, seq_lengths=lengths)  # type: ignore[return-value]
+
+    return shard_by_shard(read)(variables, values, start, lengths)
 
 
 class Encoder(nn.Module):

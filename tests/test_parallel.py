@@ -108,6 +108,27 @@ def test_devices_that_share_a_batch_compute_the_same(name, net):
     assert "all-reduce" in step.as_text()  # the work was divided, and its parts were summed
 
 
+CONVOLUTIONS = jl.Network((jl.layers.conv(4), jl.layers.conv(5, stride=2)), jl.layers.Head(3))
+
+
+@pytest.mark.parametrize(
+    ("net", "batch"),
+    [(CONVOLUTIONS, make_batch(NETS["conv"])), (NETS["lstm"], make_batch(NETS["lstm"]))],
+    ids=["convolutions", "lstm"],
+)
+def test_devices_that_share_a_batch_sum_outside_of_loops(net, batch):
+    """The loops are over a convolution's examples and over tokens. A device needs no examples but its own."""
+    rule = jl.rules.bp(net, optax.sgd(0.1))
+    split = jl.data_parallel(rule, MESH)
+    everywhere, apart = (NamedSharding(MESH, spec) for spec in (PartitionSpec(), PartitionSpec("data")))
+    params = jax.device_put(rule.init(jax.random.key(0), batch), everywhere)
+    batch = jax.device_put(batch, apart)
+    before, entry = jax.jit(split.update).lower(params, batch).compile().as_text().split("\nENTRY ")
+    assert "all-reduce(" in entry
+    assert "all-reduce(" not in before
+    assert "all-gather(" not in before + entry
+
+
 @pytest.mark.slow
 def test_a_pipeline_takes_what_shares_batches():
     rule = jl.rules.al(NETS["norm dropout"], optax.sgd(0.5))

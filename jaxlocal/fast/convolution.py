@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxlocal.fast.shards import shard_by_shard
+
 Pads = tuple[tuple[int, int], ...]
 
 # Found by measurement, see experiments/speed/bench/notes.md. Twice or half of each is about as fast.
@@ -79,7 +81,7 @@ def convolve(
         reach = [(k - 1) * dilation + 1 for k, dilation in zip(kernel.shape, rhs_dilation, strict=False)]
         pads = tuple(lax.padtype_to_pads(x.shape[1:-1], reach, strides, pads))
     window = Window(strides, tuple((low, high) for low, high in pads), lhs_dilation, rhs_dilation, precision)
-    return _convolve(window, x, kernel)
+    return shard_by_shard(lambda kernel, x: _convolve(window, x, kernel))(kernel, x)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -1,0 +1,45 @@
+"""Loops over a batch that is split over devices: each device loops over its own examples.
+
+The compiler sums over the devices inside a loop, in every turn of it. A function that `shard_by_shard` runs on each
+device's examples has one sum, after the loop.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+_SPLIT_OVER: ContextVar[tuple[Mesh, str] | None] = ContextVar("split_over", default=None)
+
+
+@contextmanager
+def split_over(mesh: Mesh, axis: str) -> Iterator[None]:
+    """In this context, batches are split over an axis of a mesh of devices."""
+    token = _SPLIT_OVER.set((mesh, axis))
+    try:
+        yield
+    finally:
+        _SPLIT_OVER.reset(token)
+
+
+def shard_by_shard(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """The same `function(weights, *arrays)`, which each device computes for its own examples.
+
+    The first axis of the arrays and of the result are the examples, and no example may matter to another. If the batch
+    is not split over devices, or if the examples cannot be divided evenly, the function is called as it is.
+    """
+
+    def run(weights: Any, *arrays: Any) -> jax.Array:
+        examples = len(jax.tree.leaves(arrays)[0])
+        split = _SPLIT_OVER.get()
+        if split is None or examples % split[0].shape[split[1]]:
+            return function(weights, *arrays)
+        mesh, axis = split
+        specs = P(), *(P(axis) for _ in arrays)
+        return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(axis), check_vma=False)(weights, *arrays)
+
+    return run
