@@ -11,7 +11,6 @@ import jaxlocal as jl
 from experiments.speed.backprop_pipeline import BackpropPipeline, balanced, gradient_error, micro_batch
 from experiments.speed.backprop_schedule import eager_one_forward_one_backward, gpipe, one_forward_one_backward
 from experiments.speed.backprop_stage import make_stages
-from experiments.speed.shared import split_gradients
 
 NET = jl.models.mlp((7, 6, 5), classes=3)  # four input units
 CNN = jl.Network((jl.layers.conv(3), jl.layers.conv(4, stride=2), jl.layers.dense(5, jnp.tanh)), jl.layers.Head(3))
@@ -80,17 +79,6 @@ def test_gradients_of_a_net_for_texts():
     """Its stages hand on sequences with a mask, which has no error."""
     timetable, mesh = one_forward_one_backward(2, 4), jl.pipeline.mesh(stage=2)
     assert gradient_error(LSTM, mesh, (2, 2), timetable, texts()) < 1e-5
-
-
-@pytest.mark.parametrize("net", ["dense", slow("lstm")])
-def test_a_split_batch_has_the_gradients_of_the_whole_one(net):
-    net, batch = {"dense": (NET, make_batch(NET, 16)), "lstm": (LSTM, texts())}[net]
-    rule = jl.rules.bp(net, optax.sgd(2.0**12))  # a step is the gradient many times, to rounding
-    params = jax.jit(rule.init)(jax.random.key(0), batch)
-    before, after = (one.components[0].weights["forward"] for one in (params, jax.jit(rule.update)(params, batch)))
-    found = jax.jit(split_gradients(net, jl.pipeline.mesh(data=4)))(before, batch)
-    for old, new, gradient in zip(*map(jax.tree.leaves, (before, after, found)), strict=True):
-        np.testing.assert_allclose((old - new) / 2**12, gradient, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -182,7 +182,7 @@ def test_the_programs_of_a_problem(tiny, monkeypatch):
     names = {program.name for program in found}
     micro = {f"bp, {words} of {count}" for words in ("GPipe", "1F1B") for count in time_to_accuracy.MICRO}
     assert names == micro | {
-        *("bp", "bp, both cores", "bp, data-parallel", "bp, data-parallel, one sum"),
+        *("bp", "bp, both cores", "bp, data-parallel"),
         *("al_2", "al_2, both cores", "al_2, pipeline", "al_paper, pipeline"),
     }
     assert all(program.facts["MB"] > 0 for program in found)

@@ -10,13 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
 import jaxlocal as jl
 from experiments.lab.experiment import CannotRun
 from experiments.lab.workers import Worker, at_once, available_cores
-from jaxlocal.network import apply_layers, neighbours
+from jaxlocal.network import neighbours
 from jaxlocal.pipeline.stages import learn, steps
 
 RATE = 1e-4
@@ -33,42 +31,6 @@ def sequential(problem: Problem, steps: int) -> Timed:
     """The rule itself, batch after batch, on one device."""
     rule, batch = problem()
     return timed(lambda params, batches: lax.scan(rule.step, params, batches), jax.jit(rule.init), batch, steps)
-
-
-def split_batch(problem: Problem, steps: int) -> Timed:
-    """Backpropagation with each batch split over all devices of the process, and one sum of all gradients in a step.
-
-    With `jl.data_parallel` the compiler chooses where to sum, which in a recurrent layer is after every token.
-    """
-    rule, batch = problem()
-    gradients = split_gradients(rule.net, jl.pipeline.mesh(data=len(jax.devices())))
-
-    def init(key: jax.Array, batch: Batch) -> Any:
-        weights = rule.init(key, batch).components[0].weights["forward"]
-        return weights, ADAM.init(weights)
-
-    def step(state: Any, batch: Batch) -> tuple[Any, None]:
-        weights, opt = state
-        with jax.numpy_dtype_promotion("standard"):  # optax multiplies its int32 counts by floats
-            updates, opt = ADAM.update(gradients(weights, batch), opt, weights)
-        return (optax.apply_updates(weights, updates), opt), None
-
-    return timed(lambda state, batches: lax.scan(step, state, batches), jax.jit(init), batch, steps)
-
-
-def split_gradients(net: jl.Network, mesh: Mesh) -> Callable[[Any, Batch], Any]:
-    """The gradients of a network without dropout and batch statistics; each device has a share of the batch."""
-    (axis,) = mesh.axis_names
-
-    def here(weights: Any, batch: Batch) -> Any:
-        x, y = batch
-
-        def loss(weights: Any) -> jax.Array:
-            return net.loss.mean(apply_layers(net.layers, weights, ({},) * len(weights), x)[0], y)
-
-        return lax.pmean(jax.grad(loss)(weights), axis)
-
-    return jax.shard_map(here, mesh=mesh, in_specs=(P(), P(axis)), out_specs=P(), check_vma=False)
 
 
 def pipeline(problem: Problem, steps: int, stages: Sequence[int] | None = None) -> Timed:

@@ -40,7 +40,6 @@ from experiments.speed.shared import (
     costs,
     pipeline,
     sequential,
-    split_batch,
     two_cores,
 )
 from jaxlocal.network import neighbours
@@ -53,7 +52,7 @@ FULL, QUICK = Budget(rounds=9, steps=20), Budget(rounds=3, steps=5)
 BATCHES = "batches in an epoch"  # as a setting of the records
 MICRO = 2, 4, 8  # numbers of micro-batches
 SCHEDULES: Mapping[str, Schedule] = {"GPipe": gpipe, "1F1B": one_forward_one_backward}
-WAYS = "bp, data-parallel", *(f"bp, {words}" for words in SCHEDULES)  # each of which has several programs
+WAYS = tuple(f"bp, {words}" for words in SCHEDULES)  # each of which has several programs
 
 
 class Program(NamedTuple):
@@ -101,12 +100,10 @@ def programs(name: str, task: Task, cores: Sequence[int]) -> list[Program]:
     """All programs of a problem; the first is backpropagation on one device."""
     steps = task.budget["steps"]
     entered = contest(name)
-    bp = partial(problem, name, "bp")
     whole = {"MB": counted(name, "bp").rule.memory / 1e6}
     found = [
         *_on_one_device(name, "bp", whole, steps, cores),
         Program("bp, data-parallel", "bp", DEVICES, cores, sequential, (partial(split, name), steps), whole),
-        Program("bp, data-parallel, one sum", "bp", DEVICES, cores, split_batch, (bp, steps), whole),
         *(
             _micro_batches(name, words, schedule, micro, steps, cores)
             for words, schedule in SCHEDULES.items()
@@ -368,8 +365,8 @@ EXPERIMENT = Experiment(
     title="The time until backpropagation's accuracy is reached, on one device and on two",
     rows={name: Job(FULL, QUICK, partial(measure, name)) for name in PROBLEMS},
     note=(
-        f"A device is a pinned core; of GPipe and 1F1B the fastest of {', '.join(map(str, MICRO))} micro-batches, and "
-        "of the split batches the faster program. Epochs are those until the validation accuracy is at least that of "
+        f"A device is a pinned core; of GPipe and 1F1B the fastest of {', '.join(map(str, MICRO))} micro-batches is "
+        "shown. Epochs are those until the validation accuracy is at least that of "
         "the worst of backpropagation's runs at their end: mean over the seeds ± sample standard deviation. Memory is "
         "that of the device which needs most, as XLA counts it; for GPipe and 1F1B the sum of their arrays."
     ),

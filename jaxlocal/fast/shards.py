@@ -34,11 +34,12 @@ def shard_by_shard(function: Callable[..., jax.Array]) -> Callable[..., jax.Arra
     """
 
     def run(weights: Any, *arrays: Any) -> jax.Array:
-        examples = len(jax.tree.leaves(arrays)[0])
         split = _SPLIT_OVER.get()
-        if split is None or examples % split[0].shape[split[1]]:
+        if split is None:
             return function(weights, *arrays)
         mesh, axis = split
+        if len(jax.tree.leaves(arrays)[0]) % mesh.shape[axis]:
+            return function(weights, *arrays)
         specs = P(), *(P(axis) for _ in arrays)
         return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(axis), check_vma=False)(weights, *arrays)
 
