@@ -84,6 +84,16 @@ def test_the_table_has_a_line_for_each_set_and_network():
     assert lines["sst2", "lstm"]["bp"] == lines["imdb", "lstm"]["al"] == "not run"
 
 
+def test_rules_are_compared_with_backpropagation_seed_by_seed():
+    """The differences are 2 and 0 points, so their mean is 1 and their sample standard deviation √2."""
+    tests = {"sst2_lstm_al": [0.82, 0.9], "sst2_lstm_bp": [0.8, 0.9]}
+    records = {row: {"rows": [{"test": {"per_seed": seeds}}]} for row, seeds in tests.items()}
+    lines = classification.differences(Recorded(EXPERIMENT, records, None, None))
+    line = next(line for line in lines if (line["set"], line["network"]) == ("sst2", "lstm"))
+    assert line["al minus bp"] == "+1.00 ± 1.41"
+    assert line["kp minus bp"] == "not run"
+
+
 @pytest.mark.slow
 def test_a_row_of_texts_is_trained_and_drawn(texts, tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.lab.figures.PICTURES", tmp_path)
