@@ -108,12 +108,24 @@ def test_devices_that_share_a_batch_compute_the_same(name, net):
     assert "all-reduce" in step.as_text()  # the work was divided, and its parts were summed
 
 
-CONVOLUTIONS = jl.Network((jl.layers.conv(4), jl.layers.conv(5, stride=2)), jl.layers.Head(3))
+def loops(text, depth):
+    """The bodies of the loops inside of `depth` others, from the text of a compiled program."""
+    parts = {part.removeprefix("ENTRY ").split(maxsplit=1)[0]: part for part in text.split("\n\n") if "{" in part}
+    found = dict.fromkeys(parts, 0)
+    for _ in parts:  # how deep a computation is spreads to those that it calls
+        for name, part in parts.items():
+            for body, called in re.findall(r"(body=)?(%[\w.-]+)", part):
+                if called in parts and called != name:
+                    found[called] = max(found[called], found[name] + bool(body))
+    return [parts[name] for name in found if found[name] > depth]
+
+
+IMAGES = jl.Network((jl.layers.conv(4), jl.layers.conv(5, stride=2)), jl.layers.Head(3))
 
 
 @pytest.mark.parametrize(
     ("net", "batch"),
-    [(CONVOLUTIONS, make_batch(NETS["conv"])), (NETS["lstm"], make_batch(NETS["lstm"]))],
+    [(IMAGES, (jnp.ones((64, 20, 20, 3)), jnp.ones((64, 3)) / 3)), (NETS["lstm"], make_batch(NETS["lstm"]))],
     ids=["convolutions", "lstm"],
 )
 def test_devices_that_share_a_batch_sum_outside_of_loops(net, batch):
@@ -121,12 +133,21 @@ def test_devices_that_share_a_batch_sum_outside_of_loops(net, batch):
     rule = jl.rules.bp(net, optax.sgd(0.1))
     split = jl.data_parallel(rule, MESH)
     everywhere, apart = (NamedSharding(MESH, spec) for spec in (PartitionSpec(), PartitionSpec("data")))
-    params = jax.device_put(rule.init(jax.random.key(0), batch), everywhere)
-    batch = jax.device_put(batch, apart)
-    before, entry = jax.jit(split.update).lower(params, batch).compile().as_text().split("\nENTRY ")
-    assert "all-reduce(" in entry
-    assert "all-reduce(" not in before
-    assert "all-gather(" not in before + entry
+    params, batch = jax.device_put(rule.init(jax.random.key(0), batch), everywhere), jax.device_put(batch, apart)
+    text = jax.jit(split.update).lower(params, batch).compile().as_text()
+    assert "all-reduce(" in text
+    assert "all-gather(" not in text
+    assert not [body for body in loops(text, 0) if "all-reduce(" in body]
+
+
+def test_a_pipeline_that_shares_batches_sums_outside_of_loops():
+    """The outer loops are that over the ticks, and one of a single turn if the stage has something to learn from."""
+    batch = make_batch(NETS["lstm"])
+    pipe = jl.pipelined(jl.rules.al(NETS["lstm"], optax.sgd(0.1)), jl.pipeline.mesh(component=2, data=4))
+    params = pipe.init(jax.random.key(0), batch)
+    text = jax.jit(pipe.update).lower(params, batch).compile().as_text()
+    assert "all-reduce(" in text
+    assert not [body for body in loops(text, 2) if "all-reduce(" in body]
 
 
 @pytest.mark.slow

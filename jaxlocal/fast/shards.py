@@ -7,19 +7,20 @@ device's examples has one sum, after the loop.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from math import prod
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-_SPLIT_OVER: ContextVar[tuple[Mesh, str] | None] = ContextVar("split_over", default=None)
+_SPLIT_OVER: ContextVar[tuple[Mesh, tuple[str, ...]] | None] = ContextVar("split_over", default=None)
 
 
 @contextmanager
-def split_over(mesh: Mesh, axis: str) -> Iterator[None]:
-    """In this context, batches are split over an axis of a mesh of devices."""
-    token = _SPLIT_OVER.set((mesh, axis))
+def split_over(mesh: Mesh, *axes: str) -> Iterator[None]:
+    """In this context, batches are split over these axes of a mesh of devices."""
+    token = _SPLIT_OVER.set((mesh, axes) if axes else None)
     try:
         yield
     finally:
@@ -37,10 +38,19 @@ def shard_by_shard(function: Callable[..., jax.Array]) -> Callable[..., jax.Arra
         split = _SPLIT_OVER.get()
         if split is None:
             return function(weights, *arrays)
-        mesh, axis = split
-        if len(jax.tree.leaves(arrays)[0]) % mesh.shape[axis]:
+        mesh, axes = split
+        if len(jax.tree.leaves(arrays)[0]) % prod(mesh.shape[axis] for axis in axes):
             return function(weights, *arrays)
-        specs = P(), *(P(axis) for _ in arrays)
-        return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(axis), check_vma=False)(weights, *arrays)
+        specs = P(), *(P(axes) for _ in arrays)
+        inside = jax.sharding.get_abstract_mesh()  # in a pipeline, which has divided the mesh already
+        over_shards = jax.shard_map(
+            function,
+            mesh=mesh if inside.empty else inside,
+            in_specs=specs,
+            out_specs=P(axes),
+            axis_names=set(axes),
+            check_vma=False,
+        )
+        return over_shards(weights, *arrays)
 
     return run

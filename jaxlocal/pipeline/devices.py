@@ -13,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxlocal import checks
+from jaxlocal.fast.shards import split_over
 
 
 def mesh(**axes: int) -> Mesh:
@@ -108,8 +109,13 @@ class Devices:
           check_vma: whether JAX checks which values differ between devices; see `Pipeline`.
         """
 
+        axes = (
+            () if check_vma else self.data_axes
+        )  # the check refuses a loop of `shard_by_shard`, which begins with zeros
+
         def here(device: jax.Array, own: Any, shared: Any) -> Any:
-            return function(device[0], own, shared)
+            with split_over(self.mesh, *axes):
+                return function(device[0], own, shared)
 
         part = P(self.axis)
         everywhere = jax.shard_map(
