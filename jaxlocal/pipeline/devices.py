@@ -108,10 +108,8 @@ class Devices:
           shared: arrays that every device gets as they are.
           check_vma: whether JAX checks which values differ between devices; see `Pipeline`.
         """
-
-        axes = (
-            () if check_vma else self.data_axes
-        )  # the check refuses a loop of `shard_by_shard`, which begins with zeros
+        # The check would refuse the loops of `shard_by_shard`, which begin with zeros.
+        axes = () if check_vma else self.data_axes
 
         def here(device: jax.Array, own: Any, shared: Any) -> Any:
             with split_over(self.mesh, *axes):
