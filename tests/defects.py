@@ -905,7 +905,14 @@ DEFECTS = (
         "parallel.py",
         "with_sharding_constraint(array, split)",
         "with_sharding_constraint(array, on_every_device)",
-        parallel("devices_that_share_a_batch_compute_the_same[bp-conv]"),
+        parallel("devices_that_share_a_batch_compute_the_same[dtp-norm dropout]"),
+    ),
+    Defect(
+        "data_parallel: devices sum in every turn of a loop",
+        "fast/shards.py",
+        "if split is None:",
+        "if True:",
+        parallel("devices_that_share_a_batch_sum_outside_of_loops[lstm]"),
     ),
     Defect(
         "mixed_precision: it stays switched on",
@@ -980,8 +987,8 @@ DEFECTS = (
     Defect(
         "sequences: the backward direction reads padding",
         "sequences.py",
-        "seq_lengths=lengths",
-        "seq_lengths=None",
+        "bound(values, initial_carry=start, seq_lengths=lengths)",
+        "bound(values, initial_carry=start)",
         "test_sequences_reference.py::test_associated_learning_is_the_reference[lstm both]",
     ),
     Defect(
