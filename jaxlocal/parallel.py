@@ -108,8 +108,8 @@ def data_parallel(rule: Rule, mesh: Mesh, axis: str = "data") -> Rule:
     """A rule whose batches are split over one axis of a mesh of devices, with the parameters on every device.
 
     The results are those of the rule itself: gradients and batch statistics are of the whole batch. The compiler
-    divides the work, and sums over the devices where examples are summed. A forward-only rule stays
-    forward-only: `pipelined` takes it, and splits the batches over the axes of its mesh other than the components'.
+    divides the work, and sums over the devices where examples are summed. A forward-only rule stays forward-only:
+    `pipelined` takes it, and splits the batches over the axes of its mesh other than the components'.
 
     Args:
       rule: the rule.

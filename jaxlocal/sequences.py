@@ -223,7 +223,7 @@ class Recurrent(nn.Module):
 
 
 def _read(rnn: nn.RNN, values: jax.Array, start: Any, lengths: jax.Array) -> jax.Array:
-    """What a recurrent layer computes at every token. Devices that share a batch sum its gradient only once."""
+    """The output of a recurrent layer at every token. Devices that share a batch sum its gradient only once."""
     if rnn.is_initializing():
         return rnn(values, initial_carry=start, seq_lengths=lengths)  # type: ignore[return-value]
     module, variables = rnn.unbind()

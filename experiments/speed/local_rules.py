@@ -9,8 +9,6 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
-
 import jaxlocal as jl
 from experiments.lab import records, tables
 from experiments.lab.experiment import Budget, Experiment, Job, Outcome, Recorded, Task
@@ -20,7 +18,19 @@ from experiments.lab.workers import Worker, take_turns
 from experiments.speed.backprop_pipeline import backprop_pipeline
 from experiments.speed.backprop_schedule import gpipe, one_forward_one_backward
 from experiments.speed.batch import make_batch
-from experiments.speed.shared import ADAM, DEVICES, RATE, Batch, Problem, Timed, costs, pipeline, sequential, two_cores
+from experiments.speed.shared import (
+    ADAM,
+    DEVICES,
+    RATE,
+    Batch,
+    Problem,
+    Timed,
+    costs,
+    pipeline,
+    sequential,
+    split,
+    two_cores,
+)
 
 LOCAL = (
     "al",
@@ -63,18 +73,12 @@ def problem(case: str, rule: str) -> tuple[jl.Rule, Batch]:
     return jl.rules.ALL[rule](net(), ADAM), make_batch(batch_size, shape, 10)
 
 
-def split(case: str) -> tuple[jl.Rule, Batch]:
-    """Backpropagation with each batch split over all devices of the process."""
-    rule, batch = problem(case, "bp")
-    return jl.data_parallel(rule, jl.pipeline.mesh(data=len(jax.devices()))), batch
-
-
 def programs(case: str, steps: int, cores: Sequence[int]) -> Iterator[Program]:
     """All programs of a case; the first is backpropagation on one core."""
     bp = partial(problem, case, "bp")
     yield Program("bp", "one core", sequential, (bp, steps), cores[:1])
     yield Program("bp", "one program, two cores", sequential, (bp, steps), None)
-    yield Program("bp", "data-parallel, two cores", sequential, (partial(split, case), steps), cores)
+    yield Program("bp", "data-parallel, two cores", sequential, (partial(split, bp), steps), cores)
     for words, schedule in (("GPipe", gpipe), ("1F1B", one_forward_one_backward)):
         yield Program("bp", f"{words}, two cores", backprop_pipeline, (bp, steps, schedule, MICRO), cores)
     for rule in LOCAL:

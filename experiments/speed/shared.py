@@ -33,6 +33,12 @@ def sequential(problem: Problem, steps: int) -> Timed:
     return timed(lambda params, batches: lax.scan(rule.step, params, batches), jax.jit(rule.init), batch, steps)
 
 
+def split(problem: Problem) -> tuple[jl.Rule, Batch]:
+    """The same problem, with each batch split over all devices of the process."""
+    rule, batch = problem()
+    return jl.data_parallel(rule, jl.pipeline.mesh(data=len(jax.devices()))), batch
+
+
 def pipeline(problem: Problem, steps: int, stages: Sequence[int] | None = None) -> Timed:
     """The rule as a pipeline over all devices of the process, and the drain, which takes a few ticks more."""
     rule, batch = problem()

@@ -40,6 +40,7 @@ from experiments.speed.shared import (
     costs,
     pipeline,
     sequential,
+    split,
     two_cores,
 )
 from jaxlocal.network import neighbours
@@ -90,20 +91,14 @@ def problem(name: str, contender: str) -> tuple[jl.Rule, Batch]:
     return contest(name).step(contender)
 
 
-def split(name: str) -> tuple[jl.Rule, Batch]:
-    """Backpropagation with each batch split over all devices of the process."""
-    rule, batch = problem(name, "bp")
-    return jl.data_parallel(rule, jl.pipeline.mesh(data=len(jax.devices()))), batch
-
-
 def programs(name: str, task: Task, cores: Sequence[int]) -> list[Program]:
     """All programs of a problem; the first is backpropagation on one device."""
     steps = task.budget["steps"]
-    entered = contest(name)
+    entered, bp = contest(name), partial(problem, name, "bp")
     whole = {"MB": counted(name, "bp").rule.memory / 1e6}
     found = [
         *_on_one_device(name, "bp", whole, steps, cores),
-        Program("bp, data-parallel", "bp", DEVICES, cores, sequential, (partial(split, name), steps), whole),
+        Program("bp, data-parallel", "bp", DEVICES, cores, sequential, (partial(split, bp), steps), whole),
         *(
             _micro_batches(name, words, schedule, micro, steps, cores)
             for words, schedule in SCHEDULES.items()

@@ -1,7 +1,7 @@
 """Loops over a batch that is split over devices: each device loops over its own examples.
 
-The compiler sums over the devices inside a loop, in every turn of it. A function that `shard_by_shard` runs on each
-device's examples has one sum, after the loop.
+If a loop over such a batch adds up a gradient, the compiler sums it over the devices in every turn of the loop. With
+`shard_by_shard` each device adds up its own part, and the parts are summed once, after the loop.
 """
 
 from collections.abc import Callable, Iterator

@@ -107,27 +107,30 @@ def draw(recorded: Recorded) -> "dict[str, Figure]":
     return found
 
 
-def accuracies(recorded: Recorded) -> Iterator[Row]:
-    """The test accuracy of each rule on each set and network, and of the linear model on the same texts."""
+def tested(recorded: Recorded) -> Iterator[tuple[Row, dict[str, Row | None]]]:
+    """Each set and network, and the test accuracy of each rule there; None where it is not run."""
     found = recorded.rows()
     for name in SETS:
         for net in NETS:
             tests = {rule: found.get(f"{name}_{net}_{rule}", {}).get("test") for rule in RULES}
-            shown = {rule: percent(test) if test else "not run" for rule, test in tests.items()}
-            read = {words: found.get(f"{name}_{row}", {}).get("test") for row, words in LINEAR.items()}
-            linear = {words: percent(test) if test else "" for words, test in read.items()}
-            yield {"set": name, "network": net, **shown, **linear}
+            yield {"set": name, "network": net}, tests
+
+
+def accuracies(recorded: Recorded) -> Iterator[Row]:
+    """The test accuracy of each rule on each set and network, and of the linear model on the same texts."""
+    found = recorded.rows()
+    for line, tests in tested(recorded):
+        shown = {rule: percent(test) if test else "not run" for rule, test in tests.items()}
+        read = {words: found.get(f"{line['set']}_{row}", {}).get("test") for row, words in LINEAR.items()}
+        linear = {words: percent(test) if test else "" for words, test in read.items()}
+        yield line | shown | linear
 
 
 def differences(recorded: Recorded) -> Iterator[Row]:
     """The test accuracy of each rule minus that of backpropagation, in points, seed by seed."""
-    found = recorded.rows()
-    for name in SETS:
-        for net in NETS:
-            tests = {rule: found.get(f"{name}_{net}_{rule}", {}).get("test") for rule in RULES}
-            yield {"set": name, "network": net} | {
-                f"{rule} minus bp": _minus(tests[rule], tests["bp"]) for rule in RULES if rule != "bp"
-            }
+    for line, tests in tested(recorded):
+        bp = tests.pop("bp")
+        yield line | {f"{rule} minus bp": _minus(test, bp) for rule, test in tests.items()}
 
 
 def _minus(one: Row | None, other: Row | None) -> str:
