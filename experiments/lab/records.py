@@ -150,7 +150,10 @@ def device() -> dict[str, Any]:
     """The machine that the numbers, and above all the seconds, depend on."""
     import jax  # not at the top, because reading a record does not need it
 
-    return {"jax": jax.devices()[0].device_kind, "cpu": _cpu_model(), "cores": os.cpu_count()}
+    found = {"jax": jax.devices()[0].device_kind, "cpu": _cpu_model(), "cores": os.cpu_count()}
+    if jax.default_backend() == "cpu":
+        return found
+    return found | {"precision of products": jax.config.jax_default_matmul_precision or "default"}
 
 
 def work_folder(work: Path, name: str, epochs: int, source: str) -> Path:

@@ -1,6 +1,7 @@
 """Rows of accuracies: a rule trained on a data set from one or more seeds, each seed resumed where it stopped.
 
-On an accelerator all seeds are trained at once in one program; on a CPU, where that gains nothing, one after another.
+On an accelerator all seeds are trained at once in one program, unless the row says otherwise; on a CPU, where that
+gains nothing, one after another.
 """
 
 import json
@@ -64,6 +65,7 @@ class Case(NamedTuple):
     measure: Callable[[Trained], Mapping[str, Any]] | None = None  # numbers in addition to the accuracies
     paper_train: Paper | None = None
     load: Callable[[], Splits] | None = None  # of the data, if they are no images
+    apart: bool = False  # seeds one after another on accelerators, too: convolutions gain little from being one program
 
     @property
     def lacks(self) -> str:
@@ -74,7 +76,7 @@ class Case(NamedTuple):
         """Train every seed; there is an outcome after each of them, or after all if they are trained at once."""
         training = _Training(self, task)
         done: list[dict[str, Any]] = []
-        for group in _groups(task.budget["seeds"]):
+        for group in self._groups(task.budget["seeds"]):
             trained = training.train(group)
             if trained is None:
                 return
@@ -89,12 +91,17 @@ class Case(NamedTuple):
         It is infinite if the two epochs take longer than the time that the task has.
         """
         training = _Training(self, task)
-        groups = [group for group in _groups(task.budget["seeds"]) if not training.is_trained(group)]
+        groups = [group for group in self._groups(task.budget["seeds"]) if not training.is_trained(group)]
         if not groups:
             return 0.0
         seconds, epochs = training.begin(groups[0])
         left = task.budget["epochs"] * len(groups) - epochs
         return left * seconds if left else 0.0
+
+    def _groups(self, seeds: int) -> list[list[int]]:
+        """The seeds that are trained at once."""
+        alone = self.apart or jax.default_backend() == "cpu"
+        return [[seed] for seed in range(seeds)] if alone else [list(range(seeds))]
 
     def _outcome(self, task: Task, done: Sequence[Mapping[str, Any]]) -> Outcome:
         paper = self.paper and {
@@ -122,11 +129,6 @@ class Case(NamedTuple):
         message = f"{task.row}: test {percent(row['test'])} % of {len(done)} seeds ({seconds:.0f} s)"
         budget = Budget(epochs=task.budget["epochs"], seeds=len(done))
         return Outcome([row], settings, budget, message, NOTES.get(self.data, ""))
-
-
-def _groups(seeds: int) -> list[list[int]]:
-    """The seeds that are trained at once."""
-    return [[seed] for seed in range(seeds)] if jax.default_backend() == "cpu" else [list(range(seeds))]
 
 
 class _Training:

@@ -140,6 +140,7 @@ def case(data: str, name: str) -> Case:
         paper_train=PAPER_TRAIN[data].get(name),
         batch_size=128,
         prepare=lambda splits: jl.augmentation.standardise(),
+        apart=True,
     )
 
 
