@@ -153,7 +153,8 @@ def device() -> dict[str, Any]:
     found = {"jax": jax.devices()[0].device_kind, "cpu": _cpu_model(), "cores": os.cpu_count()}
     if jax.default_backend() == "cpu":
         return found
-    return found | {"precision of products": jax.config.jax_default_matmul_precision or "default"}
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return found | {"precision of products": precision or "default"}
 
 
 def work_folder(work: Path, name: str, epochs: int, source: str) -> Path:
