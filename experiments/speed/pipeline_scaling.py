@@ -17,6 +17,9 @@ devices when the last one has finished, so chance delays may add up. It is measu
 pipeline on two cores and the model without it, for the network of fewest components. Deeper networks check it, on two
 cores alone. The model leaves out that unlike components are packed into the same arrays.
 
+The row `devices` checks the model on as many cores as the machine has: one network on 1, 2, 4, 8, … of them, where the
+rest of a tick is measured on two. Beside it are the other ways to use the same cores for backpropagation.
+
 In the picture a network of l components has l devices: O(n · l) in sequence, O(n + l) in the pipeline.
 """
 
@@ -38,7 +41,7 @@ from experiments.lab import records, tables
 from experiments.lab.experiment import Budget, CannotRun, Experiment, Job, Option, Outcome, Recorded, Task
 from experiments.lab.main import main
 from experiments.lab.records import Row
-from experiments.lab.workers import Worker, at_once, take_turns
+from experiments.lab.workers import Worker, at_once, available_cores, take_turns
 from experiments.speed import scaling_picture
 from experiments.speed.backprop_pipeline import backprop_pipeline
 from experiments.speed.backprop_schedule import gpipe
@@ -54,6 +57,7 @@ from experiments.speed.shared import (
     costs,
     pipeline,
     sequential,
+    split,
     stage_costs,
     two_cores,
 )
@@ -230,6 +234,57 @@ def run(task: Task) -> Iterator[Outcome]:
     yield Outcome(rows, settings, task.budget, "")
 
 
+def run_devices(task: Task) -> Iterator[Outcome]:
+    """Measure the deepest network on 1, 2, 4, 8, … cores, and what the model says of it."""
+    options, steps, rounds = task.options, task.budget["steps"], task.budget["rounds"]
+    depth, cores = max(options["depths"]), available_cores()
+    counts = [2**power for power in range(len(cores).bit_length()) if 2**power <= min(depth, len(cores))]
+    al = partial(associated, depth, options["width"], options["batch_size"])
+    bp = partial(backpropagation, depth, options["width"], options["batch_size"])
+    link = measure_link(two_cores(), rounds)
+    measured = busy(costs, al, cores=cores[: counts[-1]])
+    seconds, message = over_cores([one.seconds for one in measured]), measured[0].message
+    cuts = {count: jl.pipeline.balance(seconds, count) for count in counts}
+    programs: dict[tuple[str, int], Worker] = {}
+    for count, stages in cuts.items():
+        own, micro = cores[:count], min(4 * count, options["batch_size"])
+        programs["al", count] = Worker(pipeline, al, steps, stages, cores=own)
+        programs["data-parallel", count] = Worker(sequential, partial(split, bp), steps, cores=own)
+        if count > 1:
+            programs["GPipe", count] = Worker(backprop_pipeline, bp, steps, gpipe, micro, cores=own)
+    programs["bp", 1] = Worker(sequential, bp, steps, cores=cores[:1])
+    programs["all", len(cores)] = Worker(sequential, bp, steps)
+    with ExitStack() as stack:
+        turns = {key: stack.enter_context(worker).ask for key, worker in programs.items()}
+        found = take_turns(turns, rounds, warm_up=1)
+    ticks = {count: tick(seconds, message, stages, link) for count, stages in cuts.items()}
+    rest = max(measured_tick(median(found["al", 2]), steps, 2) - ticks[2], 0.0)
+    rows = []
+    for count, stages in cuts.items():
+        predicted = pipelined_epoch(steps, count, ticks[count] + rest * (count > 1)) / steps
+        rows.append(
+            {
+                "devices": count,
+                "stages": "+".join(map(str, stages)),
+                "pipeline ms": _milliseconds(found["al", count]),
+                "predicted ms": 1e3 * predicted,
+                "predicted / measured": predicted / median(found["al", count]),
+                "bp, one core ms": _milliseconds(found["bp", 1]),
+                "bp, data-parallel ms": _milliseconds(found["data-parallel", count]),
+                "bp, GPipe ms": _milliseconds(found["GPipe", count]) if count > 1 else None,
+                "bp, one program on all cores ms": _milliseconds(found["all", len(cores)]),
+            }
+        )
+    rows = [records.rounded(row) for row in rows]
+    known = {"depth": depth, "components ms": [1e3 * value for value in seconds], "rest": 1e3 * rest}
+    settings = {**options, **task.budget, **known, "optimizer": f"adam({RATE})", "link": link._asdict()}
+    yield Outcome(rows, settings, task.budget, tables.text(rows))
+
+
+def _milliseconds(seconds: Sequence[float]) -> Row:
+    return records.spread([1e3 * value for value in seconds])
+
+
 def draw(recorded: Recorded) -> dict[str, "Figure"]:
     """The picture of the record."""
     record = recorded.records.get("scaling")
@@ -240,7 +295,10 @@ EXPERIMENT = Experiment(
     module="speed.pipeline_scaling",
     name="pipeline",
     title="How the pipeline scales with the number of devices",
-    rows={"scaling": Job(Budget(rounds=5, steps=100), Budget(rounds=2, steps=10), run)},
+    rows={
+        "scaling": Job(Budget(rounds=5, steps=100), Budget(rounds=2, steps=10), run),
+        "devices": Job(Budget(rounds=5, steps=100), None, run_devices),
+    },
     note=(
         "A device is a pinned core. component ms: median (least to most) of the components, measured while the other "
         "core does the same; other spreads are of rounds. Epochs are predicted for depth devices. bandwidth in "
