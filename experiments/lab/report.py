@@ -190,12 +190,19 @@ def _origins(name: str, out: Path | None) -> Iterator[str]:
     for path in sorted(((out or records.FOLDER) / name).rglob("*.json")):
         record, row = records.load(path), path.stem
         device, versions = record["device"], record["versions"]
-        where = f"commit {record['commit'][:7]}, jax {versions['jax']}, {device['cores']} cores of {device['cpu']}"
+        where = f"commit {record['commit'][:7]}, jax {versions['jax']}, {_machine(device)}"
         command = record["command"].replace(f"--rows {row}", "--rows {}")
         places.setdefault((where, command), []).append(row)
     if places:
         lines = (f"- {where}: `{command.format(' '.join(rows))}`" for (where, command), rows in places.items())
         yield "\n".join(lines)
+
+
+def _machine(device: Mapping[str, Any]) -> str:
+    """The device in words; an accelerator with the precision of its products."""
+    if precision := device.get("precision of products"):
+        return f"{device['jax']} ({precision} precision)"
+    return f"{device['cores']} cores of {device['cpu']}"
 
 
 HEAD = """# The papers' tables
