@@ -19,8 +19,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 Tree = Any
 
-BANDWIDTH_BYTES = 1 << 28  # of the array that is multiplied in place; it does not fit a cache
-RATE_SIZE = 2048  # rows and columns of the matrices
+BANDWIDTH_BYTES, GPU_BANDWIDTH_BYTES = 1 << 28, 1 << 31  # of the array that is multiplied in place: it fits no cache
+RATE_SIZE, GPU_RATE_SIZE = 2048, 8192  # rows and columns of the matrices
 REPEATS = 5
 
 
@@ -79,9 +79,11 @@ def measure() -> dict[str, float]:
     def scale(a: jax.Array) -> jax.Array:
         return a * 1.0001
 
+    on_cpu = jax.default_backend() == "cpu"
+    size, rows = (BANDWIDTH_BYTES, RATE_SIZE) if on_cpu else (GPU_BANDWIDTH_BYTES, GPU_RATE_SIZE)
     product = jax.jit(jnp.matmul)
-    array = jnp.ones(BANDWIDTH_BYTES // 4)
-    matrix = jnp.ones((RATE_SIZE, RATE_SIZE))
+    array = jnp.ones(size // 4)
+    matrix = jax.random.normal(jax.random.key(0), (rows, rows))
     moving, multiplying = [], []
     for _ in range(1 + REPEATS):  # the first call compiles, and is never the best
         start = time.perf_counter()
@@ -90,4 +92,4 @@ def measure() -> dict[str, float]:
         jax.block_until_ready(product(matrix, matrix))
         moving.append(middle - start)
         multiplying.append(time.perf_counter() - middle)
-    return {"bandwidth": 2 * BANDWIDTH_BYTES / min(moving), "rate": 2 * RATE_SIZE**3 / min(multiplying)}
+    return {"bandwidth": 2 * size / min(moving), "rate": 2 * rows**3 / min(multiplying)}
