@@ -44,10 +44,12 @@ PEERS = {
 }
 
 
-def programs(name: str, net: Net, rules: Sequence[str], few: bool = False) -> list[Program]:
+def programs(
+    name: str, net: Net, rules: Sequence[str], few: bool = False, others: Mapping[str, Sequence[str]] = PEERS
+) -> list[Program]:
     """All programs that are timed on a net, the unit first; or few of them, which compare the rules with the unit."""
     rules = [rule for rule in rules if not (net.images and rule in TARGET_PROP)]  # pooling has no inverse
-    peers = [f"{rule}, {way}" for rule, ways in PEERS.items() if rule in rules for way in ways]
+    peers = [f"{rule}, {way}" for rule, ways in others.items() if rule in rules for way in ways]
     if name != "mlp":
         peers = [peer for peer in peers if not peer.startswith("al")]
     if few:
@@ -128,11 +130,11 @@ def blank(program: Program, why: str, like: Row) -> Row:
     return dict.fromkeys(like) | named
 
 
-def run(name: str, net: Net, task: Task) -> Iterator[Outcome]:
+def run(name: str, net: Net, task: Task, others: Mapping[str, Sequence[str]] = PEERS) -> Iterator[Outcome]:
     """Time the programs of a net."""
     net = net._replace(steps=task.options["steps"] or net.steps)
     rules = [rule for rule in RULES if rule in task.options["rules"]]
-    planned, rounds = programs(name, net, rules, task.options["few"]), task.budget["rounds"]
+    planned, rounds = programs(name, net, rules, task.options["few"], others), task.budget["rounds"]
     print(f"{name}: builds {len(planned)} programs, then times {1 + rounds} rounds of them", flush=True)
     with ExitStack() as stack:
         started = {world: Worker(worlds.make, world) for world in dict.fromkeys(one.world for one in planned)}
@@ -173,6 +175,12 @@ def run_memory(net: Net, depths: Sequence[int], task: Task) -> Iterator[Outcome]
     yield Outcome(rows, settings, task.budget, tables.text(rows))
 
 
+OPTIONS = {
+    "rules": Option("the rules to time", str, list(RULES), list(QUICK_RULES), choices=list(RULES), many=True),
+    "steps": Option("the number of steps in a turn; by default it depends on the net", flags.whole),
+    "few": Option("only the rules step by step, the unit, and PyTorch's fused program", bool, False, True),
+}
+
 EXPERIMENT = Experiment(
     module="speed.bench",
     name="bench",
@@ -190,11 +198,7 @@ EXPERIMENT = Experiment(
     ),
     tables=(),
     draw=overview.draw,
-    options={
-        "rules": Option("the rules to time", str, list(RULES), list(QUICK_RULES), choices=list(RULES), many=True),
-        "steps": Option("the number of steps in a turn; by default it depends on the net", flags.whole),
-        "few": Option("only the rules step by step, the unit, and PyTorch's fused program", bool, False, True),
-    },
+    options=OPTIONS,
     is_timing=True,
 )
 

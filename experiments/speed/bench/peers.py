@@ -1,4 +1,4 @@
-"""PyTorch's programs, and BioTorch's where it is installed."""
+"""PyTorch's programs, and BioTorch's where it is installed; on a GPU if there is one, with TF32 as JAX has it there."""
 
 import importlib
 import time
@@ -15,6 +15,8 @@ from experiments.speed.bench.nets import CLASSES, RATE, SEED, Net
 BIOTORCH = {"fa, biotorch": "fa", "fa, biotorch usf": "usf", "dfa, biotorch": "dfa"}  # its names
 
 Step = Callable[[], Any]
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+WARM_UP = 3  # steps before a CUDA graph is recorded, in which PyTorch allocates what the step needs
 
 
 class TorchProgram:
@@ -24,28 +26,40 @@ class TorchProgram:
         self._step, self._steps = make(net, name), net.steps
         start = time.perf_counter()
         self._step()
+        wait()
         self.facts = {"update": {"compile s": time.perf_counter() - start} if "compiled" in name else {}}
 
     def seconds(self, form: str) -> float:
         """Seconds of a step, the mean over `net.steps`."""
+        wait()
         start = time.perf_counter()
         for _ in range(self._steps):
             self._step()
+        wait()
         return (time.perf_counter() - start) / self._steps
+
+
+def wait() -> None:
+    """Until a GPU has done what it was asked to."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def make(net: Net, name: str) -> Step:
     """A program's step, its state inside."""
     torch.manual_seed(SEED)
+    torch.set_float32_matmul_precision("high")
     torch.set_flush_denormal(True)  # as XLA does
     channels_first = net.inputs[-1:] + net.inputs[:-1]
-    x = torch.rand(net.batch, *channels_first)
-    y = torch.eye(CLASSES)[torch.arange(net.batch) % CLASSES]
+    x = torch.rand(net.batch, *channels_first, device=DEVICE)
+    y = torch.eye(CLASSES, device=DEVICE)[torch.arange(net.batch, device=DEVICE) % CLASSES]
     rule, _, way = name.partition(", ")
     if rule == "al":
         return associated(net.of("al"), x, y, fused=way == "fused")
     if name in BIOTORCH:
         return biotorch(net, x, y, BIOTORCH[name])
+    if way == "graph":
+        return graphed(backpropagation(net, x, y, fused=True, compiled=False, capturable=True))
     return backpropagation(net, x, y, fused=way != "eager", compiled=way == "compiled")
 
 
@@ -63,10 +77,28 @@ def model(net: Net) -> nn.Module:
     return nn.Sequential(*blocks, nn.Linear(widths[-1], CLASSES))
 
 
-def backpropagation(net: Net, x: torch.Tensor, y: torch.Tensor, *, fused: bool, compiled: bool) -> Step:
+def graphed(step: Step) -> Step:
+    """The step as a CUDA graph, whose kernels are launched at once."""
+    if DEVICE.type != "cuda":
+        raise ValueError("needs a GPU of NVIDIA")
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def backpropagation(
+    net: Net, x: torch.Tensor, y: torch.Tensor, *, fused: bool, compiled: bool, capturable: bool = False
+) -> Step:
     """Backpropagation with Adam."""
-    learner = model(net)
-    optimizer = torch.optim.Adam(learner.parameters(), RATE, fused=fused)
+    learner = model(net).to(DEVICE)
+    optimizer = torch.optim.Adam(learner.parameters(), RATE, fused=fused, capturable=capturable)
     forward = torch.compile(learner) if compiled else learner
 
     def step() -> None:
@@ -86,7 +118,7 @@ def associated(net: Net, x: torch.Tensor, y: torch.Tensor, *, fused: bool) -> St
         f = nn.Sequential(nn.Linear(below, width), activation())
         g = nn.Sequential(nn.Linear(code, width), nn.Sigmoid())
         h = nn.Sequential(nn.Linear(width, code), nn.Sigmoid())
-        components.append((f, nn.Sequential(*bridge), g, h))
+        components.append(tuple(part.to(DEVICE) for part in (f, nn.Sequential(*bridge), g, h)))
     rates = RATE, RATE, 2 * RATE, 2 * RATE
     groups = [
         {"params": part.parameters(), "lr": rate} for c in components for part, rate in zip(c, rates, strict=True)
@@ -108,7 +140,7 @@ def associated(net: Net, x: torch.Tensor, y: torch.Tensor, *, fused: bool) -> St
 def biotorch(net: Net, x: torch.Tensor, y: torch.Tensor, mode: str) -> Step:
     """One of BioTorch's rules, with Adam."""
     biomodule = importlib.import_module("biotorch.module.biomodule")
-    learner = biomodule.BioModule(model(net), mode=mode, output_dim=CLASSES)
+    learner = biomodule.BioModule(model(net), mode=mode, output_dim=CLASSES).to(DEVICE)
     optimizer = torch.optim.Adam(learner.parameters(), RATE, fused=True)
 
     def step() -> None:

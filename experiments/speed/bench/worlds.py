@@ -54,7 +54,9 @@ class Plain(World):
     def about(self) -> Facts:
         import jax
 
-        return {"jax": version("jax"), "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""), "devices": len(jax.devices())}
+        about = {"jax": version("jax"), "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""), "devices": len(jax.devices())}
+        kept = "JAX_COMPILATION_CACHE_DIR" in os.environ  # then compiling may be loading
+        return about | ({"compiled programs": "kept from run to run"} if kept else {})
 
     def make(self, net: Net, name: str, forms: list[str]) -> Any:
         return self.programs.plain(net, name, forms)
@@ -93,7 +95,8 @@ class Torch(World):
         self.peers = peers
 
     def about(self) -> Facts:
-        return {"torch": version("torch"), "threads": self.peers.torch.get_num_threads()}
+        torch = self.peers.torch
+        return {"torch": version("torch"), "threads": torch.get_num_threads(), "device": str(self.peers.DEVICE)}
 
     def make(self, net: Net, name: str, forms: list[str]) -> Any:
         return self.peers.TorchProgram(net, name)
