@@ -11,7 +11,7 @@ import jaxlocal as jl
 from experiments.lab import tables
 from experiments.lab.experiment import Budget, Job
 from experiments.speed.bench import __main__ as bench
-from experiments.speed.bench import handwritten, handwritten_layers, limits, programs, worlds
+from experiments.speed.bench import gpu, handwritten, handwritten_layers, limits, programs, worlds
 from experiments.speed.bench.__main__ import Program
 from experiments.speed.bench.nets import CLASSES, NETS, RULES, TARGET_PROP, Net
 
@@ -236,3 +236,18 @@ def test_a_quick_run_times_few_programs():
     assert [one.rule for one in planned[1:-1]] == list(bench.QUICK_RULES)
     options = bench.EXPERIMENT.options
     assert options["few"].quick and options["rules"].quick == list(bench.QUICK_RULES)
+
+
+def test_without_a_gpu_its_nets_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(gpu.EXPERIMENT, ["--rows", "mlp", "--out", str(tmp_path)])
+    assert stop.value.code == 1
+    assert "mlp: needs a GPU, and JAX finds none" in capsys.readouterr().err
+
+
+def test_a_graph_is_timed_on_a_gpu_only():
+    def names(**others):
+        return {one.name for one in bench.programs("mlp", NETS["mlp"], ["bp"], **others) if one.world == "torch"}
+
+    assert names() == {"bp, eager", "bp, fused", "bp, compiled"}
+    assert names(others=gpu.PEERS) == names() | {"bp, graph"}

@@ -427,6 +427,20 @@ def test_the_driver_trains_the_shortest_rows_of_a_paper_first(minutes, monkeypat
     assert "test" not in capsys.readouterr().out
 
 
+def test_several_drivers_train_each_row_once(minutes, monkeypatch):
+    monkeypatch.setattr(Case, "price", lambda self, task: 1.0)
+    assert minutes("--minutes", "5", "--quick", "--part", "1/2").keys() == {"ours", "short"}
+    assert minutes("--minutes", "5", "--quick", "--part", "2/2").keys() == {"ours", "short", "long"}
+
+
+@pytest.mark.parametrize("part", ["3/2", "0/2", "2", "a/b"])
+def test_a_part_that_cannot_be_is_one_line(minutes, part, capsys):
+    with pytest.raises(SystemExit) as stop:
+        minutes("--minutes", "5", "--part", part)
+    assert stop.value.code == 2
+    assert f"argument --part: {part!r} is no part such as 2/4, the second of four" in capsys.readouterr().err
+
+
 def test_the_driver_leaves_what_does_not_fit_and_goes_on_with_it(minutes, monkeypatch, capsys):
     prices = {"ours": 1.0, "long": 3000.0, "short": 2.0}
     monkeypatch.setattr(Case, "price", lambda self, task: prices[task.row])
@@ -435,6 +449,12 @@ def test_the_driver_leaves_what_does_not_fit_and_goes_on_with_it(minutes, monkey
     minutes("--minutes", "5", "--quick")
     assert ran == ["short", "ours", "long"]
     assert "not recorded: 1 rows that have begun" in capsys.readouterr().out
+
+
+def test_rows_of_convolutions_have_a_program_for_each_seed_on_an_accelerator(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert ROWS["first"]._groups(3) == [[0, 1, 2]]
+    assert ROWS["first"]._replace(apart=True)._groups(3) == [[0], [1], [2]]
 
 
 def test_a_price_is_the_time_of_the_epochs_that_are_left(tmp_path, monkeypatch):

@@ -11,7 +11,15 @@ from lab_helpers import main, one_line
 import jaxlocal as jl
 from experiments.lab import tables, workers
 from experiments.lab.experiment import Budget, Task
-from experiments.speed import fit_speed, local_rules, pipeline_scaling, pipeline_speed, scaling_picture, shared
+from experiments.speed import (
+    fit_speed,
+    local_rules,
+    one_device,
+    pipeline_scaling,
+    pipeline_speed,
+    scaling_picture,
+    shared,
+)
 from experiments.speed.scaling_model import Link, gpipe_epoch, pipelined_epoch, tick
 
 needs_two_cores = pytest.mark.skipif(len(workers.available_cores()) < 2, reason="pins one device to each of two cores")
@@ -158,6 +166,47 @@ def test_scaling(tmp_path, capsys):
     assert "link between two cores" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@needs_two_cores
+def test_the_devices_of_a_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline_scaling, "available_cores", lambda: workers.available_cores()[:2])
+    size = ["--depths", "2", "--width", "8", "--batch-size", "8", "--rounds", "2", "--steps", "4"]
+    main(pipeline_scaling.EXPERIMENT, ["--rows", "devices", *size, "--out", str(tmp_path)])
+    record = pipeline_scaling.EXPERIMENT.record("devices", tmp_path)
+    one, two = record["rows"]
+    assert (one["devices"], one["stages"], one["bp, GPipe ms"]) == (1, "2", None)
+    assert (two["devices"], two["stages"]) == (2, "1+1")
+    seconds, message = record["settings"]["components ms"], 8 * (8 + jl.codes.lean.width) * 4
+    assert one["predicted ms"] == pytest.approx(sum(seconds), rel=1e-2)
+    # The rest makes the prediction for two devices exact, unless the model is above what was measured.
+    assert two["predicted / measured"] == pytest.approx(1, rel=1e-2) or record["settings"]["rest"] == 0
+    whole = 1e-3 * (max(seconds) + record["settings"]["rest"]) + Link(**record["settings"]["link"]).seconds(message)
+    assert two["predicted ms"] == pytest.approx(1e3 * whole * 5 / 4, rel=1e-2)
+
+
+@pytest.mark.slow
+def test_one_device(tmp_path):
+    size = ["--width", "8", "--batch-size", "8", "--rounds", "2", "--steps", "4", "--latency", "1000"]
+    main(one_device.EXPERIMENT, ["--rows", "depth_4", *size, "--out", str(tmp_path)])
+    record = one_device.EXPERIMENT.record("depth_4", tmp_path)
+    rows, settings = {row["program"]: row for row in record["rows"]}, record["settings"]
+    assert rows.keys() == {"bp", "al", "al, pipeline on one device", "al, paper's codes"}
+    assert rows["bp"]["times bp"]["repeats"] == [1, 1]
+    two, four = settings["predicted"]
+    slowest = max(settings["components ms"]) / 1e3 + 1e-3 + settings["message bytes"][0] / 4.5e11
+    assert four["devices"] == 4 and four["pipeline s"] == pytest.approx(103 * slowest, rel=1e-2)
+    assert two["bp on one device s"] == pytest.approx(rows["bp"]["ms a batch"]["median"] / 10, rel=1e-2)
+
+
+def test_the_roofline_is_operations_or_bytes():
+    made = lambda: one_device.problem("bp", 2, 16, 4)  # noqa: E731 - a problem as the experiment makes it
+    weights = 2 * (16 * 16 + 16) + 16 * 10 + 10
+    products = 2 * 4 * 16 * (2 * (16 + 16 + 10) + 16 + 10)  # the first layer has no error to send on
+    fast = 1e30
+    assert one_device.least_seconds(made, {"rate": 1.0, "bandwidth": fast}) == products
+    assert one_device.least_seconds(made, {"rate": fast, "bandwidth": 1.0}) == pytest.approx(7 * 4 * weights, rel=1e-6)
+
+
 def test_the_picture_of_the_record_has_a_line_for_each_way():
     (axes,) = scaling_picture.draw(pipeline_scaling.EXPERIMENT.record("scaling")).axes
     texts = {text.get_text().splitlines()[0] for text in axes.texts}
@@ -201,7 +250,7 @@ def refused(experiment, flags, capsys):
 
 def test_one_component_is_too_few(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
-    flags = ["--depths", "1", "2", "--out", str(tmp_path)]
+    flags = ["--rows", "scaling", "--depths", "1", "2", "--out", str(tmp_path)]
     assert "--depths: 1 component cannot be cut into 2 stages" in refused(pipeline_scaling.EXPERIMENT, flags, capsys)
 
 

@@ -5,6 +5,9 @@ that are not recorded yet. It begins some of them: each is trained for two epoch
 trains those that fit into the time, rows with a paper's number first, and among them those that need least; and so on
 with the next ones. On an accelerator all seeds of a row are one program. A row is recorded as soon as it has ended. The
 same command goes on with the others.
+
+Small networks leave most of a GPU idle. There several processes train more in the same time, each of them its own part
+of the rows: `--part 1/4` to `--part 4/4`, with XLA_PYTHON_CLIENT_PREALLOCATE=false in the environment.
 """
 
 import argparse
@@ -52,11 +55,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     began = time.monotonic()
     until = began + 60 * args.minutes
     wanted = [report.BY_NAME[name] for name in dict.fromkeys(args.experiments)]
-    waiting = [
-        (task, case)
+    trainings = [
+        (experiment, row, case)
         for experiment in wanted
         for row, case in experiment.rows.items()
         if isinstance(case, Case) and (case.quick or not args.quick)
+    ]
+    part, parts = args.part
+    waiting = [
+        (task, case)
+        for experiment, row, case in trainings[part - 1 :: parts]
         if not _is_recorded(task := as_task(experiment, row, args, until))
     ]
     begun: list[Priced] = []
@@ -138,6 +146,7 @@ def _parser() -> flags.Parser:
     add = parser.add_argument
     add("experiments", nargs="+", type=_name, metavar="EXPERIMENT", help=f"of {', '.join(_with_trainings())}")
     add("--minutes", type=flags.positive, required=True, metavar="M", help="the time that there is")
+    add("--part", type=_part, default=(1, 1), metavar="I/N", help="only every N-th row, from the I-th on")
     add("--quick", action="store_true", help="the shorter budgets; rows that take too long even then are left out")
     for name, words in (("epochs", "the number of passes over the data"), ("seeds", "train the seeds 0 to N-1")):
         add(f"--{name}", type=flags.whole, metavar="N", help=f"{words} (default: by the row)")
@@ -154,6 +163,13 @@ def _with_trainings() -> list[str]:
         return any(isinstance(case, Case) for case in experiment.rows.values())
 
     return [name for name, experiment in report.BY_NAME.items() if has_trainings(experiment)]
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, slash, parts = text.partition("/")
+    if slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts):
+        return int(part), int(parts)
+    raise argparse.ArgumentTypeError(f"{text!r} is no part such as 2/4, the second of four")
 
 
 def _name(text: str) -> str:

@@ -59,7 +59,7 @@ def run(depth: int, task: Task) -> Iterator[Outcome]:
     timed: dict[str, tuple[Problem, Timed]] = {
         "bp": (bp, sequential(bp, steps)),
         "al": (al, sequential(al, steps)),
-        "al, pipeline on one device": (al, pipeline(al, steps)),
+        "al, pipeline on one device": (al, pipeline(al, steps, devices=1)),
     }
     if depth <= SHALLOW:
         paper = partial(make, "al, paper's codes")

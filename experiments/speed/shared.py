@@ -39,10 +39,10 @@ def split(problem: Problem) -> tuple[jl.Rule, Batch]:
     return jl.data_parallel(rule, jl.pipeline.mesh(data=len(jax.devices()))), batch
 
 
-def pipeline(problem: Problem, steps: int, stages: Sequence[int] | None = None) -> Timed:
-    """The rule as a pipeline over all devices of the process, and the drain, which takes a few ticks more."""
+def pipeline(problem: Problem, steps: int, stages: Sequence[int] | None = None, devices: int | None = None) -> Timed:
+    """The rule as a pipeline over devices, by default all, and the drain, which takes a few ticks more."""
     rule, batch = problem()
-    pipe = jl.pipelined(rule, jl.pipeline.mesh(component=len(jax.devices())), stages=stages)
+    pipe = jl.pipelined(rule, jl.pipeline.mesh(component=devices or len(jax.devices())), stages=stages)
     return timed(pipe.run, pipe.init, batch, steps)
 
 
