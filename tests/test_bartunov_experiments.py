@@ -274,6 +274,23 @@ def test_the_note_of_table1_counts_what_lies_outside():
     assert f"MNIST and CIFAR, {count} lie outside" in table1.EXPERIMENT.note
 
 
+def test_adam_does_not_tell_a_larger_epsilon_from_means_over_units():
+    setting, gradient, units = shared.MNIST_FC["sdtp_alternating"], jnp.asarray([1.0, -0.03, 2e-4]), 256
+
+    @jax.numpy_dtype_promotion("standard")  # as optax wants it
+    def move(adam, gradient):
+        return adam.tx().update(gradient, adam.tx().init(gradient))[0]
+
+    for ours, theirs in zip(setting.as_for_means(units)[:2], setting[:2], strict=True):
+        np.testing.assert_allclose(move(ours, gradient), move(theirs, gradient / units), rtol=1e-5)  # a few roundings
+    setup = table1.SETUPS["mnist_fc"]
+    assert shared.best(setup, "ao_sdtp_alternating_means") == setting.as_for_means(units)
+    rule = shared.make(setup, "sdtp_alternating_means", Steps(10, 100))
+    like = jax.eval_shape(rule.init, jax.random.key(0), (jnp.zeros((2, 28, 28, 1)), jnp.zeros((2, 10))))
+    widths = [component.weights["forward"][0]["linear"]["bias"].size for component in like.components]
+    assert set(widths[:-1]) == {units} and widths[-1] == 10
+
+
 def test_rows_with_another_b1_differ_in_nothing_else():
     printed = shared.MNIST_FC["sdtp_parallel"]
     assert printed.forward.b1 == printed.inverse.b1 == 0.99

@@ -41,6 +41,14 @@ class Best(NamedTuple):
         inverse = self.inverse and self.inverse._replace(b1=0.9)
         return self._replace(forward=self.forward._replace(b1=0.9), inverse=inverse)
 
+    def as_for_means(self, units: int) -> "Best":
+        """The same as it acts where distances are means over the units, not sums as in the paper's equations.
+
+        Gradients are smaller by this factor, which Adam does not notice but for its ε.
+        """
+        inverse = self.inverse and self.inverse._replace(eps=units * self.inverse.eps)
+        return self._replace(forward=self.forward._replace(eps=units * self.forward.eps), inverse=inverse)
+
     def numbers(self) -> dict[str, float]:
         """Its numbers by the names of `jl.search.bartunov`."""
         numbers: dict[str, float | None] = {"alpha": self.alpha, "noise": self.noise}
