@@ -3,7 +3,8 @@
 Every contender trains the same blocks on the same examples, with Adam whose rate falls to zero by a cosine. Each has
 the same rates to choose from, is trained with each of them for the same short time, and is judged on the validation
 set alone; its best rate is then trained for the whole time from several seeds. The cost of a step is counted by XLA and
-divided by that of backpropagation (`jl.diagnostics.costs`); the rows `*_time` measure the seconds.
+divided by that of backpropagation (`jl.diagnostics.costs`); the rows `*_time` measure the seconds, and count the costs
+once more, so that both are of the same code.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -168,7 +169,7 @@ def stepping(problem: Problem, contender: str) -> tuple[jl.Rule, tuple[jax.Array
 
 
 def measure(name: str, task: Task) -> Iterator[Outcome]:
-    """The seconds of a step of every contender, in turn, and as a multiple of backpropagation's."""
+    """The seconds of a step of every contender, in turn, as a multiple of backpropagation's, and its other costs."""
     problem = PROBLEMS[name]
     turns = {
         contender: sequential(partial(stepping, problem, contender), task.budget["steps"])
@@ -180,6 +181,7 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
             "contender": contender,
             "ms a step": records.spread([1e3 * value for value in seconds]),
             "times BP's": records.spread([a / b for a, b in zip(seconds, found["bp"], strict=True)]),
+            "costs": costs(problem, contender)["times BP's"],
         }
         for contender, seconds in found.items()
     ]
@@ -203,7 +205,6 @@ COLUMNS = "test %", "below BP", "operations", "time", "weights", "memory", "rate
 def table(recorded: Recorded) -> Iterator[Row]:
     """Accuracy and cost of every contender."""
     for name, problem in PROBLEMS.items():
-        times = _times(recorded, name)
         for contender in contenders(problem):
             record = recorded.records.get(f"{name}_{contender}")
             line: Row = {"problem": name, "contender": contender}
@@ -212,12 +213,12 @@ def table(recorded: Recorded) -> Iterator[Row]:
                 continue
             (row,) = record["rows"]
             test, bp = accuracy(row), _backprop(recorded, name)
-            cost = row["times BP's"]
+            cost, seconds = _costs(recorded, name, contender)
             yield line | {
                 "test %": tables.percent(test) if test["mean"] else "diverged",
                 "below BP": f"{100 * (bp['mean'] - test['mean']):.2f}" if bp and test["mean"] else None,
                 "operations": cost["operations"],
-                "time": times.get(contender),
+                "time": seconds,
                 "weights": cost["weights"],
                 "memory": cost["memory"],
                 "rate": row["runs"][0]["rate"],
@@ -236,17 +237,18 @@ def _backprop(recorded: Recorded, name: str) -> dict[str, Any] | None:
     return accuracy(record["rows"][0]) if record and record["rows"][0]["runs"] else None
 
 
-def _times(recorded: Recorded, name: str) -> dict[str, Any]:
-    """The measured time of each contender as a multiple of backpropagation's, where there is a record."""
-    record = recorded.records.get(f"{name}_time")
-    return {row["contender"]: row["times BP's"] for row in record["rows"]} if record else {}
+def _costs(recorded: Recorded, name: str, contender: str) -> tuple[Row, Any]:
+    """What a step costs, and its seconds if they are measured, as multiples of backpropagation's."""
+    trained, timed = recorded.records[f"{name}_{contender}"], recorded.records.get(f"{name}_time", {"rows": []})
+    measured: Row = next((row for row in timed["rows"] if row["contender"] == contender), {})
+    return measured.get("costs", trained["rows"][0]["times BP's"]), measured.get("times BP's")
 
 
 def draw(recorded: Recorded) -> dict[str, "Figure"]:
     """The figure: test accuracy against operations, a panel for each problem."""
     shown = {
         name: {
-            contender: record["rows"][0]
+            contender: (accuracy(record["rows"][0]), _costs(recorded, name, contender)[0])
             for contender in contenders(problem)
             if (record := recorded.records.get(f"{name}_{contender}")) and record["rows"][0]["runs"]
             if accuracy(record["rows"][0])["mean"]  # it has not diverged
@@ -257,13 +259,13 @@ def draw(recorded: Recorded) -> dict[str, "Figure"]:
     return {"frontier": picture(shown)} if shown else {}
 
 
-def picture(shown: Mapping[str, Mapping[str, Row]]) -> "Figure":
+def picture(shown: Mapping[str, Mapping[str, tuple[Row, Row]]]) -> "Figure":
     """A dot for each contender, with the sample standard deviation of its accuracy; lean codes are joined by a line."""
     figure, panels = figures.panels(len(shown), size=(3.6 * len(shown), 3.8))
     for (name, lines), axes in zip(shown.items(), panels, strict=True):
         lean, every = [], []
-        for contender, row in lines.items():
-            test, cost = accuracy(row), row["times BP's"]["operations"]
+        for contender, (test, counted) in lines.items():
+            cost = counted["operations"]
             height, error = 100 * test["mean"], 100 * (test["std"] or 0)
             every.append(cost)
             axes.errorbar(
