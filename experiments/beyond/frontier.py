@@ -203,24 +203,21 @@ COLUMNS = "test %", "below BP", "operations", "time", "weights", "memory", "rate
 
 
 def table(recorded: Recorded) -> Iterator[Row]:
-    """Accuracy and cost of every contender."""
+    """Accuracy and cost of every contender; a cost may be known of one that is not trained."""
     for name, problem in PROBLEMS.items():
         for contender in contenders(problem):
+            line = (
+                {"problem": name, "contender": contender} | dict.fromkeys(COLUMNS) | _costs(recorded, name, contender)
+            )
             record = recorded.records.get(f"{name}_{contender}")
-            line: Row = {"problem": name, "contender": contender}
             if not record or not record["rows"][0]["runs"]:
-                yield line | dict.fromkeys(COLUMNS) | {"test %": "not run"}
+                yield line | {"test %": "not run"}
                 continue
             (row,) = record["rows"]
             test, bp = accuracy(row), _backprop(recorded, name)
-            cost, seconds = _costs(recorded, name, contender)
             yield line | {
                 "test %": tables.percent(test) if test["mean"] else "diverged",
                 "below BP": f"{100 * (bp['mean'] - test['mean']):.2f}" if bp and test["mean"] else None,
-                "operations": cost["operations"],
-                "time": seconds,
-                "weights": cost["weights"],
-                "memory": cost["memory"],
                 "rate": row["runs"][0]["rate"],
                 "epochs": record["settings"]["epochs"],
                 "seeds": len(row["runs"]),
@@ -237,18 +234,20 @@ def _backprop(recorded: Recorded, name: str) -> dict[str, Any] | None:
     return accuracy(record["rows"][0]) if record and record["rows"][0]["runs"] else None
 
 
-def _costs(recorded: Recorded, name: str, contender: str) -> tuple[Row, Any]:
-    """What a step costs, and its seconds if they are measured, as multiples of backpropagation's."""
-    trained, timed = recorded.records[f"{name}_{contender}"], recorded.records.get(f"{name}_time", {"rows": []})
+def _costs(recorded: Recorded, name: str, contender: str) -> Row:
+    """What a step costs, as multiples of backpropagation's: counted with the times, or else with the training."""
+    trained, timed = (recorded.records.get(f"{name}_{kind}", {"rows": []}) for kind in (contender, "time"))
     measured: Row = next((row for row in timed["rows"] if row["contender"] == contender), {})
-    return measured.get("costs", trained["rows"][0]["times BP's"]), measured.get("times BP's")
+    counted = [measured["costs"]] if "costs" in measured else [row["times BP's"] for row in trained["rows"]]
+    costs = {kind: cost[kind] for cost in counted for kind in ("operations", "weights", "memory")}
+    return costs | ({"time": measured["times BP's"]} if measured else {})
 
 
 def draw(recorded: Recorded) -> dict[str, "Figure"]:
     """The figure: test accuracy against operations, a panel for each problem."""
     shown = {
         name: {
-            contender: (accuracy(record["rows"][0]), _costs(recorded, name, contender)[0])
+            contender: (accuracy(record["rows"][0]), _costs(recorded, name, contender)["operations"])
             for contender in contenders(problem)
             if (record := recorded.records.get(f"{name}_{contender}")) and record["rows"][0]["runs"]
             if accuracy(record["rows"][0])["mean"]  # it has not diverged
@@ -259,13 +258,12 @@ def draw(recorded: Recorded) -> dict[str, "Figure"]:
     return {"frontier": picture(shown)} if shown else {}
 
 
-def picture(shown: Mapping[str, Mapping[str, tuple[Row, Row]]]) -> "Figure":
+def picture(shown: Mapping[str, Mapping[str, tuple[Row, float]]]) -> "Figure":
     """A dot for each contender, with the sample standard deviation of its accuracy; lean codes are joined by a line."""
     figure, panels = figures.panels(len(shown), size=(3.6 * len(shown), 3.8))
     for (name, lines), axes in zip(shown.items(), panels, strict=True):
         lean, every = [], []
-        for contender, (test, counted) in lines.items():
-            cost = counted["operations"]
+        for contender, (test, cost) in lines.items():
             height, error = 100 * test["mean"], 100 * (test["std"] or 0)
             every.append(cost)
             axes.errorbar(
