@@ -30,7 +30,7 @@ from jaxlocal import flags
 
 CLASSES = 10
 DEPTHS = 4, 8, 16, 32, 64
-SHALLOW = 16  # up to this depth the paper's codes are timed, too
+SHALLOW = 16  # up to this depth the paper's codes are timed, too, and at this depth layers that compute in bfloat16
 WORDS = 7 / 3  # words moved for each number of the state, which has three for each weight: see `limits`
 
 
@@ -40,6 +40,12 @@ def problem(rule: str, depth: int, width: int, batch_size: int) -> tuple[jl.Rule
     if rule == "al, paper's codes":
         return jl.rules.al(net, ADAM, codes=jl.codes.paper), batch
     return jl.rules.ALL[rule](net, ADAM), batch
+
+
+def in_bfloat16(made: Problem) -> tuple[jl.Rule, Batch]:
+    """The same with layers that compute in bfloat16."""
+    rule, batch = made()
+    return jl.mixed_precision(rule), batch
 
 
 def least_seconds(made: Problem, machine: Mapping[str, float]) -> float:
@@ -64,6 +70,9 @@ def run(depth: int, task: Task) -> Iterator[Outcome]:
     if depth <= SHALLOW:
         paper = partial(make, "al, paper's codes")
         timed["al, paper's codes"] = paper, sequential(paper, steps)
+    if depth == SHALLOW:
+        half = {f"{name}, bfloat16": partial(in_bfloat16, made) for name, made in (("bp", bp), ("al", al))}
+        timed |= {name: (made, sequential(made, steps)) for name, made in half.items()}
     found = take_turns({name: call for name, (_, call) in timed.items()}, task.budget["rounds"], warm_up=1)
     components, machine = costs(al)(), limits.measure()
     rows = [

@@ -1,5 +1,6 @@
-"""The same programs on a GPU; `XLA_PYTHON_CLIENT_PREALLOCATE=false` lets the three processes share its memory."""
+"""The same programs on a GPU, whose memory this process and the three worlds share."""
 
+import os
 from collections.abc import Iterator
 from functools import partial
 
@@ -16,6 +17,7 @@ NETS_ON_GPU = {name: net._replace(steps=50 if net.images else 200) for name, net
 
 def run_on_gpu(name: str, net: Net, task: Task) -> Iterator[Outcome]:
     """Time the programs of a net."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # otherwise this process takes most of the memory
     if jax.default_backend() != "gpu":
         raise CannotRun("needs a GPU, and JAX finds none")
     yield from run(name, net, task, PEERS)

@@ -48,7 +48,8 @@ def wait() -> None:
 def make(net: Net, name: str) -> Step:
     """A program's step, its state inside."""
     torch.manual_seed(SEED)
-    torch.set_float32_matmul_precision("high")
+    if DEVICE.type == "cuda":
+        torch.set_float32_matmul_precision("high")
     torch.set_flush_denormal(True)  # as XLA does
     channels_first = net.inputs[-1:] + net.inputs[:-1]
     x = torch.rand(net.batch, *channels_first, device=DEVICE)
