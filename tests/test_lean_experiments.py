@@ -70,7 +70,7 @@ def test_the_table_of_the_frontier_compares_with_backpropagation(tiny):
     assert lines[1]["below BP"] == "10.00" and lines[1]["operations"] == 1.5 and lines[1]["test %"] == "75.00 ± 7.07"
     assert lines[2]["test %"] == "not run"
     costs = {"operations": 1.25, "weights": 1.5, "memory": 1.0}  # counted again with the times
-    timed = [{"contender": one, "times BP's": {"median": 2.0}, "costs": costs} for one in ("al_1", "al_2")]
+    timed = [{"contender": one, "times BP's": {"median": 2.0}, **costs} for one in ("al_1", "al_2")]
     counted = {**records, "tiny_time": {"rows": timed}}
     lines = list(frontier.table(Recorded(frontier.EXPERIMENT, counted, None, Path())))
     for line in lines[1:3]:

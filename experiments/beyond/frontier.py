@@ -181,7 +181,7 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
             "contender": contender,
             "ms a step": records.spread([1e3 * value for value in seconds]),
             "times BP's": records.spread([a / b for a, b in zip(seconds, found["bp"], strict=True)]),
-            "costs": costs(problem, contender)["times BP's"],
+            **costs(problem, contender)["times BP's"],
         }
         for contender, seconds in found.items()
     ]
@@ -238,7 +238,7 @@ def _costs(recorded: Recorded, name: str, contender: str) -> Row:
     """What a step costs, as multiples of backpropagation's: counted with the times, or else with the training."""
     trained, timed = (recorded.records.get(f"{name}_{kind}", {"rows": []}) for kind in (contender, "time"))
     measured: Row = next((row for row in timed["rows"] if row["contender"] == contender), {})
-    counted = [measured["costs"]] if "costs" in measured else [row["times BP's"] for row in trained["rows"]]
+    counted = [measured] if "operations" in measured else [row["times BP's"] for row in trained["rows"]]
     costs = {kind: cost[kind] for cost in counted for kind in ("operations", "weights", "memory")}
     return costs | ({"time": measured["times BP's"]} if measured else {})
 
