@@ -10,8 +10,9 @@ from lab_helpers import main, one_line
 import jaxlocal as jl
 from experiments.lab import tables
 from experiments.lab.experiment import Budget, Job
+from experiments.speed import limits
 from experiments.speed.bench import __main__ as bench
-from experiments.speed.bench import gpu, handwritten, handwritten_layers, limits, programs, worlds
+from experiments.speed.bench import gpu, handwritten, handwritten_layers, programs, worlds
 from experiments.speed.bench.__main__ import Program
 from experiments.speed.bench.nets import CLASSES, NETS, RULES, TARGET_PROP, Net
 

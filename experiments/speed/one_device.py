@@ -22,8 +22,8 @@ from experiments.lab.experiment import Budget, Experiment, Job, Option, Outcome,
 from experiments.lab.main import main
 from experiments.lab.records import Row
 from experiments.lab.workers import take_turns
+from experiments.speed import limits
 from experiments.speed.batch import make_batch
-from experiments.speed.bench import limits
 from experiments.speed.scaling_model import Link, gpipe_epoch, pipelined_epoch, tick
 from experiments.speed.shared import ADAM, Batch, Problem, Timed, costs, pipeline, sequential
 from jaxlocal import flags

@@ -2,6 +2,6 @@
 
 `python -m experiments.speed.bench` starts a process for each world (plain JAX, jaxlocal, PyTorch), lets all their
 programs take turns, and prints and records a table for each net. `nets` has the nets that are trained, `handwritten`
-the programs to compare with, `peers` PyTorch's programs, `limits` the limits of a machine, `worlds` what runs in a
+the programs to compare with, `peers` PyTorch's programs, `gpu` the same on a GPU, `worlds` what runs in a
 process, and `overview` a summary of the records.
 """

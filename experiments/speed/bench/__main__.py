@@ -192,7 +192,7 @@ EXPERIMENT = Experiment(
     note=(
         "Median (least to most) over the rounds; all programs take their turn in each. The unit is plain JAX's "
         "backpropagation, called once for each batch; a ratio is within its round, and larger is faster. The limit is "
-        "that of the rule's equations on this machine, by experiments/speed/bench/limits.py. Memory by depth is what "
+        "that of the rule's equations on this machine, by experiments/speed/limits.py. Memory by depth is what "
         "XLA plans for one compiled update in addition to its arguments and results, mainly activations; the width is "
         "64 everywhere, and the batch is large."
     ),

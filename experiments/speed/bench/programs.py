@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.speed import limits
 from experiments.speed.batch import make_batch
-from experiments.speed.bench import handwritten, handwritten_layers, limits
+from experiments.speed.bench import handwritten, handwritten_layers
 from experiments.speed.bench.nets import CLASSES, RATE, SEED, TARGET_PROP, Net
 
 Tree = Any

@@ -47,7 +47,8 @@ class Plain(World):
 
     def __init__(self) -> None:
         super().__init__()
-        from experiments.speed.bench import limits, programs
+        from experiments.speed import limits
+        from experiments.speed.bench import programs
 
         self.limits, self.programs = limits, programs
 
