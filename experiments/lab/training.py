@@ -65,7 +65,7 @@ class Case(NamedTuple):
     measure: Callable[[Trained], Mapping[str, Any]] | None = None  # numbers in addition to the accuracies
     paper_train: Paper | None = None
     load: Callable[[], Splits] | None = None  # of the data, if they are no images
-    apart: bool = False  # seeds one after another on accelerators, too: convolutions gain little from being one program
+    apart: bool = False  # one seed after another on accelerators, too; at once their kernels would be groups of one
 
     @property
     def lacks(self) -> str:
