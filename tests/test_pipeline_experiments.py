@@ -250,8 +250,10 @@ def refused(experiment, flags, capsys):
 
 def test_one_component_is_too_few(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
-    flags = ["--rows", "scaling", "--depths", "1", "2", "--out", str(tmp_path)]
-    assert "--depths: 1 component cannot be cut into 2 stages" in refused(pipeline_scaling.EXPERIMENT, flags, capsys)
+    for row, depths in (("scaling", ["1", "2"]), ("devices", ["1"])):
+        flags = ["--rows", row, "--depths", *depths, "--out", str(tmp_path)]
+        error = refused(pipeline_scaling.EXPERIMENT, flags, capsys)
+        assert "--depths: 1 component cannot be cut into 2 stages" in error
 
 
 def test_one_core_is_too_few(monkeypatch, capsys, tmp_path):

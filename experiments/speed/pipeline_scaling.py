@@ -237,11 +237,13 @@ def run(task: Task) -> Iterator[Outcome]:
 def run_devices(task: Task) -> Iterator[Outcome]:
     """Measure the deepest network on 1, 2, 4, 8, … cores, and what the model says of it."""
     options, steps, rounds = task.options, task.budget["steps"], task.budget["rounds"]
-    depth, cores = max(options["depths"]), available_cores()
+    depth, two, cores = max(options["depths"]), two_cores(), available_cores()
+    if depth < DEVICES:
+        raise CannotRun(f"--depths: {depth} component cannot be cut into {DEVICES} stages; take more components")
     counts = [2**power for power in range(len(cores).bit_length()) if 2**power <= min(depth, len(cores))]
     al = partial(associated, depth, options["width"], options["batch_size"])
     bp = partial(backpropagation, depth, options["width"], options["batch_size"])
-    link = measure_link(two_cores(), rounds)
+    link = measure_link(two, rounds)
     measured = busy(costs, al, cores=cores[: counts[-1]])
     seconds, message = over_cores([one.seconds for one in measured]), measured[0].message
     cuts = {count: jl.pipeline.balance(seconds, count) for count in counts}
@@ -249,8 +251,8 @@ def run_devices(task: Task) -> Iterator[Outcome]:
     for count, stages in cuts.items():
         own, micro = cores[:count], min(4 * count, options["batch_size"])
         programs["al", count] = Worker(pipeline, al, steps, stages, cores=own)
-        programs["data-parallel", count] = Worker(sequential, partial(split, bp), steps, cores=own)
         if count > 1:
+            programs["data-parallel", count] = Worker(sequential, partial(split, bp), steps, cores=own)
             programs["GPipe", count] = Worker(backprop_pipeline, bp, steps, gpipe, micro, cores=own)
     programs["bp", 1] = Worker(sequential, bp, steps, cores=cores[:1])
     programs["all", len(cores)] = Worker(sequential, bp, steps)
@@ -270,8 +272,10 @@ def run_devices(task: Task) -> Iterator[Outcome]:
                 "predicted ms": 1e3 * predicted,
                 "predicted / measured": predicted / median(found["al", count]),
                 "bp, one core ms": _milliseconds(found["bp", 1]),
-                "bp, data-parallel ms": _milliseconds(found["data-parallel", count]),
-                "bp, GPipe ms": _milliseconds(found["GPipe", count]) if count > 1 else None,
+                **{
+                    f"bp, {way} ms": _milliseconds(found[way, count]) if count > 1 else None
+                    for way in ("data-parallel", "GPipe")
+                },
                 "bp, one program on all cores ms": _milliseconds(found["all", len(cores)]),
             }
         )
