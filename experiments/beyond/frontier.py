@@ -179,7 +179,7 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
     rows = [
         {
             "contender": contender,
-            "ms a step": records.spread([1e3 * value for value in seconds]),
+            "ms a step": records.milliseconds(seconds),
             "times BP's": records.spread([a / b for a, b in zip(seconds, found["bp"], strict=True)]),
             **costs(problem, contender)["times BP's"],
         }
@@ -206,9 +206,8 @@ def table(recorded: Recorded) -> Iterator[Row]:
     """Accuracy and cost of every contender; a cost may be known of one that is not trained."""
     for name, problem in PROBLEMS.items():
         for contender in contenders(problem):
-            line = (
-                {"problem": name, "contender": contender} | dict.fromkeys(COLUMNS) | _costs(recorded, name, contender)
-            )
+            line: Row = dict.fromkeys(("problem", "contender", *COLUMNS))
+            line |= {"problem": name, "contender": contender} | _costs(recorded, name, contender)
             record = recorded.records.get(f"{name}_{contender}")
             if not record or not record["rows"][0]["runs"]:
                 yield line | {"test %": "not run"}

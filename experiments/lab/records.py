@@ -64,6 +64,11 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {"median": statistics.median(rounded), "min": min(rounded), "max": max(rounded), "repeats": rounded}
 
 
+def milliseconds(seconds: Sequence[float]) -> dict[str, Any]:
+    """The spread of a repeated timing, in milliseconds."""
+    return spread([1e3 * value for value in seconds])
+
+
 def write(
     name: str,
     rows: Sequence[Row],

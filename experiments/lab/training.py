@@ -65,7 +65,7 @@ class Case(NamedTuple):
     measure: Callable[[Trained], Mapping[str, Any]] | None = None  # numbers in addition to the accuracies
     paper_train: Paper | None = None
     load: Callable[[], Splits] | None = None  # of the data, if they are no images
-    apart: bool = False  # one seed after another on accelerators, too; at once their kernels would be groups of one
+    apart: bool = False  # seeds one by one on accelerators, too: together they would make one grouped convolution
 
     @property
     def lacks(self) -> str:

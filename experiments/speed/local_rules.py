@@ -107,7 +107,7 @@ def line(program: Program, seconds: Sequence[float], baseline: Sequence[float]) 
     return {
         "rule": program.rule,
         "program": program.words,
-        "ms per batch": records.spread([1e3 * value for value in seconds]),
+        "ms per batch": records.milliseconds(seconds),
         "speedup": records.spread([theirs / own for own, theirs in zip(seconds, baseline, strict=True)]),
     }
 

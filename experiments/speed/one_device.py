@@ -79,7 +79,7 @@ def run(depth: int, task: Task) -> Iterator[Outcome]:
         {
             "depth": depth,
             "program": name,
-            "ms a batch": records.spread([1e3 * value for value in found[name]]),
+            "ms a batch": records.milliseconds(found[name]),
             "times bp": records.spread([own / one for own, one in zip(found[name], found["bp"], strict=True)]),
             "share of the limit": least_seconds(made, machine) / median(found[name]),
         }

@@ -180,20 +180,20 @@ def predict(measured: Measured, link: Link, link_here: Link, rest: float, task: 
     one_each = tick(seconds, message, (1,) * depth, link) + rest
     numbers = {
         "depth": depth,
-        "component ms": records.spread([1e3 * value for value in seconds]),
+        "component ms": records.milliseconds(seconds),
         "message bytes": max(message),
-        "bp ms": records.spread([1e3 * value for value in measured.rounds["bp"]]),
-        "al ms": records.spread([1e3 * value for value in measured.rounds["al"]]),
+        "bp ms": records.milliseconds(measured.rounds["bp"]),
+        "al ms": records.milliseconds(measured.rounds["al"]),
         "epoch, bp s": batches * measured.seconds("bp"),
         "epoch, GPipe s": gpipe_epoch(batches, depth, micro, measured.seconds("bp")),
         "epoch, al s": batches * measured.seconds("al"),
         "epoch, pipeline s": pipelined_epoch(batches, depth, one_each),
         "two devices: stages": "+".join(map(str, measured.stages)),
         "two devices: predicted ms": 1e3 * predicted,
-        "two devices: measured ms": records.spread([1e3 * value for value in measured.rounds["pipeline"]]),
+        "two devices: measured ms": records.milliseconds(measured.rounds["pipeline"]),
         "two devices: ratio": predicted / measured.seconds("pipeline"),
         "GPipe on two devices: predicted ms": 1e3 * predicted_gpipe,
-        "GPipe on two devices: measured ms": records.spread([1e3 * value for value in measured.rounds["GPipe"]]),
+        "GPipe on two devices: measured ms": records.milliseconds(measured.rounds["GPipe"]),
         "GPipe on two devices: ratio": predicted_gpipe / measured.seconds("GPipe"),
     }
     return records.rounded(numbers)
@@ -202,8 +202,7 @@ def predict(measured: Measured, link: Link, link_here: Link, rest: float, task: 
 def run(task: Task) -> Iterator[Outcome]:
     """Measure every depth."""
     cores, depths = two_cores(), sorted(set(task.options["depths"]))
-    if depths[0] < DEVICES:
-        raise CannotRun(f"--depths: {depths[0]} component cannot be cut into {DEVICES} stages; take more components")
+    _check_depth(depths[0])
     link_here = measure_link(cores, task.budget["rounds"])  # what is measured here is checked against this link
     print(f"link between two cores: {link_here.bandwidth / 1e9:.3g} GB/s, {1e6 * link_here.latency:.3g} µs")
     bandwidth, latency = task.options["bandwidth"], task.options["latency"]
@@ -238,8 +237,7 @@ def run_devices(task: Task) -> Iterator[Outcome]:
     """Measure the deepest network on 1, 2, 4, 8, … cores, and what the model says of it."""
     options, steps, rounds = task.options, task.budget["steps"], task.budget["rounds"]
     depth, two, cores = max(options["depths"]), two_cores(), available_cores()
-    if depth < DEVICES:
-        raise CannotRun(f"--depths: {depth} component cannot be cut into {DEVICES} stages; take more components")
+    _check_depth(depth)
     counts = [2**power for power in range(len(cores).bit_length()) if 2**power <= min(depth, len(cores))]
     al = partial(associated, depth, options["width"], options["batch_size"])
     bp = partial(backpropagation, depth, options["width"], options["batch_size"])
@@ -268,15 +266,15 @@ def run_devices(task: Task) -> Iterator[Outcome]:
             {
                 "devices": count,
                 "stages": "+".join(map(str, stages)),
-                "pipeline ms": _milliseconds(found["al", count]),
+                "pipeline ms": records.milliseconds(found["al", count]),
                 "predicted ms": 1e3 * predicted,
                 "predicted / measured": predicted / median(found["al", count]),
-                "bp, one core ms": _milliseconds(found["bp", 1]),
+                "bp, one core ms": records.milliseconds(found["bp", 1]),
                 **{
-                    f"bp, {way} ms": _milliseconds(found[way, count]) if count > 1 else None
+                    f"bp, {way} ms": records.milliseconds(found[way, count]) if count > 1 else None
                     for way in ("data-parallel", "GPipe")
                 },
-                "bp, one program on all cores ms": _milliseconds(found["all", len(cores)]),
+                "bp, one program on all cores ms": records.milliseconds(found["all", len(cores)]),
             }
         )
     rows = [records.rounded(row) for row in rows]
@@ -285,8 +283,9 @@ def run_devices(task: Task) -> Iterator[Outcome]:
     yield Outcome(rows, settings, task.budget, tables.text(rows))
 
 
-def _milliseconds(seconds: Sequence[float]) -> Row:
-    return records.spread([1e3 * value for value in seconds])
+def _check_depth(depth: int) -> None:
+    if depth < DEVICES:
+        raise CannotRun(f"--depths: {depth} component cannot be cut into {DEVICES} stages; take more components")
 
 
 def draw(recorded: Recorded) -> dict[str, "Figure"]:

@@ -129,7 +129,7 @@ def line(case: Case, program: Program, seconds: Sequence[float], sequential: Seq
         "batch": case.batch_size,
         "program": program.name,
         "devices": program.devices,
-        "ms per batch": records.spread([1e3 * value for value in seconds]),
+        "ms per batch": records.milliseconds(seconds),
         "speedup": records.spread([theirs / own for own, theirs in zip(seconds, sequential, strict=True)]),
         "bubble": program.bubble,
     }

@@ -171,7 +171,7 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
                 "program": program.name,
                 "contender": program.contender,
                 "devices": program.devices,
-                "ms a batch": records.spread([1e3 * value for value in own]),
+                "ms a batch": records.milliseconds(own),
                 "p05, p95 ms": [float(f"{1e3 * value:.4g}") for value in np.percentile(own, [5, 95])],
                 "examples a second": round(size / median(own)),
                 **program.facts,

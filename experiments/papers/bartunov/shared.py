@@ -42,9 +42,9 @@ class Best(NamedTuple):
         return self._replace(forward=self.forward._replace(b1=0.9), inverse=inverse)
 
     def as_for_means(self, units: int) -> "Best":
-        """The same as it acts where distances are means over the units, not sums as in the paper's equations.
+        """What does with sums over the units, as in the paper's equations, what this does with means over them.
 
-        Gradients are smaller by this factor, which Adam does not notice but for its ε.
+        With means all gradients are smaller by one factor. Adam does not notice it, but for its ε.
         """
         inverse = self.inverse and self.inverse._replace(eps=units * self.inverse.eps)
         return self._replace(forward=self.forward._replace(eps=units * self.forward.eps), inverse=inverse)

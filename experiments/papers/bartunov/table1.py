@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # With the settings of Table 5 SDTP collapses. In parallel they have β₁ = 0.99 in both optimizers; Table 4 has 0.9.
-# Alternating, they have a large rate for the inverses and a large ε. That ε acts as one larger still if the authors'
-# distances were means over the units of a layer, which are 256 in all layers but the last.
+# Alternating, they have a large rate for the inverses and a large ε. If the authors' distances were means over the 256
+# units of a layer, that ε would act as one 256 times as large.
 SDTP, UNITS = MNIST_FC["sdtp_parallel"], 256
 OTHERS = {
     "sdtp_parallel_b1": SDTP.as_in_table4(),

@@ -111,7 +111,7 @@ def line(
     return {
         "program": f"{program.name}, {program.form}" if program.world != "torch" else program.name,
         "world": program.world,
-        "ms a step": records.spread([1e3 * value for value in own]),
+        "ms a step": records.milliseconds(own),
         "times the unit": records.spread(ratios(own, seconds[UNIT])),
         "times hand-written": to_hand and records.spread(to_hand),
         "of BP's time": of_bp and records.spread(of_bp),

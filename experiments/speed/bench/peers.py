@@ -51,9 +51,14 @@ def make(net: Net, name: str) -> Step:
     if DEVICE.type == "cuda":
         torch.set_float32_matmul_precision("high")
     torch.set_flush_denormal(True)  # as XLA does
+    with DEVICE:  # what is made here lies there
+        return _made(net, name)
+
+
+def _made(net: Net, name: str) -> Step:
     channels_first = net.inputs[-1:] + net.inputs[:-1]
-    x = torch.rand(net.batch, *channels_first, device=DEVICE)
-    y = torch.eye(CLASSES, device=DEVICE)[torch.arange(net.batch, device=DEVICE) % CLASSES]
+    x = torch.rand(net.batch, *channels_first)
+    y = torch.eye(CLASSES)[torch.arange(net.batch) % CLASSES]
     rule, _, way = name.partition(", ")
     if rule == "al":
         return associated(net.of("al"), x, y, fused=way == "fused")
@@ -81,7 +86,7 @@ def model(net: Net) -> nn.Module:
 def graphed(step: Step) -> Step:
     """The step as a CUDA graph, whose kernels are launched at once."""
     if DEVICE.type != "cuda":
-        raise ValueError("needs a GPU of NVIDIA")
+        raise ValueError("needs an NVIDIA GPU")
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -98,7 +103,7 @@ def backpropagation(
     net: Net, x: torch.Tensor, y: torch.Tensor, *, fused: bool, compiled: bool, capturable: bool = False
 ) -> Step:
     """Backpropagation with Adam."""
-    learner = model(net).to(DEVICE)
+    learner = model(net)
     optimizer = torch.optim.Adam(learner.parameters(), RATE, fused=fused, capturable=capturable)
     forward = torch.compile(learner) if compiled else learner
 
@@ -119,7 +124,7 @@ def associated(net: Net, x: torch.Tensor, y: torch.Tensor, *, fused: bool) -> St
         f = nn.Sequential(nn.Linear(below, width), activation())
         g = nn.Sequential(nn.Linear(code, width), nn.Sigmoid())
         h = nn.Sequential(nn.Linear(width, code), nn.Sigmoid())
-        components.append(tuple(part.to(DEVICE) for part in (f, nn.Sequential(*bridge), g, h)))
+        components.append((f, nn.Sequential(*bridge), g, h))
     rates = RATE, RATE, 2 * RATE, 2 * RATE
     groups = [
         {"params": part.parameters(), "lr": rate} for c in components for part, rate in zip(c, rates, strict=True)
@@ -141,7 +146,7 @@ def associated(net: Net, x: torch.Tensor, y: torch.Tensor, *, fused: bool) -> St
 def biotorch(net: Net, x: torch.Tensor, y: torch.Tensor, mode: str) -> Step:
     """One of BioTorch's rules, with Adam."""
     biomodule = importlib.import_module("biotorch.module.biomodule")
-    learner = biomodule.BioModule(model(net), mode=mode, output_dim=CLASSES).to(DEVICE)
+    learner = biomodule.BioModule(model(net), mode=mode, output_dim=CLASSES)
     optimizer = torch.optim.Adam(learner.parameters(), RATE, fused=True)
 
     def step() -> None:
