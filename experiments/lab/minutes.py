@@ -6,8 +6,8 @@ trains those that fit into the time, rows with a paper's number first, and among
 with the next ones. On an accelerator all seeds of a row are one program. A row is recorded as soon as it has ended. The
 same command goes on with the others.
 
-Small networks leave most of a GPU idle. There several processes train more in the same time, each of them its own part
-of the rows: `--part 1/4` to `--part 4/4`, with XLA_PYTHON_CLIENT_PREALLOCATE=false in the environment.
+Several processes can share the rows; each of them takes a part, from `--part 1/4` to `--part 4/4`. On one GPU they need
+XLA_PYTHON_CLIENT_PREALLOCATE=false in the environment, or the first of them takes most of its memory.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """What one device says of many: components, the pipeline on a single device, and the epochs that follow from them.
 
-For a row of depths, the components of Associated Learning are timed one by one, and its sequence, its pipeline on one
-device, and backpropagation through the same layers in turns. The share of the limit is the least time of a step over
-the measured one. That least time is the larger of two: operations / rate, and bytes / bandwidth. Operations are those
-of the matrix products. Bytes are 7 words for each number that Adam trains. Rate and bandwidth are measured in the same
+At each depth the components of Associated Learning are timed one by one. Its sequence, its pipeline on one device, and
+backpropagation through the same layers are timed in turns. The share of the limit is the least time of a step over the
+measured one. That least time is the larger of two: operations / rate, and bytes / bandwidth. Operations are those of
+the matrix products. Bytes are 7 words for each number that Adam trains. Rate and bandwidth are measured in the same
 process; the rate has the precision that the programs have.
 
 The epochs on many devices are predicted with `scaling_model` from the components' seconds and a link that is assumed,
