@@ -5,7 +5,7 @@ from experiments.demos.shared import case
 from experiments.lab.experiment import Budget, Experiment
 from experiments.lab.main import main
 
-FULL, QUICK = Budget(epochs=5, seeds=1), Budget(epochs=1, seeds=1)
+FULL, QUICK = Budget(epochs=5, seeds=3), Budget(epochs=1, seeds=1)
 PAPERS = {"bp": 98.52, "al": 98.6, "dtp": 97.14, "sdtp": 96.48, "ao_sdtp": 97.07, "fa": 98.15, "dfa": 97.25}
 
 
