@@ -350,25 +350,12 @@ def test_tables(tmp_path):
     ]
 
 
-def test_older_columns_of_the_authors_are_not_shown():
-    ran = {"program": "bp", "ms a step": records.spread([1.0, 3.0, 2.0]), "target": "≥ 1", "outcome": "met"}
-    refused = {"program": "fa", "ms a step": None, "target": "", "outcome": "not run: torch is not installed"}
-    assert tables.markdown([ran, refused]).splitlines() == [
-        "| program | ms a step |",
-        "| :-- | --: |",
-        "| bp | 2 (1 to 3) |",
-        "| fa | not run: torch is not installed |",
-    ]
-
-
-def test_a_row_of_an_older_record_of_several_rows_is_found(tmp_path):
-    rows = [records.row(rule, [dict.fromkeys(records.SPLITS, 0.5)], 1.0) for rule in ("bp", "dfa")]
-    records.write("together", rows, "command", {"seeds": [0], "epochs": 4}, out=tmp_path)
-    record = records.found("together/dfa", tmp_path)
-    assert record["rows"] == rows[1:] and spent(record, ("epochs", "seeds")) == budget(4, 1)
-    assert records.found("together/fa", tmp_path) is None
-    records.write("together/dfa", rows[:1], "command", {}, out=tmp_path)
-    assert records.found("together/dfa", tmp_path)["rows"] == rows[:1]
+def test_a_record_is_found_by_its_name(tmp_path):
+    rows = [records.row("bp", [dict.fromkeys(records.SPLITS, 0.5)], 1.0)]
+    records.write("some/bp", rows, "command", {"seeds": [0], "epochs": 4}, out=tmp_path)
+    record = records.found("some/bp", tmp_path)
+    assert record["rows"] == rows and spent(record, ("epochs", "seeds")) == budget(4, 1)
+    assert records.found("some/fa", tmp_path) is None
 
 
 def test_rows_of_other_code_or_settings_are_not_continued(tmp_path, monkeypatch):

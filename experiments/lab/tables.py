@@ -6,8 +6,6 @@ from typing import Any
 from experiments.lab.records import SPLITS, Row
 from jaxlocal.text import aligned
 
-HIDDEN = ("target", "outcome")  # columns of older records that are not shown
-
 
 def text(rows: Sequence[Row]) -> str:
     """The rows as aligned text."""
@@ -36,7 +34,7 @@ def accuracy(numbers: tuple[float, float | None] | None) -> str:
 
 def _cells(rows: Sequence[Row]) -> list[list[str]]:
     """The cells of the table, the header first."""
-    rows = _of_accuracies(rows) if "paper" in rows[0] else [_shown(row) for row in rows]
+    rows = _of_accuracies(rows) if "paper" in rows[0] else rows
     return [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
 
 
@@ -50,14 +48,6 @@ def _of_accuracies(rows: Sequence[Row]) -> list[Row]:
         seconds = {"seconds": f"{row['seconds']:.1f}"}
         columns.append({"rule": row["rule"], **accuracies, **(paper if with_paper else {}), **seconds})
     return columns
-
-
-def _shown(row: Row) -> Row:
-    """The row without the hidden columns; why a program was not run takes the place of its first number."""
-    shown = {name: value for name, value in row.items() if name not in HIDDEN}
-    if str(row.get("outcome")).startswith("not run"):
-        shown[next(name for name, value in shown.items() if value is None)] = row["outcome"]
-    return shown
 
 
 def _cell(value: Any) -> str:
