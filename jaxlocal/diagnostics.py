@@ -1,4 +1,4 @@
-"""Diagnostics: angles between updates and backpropagation's, numbers of parameters, distances between classes."""
+"""Diagnostics: angles to backpropagation's updates, measured locality, numbers of parameters, distances of classes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +13,7 @@ from jaxlocal import checks
 from jaxlocal.costs import Cost, CostTable, costs
 from jaxlocal.layers import flat
 from jaxlocal.network import Tree, apply_layer, mean_of_tokens, vocabulary
-from jaxlocal.rule import Batch, Params, Rule, forward_stats, forward_weights
+from jaxlocal.rule import Batch, Lesson, Params, Rule, forward_stats, forward_weights
 from jaxlocal.tokens import each_target
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "feedback_alignment",
     "layer_outputs",
     "local_losses",
+    "locality",
     "parameter_counts",
 ]
 
@@ -67,6 +68,67 @@ def local_losses(rule: Rule, params: Params, batch: Batch) -> tuple[dict[str, ja
     """The terms of each component's local objective on a batch. Nothing is updated."""
     checks.some_params(params)
     return tuple(lesson.losses for lesson in rule.lessons(params, batch))
+
+
+def locality(rule: Rule, params: Params, batch: Batch) -> dict[str, np.ndarray]:
+    """Measure on whose weights the learning of each component depends, to compare with `rule.locality`.
+
+    The weights of one component and one role are changed at random, by about a fifth. The components whose gradients
+    then change depend on these weights. Optimizers are not involved.
+
+    A dependence can be hidden: units that are always zero, as ReLU's can be, pass on nothing. So measure with
+    parameters that have learned a little, or with more than one key.
+
+    Args:
+      rule: the rule.
+      params: its parameters, after a step or more: at the start all biases are zero.
+      batch: the batch.
+
+    Returns:
+      For each role with weights a mask (n, n): whether the lesson of component i depends on the weights of component j.
+
+    Example:
+      >>> rule = jl.rules.al(jl.models.mlp(hidden=(16, 8)), optax.adam(1e-3))
+      >>> batch = tuple(a[:32] for a in jl.data.digits().train)
+      >>> params = rule.update(rule.init(jax.random.key(0), batch), batch)
+      >>> jl.diagnostics.locality(rule, params, batch)["forward"].tolist()
+      [[True, False], [True, True]]
+      >>> rule.locality("forward").tolist()
+      [[True, False], [True, True]]
+    """
+    checks.one_run("locality", rule, params)
+    lessons = jax.jit(rule.lessons)
+    before = lessons(params, batch)
+    roles = sorted({role for component in params.components for role in component.weights})
+    masks = {}
+    for role in roles:
+        columns = [
+            [_differ(*pair) for pair in zip(before, lessons(_changed(params, j, role), batch), strict=True)]
+            for j in range(len(params.components))
+        ]
+        masks[role] = np.transpose(columns)
+    return masks
+
+
+def _changed(params: Params, j: int, role: str) -> Params:
+    """The parameters with other weights of one role in component j."""
+    component = params.components[j]
+    if role not in component.weights:
+        return params
+    noise = np.random.default_rng(j)
+
+    def other(leaf: jax.Array) -> jax.Array:
+        return jnp.asarray(1.2 * leaf + 0.1 * noise.normal(size=leaf.shape), leaf.dtype)
+
+    weights = {**component.weights, role: jax.tree.map(other, component.weights[role])}
+    components = (*params.components[:j], component.replace(weights=weights), *params.components[j + 1 :])
+    return replace(params, components=components)
+
+
+def _differ(lesson: Lesson, other: Lesson) -> bool:
+    """Whether the gradients differ by more than rounding, which is about a millionth of the largest one."""
+    pairs = zip(jax.tree.leaves(lesson.grads), jax.tree.leaves(other.grads), strict=True)
+    return any(jnp.max(jnp.abs(a - b)) > 1e-4 * jnp.max(jnp.abs(a)) for a, b in pairs if a.size)
 
 
 def angle(a: Tree, b: Tree) -> jax.Array:

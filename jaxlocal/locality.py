@@ -1,10 +1,10 @@
-"""Locality masks. Entry (i, j) says whether the update of component i depends on the weights of component j."""
+"""Locality masks. Entry (i, j) says whether the learning of component i depends on the weights of component j."""
 
 import numpy as np
 
 
 def everywhere(n: int) -> np.ndarray:
-    """Every component's update depends on these weights.
+    """A component learns from these weights of all components.
 
     Example:
       >>> jl.everywhere(2).tolist()
@@ -14,7 +14,7 @@ def everywhere(n: int) -> np.ndarray:
 
 
 def upward(n: int) -> np.ndarray:
-    """The update of their own component, and of those above it, depends on these weights.
+    """A component learns from these weights of its own, and from those of the components below it.
 
     Example:
       >>> jl.upward(2).tolist()
@@ -24,7 +24,7 @@ def upward(n: int) -> np.ndarray:
 
 
 def downward(n: int) -> np.ndarray:
-    """The update of their own component, and of those below it, depends on these weights.
+    """A component learns from these weights of its own, and from those of the components above it.
 
     Example:
       >>> jl.downward(2).tolist()
@@ -34,7 +34,7 @@ def downward(n: int) -> np.ndarray:
 
 
 def own(n: int) -> np.ndarray:
-    """Only the update of their own component depends on these weights.
+    """A component learns from these weights of its own, and from no others.
 
     Example:
       >>> jl.own(2).tolist()

@@ -14,9 +14,10 @@ import numpy as np
 import optax
 from jax.lax import stop_gradient
 
-from jaxlocal import checks
+from jaxlocal import author, checks
 from jaxlocal.descent import Descent, Settle
 from jaxlocal.fast import ordering
+from jaxlocal.hints import nearest
 from jaxlocal.network import Network, Tree, apply_layers, cross_entropy, vocabulary
 from jaxlocal.outline import OTHERS, Outline
 from jaxlocal.parts import init_forward
@@ -77,6 +78,8 @@ def make_rule(
     """
     if alternate is not None and teach is None:
         raise ValueError(f"alternate={alternate}: a rule that learns in the forward pass has no turns; leave it out")
+    author.check_parts(net, parts, with_head=scores is None, alone=teach is None)
+    author.check_roles(txs, locality, len(parts))
     frozen = checks.layer_indices("frozen", frozen, len(net.layers))
     descent = Descent(dict(txs), frozen, settle)
     learn = None if teach else tuple(partial(_learn_alone, part, descent) for part in parts)
@@ -114,11 +117,17 @@ def make_rule(
         checks.batch(batch, net, params.shapes, forward_stats(params))
         check_padding("batch", *batch, net.layers[0])
 
+    def teach_all(components: Components, batch: Batch) -> Lessons:
+        assert teach is not None
+        lessons = teach(components, batch, tuple(map(_batch_key, components)))
+        author.check_lessons(parts, components, lessons)
+        return lessons
+
     def learn_once(roles: Collection[str], components: Components, batch: Batch) -> tuple[Components, Terms]:
         if learn:
             components, lessons = _fold(learn, components, batch)
         else:
-            lessons = _teach_all(teach, components, batch)
+            lessons = teach_all(components, batch)
             components = tuple(map(partial(descent.step, roles=roles), parts, components, lessons))
         return components, tuple(lesson.losses for lesson in lessons)
 
@@ -137,7 +146,7 @@ def make_rule(
 
     def lessons(params: Params, batch: Batch) -> Lessons:
         check_batch(params, batch)
-        found = _fold(learn, params.components, batch)[1] if learn else _teach_all(teach, params.components, batch)
+        found = _fold(learn, params.components, batch)[1] if learn else teach_all(params.components, batch)
         return tuple(lesson._replace(grads=Roles(lesson.grads)) for lesson in found)  # alike in type to the weights
 
     def layer_by_layer(params: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
@@ -150,7 +159,12 @@ def make_rule(
             checks.key(key)
         return (scores or layer_by_layer)(params, x, key)
 
-    return Rule(init, update, step, predict, net, lessons, effective, locality.__getitem__, check_params, learn)
+    def mask(role: str) -> np.ndarray:
+        if role not in locality:
+            raise ValueError(f"role={role!r}: this rule has no mask for it; {nearest(role, locality)}")
+        return locality[role]
+
+    return Rule(init, update, step, predict, net, lessons, effective, mask, check_params, learn)
 
 
 def _check_output(net: Network, key: jax.Array, batch: Batch) -> None:
@@ -170,7 +184,7 @@ def _start(parts: tuple[Part, ...], descent: Descent, key: jax.Array, message: M
     components = []
     for part, part_key in zip(parts, jax.random.split(key, len(parts)), strict=True):
         init_key, own_key = jax.random.split(part_key)
-        weights, stats, message = part.init(init_key, message)
+        weights, stats, message = author.started(part, part.init(init_key, message))
         opt = descent.start(part, weights)
         components.append(Component(weights, opt, stats, own_key, count=jnp.zeros((), jnp.int32)))
     return tuple(components)
@@ -181,19 +195,14 @@ def _batch_key(component: Component) -> jax.Array:
     return jax.random.fold_in(component.key, component.count)
 
 
-def _teach_all(teach: TeachAll | None, components: Components, batch: Batch) -> Lessons:
-    """The lessons of a rule with a backward pass."""
-    assert teach is not None
-    return teach(components, batch, tuple(map(_batch_key, components)))
-
-
 def _learn_alone(
     part: Part, descent: Descent, component: Component, message: Message
 ) -> tuple[Component, Message, Lesson]:
     """What one component of a forward-only rule does with a message, in the sequence and in the pipeline alike."""
     assert part.teach is not None
     key = _batch_key(component)
-    lesson, onward = part.teach(component.weights, component.stats, stop_gradient(message), key)
+    found = part.teach(component.weights, component.stats, stop_gradient(message), key)
+    lesson, onward = author.taught(part, component, found)
     return descent.step(part, component, lesson, descent.txs.keys()), onward, lesson
 
 
@@ -202,7 +211,7 @@ def _fold(learn: tuple[Learn, ...], components: Components, message: Message) ->
     learned, lessons = [], []
     for learn_one, component in zip(learn, components, strict=True):
         component, message, lesson = learn_one(component, message)
-        message = ordering.after(component.weights, message)
+        message = ordering.after(component.weights, message)  # the same numbers, used later: it saves memory
         learned.append(component)
         lessons.append(lesson)
     return tuple(learned), tuple(lessons)

@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxlocal import checks
+from jaxlocal import author, checks
 from jaxlocal.network import Network, Tree, apply_layers, evenly, init_layer, neighbours
 from jaxlocal.rule import Lesson, Message, Part, Stats, Weights
 
@@ -15,7 +15,7 @@ def init_forward(layers: tuple[nn.Module, ...]) -> Callable[[jax.Array, Message]
     """The `init` of a part with forward weights and nothing else."""
 
     def init(key: jax.Array, message: Message) -> tuple[Weights, Stats, Message]:
-        x, y = message
+        x, y = author.pair(message)
         weights, stats = [], []
         for layer, layer_key in zip(layers, jax.random.split(key, len(layers)), strict=True):
             w, s, x = init_layer(layer, layer_key, x)
@@ -28,7 +28,7 @@ def init_forward(layers: tuple[nn.Module, ...]) -> Callable[[jax.Array, Message]
 
 def head_lesson(net: Network, weights: Weights, stats: Stats, message: Message, key: jax.Array) -> Lesson:
     """The lesson of the head: the gradient of the network's loss, the head's input held constant."""
-    a, y = message
+    a, y = author.pair(message)
 
     def objective(weights: Weights) -> tuple[jax.Array, Stats]:
         scores, new_stats = apply_layers((net.head,), weights["forward"], stats, a, key)

@@ -936,6 +936,20 @@ DEFECTS = (
         "test_errors.py::test_parameters_of_another_rule_are_recognised_by_their_arrays[role]",
     ),
     Defect(
+        "author: a gradient of another shape is taken",
+        "author.py",
+        """_check_alike(f"{whose}: grads[{role!r}]", lesson.grads[role], component.weights[role])""",
+        "pass",
+        "test_author.py::test_a_lesson_is_checked_by_the_first_step[a shape]",
+    ),
+    Defect(
+        "diagnostics: measured locality has components and weights exchanged",
+        "diagnostics.py",
+        "masks[role] = np.transpose(columns)",
+        "masks[role] = np.array(columns)",
+        "test_author.py::test_measured_locality_is_the_declared_one_where_there_are_weights[al]",
+    ),
+    Defect(
         "layers: of the input the least of each window is taken",
         "layers.py",
         "x = max_pool(x, self.pool_input)",

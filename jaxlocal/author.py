@@ -1,0 +1,122 @@
+"""Check what the author of a rule gives to `make_rule`: parts, masks of locality, first messages and lessons.
+
+Many mistakes would train in silence otherwise: JAX broadcasts a gradient of another shape, and weights whose role is
+misspelt keep their values.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlocal.checks import show
+from jaxlocal.hints import nearest
+from jaxlocal.network import Network, Tree
+from jaxlocal.rule import Component, Lesson, Message, Part, Stats, Weights
+
+
+def check_parts(net: Network, parts: Sequence[Part], with_head: bool, alone: bool) -> None:
+    """The parts have the layers of the network in order; if they learn alone, each of them knows how."""
+    found, layers = [layer for part in parts for layer in part.layers], list(range(len(net.layers)))
+    if found != layers and (with_head or found != layers[:-1]):
+        raise ValueError(
+            f"parts: have the layers {found} of the network, but must have {layers}, in this order; the last one is "
+            "the head: jl.head_part(net) is its part"
+        )
+    if alone and (without := [_of(part) for part in parts if part.teach is None]):
+        raise ValueError(
+            f"parts: that of {without[0]} has no teach; give it one, or give make_rule a teach for all components"
+        )
+
+
+def check_roles(roles: Collection[str], locality: Mapping[str, np.ndarray], parts: int) -> None:
+    """Every role with an optimizer has a mask, and every mask has a row and a column for each part."""
+    for role in {"forward": None, **dict.fromkeys(roles)}:
+        if role not in locality:
+            raise ValueError(f"locality: has no mask for the role {role!r}; {nearest(role, locality)}")
+    for role, mask in locality.items():
+        if np.shape(mask) != (parts, parts):
+            raise ValueError(
+                f"locality: the mask of {role!r} has shape {np.shape(mask)}, but must be ({parts}, {parts}): a row and "
+                "a column for each part, the head's included"
+            )
+
+
+def started(part: Part, found: Any) -> tuple[Weights, Stats, Message]:
+    """What a part's `init` returns, if it is what it must be."""
+    if not isinstance(found, tuple) or len(found) != 3:
+        raise TypeError(f"init of {_of(part)}: returned {show(found)}, but must return (weights, stats, message)")
+    weights, stats, message = found
+    forward = weights.get("forward") if isinstance(weights, dict) else None
+    for name, value in {'weights["forward"]': forward, "stats": stats}.items():
+        if not isinstance(value, tuple) or len(value) != len(part.layers):
+            raise TypeError(
+                f"init of {_of(part)}: {name} is {show(value)}, but must be a tuple with an entry for each layer"
+            )
+    return weights, stats, message
+
+
+def pair(message: Message) -> tuple[jax.Array, jax.Array]:
+    """A message (x, y)."""
+    if not isinstance(message, tuple) or len(message) != 2:
+        raise TypeError(
+            f"message={show(message)}: must be (x, y) here; init_forward and head_part read no other message"
+        )
+    return message
+
+
+def taught(part: Part, component: Component, found: Any) -> tuple[Lesson, Message]:
+    """What a part's `teach` returns, if it is what it must be."""
+    if isinstance(found, Lesson) or not isinstance(found, tuple) or len(found) != 2:
+        raise TypeError(f"teach of {_of(part)}: returned {show(found)}, but must return (lesson, message)")
+    lesson, message = found
+    check_lesson(part, component, lesson)
+    return lesson, message
+
+
+def check_lessons(parts: Sequence[Part], components: Iterable[Component], lessons: Any) -> None:
+    """There is a lesson for each component."""
+    if not isinstance(lessons, tuple | list) or len(lessons) != len(parts):
+        found = f"{len(lessons)} lessons" if isinstance(lessons, tuple | list) else show(lessons)
+        raise ValueError(f"teach: returned {found}, but must return a lesson for each of the {len(parts)} components")
+    for part, component, lesson in zip(parts, components, lessons, strict=True):
+        check_lesson(part, component, lesson)
+
+
+def check_lesson(part: Part, component: Component, lesson: Any) -> None:
+    """It has a gradient for every role that learns, in the shapes of the weights, and its losses are scalars."""
+    whose = f"the lesson of {_of(part)}"
+    if not isinstance(lesson, Lesson):
+        raise TypeError(f"{whose} is {show(lesson)}, but must be a jl.Lesson(grads, stats, losses)")
+    for role in component.opt:
+        if role not in lesson.grads:
+            raise ValueError(f"{whose} has no gradient for the role {role!r}; {nearest(role, lesson.grads)}")
+        _check_alike(f"{whose}: grads[{role!r}]", lesson.grads[role], component.weights[role])
+    _check_alike(f"{whose}: stats", lesson.stats, component.stats)
+    if not isinstance(lesson.losses, dict) or not lesson.losses:
+        raise TypeError(
+            f'{whose}: losses is {show(lesson.losses)}, but must be a dict of scalars, such as {{"local": loss}}'
+        )
+    for name, loss in lesson.losses.items():
+        if np.shape(loss):
+            raise ValueError(
+                f"{whose}: the loss {name!r} has shape {np.shape(loss)}, but must be a scalar; take its mean"
+            )
+
+
+def _check_alike(name: str, found: Tree, wanted: Tree) -> None:
+    """The tree has the names and shapes of another one."""
+    ours, theirs = (
+        {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (wanted, found)
+    )
+    for path in [*ours, *theirs]:
+        if theirs.get(path) != ours.get(path):
+            here, there = (f"has shape {tree[path]}" if path in tree else "is missing" for tree in (theirs, ours))
+            raise ValueError(f"{name}{path} {here}, but in the component it {there}")
+
+
+def _of(part: Part) -> str:
+    """The part in words."""
+    return f"layer{'s' * (len(part.layers) > 1)} {', '.join(map(str, part.layers))}"
