@@ -121,7 +121,7 @@ def _changed(params: Params, j: int, role: str) -> Params:
         return jnp.asarray(1.2 * leaf + 0.1 * noise.normal(size=leaf.shape), leaf.dtype)
 
     weights = {**component.weights, role: jax.tree.map(other, component.weights[role])}
-    components = (*params.components[:j], component.replace(weights=weights), *params.components[j + 1 :])
+    components = (*params.components[:j], replace(component, weights=weights), *params.components[j + 1 :])
     return replace(params, components=components)
 
 

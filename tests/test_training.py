@@ -76,8 +76,8 @@ def test_progress_is_shown_if_asked_for(whole, capsys):
     result = fit(AL, SMALL, **BUDGET, progress=True)
     first, second = capsys.readouterr().err.splitlines()  # no terminal: a line an epoch
     accuracy = whole.state.history[-1]["validation"]["accuracy"]
-    assert first.startswith("epoch 1 of 2: loss ")
-    assert re.fullmatch(rf"epoch 2 of 2: loss [\d.]+, validation {100 * accuracy:.2f} %", second)
+    assert first.startswith("epoch 1 of 2: local losses ")
+    assert re.fullmatch(rf"epoch 2 of 2: local losses [\d.]+, validation {100 * accuracy:.2f} %", second)
     assert same(result.params, whole.params)
     fit(AL, SMALL, **BUDGET)
     assert capsys.readouterr().err == ""
@@ -261,6 +261,11 @@ def test_bad_arguments_of_evaluate_are_one_sentence(call, error, complaint, whol
         call(whole.params, *SMALL.test)
 
 
+def test_a_run_is_not_continued_with_other_batches(whole):
+    with pytest.raises(ValueError, match=r"start: had 8 steps in an epoch, and now there are 4; give the same data"):
+        fit(AL, SMALL, epochs=3, batch_size=16, start=whole.state)
+
+
 def labelled(change):
     """The data with other targets in its training set."""
     x, y = SMALL.train
@@ -286,6 +291,12 @@ def labelled(change):
         ({"data": SMALL._replace(train=(iter([]), SMALL.train[1]))}, TypeError, "x=.*is not an array; .*np.asarray"),
         ({"data": labelled(lambda y: y.argmax(1))}, TypeError, r"class labels; .*jax.nn.one_hot\(y, classes\)"),
         ({"data": labelled(lambda y: y.astype(int))}, TypeError, r"y has dtype int64, .*y.astype\(np.float32\)"),
+        (
+            {"data": labelled(lambda y: y - 0.5)},
+            ValueError,
+            "data.train: cross entropy needs class labels.*squared_error",
+        ),
+        ({"data": labelled(lambda y: y + y[::-1])}, ValueError, "cross entropy needs class labels"),
         ({"data": labelled(lambda y: y[:-1])}, ValueError, "x has 70 examples and y has 69; give them equally many"),
         ({"data": labelled(lambda y: y[:, :-1])}, ValueError, r"y has shape \(70, 9\) in train .*the same classes"),
         ({"seed": 2**31}, ValueError, "seed=2147483648: must be from 0 to 2147483647"),

@@ -8,7 +8,7 @@ import numpy as np
 from jaxlocal.checks import finite, pair_of_arrays, show, token_ids
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.splits import SPLITS, Splits
-from jaxlocal.network import Network, vocabulary
+from jaxlocal.network import Network, cross_entropy, vocabulary
 from jaxlocal.tokens import check_padding
 
 TOKEN_LABELS = " or, if it holds the class of each token, with jax.nn.one_hot(y, classes)"
@@ -38,7 +38,19 @@ def check_splits(data: Any, net: Network | None = None) -> None:
     if net:
         for name, (x, y) in zip(SPLITS[:2], data, strict=False):
             check_inputs(f"data.{name}", x, net)
+            if net.loss is cross_entropy and not are_classes(y):
+                raise ValueError(
+                    f"data.{name}: cross entropy needs class labels, one-hot or as probabilities, but these are other "
+                    "numbers; give the network loss=jl.squared_error"
+                )
             check_padding(f"data.{name}", x, y, net.layers[0])
+
+
+def are_classes(y: Any) -> bool:
+    """Whether the first thousand rows are probabilities of classes; a token without a target has a row of zeros."""
+    rows = np.asarray(y[:1000], np.float32)
+    sums = rows.sum(-1)
+    return bool(np.all(rows >= -1e-3) and np.all((np.abs(sums - 1) < 1e-3) | ((rows.ndim > 2) & (sums == 0))))
 
 
 def check_augmentation(value: Any) -> None:

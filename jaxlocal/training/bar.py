@@ -9,7 +9,7 @@ from jaxlocal.training.state import Progress
 
 
 class Bar:
-    """Shows the progress of `fit`: its losses, and after each epoch the accuracy on the validation set.
+    """Shows the progress of `fit`: the sum of the local losses, and after each epoch the validation accuracy.
 
     In a terminal that is a bar; elsewhere, as in a log file, each epoch is a line on stderr.
 
@@ -29,7 +29,7 @@ class Bar:
 
     def watch(self, progress: Progress) -> None:
         """Move the bar."""
-        self._shown["loss"] = f"{progress.loss:.4g}"
+        self._shown["local losses"] = f"{progress.loss:.4g}"
         if progress.state:
             self._shown["validation"] = measurement(progress.state.history[-1]["validation"])
         epoch = -(-progress.step // progress.steps)

@@ -13,6 +13,7 @@ import os
 import shutil
 import warnings
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -174,8 +175,13 @@ class Checkpoints:
         described = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
         if described.pop("digest") != _digest_of_text(described):
             raise ValueError("its facts are not those that were saved")
-        if described["shapes"] != shapes(zeros):
-            raise MismatchError(f"checkpoint {self.folder / str(step)} has parameters of other shapes")
+        if described["shapes"] != (wanted_shapes := shapes(zeros)):
+            pairs = zip_longest(described["shapes"], wanted_shapes, fillvalue="nothing")
+            there, here = next(pair for pair in pairs if pair[0] != pair[1])
+            raise MismatchError(
+                f"checkpoint {self.folder / str(step)} has parameters of other shapes: {there}, where this rule and "
+                f"network have {here}"
+            )
         wanted = ocp.args.Composite(params=ocp.args.StandardRestore(zeros))
         params = self._manager.restore(step, args=wanted).params
         if described["arrays"] != digest(*jax.tree.leaves(params)):

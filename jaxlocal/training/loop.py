@@ -100,6 +100,11 @@ def fit(
     order = Order(order_key, members, len(data.train[0]), batch_size)
     example = example_batch(data.train, batch_size, augmentation)
     params: Tree = learner.resume(start.params, example) if start else learner.begin(init_key, example)
+    if start and (done := start.history) and done[-1]["step"] != done[-1]["epoch"] * order.steps:
+        raise ValueError(
+            f"start: had {done[-1]['step'] // done[-1]['epoch']} steps in an epoch, and now there are {order.steps}; "
+            "give the same data and batch_size"
+        )
     feed = _feed(learner, data, order, streamed)
     sets = _evaluated_sets(learner, data, streamed)
     account = Account(order.steps, start, seed if members else None)

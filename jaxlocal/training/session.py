@@ -217,7 +217,9 @@ class Session:
         if saved is None:
             return
         if self._settings is not None and saved.facts.get("settings") != self._settings:
-            raise MismatchError(f"the run in {self.folder} has other settings")
+            raise MismatchError(
+                f"the run in {self.folder} has other settings: {saved.facts.get('settings')}, not {self._settings}"
+            )
         self.state, self.seconds = _as_state(saved), saved.facts.get("seconds", 0.0)
         self._saved_step = saved.step
 
