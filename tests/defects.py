@@ -146,7 +146,7 @@ DEFECTS = (
     Defect(
         "al by class: every class counts the same, however many examples it has",
         "rules/associated.py",
-        "jnp.mean(read.mean_of_columns(member) @ values)",
+        "jnp.mean(examples.mean_of_columns(member) @ values)",
         "jnp.mean(values)",
         "test_equations.py::test_other_codes_of_associated_learning[by class]",
     ),

@@ -15,7 +15,7 @@ import jaxlocal as jl
 from experiments.lab.experiment import CannotRun
 from experiments.lab.workers import Worker, at_once, available_cores
 from jaxlocal.network import neighbours
-from jaxlocal.pipeline.stages import learn, steps
+from jaxlocal.pipeline.stages import learn_stage, steps
 
 RATE = 1e-4
 ADAM = optax.adam(RATE)
@@ -58,17 +58,17 @@ def stage_costs(problem: Problem, sizes: Sequence[int]) -> Callable[[], list[flo
     components, message = jax.jit(rule.init)(jax.random.key(0), batch).components, batch
     calls = []
     for stage in neighbours(sizes):
-        learn_stage = partial(learn, steps(rule), stage)
+        of_stage = partial(learn_stage, steps(rule), stage)
         own = tuple(components[i] for i in stage)
-        _, onward, _ = jax.jit(learn_stage)(own, message)
-        calls.append(timed(partial(_again, learn_stage), lambda key, message, own=own: own, message, STEPS))
+        _, onward, _ = jax.jit(of_stage)(own, message)
+        calls.append(timed(partial(_again, of_stage), lambda key, message, own=own: own, message, STEPS))
         message = onward
     return lambda: [call() for call in calls]
 
 
-def _again(learn_stage: Callable[..., Any], components: Any, messages: Any) -> tuple[Any, None]:
+def _again(of_stage: Callable[..., Any], components: Any, messages: Any) -> tuple[Any, None]:
     """A stage learns from one message after the other."""
-    return lax.scan(lambda state, message: (learn_stage(state, message)[0], None), components, messages)
+    return lax.scan(lambda state, message: (of_stage(state, message)[0], None), components, messages)
 
 
 def busy(make: Callable[..., Callable[[], Any]], *arguments: Any, cores: Sequence[int]) -> list[Any]:

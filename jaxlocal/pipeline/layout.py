@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxlocal.network import Tree
 from jaxlocal.pipeline.packing import Packing, packing
-from jaxlocal.pipeline.stages import Stage, learn
+from jaxlocal.pipeline.stages import Stage, learn_stage
 from jaxlocal.rule import Component, Info, Learn, Params, report
 
 Shapes = tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]  # of a batch or a message
@@ -91,7 +91,7 @@ def lay_out(
         """A stage as the compiler sees it, constants included: stages are alike if these texts are the same."""
         stage = stages[number]
         components = tuple(params.components[i] for i in stage)
-        return jax.jit(partial(learn, steps, stage)).lower(components, read[number]).as_text()
+        return jax.jit(partial(learn_stage, steps, stage)).lower(components, read[number]).as_text()
 
     each = len(stages) // devices
     groups = tuple(_group(stages, range(d * each, (d + 1) * each), program) for d in range(devices))

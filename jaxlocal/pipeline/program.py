@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from jaxlocal.fast.ordering import after
 from jaxlocal.pipeline.layout import Group, Layout
 from jaxlocal.pipeline.packing import Slots, pack, unpack
-from jaxlocal.pipeline.stages import learn
+from jaxlocal.pipeline.stages import learn_stage
 from jaxlocal.rule import Batch, Learn, Message
 
 Flag = bool | jax.Array
@@ -71,18 +71,18 @@ def _work(program: Program, device: int, mine: Flag, batch: Batch | None, state:
     """All groups of one device learn."""
     layout = program.layout
     unpacked = unpack(layout.components, device, state.components)
-    after = []
-    for group, components in zip(layout.groups[device], unpacked, strict=True):
+    learned = []
+    for group, own_components in zip(layout.groups[device], unpacked, strict=True):
         rows = layout.rows(group)
-        own = State(components, tuple(slot[rows] for slot in state.mail), state.notes[rows])
+        own = State(own_components, tuple(slot[rows] for slot in state.mail), state.notes[rows])
         task = Task(program, group, entering=batch if group.first == 0 else None)
-        after.append(_learn_alone(task, mine, own) if len(group.stages) == 1 else _learn_together(task, own))
-    learnt = tuple(own.components for own in after)
-    mail, notes = jax.tree.map(lambda *rows: jnp.concatenate(rows), *[(own.mail, own.notes) for own in after])
-    return State(pack(layout.components, device, learnt, state.components), mail, notes)
+        learned.append(_stage_learns(task, mine, own) if len(group.stages) == 1 else _alike_stages_learn(task, own))
+    components = tuple(own.components for own in learned)
+    mail, notes = jax.tree.map(lambda *rows: jnp.concatenate(rows), *[(own.mail, own.notes) for own in learned])
+    return State(pack(layout.components, device, components, state.components), mail, notes)
 
 
-def _learn_alone(task: Task, mine: Flag, state: State) -> State:
+def _stage_learns(task: Task, mine: Flag, state: State) -> State:
     """The only stage of a group learns if there is a message for it."""
     first = task.group.first == 0
     if first and task.entering is None:
@@ -98,7 +98,7 @@ def _one_step(task: Task, state: State) -> State:
     layout, number, (stage,) = task.program.layout, task.group.first, task.group.stages
     inbox = tuple(slot[0] for slot in state.mail)
     message = _entering(task, state) if task.entering else unpack(layout.messages, number - 1, inbox)
-    components, message, losses = learn(task.program.steps, stage, state.components, _split(task, message))
+    components, message, losses = learn_stage(task.program.steps, stage, state.components, _split(task, message))
     if number < len(layout.stages) - 1:
         outbox = pack(layout.messages, number, message)
     else:
@@ -118,7 +118,7 @@ def _entering(task: Task, state: State) -> Message:
     return after(state.notes, task.entering)
 
 
-def _learn_together(task: Task, state: State) -> State:
+def _alike_stages_learn(task: Task, state: State) -> State:
     """The stages of a group learn as one batched operation; those without a message keep their old state."""
     busy = state.notes[:, -1] > 0
     if task.entering is not None:
@@ -144,7 +144,7 @@ def _batched_step(task: Task, state: State) -> State:
     if task.entering is not None:
         messages = jax.tree.map(lambda rows, new: rows.at[0].set(new), messages, task.entering)
     messages = _split(task, messages, axis=1)
-    components, messages, losses = jax.vmap(partial(learn, task.program.steps, stage))(state.components, messages)
+    components, messages, losses = jax.vmap(partial(learn_stage, task.program.steps, stage))(state.components, messages)
     mail = jax.vmap(partial(pack, layout.messages, number))(messages)
     return State(components, mail, _note(task, state.notes, losses))
 

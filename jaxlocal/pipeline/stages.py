@@ -26,7 +26,7 @@ def steps(rule: Rule) -> tuple[Learn, ...]:
     return rule.learn
 
 
-def learn(
+def learn_stage(
     steps: tuple[Learn, ...], stage: Stage, components: tuple[Component, ...], message: Message
 ) -> tuple[Tree, Message, jax.Array]:
     """A stage learns from a message: its new components, its message to the next stage, and a vector of all losses."""

@@ -183,14 +183,14 @@ class _Associations(NamedTuple):
         s_below, t_below, y = self.read(message)
         f_key, b_key, g_key, h_key = jax.random.split(key, 4)
         weights, stats, (s, _) = init_forward(self.f[i])(f_key, (s_below, t_below))
-        read = self.examples(s, t_below)
-        b, g, h = self.coders(i, read.s, units(read.t))
-        t_shape = (self.width(i, read.s),)
-        weights["bridge"] = init_helper("bridge", b, b_key, read.s, t_shape)
-        weights["encoder"] = init_helper("encoder", g, g_key, read.t, t_shape)
-        t = _apply(g, weights["encoder"], read.t)
-        weights["decoder"] = init_helper("decoder", h, h_key, t, read.t.shape[1:])
-        return weights, stats, self.message(s, read.handed_on(t), y)
+        examples = self.examples(s, t_below)
+        b, g, h = self.coders(i, examples.s, units(examples.t))
+        t_shape = (self.width(i, examples.s),)
+        weights["bridge"] = init_helper("bridge", b, b_key, examples.s, t_shape)
+        weights["encoder"] = init_helper("encoder", g, g_key, examples.t, t_shape)
+        t = _apply(g, weights["encoder"], examples.t)
+        weights["decoder"] = init_helper("decoder", h, h_key, t, examples.t.shape[1:])
+        return weights, stats, self.message(s, examples.handed_on(t), y)
 
     def teach(self, i: int, weights: Weights, stats: Stats, message: Message, key: jax.Array) -> tuple[Lesson, Message]:
         """Equations 4.1 to 4.8: s_i = f_i(s_{i-1}), t_i = g_i(t_{i-1}), and the gradient of L_i."""
@@ -199,15 +199,15 @@ class _Associations(NamedTuple):
 
         def objective(weights: Weights) -> tuple[jax.Array, tuple[dict[str, jax.Array], Message, Stats]]:
             s, new_stats = apply_layers(self.f[i], weights["forward"], stats, s_below, f_key)
-            read = self.examples(s, t_below)
-            targets = each_class(read, y) if self.by_class else each_example(read)
-            b, g, h = self.coders(i, read.s, units(read.t))
+            examples = self.examples(s, t_below)
+            targets = each_class(examples, y) if self.by_class else each_example(examples)
+            b, g, h = self.coders(i, examples.s, units(examples.t))
             codes = _apply(g, weights["encoder"], targets.rows, g_key)
             t = targets.of_examples(codes)
-            associated = read.mean(jnp.square(_apply(b, weights["bridge"], read.s, b_key) - stop_gradient(t)))
+            associated = examples.mean(jnp.square(_apply(b, weights["bridge"], examples.s, b_key) - stop_gradient(t)))
             autoencoder = targets.mean(self.missed(i, _apply(h, weights["decoder"], codes, h_key), targets.rows))
             losses = {"associated": associated, "autoencoder": autoencoder}
-            return associated + autoencoder, (losses, self.message(s, read.handed_on(t), y), new_stats)
+            return associated + autoencoder, (losses, self.message(s, examples.handed_on(t), y), new_stats)
 
         grads, (losses, message, stats) = jax.grad(objective, has_aux=True)(weights)
         return Lesson(grads, stats, losses), message
@@ -248,9 +248,9 @@ class _Associations(NamedTuple):
         for i, component in enumerate(params.components):
             s, _ = apply_layers(self.f[i], component.weights["forward"], component.stats, s, key)
             of_tokens = by_token(s, targets)
-            read = rows(s) if of_tokens else s
-            widths.append(self.width(i, read))
-        t = _apply(self.bridge(widths[-1]), params.components[-1].weights["bridge"], read, key)
+            top = rows(s) if of_tokens else s  # what a bridge reads
+            widths.append(self.width(i, top))
+        t = _apply(self.bridge(widths[-1]), params.components[-1].weights["bridge"], top, key)
         widths_below = [targets[-1] if of_tokens else prod(targets), *widths[:-1]]
         downward = zip(params.components, self.decoders, widths_below, strict=True)
         for component, decoder, width in reversed(tuple(downward)):
@@ -302,22 +302,22 @@ class Targets(NamedTuple):
     mean: Callable[[jax.Array], jax.Array]  # the mean over examples and units of a value for each row and unit
 
 
-def each_example(read: Examples) -> Targets:
+def each_example(examples: Examples) -> Targets:
     """A row for each example."""
-    return Targets(read.t, lambda values: values, read.mean)
+    return Targets(examples.t, lambda values: values, examples.mean)
 
 
-def each_class(read: Examples, y: jax.Array) -> Targets:
+def each_class(examples: Examples, y: jax.Array) -> Targets:
     """A row for each class: that of its first example that counts. Classes without one count nothing."""
     label = jnp.argmax(y, axis=-1).reshape(-1)
-    member = jax.nn.one_hot(label, y.shape[-1], dtype=read.t.dtype)
-    if read.mask is not None:
-        member = member * read.mask.reshape(-1, 1).astype(member.dtype)
+    member = jax.nn.one_hot(label, y.shape[-1], dtype=examples.t.dtype)
+    if examples.mask is not None:
+        member = member * examples.mask.reshape(-1, 1).astype(member.dtype)
 
     def mean(values: jax.Array) -> jax.Array:
-        return jnp.mean(read.mean_of_columns(member) @ values)
+        return jnp.mean(examples.mean_of_columns(member) @ values)
 
-    return Targets(read.t[jnp.argmax(member, axis=0)], lambda values: values[label], mean)
+    return Targets(examples.t[jnp.argmax(member, axis=0)], lambda values: values[label], mean)
 
 
 def _apply(coder: nn.Module, weights: Tree, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
