@@ -63,7 +63,7 @@ def test_curves(seeds, tmp_path):
     scores, local = figure.axes
     assert (scores.get_xlabel(), scores.get_ylabel(), local.get_ylabel()) == ("epoch", "accuracy", "local loss")
     assert words(scores.get_legend().get_texts()) == ["train", "validation"]
-    assert words(local.get_legend().get_texts()) == ["component 1", "component 2", "component 3"]
+    assert words(local.get_legend().get_texts()) == ["component 0", "component 1", "component 2"]
     assert local.get_yscale() == "log"
     assert len(scores.collections) == (2 if seeds == 4 else 0)  # the bands
     validation = scores.get_lines()[1]
@@ -328,7 +328,7 @@ def test_alignment(tmp_path):
     np.testing.assert_array_equal(border.get_ydata(), [90, 90])
     np.testing.assert_array_equal(line.get_ydata(), [80, np.nan, 95, 0])
     assert words(axes.texts) == ["no angle"]
-    assert words(axes.get_xticklabels()) == ["layer 1", "layer 2", "layer 3", "layer 4"]
+    assert words(axes.get_xticklabels()) == ["layer 0", "layer 1", "layer 2", "layer 3"]
     assert axes.get_title().endswith("2 of 3")
     assert axes.get_ylim() == (0, 180)
     assert axes.get_legend() is None

@@ -261,6 +261,14 @@ def test_bad_arguments_of_evaluate_are_one_sentence(call, error, complaint, whol
         call(whole.params, *SMALL.test)
 
 
+def test_a_result_is_one_short_line(whole):
+    accuracy = whole.state.history[-1]["validation"]["accuracy"]
+    assert repr(whole) == f"Result(State(step 16, epoch 2, validation {100 * accuracy:.2f} %))"
+    assert repr(SMALL._replace(test=None)) == (
+        "Splits(train: (70, 8, 8, 1) → (70, 10), validation: (30, 8, 8, 1) → (30, 10), test: None)"
+    )
+
+
 def test_a_run_is_not_continued_with_other_batches(whole):
     with pytest.raises(ValueError, match=r"start: had 8 steps in an epoch, and now there are 4; give the same data"):
         fit(AL, SMALL, epochs=3, batch_size=16, start=whole.state)

@@ -20,6 +20,11 @@ class Splits(NamedTuple):
     validation: Pairs
     test: Pairs
 
+    def __repr__(self) -> str:
+        """The shapes, in place of all numbers."""
+        shapes = (pair and " → ".join(str(np.shape(leaf)) for leaf in pair) for pair in self)
+        return f"Splits({', '.join(f'{name}: {shape}' for name, shape in zip(self._fields, shapes, strict=True))})"
+
 
 SPLITS = Splits._fields
 

@@ -21,7 +21,7 @@ def alignment(
     Args:
       angles: degrees, one for each layer, as `jl.diagnostics.alignment` returns them, with NaN for a layer without an
         angle; or such angles by rule.
-      names: the names of the layers; by default their numbers, from 1.
+      names: the names of the layers; by default their numbers, from 0.
       title: by default, the number of layers with an angle below 90°.
 
     Returns:
@@ -39,7 +39,7 @@ def alignment(
             f"angles={checks.show(angles)}: must be degrees, (L,), one for each layer, or such arrays by rule"
         )
     layers = max(map(len, rows.values()))
-    names = [f"layer {layer + 1}" for layer in range(layers)] if names is None else names
+    names = [f"layer {layer}" for layer in range(layers)] if names is None else names
     if len(names) < layers:
         raise ValueError(f"names={checks.show(names)}: has {len(names)} names for {layers} layers; name each layer")
     picture = figure(9, 3.6)

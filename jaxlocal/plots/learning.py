@@ -63,15 +63,15 @@ def _draw_local_losses(axes: "Axes", epochs: np.ndarray, losses: np.ndarray) -> 
     count = losses.shape[1]
     shades = ListedColormap(colormaps["viridis"](np.linspace(0.85, 0, count)))
     for i, loss in enumerate(losses.T):
-        axes.plot(epochs, loss, color=shades(i), marker=_marker(epochs), label=f"component {i + 1}")
+        axes.plot(epochs, loss, color=shades(i), marker=_marker(epochs), label=f"component {i}")
     if not np.any(losses <= 0):  # the local loss of direct feedback is a projection, which may be negative
         axes.set_yscale("log")
     over_epochs(axes, "local loss")
     if count <= 8:
         legend_beside(axes)
         return
-    bar = axes.figure.colorbar(ScalarMappable(Normalize(0.5, count + 0.5), shades), ax=axes, label="component")
-    bar.set_ticks(np.unique(np.linspace(1, count, 5).round()).tolist())
+    bar = axes.figure.colorbar(ScalarMappable(Normalize(-0.5, count - 0.5), shades), ax=axes, label="component")
+    bar.set_ticks(np.unique(np.linspace(0, count - 1, 5).round()).tolist())
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)
 

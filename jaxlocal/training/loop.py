@@ -41,6 +41,10 @@ class Result(NamedTuple):
         """The parameters after the last step."""
         return self.state.params
 
+    def __repr__(self) -> str:
+        """The state, and whether the training stopped early."""
+        return f"Result({self.state!r}{', stopped' if self.stopped else ''})"
+
 
 def fit(
     rule: Rule | Pipeline,

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlocal.rule import Params
+from jaxlocal.text import measurement
 
 Metrics = dict[str, Any]  # of one epoch, as in metrics.jsonl; with an ensemble each number is a list over its members
 Terms = tuple[dict[str, Any], ...]  # for each component the terms of its loss, by name
@@ -18,6 +19,11 @@ class State(NamedTuple):
     step: int  # the number of steps trained so far
     sums: Terms  # the sum of each loss over the steps of the current epoch so far
     history: tuple[Metrics, ...]  # of the epochs that are complete
+
+    def __repr__(self) -> str:
+        """How far it is, in place of all numbers."""
+        last = f", validation {measurement(self.history[-1]['validation'])}" if self.history else ""
+        return f"State(step {self.step}, epoch {len(self.history)}{last})"
 
 
 class Progress(NamedTuple):
