@@ -11,7 +11,7 @@ from experiments.demos import digits, mnist
 from experiments.lab import records, training
 from experiments.lab.experiment import Budget
 
-RECORDS = sorted(records.FOLDER.glob("*.json"))
+RECORDS = sorted([*records.FOLDER.glob("digits/*.json"), *records.FOLDER.glob("mnist/*.json")])
 FIELDS = {"experiment", "command", "commit", "source", "date", "versions", "device", "settings", "note", "rows"}
 
 # What three seeds reach with the default settings, on average over the test sets of the digits.
@@ -34,11 +34,11 @@ def test_a_short_run_trains_a_rule(module, tmp_path, monkeypatch, capsys):
     assert "dfa: test" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_records_are_whole_and_add_up(path):
     record = json.loads(path.read_text())
     assert record.keys() >= FIELDS
-    assert record["experiment"] == path.stem
+    assert record["experiment"] == f"{path.parent.name}/{path.stem}"
     assert record["rows"], "a record without rows"
     for row in record["rows"]:
         for split in records.SPLITS:
@@ -50,7 +50,7 @@ def test_records_are_whole_and_add_up(path):
             assert row[split]["std"] == (spread if spread is None else pytest.approx(spread, abs=1e-12))
 
 
-@pytest.mark.parametrize(("module", "full"), [(digits, (40, 3)), (mnist, (5, 1))])
+@pytest.mark.parametrize(("module", "full"), [(digits, (40, 3)), (mnist, (5, 3))])
 def test_every_rule_is_recorded_with_the_full_budget(module, full):
     experiment = module.EXPERIMENT
     assert list(experiment.recorded().records) == list(experiment.rows) == list(jl.rules.ALL)
@@ -76,4 +76,3 @@ def test_the_recorded_digits_are_good_enough():
         assert len(row["test"]["per_seed"]) == 3
         mean = row["test"]["mean"]
         assert mean >= AT_LEAST[rule], f"{rule}: {mean:.4f} on the digits' test set, less than {AT_LEAST[rule]}"
-        assert row["seconds"] <= 60, f"{rule}: {row['seconds']} s for three seeds, more than a minute"

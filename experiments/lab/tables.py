@@ -45,8 +45,7 @@ def _of_accuracies(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         paper = {"paper's test %": f"{100 * row['paper']['test']:.2f}" if row["paper"] else ""}
         accuracies = {f"{split} %": percent(row[split]) for split in SPLITS}
-        seconds = {"seconds": f"{row['seconds']:.1f}"}
-        columns.append({"rule": row["rule"], **accuracies, **(paper if with_paper else {}), **seconds})
+        columns.append({"rule": row["rule"], **accuracies, **(paper if with_paper else {})})
     return columns
 
 
