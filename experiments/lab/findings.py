@@ -108,11 +108,11 @@ target propagation by {bartunov_table1/mnist_fc_bp - bartunov_table1/mnist_fc_dt
 {bartunov_table1/mnist_fc_bp - bartunov_table1/mnist_fc_fa}, and of parallel difference target propagation by
 {bartunov_table1/mnist_fc_bp - bartunov_table1/mnist_fc_dtp_parallel}. In the paper, too, the parallel variant is behind
 these others. There alternating difference target propagation and feedback alignment are about as good as each other,
-and ahead of direct feedback alignment. All five have memorised the training set, alternating difference target propagation
-nearly so. That we report the last epoch, and the paper the best one, explains little of their distance from the paper's
-numbers. By validation the best epoch is a fifth of a point better for backpropagation and for parallel difference target
-propagation, and half a point for alternating; but on the test set neither of these two is more than a tenth better
-after its best epoch. These records were made on different days; those of backpropagation and feedback
+and ahead of direct feedback alignment. All five have memorised the training set, alternating difference target
+propagation nearly so. That we report the last epoch, and the paper the best one, explains little of their distance from
+the paper's numbers. By validation the best epoch is a fifth of a point better for backpropagation and for parallel
+difference target propagation, and half a point for alternating; but on the test set neither of these two is more than a
+tenth better after its best epoch. These records were made on different days; those of backpropagation and feedback
 alignment with a setting of the compiler that is off now.
 
 A row with fewer epochs cannot test the claim. On CIFAR-10 the rates of Table 5 are so small that after so few epochs
