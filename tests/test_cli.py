@@ -504,7 +504,8 @@ LABELS = np.arange(40) % 3
         (np.where(X > 0.9, np.nan, X), LABELS, "x_train holds NaN or infinity"),
         (X, np.where(X[:, :1] > 0.9, np.inf, X[:, :1]), "y holds NaN or infinity"),
         (X, np.where(LABELS == 1, 10**13, LABELS), "y has the class 10000000000000, whose one-hot rows would take"),
-        (X, LABELS * 0, "has one class, so that there is nothing to learn"),
+        (X, LABELS * 0, "y_train has one class, 0, so that there is nothing to learn"),
+        (X, LABELS * 0 + 1, "y_train has one class, 1, so that there is nothing to learn"),
     ],
 )
 def test_data_that_cannot_be_learned_leave_nothing(x, y, complaint, run):

@@ -184,6 +184,7 @@ def test_npz_of_images(tmp_path):
 def test_arrays_are_the_same_as_a_file_of_them(tmp_path):
     rng = np.random.default_rng(0)
     x, labels = rng.uniform(size=(50, 4, 4)), np.arange(50) % 5
+    several, rows = rng.integers(0, 2, (50, 5)), np.eye(5)[labels]
     np.savez(tmp_path / "one.npz", x=x, y=labels)
     np.savez(tmp_path / "two.npz", x_train=x, y_train=labels, x_test=x[:9], y_test=labels[:9])
     for name, parts in (("one", {}), ("two", {"test": (x[:9], labels[:9])})):
@@ -199,9 +200,30 @@ def test_arrays_are_the_same_as_a_file_of_them(tmp_path):
             "^x_test and y_test differ from those of train",
         ),
         ({"train": (x, -labels)}, ValueError, "^y must hold class labels 0, 1, … as whole numbers"),
+        ({"train": (x, several)}, ValueError, "^y has rows of whole numbers that are not one-hot, .* make several lab"),
+        ({"train": (x, several == 1)}, ValueError, "^y has rows of whole numbers that are not one-hot"),
+        ({"train": (x, several * 0)}, ValueError, "^y has rows of whole numbers that are not one-hot"),
+        ({"train": (x, rng.random((50, 4, 2)))}, ValueError, r"^y has shape \(50, 4, 2\).* token into jl.data.Splits"),
+        ({"train": (x, labels * 0 + 1)}, ValueError, "^y_train has one class, 1, so that there is nothing to learn"),
+        ({"train": (x, rows * 0 + rows[2])}, ValueError, "^y_train has one class, 2, so that there is nothing to"),
+        ({"train": (x.astype(int), labels)}, ValueError, r"x.astype\(np.float32\), or put token ids into jl.data.Spl"),
     ):
         with pytest.raises(error, match=message):
             jl.data.from_arrays(**wrong)
+
+
+def test_class_rows_are_one_hot_and_other_targets_are_floats():
+    x, labels = np.random.default_rng(0).random((50, 4)), np.arange(50) % 3
+    expected = jl.data.from_arrays((x, labels))
+    for kind in (int, bool):
+        jax.tree.map(np.testing.assert_array_equal, jl.data.from_arrays((x, np.eye(3, dtype=kind)[labels])), expected)
+    several = (x > 0.5).astype(float)  # several labels at once
+    for y in (several, x / x.sum(1, keepdims=True), np.ones((50, 1)), np.zeros((50, 3))):
+        train, *rest = jl.data.from_arrays((x, y))
+        assert train[1].dtype == np.float32
+        for some, targets in (train, *rest):
+            rows = [np.flatnonzero((x.astype(np.float32) == row).all(1))[0] for row in some]
+            np.testing.assert_array_equal(targets, y[rows].astype(np.float32))
 
 
 def test_npz_of_floats(tmp_path):

@@ -145,13 +145,19 @@ def from_arrays(train: Pairs, validation: Pairs | None = None, test: Pairs | Non
     Missing sets are cut from the training set as in `load`, after it has been shuffled with a fixed seed.
 
     Args:
-      train: (x, y). x holds 8-bit pixels or floats, (N, …). y holds whole numbers, which are classes, (N,); one-hot
-        rows, (N, C); or floats, which are real targets.
+      train: (x, y). x holds 8-bit pixels or floats, (N, …). An x of three axes is taken for grey images, (N, H, W),
+        and gets an axis for their channel; put series (N, T, C), token ids, and a target for each token into
+        `jl.data.Splits`. y holds whole numbers, which are classes, (N,); one-hot rows, (N, C); or floats, which are
+        real targets, (N,) or (N, C). Whole numbers in rows must be one-hot: several labels at once are floats.
       validation: the same for validation, if there are such examples.
       test: the same for the test.
 
     Returns:
-      The three splits, with x as uint8 or float32 and classes as one-hot uint8.
+      The three splits, with x as uint8 or float32 and classes as one-hot uint8. `floats` makes both float32, for loops
+      of your own.
+
+    Raises:
+      ValueError: the arrays do not fit together, or the training set has one class only.
 
     Example:
       >>> x, labels = np.random.default_rng(0).uniform(size=(60, 8)), np.arange(60) % 3

@@ -217,6 +217,11 @@ def of_pairs(where: str, pairs: dict[str, Pairs]) -> dict[str, Pairs]:
     for split, x, y in zip(pairs, inputs, targets, strict=True):
         if x.shape[1:] != inputs[0].shape[1:] or x.dtype != inputs[0].dtype or y.shape[1:] != targets[0].shape[1:]:
             raise ValueError(f"{where}x_{split} and y_{split} differ from those of train in shape; make them alike")
+    if _is_one_class(targets[0]):
+        raise ValueError(
+            f"{where}y_train has one class, {targets[0][0].argmax()}, so that there is nothing to learn; add examples "
+            "of another class"
+        )
     order = np.random.default_rng(0).permutation(len(inputs[0]))
     inputs[0], targets[0] = inputs[0][order], targets[0][order]
     return dict(zip(pairs, zip(inputs, targets, strict=True), strict=True))
@@ -225,7 +230,10 @@ def of_pairs(where: str, pairs: dict[str, Pairs]) -> dict[str, Pairs]:
 def checked_inputs(name: str, x: np.ndarray) -> np.ndarray:
     """The inputs of a .npz file: pixels of uint8, or finite numbers as float32. `name` is their name in an error."""
     if x.ndim < 2 or (x.dtype != np.uint8 and x.dtype.kind != "f"):
-        raise ValueError(f"{name} is {x.dtype} of shape {x.shape}; make it (N, …) of uint8 pixels or of floats")
+        raise ValueError(
+            f"{name} is {x.dtype} of shape {x.shape}, but must be (N, …) of uint8 pixels or of floats; convert numbers "
+            "with x.astype(np.float32), or put token ids into jl.data.Splits"
+        )
     if not np.isfinite(x).all():
         raise ValueError(f"{name} holds NaN or infinity; clean the data, or replace them with np.nan_to_num")
     x = x[..., None] if x.ndim == 3 else x  # grey images without an axis for their channel
@@ -234,6 +242,11 @@ def checked_inputs(name: str, x: np.ndarray) -> np.ndarray:
 
 def _targets(where: str, ys: list[np.ndarray]) -> list[np.ndarray]:
     """The targets of all splits: floats as they are, and class labels as one-hot rows."""
+    if deep := [y.shape for y in ys if y.ndim > 2]:
+        raise ValueError(
+            f"{where}y has shape {deep[0]}, but must be (N,) or (N, C); put targets for each token into "
+            "jl.data.Splits, and make other targets rows with y.reshape(len(y), -1)"
+        )
     ys = [y.reshape(len(y), -1) for y in ys]  # labels may have shape (N,) or (N, 1)
     if any(y.dtype.kind == "f" for y in ys):
         if not all(np.isfinite(y).all() for y in ys):
@@ -242,8 +255,12 @@ def _targets(where: str, ys: list[np.ndarray]) -> list[np.ndarray]:
     if any(y.dtype.kind not in "iub" or y.min(initial=0) < 0 for y in ys):
         raise ValueError(f"{where}y must hold class labels 0, 1, … as whole numbers, or real targets as floats")
     if any(y.shape[1] > 1 for y in ys):
-        if any(y.max() > 1 for y in ys):
-            raise ValueError(f"{where}y has rows of whole numbers that are not one-hot; store real targets as floats")
+        if not all(_are_one_hot(y).all() for y in ys):
+            raise ValueError(
+                f"{where}y has rows of whole numbers that are not one-hot, a single 1 and else 0; make several labels "
+                "at once, or real targets, floats for a network with loss=jl.squared_error; put a class for each token "
+                "into jl.data.Splits, as one-hot rows"
+            )
         return [y.astype(np.uint8) for y in ys]
     classes, examples = 1 + max(int(y.max()) for y in ys), sum(map(len, ys))
     if (needed := classes * examples) > LARGEST:
@@ -252,3 +269,14 @@ def _targets(where: str, ys: list[np.ndarray]) -> list[np.ndarray]:
             "classes 0, 1, … without gaps"
         )
     return [one_hot(y[:, 0], classes) for y in ys]
+
+
+def _are_one_hot(y: np.ndarray) -> np.ndarray:
+    """Whether each row has a single 1 and else 0."""
+    return ((y != 0).sum(axis=1) == 1) & (y.max(axis=1) == 1)
+
+
+def _is_one_class(y: np.ndarray) -> bool:
+    """Whether all rows are the same class; a column of floats holds real targets, not classes."""
+    classes = y.dtype == np.uint8 or y.shape[1] > 1
+    return classes and bool(_are_one_hot(y[:1]).all() and (y == y[0]).all())
