@@ -314,6 +314,15 @@ def test_eval_of_the_best_and_of_other_data(trained, run):
     x, y = data.digits().test
     np.savez("same.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     np.savez("other.npz", x_train=x[:, :4], y_train=y)
+    labels = y.argmax(1)
+    np.savez("few.npz", x_train=x[labels < 7], y_train=labels[labels < 7])  # without the highest classes
+    with np.load("few.npz") as file:
+        rule, params, _ = runs.load(folder)
+        right = np.asarray(rule.predict(params, file["x_train"])).argmax(1) == file["y_train"]
+    parts = app.evaluate(folder, data="few.npz").measured[0].parts
+    sizes = [len(pair[0]) for pair in data.load("few.npz")]
+    found = np.dot(sizes, [parts[part]["accuracy"] for part in ("train", "validation", "test")])
+    assert found == pytest.approx(right.sum(), abs=1e-3)
     code, out, _ = run(f"eval {folder} --data same.npz")
     assert code == 0 and "last (epoch 2)" in out
     assert out.split()[-2:] == run(f"eval {folder}")[1].split()[-2:]  # on the test set

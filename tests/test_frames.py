@@ -147,6 +147,47 @@ def test_a_run_of_a_table(columns, run):
     write("texts.csv", {"text": columns["kind"], "label": columns["kind"]})
     code, _, error = run("train --data texts.csv --label kind")
     assert code == 2 and "label='kind': texts.csv holds texts, whose labels are in the column label; leave" in error
+    few = {name: [cells[i] for i in range(30) if columns["kind"][i] != "thin"] for name, cells in columns.items()}
+    write("few.csv", few | {"split": [cell.replace("dev", "train") for cell in few["split"]]})
+    measured = app.evaluate("run", data="few.csv").measured[0].parts["train"]["accuracy"]
+    x, y = jl.data.load_table("few.csv", label="kind").splits.train
+    rule, params, _ = jl.load("run")
+    assert measured == pytest.approx(np.mean(np.asarray(rule.predict(params, x)).argmax(1) == 2 * y.argmax(1)))
     Path("a.csv").unlink()
     code, _, error = run("predict run new.csv")
     assert code == 2 and "data=a.csv: there is no such file; check the path" in error
+
+
+def test_a_run_knows_the_columns_of_its_table_by_their_names(columns, run):
+    write("a.csv", columns)
+    config = Config(rule="bp", data="a.csv", label="kind", epochs=1, batch_size=4, model_args=("hidden=[16]",))
+    app.train(config, "run", say=lambda line: None)
+    x = {"height": columns["height"], "width": columns["width"]}  # in another order
+    write("other.csv", {**x, "kind": columns["kind"], "split": columns["split"]})
+    write("x.csv", x)
+    write("y.csv", {name: x[name] for name in ("width", "height")})
+    assert run("predict run x.csv --json")[:2] == run("predict run y.csv --json")[:2]
+    assert app.evaluate("run", data="other.csv").measured[0].parts == app.evaluate("run").measured[0].parts
+    write("named.csv", {"x1": x["width"], "x2": x["height"]})
+    write("more.csv", x | {"depth": x["height"]})
+    for file, complaint in (
+        ("named.csv", "has no column 'width', on which the run was trained; choose from x1, x2"),
+        ("more.csv", "has the column 'depth', on which the run was not trained; remove it"),
+    ):
+        code, out, error = run(f"predict run {file}")
+        assert (code, out) == (2, "") and error == f"jaxlocal predict: name='{file}': {complaint}\n"
+    write("more.csv", columns | {"depth": x["height"]})
+    code, _, error = run("eval run --data more.csv")
+    assert code == 2 and error.startswith("jaxlocal eval: --data=more.csv: has the column 'depth', on which the run")
+    first = list(app.predict("run", ["y.csv"]))
+    write("a.csv", {name: columns[name] for name in ("height", "width", "kind", "split")})  # the run's own file
+    assert list(app.predict("run", ["y.csv"])) == first
+    assert run("train --resume --out run --epochs 2")[0] == 0
+    resumed = jl.load("run").data.train[0]
+    np.testing.assert_array_equal(resumed, jl.data.load("a.csv", label="kind").train[0][:, ::-1])
+    write("a.csv", columns)
+    Path("run/table.json").write_text('{"inputs": ')
+    code, _, error = run("predict run y.csv")
+    assert code == 2 and "table.json is damaged; restore it, or train another run" in error
+    Path("run/table.json").unlink()  # as in a run of an earlier version
+    assert run("predict run named.csv")[0] == 0

@@ -1,7 +1,7 @@
 """What the settings of a run stand for: a network, data, a learning rule and the transforms around it."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from jaxlocal.app.settings import OF_TEXTS, Config, ConfigError, check, flag, kn
 from jaxlocal.data import Encoding, Splits, augmentation, floats, load, load_encoded, load_text
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.checking import are_classes
-from jaxlocal.data.frames import is_frame, read_classes
+from jaxlocal.data.frames import Names, is_frame, places, read_names
 from jaxlocal.data.splits import autoencoding, one_hot
 from jaxlocal.data.text import is_text, origin
 from jaxlocal.decay import l2
@@ -55,11 +55,12 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
 
 
 class Data(NamedTuple):
-    """A data set, how its texts were encoded, if it holds any, and the names of the classes, if they are known."""
+    """A data set, how its texts were encoded, if it holds any, and the names of its classes and inputs, if known."""
 
     splits: Splits
     encoding: Encoding | None = None
     classes: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()  # the columns of a table
 
 
 class Built(NamedTuple):
@@ -71,6 +72,7 @@ class Built(NamedTuple):
     augmentation: Augmentation | None
     lr: Callable[[int], float]  # the learning rate at a step
     classes: tuple[str, ...]  # their names, if they are known
+    inputs: tuple[str, ...]  # the columns of a table
 
     @property
     def plain(self) -> Rule:
@@ -88,12 +90,13 @@ def check_rules(names: Any) -> None:
         raise ConfigError(f"RULE={' '.join(names)}: name one rule or more, each once, such as al bp dfa")
 
 
-def build(config: Config, encoding: Encoding | None = None) -> Built:
+def build(config: Config, encoding: Encoding | None = None, inputs: Sequence[str] = ()) -> Built:
     """The rule with its transforms, and the data.
 
     Args:
       config: the settings.
       encoding: how the run has encoded its texts before, if it is resumed or measured.
+      inputs: the columns of the table that the run was trained on, then.
 
     Raises:
       ConfigError: the settings contradict each other, the data or the devices; or the texts are others than before.
@@ -103,7 +106,7 @@ def build(config: Config, encoding: Encoding | None = None) -> Built:
     for name in config.augment:
         known("--augment", name, AUGMENTATIONS)
     known("--model", config.model, models.ALL)
-    data = load_data(config, encoding)
+    data = load_data(config, encoding, inputs)
     if encoding and encoding.origin != origin(config.data, config.label):
         raise ConfigError(
             f"--data={config.data}: has changed since the run began; restore the file, or train another run"
@@ -152,6 +155,7 @@ def build_for(config: Config, given: Data) -> Built:
         augment,
         lambda step: float(schedule(step) if callable(schedule) else schedule),
         given.classes,
+        given.inputs,
     )
 
 
@@ -162,10 +166,11 @@ def network(config: Config, data: Data) -> Network:
     return net
 
 
-def load_data(config: Config, encoding: Encoding | None = None) -> Data:
+def load_data(config: Config, encoding: Encoding | None = None, inputs: Sequence[str] = ()) -> Data:
     """The data; for an autoencoder the targets are the inputs.
 
-    Texts are encoded as the settings say or, if there is one, in the encoding of an earlier run.
+    Texts are encoded as the settings say or, if there is one, in the encoding of an earlier run. The columns of a table
+    are in the order of `inputs`, those of an earlier run, if they are known.
     """
     with reading(config.data):
         if is_text(config.data):
@@ -173,8 +178,19 @@ def load_data(config: Config, encoding: Encoding | None = None) -> Data:
         _check_no_text_settings(config)
         data = load(config.data, validation=config.validation, size=config.image_size, label=config.label)
         path = Path(config.data).expanduser()
-        classes = read_classes(path, config.label) if is_frame(path) else ()
-    return Data(autoencoding(data) if config.model == "autoencoder" else data, classes=classes)
+        names = read_names(path, config.label) if is_frame(path) else Names((), ())
+        if (
+            inputs
+            and names.inputs
+            and (order := places(f"name={config.data!r}", names.inputs, inputs)) != sorted(order)
+        ):
+            data = Splits(*((x[:, order], y) for x, y in data))
+    return Data(
+        autoencoding(data) if config.model == "autoencoder" else data,
+        None,
+        names.classes,
+        tuple(inputs) or names.inputs,
+    )
 
 
 @contextmanager

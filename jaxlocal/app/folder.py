@@ -2,12 +2,12 @@
 
 `config.yaml` has the settings, `metrics.jsonl` a row for each epoch, `checkpoints/` the parameters, `curves.png` the
 learning curves, and `summary.json` the final measurements. A run that learns texts has `tokenizer.json` and `text.json`
-as well.
+as well, and a run of a table has the names of its columns in `table.json`.
 """
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -28,6 +28,8 @@ from jaxlocal.files import write_whole
 from jaxlocal.locks import lock
 from jaxlocal.training import Metrics
 
+TABLE = "table.json"  # the names of the columns that a run of a table was trained on
+
 
 class Measured(NamedTuple):
     """Loss and accuracy after one epoch, on each part of the data; each number is a list if there are several seeds."""
@@ -47,21 +49,26 @@ class Summary(NamedTuple):
 
 
 @contextmanager
-def opened(folder: Path, config: Config, resume: bool, encoding: Encoding | None = None) -> Iterator[None]:
+def opened(
+    folder: Path, config: Config, resume: bool, encoding: Encoding | None = None, inputs: Sequence[str] = ()
+) -> Iterator[None]:
     """Hold the folder for this run alone: a new run begins there, or the run that it holds is resumed.
 
-    A new run keeps its settings and, if it learns texts, their encoding.
+    A new run keeps its settings and, if it learns texts, their encoding or, if it learns a table, the names of its
+    columns of inputs.
 
     Raises:
       ConfigError: the folder is in use, cannot be written to, or holds anything but a run with these settings; or there
         is no run to resume.
     """
     with ExitStack() as held:
-        processes.first(lambda: _begin(held, folder, config, resume, encoding))
+        processes.first(lambda: _begin(held, folder, config, resume, encoding, inputs))
         yield
 
 
-def _begin(held: ExitStack, folder: Path, config: Config, resume: bool, encoding: Encoding | None) -> None:
+def _begin(
+    held: ExitStack, folder: Path, config: Config, resume: bool, encoding: Encoding | None, inputs: Sequence[str]
+) -> None:
     if (locked := _lock(folder)) is None:
         raise ConfigError(f"--out={folder}: another process is training there; name another folder")
     held.enter_context(locked)
@@ -74,6 +81,8 @@ def _begin(held: ExitStack, folder: Path, config: Config, resume: bool, encoding
     else:
         if encoding:
             encoding.save(folder)
+        if inputs:
+            write_whole(folder / TABLE, json.dumps({"inputs": inputs}, indent=2) + "\n")
         settings.write(config, folder / "config.yaml")
 
 
@@ -94,14 +103,31 @@ def kept_encoding(folder: Path, config: Config) -> Encoding | None:
         raise ConfigError(str(error)) from None
 
 
-def resumed_encoding(folder: Path, config: Config) -> Encoding | None:
-    """How the run that is resumed with these settings has encoded its texts.
+def kept_inputs(folder: Path) -> tuple[str, ...]:
+    """The columns of the table that a run was trained on; none if its data are no table, or if it did not keep them.
 
     Raises:
-      ConfigError: there is no run with these settings, or its encoding is damaged.
+      ConfigError: the file that keeps them is damaged.
+    """
+    try:
+        inputs = json.loads((folder / TABLE).read_text(encoding="utf-8"))["inputs"]
+        if not (isinstance(inputs, list) and inputs and all(isinstance(column, str) for column in inputs)):
+            raise ValueError("no names")
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, TypeError, KeyError):
+        raise ConfigError(f"{folder / TABLE} is damaged; restore it, or train another run") from None
+    return tuple(inputs)
+
+
+def resumed(folder: Path, config: Config) -> tuple[Encoding | None, tuple[str, ...]]:
+    """How the run that is resumed with these settings has encoded its texts, and the columns of its table.
+
+    Raises:
+      ConfigError: there is no run with these settings, or what it has kept of its data is damaged.
     """
     _check_same(folder, config)
-    return kept_encoding(folder, config)
+    return kept_encoding(folder, config), kept_inputs(folder)
 
 
 def make(folder: Path) -> None:

@@ -47,7 +47,7 @@ def predictions(config: Config, built: Built, params: Params, inputs: Iterable[s
     rest = iter(inputs)
     while some := list(islice(rest, PIECE)):
         try:
-            x = encoding.ids(some) if encoding else _examples(some, built.data.train[0], config.label)
+            x = encoding.ids(some) if encoding else _examples(some, built, config.label)
         except (ValueError, OSError) as error:
             raise ConfigError(" ".join(str(error).split())) from None
         for begin in range(0, len(x), PIECE):
@@ -84,16 +84,16 @@ def _shares(scores: jax.Array) -> jax.Array:
     return scores / jnp.maximum(scores.sum(-1, keepdims=True), jnp.finfo(scores.dtype).tiny)
 
 
-def _examples(files: Sequence[str], like: np.ndarray, label: str) -> np.ndarray:
+def _examples(files: Sequence[str], built: Built, label: str) -> np.ndarray:
     """The examples in these files, prepared as those that the run was trained on, in float32."""
-    found = []
+    found, like = [], built.data.train[0]
     for file in files:
         path = Path(file).expanduser()
         if not path.is_file():
             raise ValueError(
                 f"{shown(file)}: there is no such file; name images, .npz files or tables, as the run takes no texts"
             )
-        x = _of_file(path, like, label)
+        x = read_inputs(path, label, built.inputs) if is_frame(path) else _of_file(path, like)
         if x.shape[1:] != like.shape[1:]:
             raise ValueError(
                 f"{path} has examples of shape {x.shape[1:]}, but the run was trained on {like.shape[1:]}; bring it "
@@ -103,10 +103,8 @@ def _examples(files: Sequence[str], like: np.ndarray, label: str) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _of_file(path: Path, like: np.ndarray, label: str) -> np.ndarray:
-    if path.suffix == ".npz":
-        return _of_npz(path)
-    return read_inputs(path, label) if is_frame(path) else _of_image(path, like)
+def _of_file(path: Path, like: np.ndarray) -> np.ndarray:
+    return _of_npz(path) if path.suffix == ".npz" else _of_image(path, like)
 
 
 def _of_npz(path: Path) -> np.ndarray:

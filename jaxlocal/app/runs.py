@@ -14,15 +14,16 @@ import numpy as np
 
 from jaxlocal import checks, loggers, plots, processes, training
 from jaxlocal.app import settings, stages, text, trained
-from jaxlocal.app.build import Built, build, build_for, load_data, on_all_devices, reading, stand_in
+from jaxlocal.app.build import Built, Data, build, build_for, load_data, on_all_devices, reading, stand_in
 from jaxlocal.app.folder import (
     Measured,
     Summary,
     folder_or_next,
     history,
     kept_encoding,
+    kept_inputs,
     opened,
-    resumed_encoding,
+    resumed,
     write_summary,
 )
 from jaxlocal.app.prediction import Prediction, predictions
@@ -94,12 +95,12 @@ def train(
     """
     say = say if processes.writes() else silence
     config = on_all_devices(config)
-    encoding = processes.first(lambda: resumed_encoding(checks.path("folder", folder), config)) if resume else None
-    built = processes.together(lambda: build(config, encoding))
+    known = processes.first(lambda: resumed(checks.path("folder", folder), config)) if resume else ()
+    built = processes.together(lambda: build(config, *known))
     processes.first(lambda: _check_loggers(log))
     name = f"{config.rule}-{Path(config.data.removesuffix('.gz')).stem}"
     folder = processes.first(lambda: folder_or_next(folder, name))
-    with opened(folder, config, resume, built.encoding):
+    with opened(folder, config, resume, built.encoding, built.inputs):
         built, expected = stages.cut(config, built)
         with Session(folder, built.rule, built.data, annotate=lambda row: {"lr": built.lr(row["step"] - 1)}) as session:
             start, spent = session.state, session.seconds
@@ -189,13 +190,13 @@ def evaluate(folder: Path | str, *, best: bool = False, data: str | None = None)
                 f"--data={data}: holds {kinds[0]}, but the run was trained on {kinds[1]}; take a data set like "
                 f"{config.data}"
             )
-        given = load_data(replace(config, data=data), built.encoding)
-        if built.classes and given.classes and built.classes != given.classes:
+        given = load_data(replace(config, data=data), built.encoding, built.inputs)
+        if built.classes and (others := set(given.classes) - set(built.classes)):
             raise ConfigError(
                 f"--data={data}: has the classes {shown(', '.join(given.classes))}, but the run was trained on "
-                f"{shown(', '.join(built.classes))}; take a data set like {config.data}"
+                f"{shown(', '.join(built.classes))}; leave out {shown(min(others))}"
             )
-        other = given.splits
+        other = _with_all_classes(built, given)
         for ours, theirs in zip(built.data.train, other.train, strict=True):
             if ours.shape[1:] != theirs.shape[1:]:
                 raise ConfigError(
@@ -205,6 +206,17 @@ def evaluate(folder: Path | str, *, best: bool = False, data: str | None = None)
         built = built._replace(data=other)
     measured = _measure_parts(built, "best" if best else "last", learned.params, learned.made_by["epoch"])
     return Summary(Path(folder), (measured,), learned.history, 0.0)
+
+
+def _with_all_classes(built: Built, given: Data) -> Splits:
+    """Other data, whose targets have a column for each class of a run, also if these data have fewer classes."""
+    count, width = given.splits.train[1].shape[-1], built.data.train[1].shape[-1]
+    names = given.classes if built.classes else ()
+    columns = [built.classes.index(name) for name in names] or list(range(count))
+    of_classes = built.plain.net.loss is not squared_error and given.splits.train[1].dtype == np.uint8
+    if not of_classes or count > width or columns == list(range(width)):
+        return given.splits
+    return Splits(*((x, np.eye(width, dtype=np.uint8)[columns][y.argmax(-1)]) for x, y in given.splits))
 
 
 def predict(folder: Path | str, inputs: Iterable[str], *, best: bool = False) -> Iterator[Prediction]:
@@ -368,12 +380,12 @@ def restored(folder: Path, best: bool, own_data: bool = True) -> tuple[Config, B
     if not path.exists():
         raise ConfigError(f"{str(folder)!r} holds no run; name a folder that jaxlocal train has made")
     config = replace(settings.read(path), devices=1, pipeline=False, split=1)
-    encoding = kept_encoding(folder, config)
+    encoding, inputs = kept_encoding(folder, config), kept_inputs(folder)
     try:
         if encoding and not own_data:
             built = build_for(replace(config, batch_size=2), stand_in(encoding))
         else:
-            built = build(config, encoding)
+            built = build(config, encoding, inputs)._replace(inputs=inputs)
     except ConfigError as error:  # it is not by a flag that the setting was given
         raise ConfigError(f"{path}: {str(error).removeprefix('--')}") from None
     state = load_state(folder, built.rule, built.data.train, best=best)

@@ -1,7 +1,7 @@
 """Tables of numbers with a column of labels: .csv, .tsv and .parquet files, and data frames."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,22 +78,48 @@ def from_table(path: Path, label: str) -> Source:
     return Source(path.name, path.parent, [path], decode)
 
 
-def read_classes(path: Path, label: str) -> tuple[str, ...]:
-    """The names of the classes of a table in a file, kept in the cache; empty for labels that are real numbers."""
+class Names(NamedTuple):
+    """The names of a table's columns of inputs, and of its classes; there are none for labels that are real numbers."""
+
+    inputs: tuple[str, ...]
+    classes: tuple[str, ...]
+
+
+def read_names(path: Path, label: str) -> Names:
+    """The names in a table in a file, kept in the cache."""
 
     def fill(folder: Path) -> None:
-        _, classes = _arranged(*_columns(path), label)
-        write_whole(folder / "classes.json", json.dumps(classes))
+        name, columns = _columns(path)
+        _, classes = _arranged(name, columns, label)
+        write_whole(folder / "names.json", json.dumps((list(inputs(columns, label)), classes)))
 
-    folder = kept(path.name, path.parent, [path], ("classes", label), fill)
-    return tuple(json.loads((folder / "classes.json").read_text(encoding="utf-8")))
+    folder = kept(path.name, path.parent, [path], ("names", label), fill)
+    return Names(*map(tuple, json.loads((folder / "names.json").read_text(encoding="utf-8"))))
 
 
-def read_inputs(path: Path, label: str) -> np.ndarray:
-    """The inputs alone of a table in a file, float32 (N, columns)."""
+def read_inputs(path: Path, label: str, wanted: Sequence[str]) -> np.ndarray:
+    """The inputs alone of a table in a file, float32 (N, columns); the columns `wanted`, if they are known."""
     check_file(path)
     name, columns = _columns(path)
-    return matrix(name, inputs(columns, label))
+    x = matrix(name, inputs(columns, label))
+    return x[:, places(name, list(inputs(columns, label)), wanted)] if wanted else x
+
+
+def places(name: str, found: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Where each of the columns that a run was trained on is among those of another table, called `name` in an error.
+
+    Raises:
+      ValueError: the columns are not the same.
+    """
+    for column in wanted:
+        if column not in found:
+            raise ValueError(
+                f"{name}: has no column {column!r}, on which the run was trained; {nearest(column, found)}"
+            )
+    for column in found:
+        if column not in wanted:
+            raise ValueError(f"{name}: has the column {column!r}, on which the run was not trained; remove it")
+    return [found.index(column) for column in wanted]
 
 
 def inputs(columns: Columns, label: str) -> Columns:
