@@ -46,9 +46,15 @@ def masked(x: jax.Array | Masked) -> Masked:
     if isinstance(x, Masked):
         return x
     if x.ndim != 3:
+        remedy = (
+            "add the features with x[..., None], or begin the network with jl.sequences.Embedding if x holds token ids"
+        )
+        if x.ndim == 4:
+            remedy = (
+                "put series into jl.data.Splits, because jl.data.from_arrays takes them for images and adds an axis"
+            )
         raise ValueError(
-            f"x has shape {x.shape}, but a layer for sequences takes (B, T, D), steps before features; add the "
-            "features with x[..., None], or begin the network with jl.sequences.Embedding if x holds token ids"
+            f"x has shape {x.shape}, but a layer for sequences takes (B, T, D), steps before features; {remedy}"
         )
     return Masked(x, jnp.ones(x.shape[:2], bool))
 

@@ -237,7 +237,7 @@ def test_forward_forward_measures_the_mean_over_the_steps():
         ((Embedding(7, 4, vectors=jl.sequences.given(np.ones((6, 4)))),), IDS, r"given: .*\(6, 4\).*\(7, 4\)"),
         ((Embedding(7, 4),), IDS[..., None], r"\(8, 5, 1\).*token ids of shape \(B, T\)"),
         ((Recurrent(nn.LSTMCell(3)),), jnp.ones((8, 5)), r"\(8, 5\).*\(B, T, D\).*Embedding"),
-        ((Encoder(2),), jnp.ones((8, 5, 4, 2)), r"\(8, 5, 4, 2\).*\(B, T, D\)"),
+        ((Encoder(2),), jnp.ones((8, 5, 4, 1)), r"\(8, 5, 4, 1\).*\(B, T, D\).*put series into jl.data.Splits"),
     ],
     ids=["positions", "given", "embedding", "recurrent", "encoder"],
 )
