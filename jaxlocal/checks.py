@@ -197,7 +197,8 @@ def examples(name: str, x: Any, shape: tuple[int, ...] | None = None, known: int
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
         raise TypeError(f"{name}={show(x)} is not an array; convert it with jnp.asarray({array})")
     if known is None and not jnp.issubdtype(x.dtype, jnp.floating):
-        bytes_ = "jl.data.floats((x, y)), which divides the bytes of images by 255"
+        what = "makes labels float32" if array == "y" else "divides the bytes of images by 255"
+        bytes_ = f"jl.data.floats((x, y)), which {what}"
         remedy = bytes_ if x.dtype == jnp.uint8 else f"{array}.astype(jnp.float32)"
         raise TypeError(f"{name} has dtype {x.dtype}, but must be floating point; convert it with {remedy}")
     if known is not None and not jnp.issubdtype(x.dtype, jnp.integer):
@@ -207,7 +208,8 @@ def examples(name: str, x: Any, shape: tuple[int, ...] | None = None, known: int
         )
     if x.ndim < 2:
         raise ValueError(
-            f"{name} has shape {x.shape}, but must be (B, …), examples first; add an axis with {array}[:, None]"
+            f"{name} has shape {x.shape}, but must be (B, …), examples first; give one example an axis with "
+            f"{array}[None], or examples of one number each with {array}[:, None]"
         )
     if shape is not None and x.shape[1:] != shape:
         raise ValueError(
@@ -306,6 +308,10 @@ def targets(scores: Any, y: Any) -> None:
             remedy = "give each token a row of y, or end the network with a jl.sequences.Readout that has a pool"
         elif y.ndim == scores.ndim == 3 and y.shape[1] != scores.shape[1]:
             remedy = "give each token of x one row of y, with zeros at padded places"
+        elif y.ndim == 2:
+            remedy = (
+                "the output still has the axes of the image; flatten them, as jl.layers.dense and jl.layers.Head do"
+            )
         raise ValueError(
             f"batch: y has {y.shape[1:]} units for each example, but the network's output has {scores.shape[1:]}; "
             + remedy

@@ -69,6 +69,7 @@ def images(folder, *sizes):
         ("train --rule dpt", "--rule=dpt: unknown name; did you mean dtp?"),
         ("train --rule DFA", "--rule=DFA: unknown name; did you mean dfa?"),
         ("train --rule zzz", "--rule=zzz: unknown name; choose from bp, al, tp"),
+        ("train --model cnn", "--model=cnn: unknown name; did you mean vanilla_cnn?"),
         ("train --model mpl", "--model=mpl: unknown name; did you mean mlp?"),
         ("train --model vgg", "--model=vgg: cannot take the examples of digits, of shape (8, 8, 1)"),
         ("train --data digit", "--data=digit: there is no folder of this name, and no such data set in TFDS"),

@@ -33,7 +33,8 @@ BAD_BATCHES = {
     "integer one-hot": ((X, Y.astype(int)), TypeError, ["y", "int32", "floating"]),
     "bytes of an image": ((X.astype(jnp.uint8), Y), TypeError, ["x", "uint8", "jl.data.floats", "255"]),
     "a pair of jl.data.load": ((X.astype(jnp.uint8), Y.astype(jnp.uint8)), TypeError, ["x", "jl.data.floats"]),
-    "one-hot bytes": ((X, Y.astype(jnp.uint8)), TypeError, ["y", "uint8", "jl.data.floats"]),
+    "one-hot bytes": ((X, Y.astype(jnp.uint8)), TypeError, ["y", "uint8", "jl.data.floats", "labels float32"]),
+    "one example": ((X[0], Y), ValueError, ["x", "(4,)", "one example an axis with x[None]", "x[:, None]"]),
     "labels in bytes": ((X, jnp.arange(8, dtype=jnp.uint8)), TypeError, ["y", "uint8", "jax.nn.one_hot"]),
     "other number of examples": ((X, Y[:4]), ValueError, ["(8, 4)", "(4, 3)", "first axes"]),
     "empty": ((X[:0], Y[:0]), ValueError, ["(0, 4)", "empty", "at least one"]),
@@ -329,6 +330,18 @@ def test_images_without_their_channels(net, shape):
     with pytest.raises(ValueError, match="channels") as error:
         jl.rules.bp(CONVOLUTIONAL[net], ADAM).init(jax.random.key(0), (jnp.ones(shape), Y))
     says(error, str(shape), "x[..., None]")
+
+
+@pytest.mark.parametrize("head", [nn.Dense(3), jl.layers.Head(3)])
+def test_images_that_are_not_flattened(head):
+    x = jnp.ones((8, 6, 6, 1))
+    rule = jl.rules.bp(jl.Network((nn.Dense(5),), head), ADAM)
+    if isinstance(head, jl.layers.Head):
+        rule.init(jax.random.key(0), (x, Y))
+        return
+    with pytest.raises(ValueError, match="units") as error:
+        rule.init(jax.random.key(0), (x, Y))
+    says(error, "(6, 6, 3)", "axes of the image", "jl.layers.dense and jl.layers.Head")
 
 
 class Mixing(nn.Module):
