@@ -18,8 +18,10 @@ def cut(config: Config, built: Built) -> tuple[Built, str | None]:
     The results of a run do not depend on the cut.
     """
     pipe = built.rule
-    if not isinstance(pipe, Pipeline) or len(pipe.stages) == 1:
+    if not isinstance(pipe, Pipeline):
         return built, None
+    if len(pipe.stages) == 1:
+        return built, "pipeline of 1 stage: no components learn in parallel; name more devices with --devices"
     batch = example_batch(built.data.train, config.batch_size, built.augmentation)
     params = pipe.rule.init(jax.random.key(config.seed), batch)
     pipe, costs = balanced(pipe.rule, params, batch, pipe.mesh, pipe.axis)
