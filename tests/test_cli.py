@@ -99,7 +99,10 @@ def images(folder, *sizes):
         ("train --validation 5000", "the training set has 1397 examples; hold out fewer than that"),
         ("train --helper-lr 1e-3 --rule bp", "--helper-lr=0.001: bp has one learning rate only; leave it out"),
         ("train --rule-args foo", "--rule-args=foo: must be KEY=VALUE, such as width=256"),
-        ("train --rule-args foo=1", "unknown setting foo=1; choose from autoencoder_tx, components, codes, width"),
+        (
+            "train --rule-args foo=1",
+            "--rule-args=foo=1: unknown setting of al; choose from autoencoder_tx, components, codes, width",
+        ),
         ("train --rule-args width=[", "--rule-args=width=[: the value is not YAML (while parsing"),
         ("train --model-args hiden=[8]", "--model-args=hiden: unknown argument of mlp; did you mean hidden?"),
         (
@@ -114,6 +117,7 @@ def images(folder, *sizes):
         ("plot none --examples 1", "--examples=1: must be at least 2"),
         ("compare", "RULE=: name one rule or more, each once, such as al bp dfa"),
         ("compare al al", "RULE=al al: name one rule or more, each once"),
+        ("compare bp al --rule-args codes=paper", "--rule-args=codes=paper: unknown setting of bp; choose from frozen"),
         ("compare al dpt", "RULE=dpt: unknown name; did you mean dtp?"),
         ("compare al --rule bp", "write RULE without a flag"),
         ("compare --rules=al", "unrecognized arguments: --rules=al; write RULE without a flag"),
@@ -153,7 +157,7 @@ def images(folder, *sizes):
         ("train --rule dtp --model-args hidden=[]", "--rule=dtp: "),
         ("compare bp dtp --model-args hidden=[]", "RULE=dtp: "),
         ("search bp --rule-args frozen=3", "bp with --rule-args frozen=3: frozen=3: must be a set of layer numbers"),
-        ("search bp --rule-args rate=3", "bp with --rule-args rate=3: bp: unknown setting rate=3"),
+        ("search bp --rule-args rate=3", "--rule-args=rate=3: unknown setting of bp; choose from frozen"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(line, complaint, run):
@@ -282,6 +286,7 @@ def test_list_names_every_rule_network_and_data_set(run):
     assert code == 0 and not error
     for name in (*rules.ALL, *models.ALL, *build.AUGMENTATIONS, *build.OPTIMIZERS, *data.NAMES):
         assert re.search(rf"\b{name}\b", out)
+    assert "augmentations, which --augment takes with their defaults:" in out.splitlines()
 
 
 def test_version(run):

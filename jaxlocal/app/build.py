@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxlocal import checks, codes, memory, models, parallel, processes, rules, sequences
-from jaxlocal.app.settings import OF_TEXTS, Config, ConfigError, check, flag, known, pairs
+from jaxlocal.app.settings import OF_TEXTS, Config, ConfigError, check, flag, known, pairs, shown
 from jaxlocal.data import Encoding, Splits, augmentation, floats, load, load_encoded, load_text
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.checking import are_classes
@@ -218,6 +218,21 @@ def arguments(source: str, texts: Iterable[str]) -> dict[str, Any]:
     }
 
 
+def rule_arguments(rule: str, texts: Sequence[str]) -> dict[str, Any]:
+    """The arguments KEY=VALUE of a rule.
+
+    Raises:
+      ConfigError: the rule has no such setting.
+    """
+    parameters = inspect.signature(known("--rule", rule, rules.ALL)).parameters.values()
+    settings = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+    given = arguments("--rule-args", texts)
+    for text in texts:
+        if (name := text.partition("=")[0]) not in settings:
+            raise ConfigError(f"--rule-args={shown(text)}: unknown setting of {rule}; {nearest(name, settings)}")
+    return given
+
+
 def _load_texts(config: Config, encoding: Encoding | None) -> Data:
     if config.image_size is not None:
         raise ConfigError(f"--image-size={config.image_size}: {config.data} holds texts, not images; leave it out")
@@ -323,7 +338,7 @@ def _rule(config: Config, make: Callable[..., Rule], net: Network, steps: int) -
         tx = OPTIMIZERS[config.optimizer](SCHEDULES[config.schedule](rate, steps))
         return optax.chain(l2(config.l2), tx) if config.l2 else tx
 
-    given = arguments("--rule-args", config.rule_args)
+    given = rule_arguments(config.rule, config.rule_args)
     if config.helper_lr is not None:
         helpers = those_of(make, HELPERS)
         if not helpers:

@@ -175,7 +175,7 @@ def list_names(argv: Sequence[str]) -> None:
     described: dict[str, Mapping[str, Any]] = {
         "rules": jl.rules.ALL,
         "networks": jl.models.ALL,
-        "augmentations": AUGMENTATIONS,
+        "augmentations, which --augment takes with their defaults": AUGMENTATIONS,
     }
     for kind, functions in described.items():
         _say(f"{kind}:")

@@ -50,7 +50,7 @@ class Config:
     schedule: Annotated[Literal["constant", "al", "cosine"], Flag("NAME", "constant, al or cosine")] = "constant"
     l2: Annotated[float, Flag("X", "strength of the L2 penalty")] = 0.0
     augment: Annotated[tuple[str, ...], Flag("NAME", "changes of the images; see jaxlocal list")] = ()
-    rule_args: Annotated[tuple[str, ...], Flag("K=V", "arguments of the rule, such as width=256")] = ()
+    rule_args: Annotated[tuple[str, ...], Flag("K=V", "arguments of each rule, such as width=256")] = ()
     model_args: Annotated[tuple[str, ...], Flag("K=V", "arguments of the network: hidden=[512,512]")] = ()
     seed: Annotated[int, Flag("N", "seed of weights, order and augmentation")] = 0
     seeds: Annotated[int, Flag("N", "number of runs at once, from --seed on")] = 1

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from jaxlocal import models
 from jaxlocal import search as random_search
 from jaxlocal.app import folder as folders
-from jaxlocal.app.build import OPTIMIZERS, SCHEDULES, arguments, check_rules, load_data, network
+from jaxlocal.app.build import OPTIMIZERS, SCHEDULES, check_rules, load_data, network, rule_arguments
 from jaxlocal.app.runs import Say, interrupted
 from jaxlocal.app.settings import Config, ConfigError, check, known, shown
 from jaxlocal.app.text import plural
@@ -61,9 +61,9 @@ def search(
     known("--model", config.model, models.ALL)
     loaded = load_data(config)
     net, data = network(config, loaded), loaded.splits
-    fixed = arguments("--rule-args", config.rule_args)
-    spaces = {rule: _space(rule, config, fixed, lr, helper_lr) for rule in rules}
-    plans = {rule: _plan(rule, net, fixed, config, data, spaces[rule], trials) for rule in rules}
+    fixed = {rule: rule_arguments(rule, config.rule_args) for rule in rules}
+    spaces = {rule: _space(rule, config, fixed[rule], lr, helper_lr) for rule in rules}
+    plans = {rule: _plan(rule, net, fixed[rule], config, data, spaces[rule], trials) for rule in rules}
     folder = folders.folder_or_next(folder, "search")
     folders.make(folder)
     found = {}
