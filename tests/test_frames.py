@@ -91,7 +91,10 @@ def test_labels_may_be_whole_numbers_or_real_ones(columns):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": None}, "has no column 'kind' of labels; choose from width, height, split, and name it by label"),
+        (
+            {"kind": None},
+            "has no column 'kind' of labels; choose from width, height, split, and name it by label, or --label",
+        ),
         ({"width": None, "height": None}, "has no column besides the labels; add columns of numbers"),
         ({"height": [*range(29), "tall"]}, "column 'height': row 30 holds 'tall', which is no number; turn the col"),
         ({"height": [*range(29), " "]}, "column 'height': row 30 is empty; fill it, or remove the row"),

@@ -170,9 +170,10 @@ def test_a_pipeline_is_cut_by_what_its_components_cost(monkeypatch):
 
 def test_one_device_and_rules_without_a_pipeline_are_not_measured(monkeypatch):
     monkeypatch.setattr("jaxlocal.pipeline.costs.measure", None)
-    for config in (TINY, replace(TINY, rule="al", pipeline=True)):
+    alone = "pipeline of 1 stage: no components learn in parallel; name more devices with --devices"
+    for config, expected in ((TINY, None), (replace(TINY, rule="al", pipeline=True), alone)):
         built = build.build(config)
-        assert stages.cut(config, built) == (built, None)
+        assert stages.cut(config, built) == (built, expected)
 
 
 def test_a_run_resumes_on_other_devices(finished):
@@ -231,7 +232,9 @@ def test_a_run_resumes_with_its_own_settings_only(change, complaint, finished):
 def test_with_a_schedule_the_number_of_epochs_is_fixed():
     config = replace(TINY, epochs=1, schedule="cosine")
     train(config, "run")
-    with pytest.raises(ConfigError, match="--epochs=2: the run in run has 1"):
+    with pytest.raises(
+        ConfigError, match="--epochs=2: the run in run has 1, on which the rates of --schedule cosine depend"
+    ):
         train(replace(config, epochs=2), "run", resume=True)
 
 

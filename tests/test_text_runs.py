@@ -263,7 +263,7 @@ def test_an_exported_run_of_texts_brings_its_tokenizer(texts, run, monkeypatch):
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     code, _, error = run("export run")
     assert code == 2 and error == (
-        "jaxlocal export: export: needs flatbuffers; install it with pip install 'jaxlocal[export]'\n"
+        "jaxlocal export: the export needs flatbuffers; install it with pip install 'jaxlocal[export]'\n"
     )
 
 
@@ -321,4 +321,4 @@ def test_the_probabilities_of_associated_learning_and_a_run_without_classes(run)
     real = replace(config, data="real.npz", rule="bp", rule_args=(), model_args=("hidden=[4]", "loss=squared_error"))
     app.train(real, "real", say=lambda line: None)
     code, _, error = run("predict real real.npz")
-    assert code == 2 and "this run has no classes, its targets are real numbers" in error
+    assert code == 2 and "jaxlocal predict: this run has no classes, its targets are real numbers" in error

@@ -57,7 +57,7 @@ def _check_libraries() -> None:
         import flatbuffers  # noqa: F401
         import safetensors  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"export: needs {error.name}; install it with pip install 'jaxlocal[export]'") from None
+        raise ConfigError(f"the export needs {error.name}; install it with pip install 'jaxlocal[export]'") from None
 
 
 def _program(learned: Learned) -> jax_export.Exported:

@@ -200,7 +200,8 @@ def _check_same(folder: Path, config: Config) -> None:
     for name, value in asdict(saved).items():
         if name not in free and getattr(config, name) != value:
             asked, has = (" ".join(one) if isinstance(one, tuple) else one for one in (getattr(config, name), value))
+            reason = f", on which the rates of --schedule {saved.schedule} depend" if name == "epochs" else ""
             raise ConfigError(
-                f"{flag(name)}={asked}: the run in {folder} has {has or 'none'}; leave out the flag, or name another "
-                "folder"
+                f"{flag(name)}={asked}: the run in {folder} has {has or 'none'}{reason}; leave out the flag, or name "
+                "another folder"
             )

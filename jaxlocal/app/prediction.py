@@ -41,7 +41,7 @@ def predictions(config: Config, built: Built, params: Params, inputs: Iterable[s
     """
     names, encoding = class_names(built), built.encoding
     if names is None:
-        raise ConfigError("predict: this run has no classes, its targets are real numbers; call rule.predict in Python")
+        raise ConfigError("this run has no classes, its targets are real numbers; call rule.predict in Python")
     normalise = _shares if meaning(config, built) == "shares" else jax.nn.softmax
     classify = partial(_probabilities, built.plain, normalise, built.augmentation, params)
     rest = iter(inputs)

@@ -142,7 +142,9 @@ def labels(name: str, columns: Columns, label: str) -> np.ndarray:
       ValueError: there is no such column, or a row has no label.
     """
     if label not in columns:
-        raise ValueError(f"{name}: has no column {label!r} of labels; {nearest(label, columns)}, and name it by label")
+        raise ValueError(
+            f"{name}: has no column {label!r} of labels; {nearest(label, columns)}, and name it by label, or --label"
+        )
     cells = columns[label]
     if cells.dtype.kind not in "biuf":
         cells = _parsed(np.array([None if _is_missing(cell) else str(cell).strip() for cell in cells], object))

@@ -122,7 +122,7 @@ def _rows(where: str, found: Mapping[str, Any], label: str) -> Iterator[tuple[st
     for split, rows in found.items():
         if label not in rows.features:
             hint = nearest(label, rows.features)
-            raise ValueError(f"{where}: has no column {label!r} of labels; {hint}, and name it by label")
+            raise ValueError(f"{where}: has no column {label!r} of labels; {hint}, and name it by label, or --label")
         cells = rows.select_columns(["text", label]).with_format("arrow")[:].to_pylist()
         named = getattr(rows.features[label], "int2str", str)
         for number, cell in enumerate(cells, 1):
