@@ -213,7 +213,7 @@ def _with_all_classes(built: Built, given: Data) -> Splits:
     count, width = given.splits.train[1].shape[-1], built.data.train[1].shape[-1]
     names = given.classes if built.classes else ()
     columns = [built.classes.index(name) for name in names] or list(range(count))
-    of_classes = built.plain.net.loss is not squared_error and given.splits.train[1].dtype == np.uint8
+    of_classes = given.splits.train[1].dtype == np.uint8
     if not of_classes or count > width or columns == list(range(width)):
         return given.splits
     return Splits(*((x, np.eye(width, dtype=np.uint8)[columns][y.argmax(-1)]) for x, y in given.splits))
