@@ -73,8 +73,8 @@ def block_groups(components: int | Sequence[int] | None, blocks: int) -> tuple[t
         checks.positive_int("components", components)
         if components > blocks:
             raise ValueError(
-                f"components={components}: the network has {blocks} blocks, and a component needs one at least; ask "
-                f"for 1 to {blocks}, or add blocks"
+                f"components={components}: is more than the network's number of blocks, {blocks}, and a component "
+                "needs one at least; ask for fewer, or add blocks"
             )
         components = evenly(blocks, components)
     for size in components:

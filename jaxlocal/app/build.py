@@ -179,18 +179,11 @@ def load_data(config: Config, encoding: Encoding | None = None, inputs: Sequence
         data = load(config.data, validation=config.validation, size=config.image_size, label=config.label)
         path = Path(config.data).expanduser()
         names = read_names(path, config.label) if is_frame(path) else Names((), ())
-        if (
-            inputs
-            and names.inputs
-            and (order := places(f"name={config.data!r}", names.inputs, inputs)) != sorted(order)
-        ):
+        if inputs and names.inputs:
+            order = places(f"name={config.data!r}", names.inputs, inputs)
             data = Splits(*((x[:, order], y) for x, y in data))
-    return Data(
-        autoencoding(data) if config.model == "autoencoder" else data,
-        None,
-        names.classes,
-        tuple(inputs) or names.inputs,
-    )
+    splits = autoencoding(data) if config.model == "autoencoder" else data
+    return Data(splits, None, names.classes, tuple(inputs) or names.inputs)
 
 
 @contextmanager
