@@ -308,7 +308,7 @@ def targets(scores: Any, y: Any) -> None:
             remedy = "give each token a row of y, or end the network with a jl.sequences.Readout that has a pool"
         elif y.ndim == scores.ndim == 3 and y.shape[1] != scores.shape[1]:
             remedy = "give each token of x one row of y, with zeros at padded places"
-        elif y.ndim == 2:
+        elif scores.ndim > y.ndim == 2:
             remedy = (
                 "the output still has the axes of the image; flatten them, as jl.layers.dense and jl.layers.Head do"
             )
