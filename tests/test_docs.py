@@ -297,7 +297,8 @@ def recorded_rows(page, name):
 
 def test_the_readmes_numbers_are_those_of_the_tables():
     text = " ".join((ROOT / "README.md").read_text().split())
-    test = {rule: float(accuracy.partition(" ")[0]) for rule, _, _, accuracy, *_ in recorded_rows("docs/results.md", "mnist")}
+    rows = recorded_rows("docs/results.md", "mnist")
+    test = {rule: float(accuracy.partition(" ")[0]) for rule, _, _, accuracy, *_ in rows}
     al, bp = test.pop("al"), test.pop("bp")
     assert f"`al` reaches {al:.2f} %, backpropagation {bp:.2f} %, and the others {min(test.values()):.2f} %" in text
     assert f"to {max(test.values()):.2f} %" in text
