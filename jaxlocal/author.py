@@ -32,7 +32,7 @@ def check_parts(net: Network, parts: Sequence[Part], with_head: bool, alone: boo
 
 def check_roles(roles: Collection[str], locality: Mapping[str, np.ndarray], parts: int) -> None:
     """Every role with an optimizer has a mask, and every mask has a row and a column for each part."""
-    for role in {"forward": None, **dict.fromkeys(roles)}:
+    for role in ("forward", *roles):
         if role not in locality:
             raise ValueError(f"locality: has no mask for the role {role!r}; {nearest(role, locality)}")
     for role, mask in locality.items():
@@ -107,13 +107,13 @@ def check_lesson(part: Part, component: Component, lesson: Any) -> None:
 
 def _check_alike(name: str, found: Tree, wanted: Tree) -> None:
     """The tree has the names and shapes of another one."""
-    ours, theirs = (
+    has, must_have = (
         {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (wanted, found)
+        for tree in (found, wanted)
     )
-    for path in [*ours, *theirs]:
-        if theirs.get(path) != ours.get(path):
-            here, there = (f"has shape {tree[path]}" if path in tree else "is missing" for tree in (theirs, ours))
+    for path in [*must_have, *has]:
+        if has.get(path) != must_have.get(path):
+            here, there = (f"has shape {tree[path]}" if path in tree else "is missing" for tree in (has, must_have))
             raise ValueError(f"{name}{path} {here}, but in the component it {there}")
 
 

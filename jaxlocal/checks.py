@@ -27,13 +27,12 @@ def learning_rule(make: Callable[P, R], *, needs_blocks: bool = True) -> Callabl
     A rule that also trains a network without blocks, a head alone, is decorated with `needs_blocks=False`.
     """
     signature = inspect.signature(make)
-    settings = [name for name, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY]
 
     @functools.wraps(make)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         for name, value in kwargs.items():
             if name not in signature.parameters:
-                hint = nearest(name, settings)
+                hint = nearest(name, settings(make))
                 raise TypeError(f"{make.__name__}: unknown setting {name}={show(value)}; {hint}")
         try:
             given = signature.bind(*args, **kwargs).arguments
@@ -46,6 +45,11 @@ def learning_rule(make: Callable[P, R], *, needs_blocks: bool = True) -> Callabl
         return make(*args, **kwargs)
 
     return checked
+
+
+def settings(rule: Callable[..., Any]) -> list[str]:
+    """The names of a rule's settings, which are keyword arguments of its function."""
+    return [name for name, p in inspect.signature(rule).parameters.items() if p.kind is p.KEYWORD_ONLY]
 
 
 def show(value: Any) -> str:

@@ -85,7 +85,8 @@ def locality(rule: Rule, params: Params, batch: Batch) -> dict[str, np.ndarray]:
       batch: the batch.
 
     Returns:
-      For each role with weights a mask (n, n): whether the lesson of component i depends on the weights of component j.
+      For each role a mask (n, n): whether the lesson of component i depends on the weights of component j. Where
+      component j has no weights of the role, the entry is false.
 
     Example:
       >>> rule = jl.rules.al(jl.models.mlp(hidden=(16, 8)), optax.adam(1e-3))
@@ -99,22 +100,20 @@ def locality(rule: Rule, params: Params, batch: Batch) -> dict[str, np.ndarray]:
     checks.one_run("locality", rule, params)
     lessons = jax.jit(rule.lessons)
     before = lessons(params, batch)
-    roles = sorted({role for component in params.components for role in component.weights})
-    masks = {}
-    for role in roles:
-        columns = [
-            [_differ(*pair) for pair in zip(before, lessons(_changed(params, j, role), batch), strict=True)]
-            for j in range(len(params.components))
-        ]
-        masks[role] = np.transpose(columns)
+    n = len(params.components)
+    masks: dict[str, np.ndarray] = {}
+    for j, component in enumerate(params.components):
+        for role, weights in component.weights.items():
+            mask = masks.setdefault(role, np.zeros((n, n), bool))
+            if jax.tree.leaves(weights):
+                after = lessons(_changed(params, j, role), batch)
+                mask[:, j] = [_differ(*pair) for pair in zip(before, after, strict=True)]
     return masks
 
 
 def _changed(params: Params, j: int, role: str) -> Params:
     """The parameters with other weights of one role in component j."""
     component = params.components[j]
-    if role not in component.weights:
-        return params
     noise = np.random.default_rng(j)
 
     def other(leaf: jax.Array) -> jax.Array:

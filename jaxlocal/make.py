@@ -211,7 +211,7 @@ def _fold(learn: tuple[Learn, ...], components: Components, message: Message) ->
     learned, lessons = [], []
     for learn_one, component in zip(learn, components, strict=True):
         component, message, lesson = learn_one(component, message)
-        message = ordering.after(component.weights, message)  # the same numbers, used later: it saves memory
+        message = ordering.after(component.weights, message)  # the same, but only after it has learned
         learned.append(component)
         lessons.append(lesson)
     return tuple(learned), tuple(lessons)

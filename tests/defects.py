@@ -945,8 +945,8 @@ DEFECTS = (
     Defect(
         "diagnostics: measured locality has components and weights exchanged",
         "diagnostics.py",
-        "masks[role] = np.transpose(columns)",
-        "masks[role] = np.array(columns)",
+        "mask[:, j] = [_differ(*pair)",
+        "mask[j] = [_differ(*pair)",
         "test_author.py::test_measured_locality_is_the_declared_one_where_there_are_weights[al]",
     ),
     Defect(

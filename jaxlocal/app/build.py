@@ -217,8 +217,7 @@ def rule_arguments(rule: str, texts: Sequence[str]) -> dict[str, Any]:
     Raises:
       ConfigError: the rule has no such setting.
     """
-    parameters = inspect.signature(known("--rule", rule, rules.ALL)).parameters.values()
-    settings = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+    settings = checks.settings(known("--rule", rule, rules.ALL))
     given = arguments("--rule-args", texts)
     for text in texts:
         if (name := text.partition("=")[0]) not in settings:

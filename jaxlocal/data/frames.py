@@ -101,8 +101,9 @@ def read_inputs(path: Path, label: str, wanted: Sequence[str]) -> np.ndarray:
     """The inputs alone of a table in a file, float32 (N, columns); the columns `wanted`, if they are known."""
     check_file(path)
     name, columns = _columns(path)
-    x = matrix(name, inputs(columns, label))
-    return x[:, places(name, list(inputs(columns, label)), wanted)] if wanted else x
+    found = inputs(columns, label)
+    x = matrix(name, found)
+    return x[:, places(name, list(found), wanted)] if wanted else x
 
 
 def places(name: str, found: Sequence[str], wanted: Sequence[str]) -> list[int]:
