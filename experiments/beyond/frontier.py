@@ -22,7 +22,6 @@ from experiments.lab.main import main
 from experiments.lab.records import Row
 from experiments.lab.training import NOTES, attempt, images
 from experiments.lab.workers import take_turns
-from experiments.papers.al.shared import SQUARED
 from experiments.speed.batch import make_batch
 from experiments.speed.shared import sequential
 
@@ -89,7 +88,7 @@ Make = Callable[[jl.Network, optax.GradientTransformation], jl.Rule]
 
 def contenders(problem: Problem) -> dict[str, Make]:
     """The rules by the names of their rows."""
-    lean = {f"al_{count}": partial(jl.rules.al, components=count, codes=SQUARED) for count in problem.components}
+    lean = {f"al_{count}": partial(jl.rules.al, components=count) for count in problem.components}
     paper = partial(jl.rules.al, components=problem.paper, codes=jl.codes.paper)
     longer = {f"al_2{LONGER}": lean["al_2"]} if problem.longer else {}
     feedback = {"dfa": jl.rules.dfa, "drtp": jl.rules.drtp} if problem.feedback else {}
@@ -289,8 +288,8 @@ EXPERIMENT = Experiment(
     rows=rows(),
     note=(
         f"Adam, its rate falling to zero by a cosine. Each contender chose its rate among {', '.join(map(str, RATES))} "
-        "on the validation set, with a third of the epochs. `al_N` is Associated Learning with lean codes and the "
-        "squared error in N components, and with `_long` twice the epochs; `al_paper` has the paper's codes. "
+        "on the validation set, with a third of the epochs. `al_N` is Associated Learning in N components with its "
+        "default, lean codes, and with `_long` twice the epochs; `al_paper` has the paper's codes. "
         "Operations, time, weights and memory are multiples of backpropagation's. `cifar` is the vanilla CNN on "
         "10,000 images of 16 by 16 pixels, `resnet` ResNet-8 on the same images; `mnist` and `fashion` are 8 layers "
         "of 256 units, `wide_N` is 4 layers of 1024 units on MNIST with batches of N; the other batches have 64 "
