@@ -119,6 +119,10 @@ def images(folder, *sizes):
         ("compare al al", "RULE=al al: name one rule or more, each once"),
         ("compare bp al --rule-args codes=paper", "--rule-args=codes=paper: unknown setting of bp; choose from frozen"),
         ("compare al dpt", "RULE=dpt: unknown name; did you mean dtp?"),
+        ("compare bp 'al componets=2'", "RULE=al componets=2: --rule-args=componets=2: unknown setting of al; did you"),
+        ("compare bp 'al components=9'", "RULE=al components=9: components=9: "),
+        ("compare bp 'al lr=fast'", "RULE=al lr=fast: lr=fast: must be a number"),
+        ("compare bp 'al lr=-1'", "RULE=al lr=-1: --lr=-1.0: must be a finite number above 0"),
         ("compare al --rule bp", "write RULE without a flag"),
         ("compare --rules=al", "unrecognized arguments: --rules=al; write RULE without a flag"),
         ("search --rule al", "write RULE without a flag"),
@@ -406,12 +410,26 @@ def test_compare(run, monkeypatch):
     monkeypatch.setattr(session, "fit", stopped)
     code, _, error = run(
         "compare bp dfa --out both --resume --epochs 2 --log tensorboard"
-    )  # other settings come from the runs
+    )  # other settings come from compare.yaml
     assert code == 130
     assert error == (
         "jaxlocal compare: stopped after step 7 of bp; "
         "resume with: jaxlocal compare bp dfa --out both --resume --log tensorboard\n"
     )
+
+
+def test_compare_a_rule_with_itself_by_settings_of_its_own(run):
+    rules = "'al width=4 lr=0.01' al"
+    code, out, _ = run(f"compare {rules} --epochs 1 --rule-args width=8 --model-args hidden=[8] --out both")
+    assert code == 0 and out.count("al width=4 lr=0.01 last (epoch 1)") == 1
+    own, shared = (settings.read(Path(f"both/{name}/config.yaml")) for name in ("al,width=4,lr=0.01", "al"))
+    assert (own.lr, own.rule_args, shared.lr, shared.rule_args) == (0.01, ("width=8", "width=4"), 1e-3, ("width=8",))
+    bridge = runs.load("both/al,width=4,lr=0.01").params.components[0].weights["bridge"]
+    assert {leaf.shape[-1] for leaf in jax.tree.leaves(bridge)} == {4}
+    code, _, error = run(f"compare {rules} --out both")
+    assert code == 2 and "--out=both: holds a comparison; resume it with --resume" in error
+    code, out, _ = run(f"compare {rules} --out both --resume --epochs 2")  # each rule keeps its own settings
+    assert code == 0 and "al width=4 lr=0.01 last (epoch 2)" in out
 
 
 def test_the_same_search_command_resumes(run, monkeypatch):

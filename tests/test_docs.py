@@ -25,7 +25,7 @@ from helpers import ROOT, code_blocks, layer_local, slow
 import jaxlocal as jl
 from experiments.lab import records
 from jaxlocal import flags
-from jaxlocal.app import Config, build, cli, settings
+from jaxlocal.app import Config, build, cli, comparison, settings
 
 MODULES = [module.name for module in pkgutil.walk_packages(jl.__path__, "jaxlocal.")]
 INTERNAL = {
@@ -158,9 +158,10 @@ def check_command(name, argv, monkeypatch):
         assert read.run
         return
     config = settings.from_flags(read, Config())
-    for rule in getattr(read, "rules", [config.rule]):
-        given = build.arguments("--rule-args", config.rule_args)
-        assert given.keys() <= inspect.signature(jl.rules.ALL[rule]).parameters.keys()
+    rules = getattr(read, "rules", []) or [config.rule]
+    for one in comparison.with_own(rules, config).values():
+        given = build.arguments("--rule-args", one.rule_args)
+        assert given.keys() <= inspect.signature(jl.rules.ALL[one.rule]).parameters.keys()
     given = build.arguments("--model-args", config.model_args)
     assert given.keys() <= inspect.signature(jl.models.ALL[config.model]).parameters.keys()
     assert set(config.augment) <= build.AUGMENTATIONS.keys()

@@ -82,10 +82,15 @@ class Built(NamedTuple):
 
 def check_rules(names: Any) -> None:
     """These are the names of one rule or more, each once."""
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"rules={checks.show(names)}: must be a list of names, such as ['al', 'bp']")
+    check_each_once(names)
     for name in names:
         known("RULE", name, rules.ALL)
+
+
+def check_each_once(names: Any) -> None:
+    """These are one text or more, each once."""
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"rules={checks.show(names)}: must be a list of names, such as ['al', 'bp']")
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"RULE={' '.join(names)}: name one rule or more, each once, such as al bp dfa")
 

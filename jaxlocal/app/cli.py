@@ -91,12 +91,12 @@ def export(argv: Sequence[str]) -> None:
 
 
 def compare(argv: Sequence[str]) -> None:
-    """Train several rules with the same settings: a table and a picture."""
+    """Train several rules on the same data and seeds: a table and a picture."""
     parser = _parser("compare", "RULE … ")
-    _add_rules(parser)
+    _add_rules(parser, "rules: al bp, or with own settings: 'al lr=0.01'")
     _add_run_flags(parser, "of the runs, else runs/compare-N")
     settings.add_flags(parser, Config(), [name for name in settings.TYPES if name != "rule"])
-    read, config = _joined(argv, lambda: _with_config(_parsed(parser, argv), "*/config.yaml"))
+    read, config = _joined(argv, lambda: _with_config(parser.parse_intermixed_args(argv), "compare.yaml"))
     app.compare(read.rules, config, read.out, resume=read.resume, log=read.log, say=_say)
 
 
@@ -279,8 +279,8 @@ def _add_run(parser: flags.Parser, help: str = "folder of the run") -> None:
     flags.add_switch(parser, "--best", "the best epoch on validation, not the last one")
 
 
-def _add_rules(parser: flags.Parser) -> None:
-    parser.add_argument("rules", metavar="RULE", nargs="*", help="rules, such as al bp dfa")
+def _add_rules(parser: flags.Parser, help: str = "rules, such as al bp dfa") -> None:
+    parser.add_argument("rules", metavar="RULE", nargs="*", help=help)
 
 
 def _parsed(parser: flags.Parser, argv: Sequence[str]) -> Namespace:
@@ -301,10 +301,9 @@ def _with_config(read: Namespace, saved: str) -> tuple[Namespace, Config]:
     if read.resume:
         if not read.out:
             raise ConfigError("--resume: needs the folder to resume; name it with --out")
-        found = min(read.out.glob(saved), default=None)
-        if found is None:
+        if not (read.out / saved).exists():
             raise nothing_to_resume(read.out)
-        file = file or found
+        file = file or read.out / saved
     config = settings.from_flags(read, settings.read(file) if file else Config())
     settings.check(config)  # now, because JAX starts with the number of devices
     return read, config

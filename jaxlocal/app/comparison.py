@@ -1,4 +1,7 @@
-"""Rules compared: a run of each from the same seeds, their differences with intervals, and pictures of both."""
+"""Rules compared: a run of each from the same seeds, their differences with intervals, and pictures of both.
+
+`compare.yaml` in the folder has the settings that all rules share.
+"""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,15 +13,20 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxlocal import plots, processes
+from jaxlocal.app import folder as folders
 from jaxlocal.app import runs, settings, text
-from jaxlocal.app.build import build, check_rules, on_all_devices
+from jaxlocal.app.build import build, check_each_once, on_all_devices
 from jaxlocal.app.folder import Summary, folder_or_next
 from jaxlocal.app.provenance import in_picture
 from jaxlocal.app.runs import Say, Stopped
-from jaxlocal.app.settings import Config, ConfigError
+from jaxlocal.app.settings import TYPES, Config, ConfigError, known, shown, typed
 from jaxlocal.loggers import Opener
+from jaxlocal.rules import ALL
 from jaxlocal.statistics import Difference, against
 from jaxlocal.training import DivergedError
+
+OWN = "lr", "helper_lr", "optimizer", "schedule", "l2"  # what a rule may have of its own, beside its arguments
+SHARED = "compare.yaml"
 
 
 class Differences(NamedTuple):
@@ -38,56 +46,93 @@ def compare(
     log: Sequence[str | Opener] = (),
     say: Say = print,
 ) -> dict[str, Summary]:
-    """Train each of the rules with the same settings, and leave a folder with a run of each and pictures of all.
+    """Train rules with the same settings but for their own, and leave a folder with a run of each and pictures of all.
 
     A seed gives every rule the same examples in the same order. So with several seeds, which each rule trains in one
     program, the rules are compared seed by seed: each with the first one.
 
     Args:
-      rules: the names of the rules.
-      config: the settings, whose own rule is not used.
+      rules: the names of the rules, each alone or with settings of its own, such as "al components=2 lr=0.01": its
+        arguments, and lr, helper_lr, optimizer, schedule and l2.
+      config: the settings that all share, whose own rule is not used.
       folder: the folder; by default runs/compare-N with the first N that is free.
       resume: whether to resume the runs in the folder.
       log: the loggers that show the curves.
       say: called with each line of the report.
 
     Returns:
-      The outcome for each rule.
+      The outcome for each rule, by its name and its own settings.
 
     Raises:
       ConfigError: the settings or the folder are wrong.
       Stopped: Ctrl-C or SIGTERM; everything is saved.
     """
-    check_rules(rules)
     settings.check(config)
     config = on_all_devices(config)
-    configs = {rule: replace(config, rule=rule) for rule in rules}
+    configs = with_own(rules, config)
     say = say if processes.writes() else runs.silence
-    for one in configs.values():  # a mistake in the last one is reported before the first one is trained
-        processes.together(partial(_try, one))
+    for words, one in configs.items():  # a mistake in the last one is reported before the first one is trained
+        processes.together(partial(_try, words, one))
     folder = processes.first(partial(folder_or_next, folder, "compare"))
+    processes.first(partial(_begin, folder, config, resume))
     summaries = {}
-    for rule, one in configs.items():
+    for words, one in configs.items():
+        own = folder / words.replace(" ", ",")
         try:
-            begun = resume and processes.first((folder / rule / "config.yaml").exists)
-            summaries[rule] = runs.train(one, folder / rule, resume=begun, log=log, say=say)
+            begun = resume and processes.first((own / "config.yaml").exists)
+            summaries[words] = runs.train(one, own, resume=begun, log=log, say=say)
         except Stopped as stop:
             again = f"--out {shlex.quote(str(folder))} --resume{text.log_flag(log)}"
-            command = f"jaxlocal compare {' '.join(rules)} {again}"
-            raise Stopped(stop.signal, f"{stop.after} of {rule}", command) from None
+            command = f"jaxlocal compare {shlex.join(configs)} {again}"
+            raise Stopped(stop.signal, f"{stop.after} of {words}", command) from None
         except DivergedError as error:
-            raise DivergedError(f"{rule}: {error}") from None
+            raise DivergedError(f"{words}: {error}") from None
     say(f"\n{text.table(summaries)}")
     processes.first(lambda: _draw(summaries, config, folder, say))
     return summaries
 
 
-def _try(config: Config) -> None:
+def with_own(rules: Sequence[str], config: Config) -> dict[str, Config]:
+    """The settings of each rule: those that all share, and its own.
+
+    Example:
+      >>> from jaxlocal.app import Config
+      >>> [(name, one.rule_args, one.lr) for name, one in with_own(["bp", "al width=32 lr=0.01"], Config()).items()]
+      [('bp', (), 0.001), ('al width=32 lr=0.01', ('width=32',), 0.01)]
+    """
+    check_each_once(rules)
+    return {words: _with_own(words, config) for words in rules}
+
+
+def _with_own(words: str, config: Config) -> Config:
+    rule, *pairs = words.split() or [""]
+    known("RULE", rule, ALL)
+    learning, arguments = {}, list(config.rule_args)
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        if key in OWN:
+            learning[key] = typed(f"RULE={shown(words)}: {key}", value, TYPES[key])
+        else:
+            arguments.append(pair)
+    return replace(config, rule=rule, rule_args=tuple(arguments), **learning)
+
+
+def _try(words: str, config: Config) -> None:
     """Refuse what cannot be built."""
     try:
         build(config)
     except ConfigError as error:  # in a comparison the rules are not named by a flag
-        raise ConfigError(str(error).replace("--rule=", "RULE=")) from None
+        reason = str(error).removeprefix(f"--rule={config.rule}: ")
+        plain = words == config.rule and reason == str(error)
+        raise ConfigError(reason if plain else f"RULE={words}: {reason}") from None
+
+
+def _begin(folder: Path, config: Config, resume: bool) -> None:
+    """Make the folder, and keep the settings that all rules share."""
+    folders.make(folder)
+    if not resume and (folder / SHARED).exists():
+        raise ConfigError(f"--out={folder}: holds a comparison; resume it with --resume, or name another folder")
+    settings.write(config, folder / SHARED)
 
 
 def differences(summaries: Mapping[str, Summary]) -> Differences:
