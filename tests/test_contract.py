@@ -37,7 +37,7 @@ CASES = [
     *((name, net) for net in ("lstm", "transformer") for name in ON_SEQUENCES if name in KINDS),
     *((name, "tagger") for name in KINDS_ON_TOKENS),
 ]
-QUICK = ("al", "tagger"), ("kp", "lstm"), ("al", "transformer"), ("dkp", "transformer")
+QUICK = ("kp", "lstm"), ("dkp", "transformer")
 every_case = by_case(CASES, QUICK)
 
 
@@ -59,7 +59,7 @@ def test_step_is_pure_and_compiles_once(name, net):
 FEW_SHAPES = jl.models.mlp((4, 4), classes=3, norm=True, dropout=0.3)
 
 
-@by_rule(FAMILIES, quick=("al",))
+@by_rule(FAMILIES, quick=("bp",))
 def test_without_jit_the_numbers_are_the_same(name):
     rule, init, step, params, batch = start(name, FEW_SHAPES)
     first = init(jax.random.key(0), batch)

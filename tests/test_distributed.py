@@ -169,7 +169,7 @@ def assert_same_runs(first, second):
 @pytest.mark.parametrize(
     ("processes", "devices", "flags"),
     [
-        (2, 1, ["--pipeline"]),
+        slow(2, 1, ["--pipeline"]),
         slow(2, 1, ["--pipeline", "--split", "2"]),  # one stage
         slow(2, 2, ["--pipeline", "--split", "2"]),
         slow(2, 1, ["--rule", "dfa"]),

@@ -166,13 +166,8 @@ def test_ticks_and_a_drain_are_sequential_updates(name, devices, stages):
         assert same(pipe.drain(params), wanted[i + 1])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[group(name), *([] if name == "convolution" else [pytest.mark.slow])])
-        for name in SEQUENCES
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [pytest.param(name, marks=group(name)) for name in SEQUENCES])
 def test_sequences_on_three_devices_bit_for_bit(name):
     """The messages hold masked sequences, of token ids with padding; dropout draws the same."""
     pipe, wanted = pipeline(name, 3), sequential(name).params

@@ -109,7 +109,7 @@ def test_token_0_inside_a_text_is_a_token_and_after_it_padding():
     np.testing.assert_array_equal(x.mask, [[True, True, True, False, False], [False] * 5])
 
 
-@by_rule(["bp", "al", "kp", "dfa", "predsim", "dgl", "scpl"], quick=("al",))  # of each file; wm draws noise by place
+@by_rule(["bp", "al", "kp", "dfa", "predsim", "dgl", "scpl"], quick=("bp",))  # of each file; wm draws noise by place
 def test_longer_padding_changes_no_prediction_and_no_update(name):
     """One network of every kind of block, and the same weights for five steps and for eight."""
     blocks = (
@@ -139,7 +139,7 @@ def test_a_frozen_embedding_keeps_its_given_vectors(name):
     assert not same(old[1], new[1])
 
 
-@by_rule(["al", "kp"])
+@by_rule(["al", "kp"], quick=("kp",))
 def test_weights_by_name_out_and_in(name):
     rule, batch = jl.rules.ALL[name](NETS["lstm"], SGD), make_batch(NETS["lstm"])
     params = drawn(rule, batch)

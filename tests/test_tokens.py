@@ -142,7 +142,7 @@ def test_zeros_are_real_targets_like_others():
         close(moves[0][name], moves[1][name] + moves[2][name])
 
 
-@by_rule(KINDS_ON_TOKENS, quick=("al",))
+@by_rule(KINDS_ON_TOKENS, quick=("bp",))
 def test_longer_padding_changes_no_prediction_and_no_update(name):
     """The other blocks are in test_sequences."""
     blocks = Embedding(7, 4), Recurrent(nn.GRUCell(2), bidirectional=True), Convolution(3)

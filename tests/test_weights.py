@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import HEADLESS, NETS, RULES, by_rule, code_blocks, drawn, make_batch, same, start
+from helpers import FAMILIES, HEADLESS, NETS, RULES, by_rule, code_blocks, drawn, make_batch, same, start
 from jax.sharding import NamedSharding, PartitionSpec
 from numpy.lib.stride_tricks import sliding_window_view
 from safetensors.numpy import load_file, save_file
@@ -28,7 +28,7 @@ def learned(params):
     return [(component.weights, component.stats) for component in params.components]
 
 
-@by_rule(RULES)
+@by_rule(RULES, quick=FAMILIES)
 def test_round_trip(name, tmp_path):
     """Through NumPy and through a file: all that was learned, bit for bit, and nothing else."""
     net = NETS["norm dropout"]
