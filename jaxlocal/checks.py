@@ -19,6 +19,7 @@ from jaxlocal.network import Network, Tree, cross_entropy, vocabulary
 
 P = ParamSpec("P")
 R = TypeVar("R")
+PIECE = 64 * 2**20  # bytes of an array that are searched at a time
 
 
 def learning_rule(make: Callable[P, R], *, needs_blocks: bool = True) -> Callable[P, R]:
@@ -111,6 +112,16 @@ def single_rule(transform: str, rule: Any) -> None:
         )
 
 
+def plain_rule(function: str, rule: Any) -> None:
+    """A Rule of one run on one device."""
+    _some_rule(function, rule)
+    if rule.placement.members or rule.placement.mesh:
+        raise ValueError(
+            f"rule: is an ensemble, or its batches are shared by devices, and {function} takes one run on one device; "
+            "pass the rule that it is made of"
+        )
+
+
 def one_run(function: str, rule: Any, value: Any) -> None:
     """A rule that is no ensemble, and parameters: what most diagnostics take."""
     _some_rule(function, rule)
@@ -135,7 +146,9 @@ def rule_and_params(rule: Any, value: Any) -> None:
 def optimizer(name: str, tx: Any) -> None:
     """The value is an optax optimizer that moves weights down the gradient."""
     if not isinstance(tx, optax.GradientTransformation):
-        raise TypeError(f"{name}={show(tx)}: must be an optax optimizer, such as {name}=optax.adam(1e-3)")
+        wrapped = hasattr(tx, "gradient_transformation")  # optax.MultiSteps
+        remedy = "add .gradient_transformation()" if wrapped else f"such as {name}=optax.adam(1e-3)"
+        raise TypeError(f"{name}={show(tx)}: must be an optax optimizer, {remedy}")
     try:
         with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
             weight, up = {"kernel": jnp.zeros((1, 1))}, {"kernel": jnp.full((1, 1), 1e3)}
@@ -291,7 +304,12 @@ def readable(array: Any) -> bool:
 
 def finite(pair: str, name: str, array: Any) -> None:
     """No number of the array is NaN or infinite, as far as it can be read here."""
-    if readable(array) and jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(np.asarray(array)).all():
+    if not readable(array) or not jnp.issubdtype(array.dtype, jnp.floating):
+        return
+    # In pieces, because an array may lie on a disk and be larger than the memory.
+    whole = np.asarray(array)
+    rows = max(1, PIECE // max(1, whole[:1].nbytes))
+    if not all(np.isfinite(whole[i : i + rows]).all() for i in range(0, len(whole), rows)):
         raise ValueError(
             f"{pair}: {name} holds NaN or infinity; clean the data, or replace them with jnp.nan_to_num({name})"
         )

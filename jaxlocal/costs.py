@@ -67,7 +67,7 @@ def costs(rule: Rule, batch: Batch, backprop: Rule | None = None) -> CostTable:
       >>> len(lean.components)
       2
     """
-    checks.single_rule("costs", rule)
+    checks.plain_rule("costs", rule)
     batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
     return CostTable(
         _of_rule(rule, batch),

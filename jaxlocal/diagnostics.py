@@ -149,7 +149,8 @@ def alignment(rule: Rule, params: Params, batch: Batch) -> jax.Array:
     Backpropagation's gradient is that of the network's loss of `predict`, at the same weights and with the batch's own
     statistics. Optimizers are not involved. If the angle is below 90 degrees, the rule's gradient decreases the loss.
     Layers without weights have no angle: NaN. With dropout, the two gradients use different masks. If the network's
-    loss is the cross entropy, the predictions of Associated Learning are treated as logits, although they are not.
+    loss is the cross entropy, predictions are treated as logits. Those of Associated Learning with the paper's codes
+    are not.
 
     Args:
       rule: the rule.

@@ -119,7 +119,10 @@ def images(folder, *sizes):
         ("compare al al", "RULE=al al: name one rule or more, each once"),
         ("compare bp al --rule-args codes=paper", "--rule-args=codes=paper: unknown setting of bp; choose from frozen"),
         ("compare al dpt", "RULE=dpt: unknown name; did you mean dtp?"),
-        ("compare bp 'al componets=2'", "RULE=al componets=2: --rule-args=componets=2: unknown setting of al; did you"),
+        ("compare bp 'al componets=2'", "RULE=al componets=2: componets=2 is no setting of al, written as KEY=VALUE"),
+        ("compare bp 'al width=[64, 64]'", "RULE=al width=[64, 64]: 64] is no setting of al, written as KEY=VALUE w"),
+        ("compare bp 'bp lr=1' 'bp  lr=1'", "name one rule or more, each once"),
+        ("compare bp 'al helper-lr=fast'", "RULE=al helper-lr=fast: helper_lr=fast: must be a number"),
         ("compare bp 'al components=9'", "RULE=al components=9: components=9: "),
         ("compare bp 'al lr=fast'", "RULE=al lr=fast: lr=fast: must be a number"),
         ("compare bp 'al lr=-1'", "RULE=al lr=-1: --lr=-1.0: must be a finite number above 0"),
@@ -324,6 +327,8 @@ def test_eval_of_the_best_and_of_other_data(trained, run):
     x, y = data.digits().test
     np.savez("same.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     np.savez("other.npz", x_train=x[:, :4], y_train=y)
+    np.savez("real.npz", x_train=x, y_train=np.random.default_rng(0).random(y.shape))
+    np.savez("large.npz", x=np.full(x[:2].shape, 1e300))
     labels = y.argmax(1)
     np.savez("few.npz", x_train=x[labels < 7], y_train=labels[labels < 7])  # without the highest classes
     with np.load("few.npz") as file:
@@ -338,6 +343,10 @@ def test_eval_of_the_best_and_of_other_data(trained, run):
     assert out.split()[-2:] == run(f"eval {folder}")[1].split()[-2:]  # on the test set
     code, _, error = run(f"eval {folder} --data other.npz")
     assert code == 2 and "has examples or targets of shape (4, 8, 1), but the run was trained on (8, 8, 1)" in error
+    code, out, error = run(f"eval {folder} --data real.npz")
+    assert (code, out) == (2, "") and "--data=real.npz: holds real numbers as targets, but the run was trained" in error
+    code, out, error = run(f"predict {folder} large.npz")
+    assert (code, out) == (2, "") and "holds NaN, infinity or a number too large for float32" in error
 
 
 def test_flags_override_the_file_and_the_file_overrides_the_run(run):
@@ -428,6 +437,10 @@ def test_compare_a_rule_with_itself_by_settings_of_its_own(run):
     assert {leaf.shape[-1] for leaf in jax.tree.leaves(bridge)} == {4}
     code, _, error = run(f"compare {rules} --out both")
     assert code == 2 and "--out=both: holds a comparison; resume it with --resume" in error
+    kept = Path("both/compare.yaml").read_text()
+    code, _, error = run(f"compare {rules} --out both --resume --lr 0.1")
+    assert code == 2 and "--lr=0.1: the run in both/al has 0.001" in error
+    assert Path("both/compare.yaml").read_text() == kept
     code, out, _ = run(f"compare {rules} --out both --resume --epochs 2")  # each rule keeps its own settings
     assert code == 0 and "al width=4 lr=0.01 last (epoch 2)" in out
 
@@ -534,8 +547,8 @@ LABELS = np.arange(40) % 3
 @pytest.mark.parametrize(
     ("x", "y", "complaint"),
     [
-        (np.where(X > 0.9, np.nan, X), LABELS, "x_train holds NaN or infinity"),
-        (X, np.where(X[:, :1] > 0.9, np.inf, X[:, :1]), "y holds NaN or infinity"),
+        (np.where(X > 0.9, np.nan, X), LABELS, "x_train holds NaN, infinity"),
+        (X, np.where(X[:, :1] > 0.9, np.inf, X[:, :1]), "y holds NaN, infinity"),
         (X, np.where(LABELS == 1, 10**13, LABELS), "y has the class 10000000000000, whose one-hot rows would take"),
         (X, LABELS * 0, "y_train has one class, 0, so that there is nothing to learn"),
         (X, LABELS * 0 + 1, "y_train has one class, 1, so that there is nothing to learn"),

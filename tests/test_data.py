@@ -199,6 +199,8 @@ def test_arrays_are_the_same_as_a_file_of_them(tmp_path):
             ValueError,
             "^x_test and y_test differ from those of train",
         ),
+        ({"train": (x * 1e300, labels)}, ValueError, "^x_train holds NaN, infinity or a number too large for float32"),
+        ({"train": (x[:2], labels[:2])}, ValueError, "^train: has too few examples to hold some out"),
         ({"train": (x, -labels)}, ValueError, "^y must hold class labels 0, 1, … as whole numbers"),
         ({"train": (x, several)}, ValueError, "^y has rows of whole numbers that are not one-hot, .* make several lab"),
         ({"train": (x, several == 1)}, ValueError, "^y has rows of whole numbers that are not one-hot"),

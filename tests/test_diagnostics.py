@@ -182,6 +182,13 @@ def test_costs_are_those_that_can_be_counted_by_hand():
     assert lines[0].split() == list(found.rule._fields) and lines[2].split()[0] == "rule"
 
 
+def test_costs_are_those_of_one_run_on_one_device():
+    rule, batch = jl.rules.bp(jl.models.mlp((8,)), SGD), (jnp.zeros((8, 4)), jnp.zeros((8, 10)))
+    for other in (jl.ensemble(rule, 2), jl.data_parallel(rule, jl.pipeline.mesh(data=2))):
+        with pytest.raises(ValueError, match=r"^rule: .* costs takes one run on one device; pass the rule that it is"):
+            jl.diagnostics.costs(other, batch)
+
+
 def test_the_components_costs_of_a_forward_only_rule():
     net, batch = jl.models.mlp((64,) * 3), (jnp.zeros((8, 64)), jnp.zeros((8, 10)))
     found = jl.diagnostics.costs(jl.rules.al(net, SGD, width=16), batch)

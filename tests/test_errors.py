@@ -174,6 +174,7 @@ BAD_SETTINGS = [
     ("wm", {"mirror_rate": 1.0}, ValueError, ["mirror_rate=1.0", "less than one"]),
     ("wm", {"mirror_decay": -0.1}, ValueError, ["mirror_decay=-0.1", "zero or more"]),
     ("brsf", {"feedback_init": 3.0}, TypeError, ["feedback_init=3.0", "initializer"]),
+    ("kp", {"feedback_tx": optax.MultiSteps(ADAM, 2)}, TypeError, ["feedback_tx=", "add .gradient_transformation()"]),
     ("kp", {"feedback_tx": optax.sgd(-1.0)}, ValueError, ["feedback_tx", "negative"]),
     ("tp", {"noise_preserving": "no"}, TypeError, ["noise_preserving='no'", "True or False"]),
     ("fa", {"feedback_init": "he"}, TypeError, ["feedback_init='he'", "he_normal()"]),
@@ -244,6 +245,8 @@ def test_codes_by_class_need_labels():
         rule.init(jax.random.key(0), (x, soft))
     with pytest.raises(ValueError, match="one-hot"):
         rule.update(rule.init(jax.random.key(0), (x, y)), (x, soft))
+    step, params = jax.jit(rule.step), rule.init(jax.random.key(0), (x, y))  # a compiled program cannot see the labels
+    assert jnp.isfinite(step(params, (x, y))[1].losses).all() and jnp.isnan(step(params, (x, soft))[1].losses).all()
     with pytest.raises(ValueError, match="real targets"):
         jl.rules.al(NET._replace(loss=jl.squared_error), ADAM, by_class=True)
 

@@ -582,6 +582,8 @@ def test_bad_settings_are_one_sentence(make, error, match):
         ),
         (lambda pipe, params, x, y: pipe.update(params, (x, y.argmax(-1))), TypeError, "one-hot"),
         (lambda pipe, params, x, y: pipe.update(params, (x * np.nan, y)), ValueError, "x holds NaN"),
+        (lambda pipe, params, x, y: pipe.feed((x, y * np.nan)), ValueError, "^batch: y holds NaN"),
+        (lambda pipe, params, x, y: pipe.run(params, (x[None] * np.nan, y[None])), ValueError, "^batches: x holds NaN"),
         (lambda pipe, params, x, y: pipe.run(params, (x, y)), ValueError, r"^batches: x=.*must be \(T, B, …\)"),
         (
             lambda pipe, params, x, y: pipe.update(sequential("dense").params[0], (x, y)),

@@ -66,6 +66,8 @@ def test_wrong_arguments_are_one_sentence_before_anything_is_trained(tmp_path):
         ranking.enter(partial(jl.rules.dfa), TINY)
     with pytest.raises(ValueError, match=r"^entries: is empty"):
         ranking.table([])
+    with pytest.raises(ValueError, match=r"^entries: several are of a rule called 'bp'"):
+        ranking.table([entry("bp", 0.95), entry("bp", 0.92)])
     with pytest.raises(ValueError, match=r"^seeds=0: must be at least 1"):
         app.rank(["bp"], folder=tmp_path / "a", seeds=0)
     assert not (tmp_path / "a").exists()

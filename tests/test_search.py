@@ -160,6 +160,8 @@ def test_one_program_for_all_groups():
 
 
 def test_one_that_diverges_hurts_no_other_and_is_never_best():
+    (large,) = search.search(linear, [{"lr": 1e10}], DATA, **SHORT)  # its loss is finite
+    assert large.diverged
     trials = search.search(linear, [{"lr": 1e38}, *FOUR], DATA, group=5, **SHORT)
     assert [trial.diverged for trial in trials] == [True, False, False, False, False]
     assert trials[0].accuracy == 0
@@ -286,6 +288,10 @@ def test_the_fingerprint_does_not_depend_on_the_process():
     assert first == second
 
 
+def many(setting):
+    return jl.ensemble(linear(setting), 2)
+
+
 def branching(setting):
     return linear(setting if setting["lr"] > 1 else {"lr": 0.1})
 
@@ -317,6 +323,7 @@ def sized(setting):
         (lambda: search.search(branching, FOUR, DATA, **SHORT), TypeError, ["make", "branches", "separately"]),
         (lambda: search.search(sized, [{"lr": 3}], DATA, **SHORT), TypeError, ["make", "size", "separately"]),
         (lambda: search.search(dict, FOUR, DATA, **SHORT), TypeError, ["make", "{'lr': 0.0001}", "return a rule"]),
+        (lambda: search.search(many, FOUR, DATA, **SHORT), ValueError, ["ensemble", "the rule that it is made of"]),
         (lambda: search.best([Trial({"lr": 1.0}, (0.0,), None)]), ValueError, ["all 1", "diverged", "lower"]),
         (lambda: search.histograms({}), ValueError, ["results={}"]),
     ],

@@ -231,6 +231,14 @@ def test_whole_sets_are_evaluated_in_pieces(monkeypatch, count):
     assert many["accuracy"] == pytest.approx([wanted["accuracy"]] * 2)
 
 
+def test_numbers_on_a_disk_are_searched_for_nan_in_pieces(tmp_path, monkeypatch, whole):
+    monkeypatch.setattr(jl.checks, "PIECE", 1)
+    x, y = SMALL.test
+    np.save(tmp_path / "x.npy", np.where(np.arange(len(x)) == len(x) - 1, np.nan, x.T).T)
+    with pytest.raises(ValueError, match=r"^data: x holds NaN or infinity"):
+        evaluate(AL, whole.params, (np.load(tmp_path / "x.npy", mmap_mode="r"), y))
+
+
 def test_real_targets_have_no_accuracy():
     net = jl.models.autoencoder((8, 4, 8), units=64)
     data = jl.data.Splits(*((x, x.reshape(len(x), -1)) for x, _ in SMALL))
@@ -251,6 +259,7 @@ def test_rules_with_helpers_learn_by_fit(name):
         (lambda p, x, y: evaluate("al", p, (x, y)), TypeError, "^rule='al': must be a rule, .*pass pipe.rule and"),
         (lambda p, x, y: evaluate(BP, p, (x, y)), ValueError, "^params has . components, but the rule has 1"),
         (lambda p, x, y: evaluate(AL, p, (x, y[:, :3])), ValueError, r"^data: y has shape \(20, 3\), .*\(N, 10\)"),
+        (lambda p, x, y: evaluate(AL, p, (x, y / 2)), ValueError, "^data: cross entropy needs class labels"),
         (lambda p, x, y: evaluate(AL, p, (x, y), "flip"), TypeError, "^augmentation='flip': must be an augmentation"),
         (lambda p, x, y: jl.training.accuracy("al", p, (x, y)), TypeError, "^rule='al': must be a rule"),
         (lambda p, x, y: jl.training.accuracy(AL, p, (x, y[:, :3])), ValueError, "^data: y has shape"),

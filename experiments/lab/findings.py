@@ -127,8 +127,9 @@ about a dozen epochs later. So what it ends with depends on when it is stopped. 
 {bartunov_table1/mnist_fc_sdtp_parallel}; by validation the 240th is best. The large β₁ of the inverses' optimizer
 brings about the first collapse: with the β₁ of Table 4 in that optimizer alone SDTP has
 {bartunov_table1/mnist_fc_sdtp_parallel_inverse_b1} after four epochs, and with it in both optimizers
-{bartunov_table1/mnist_fc_sdtp_parallel_b1}. These two were not trained for longer. Parallel AO-SDTP learns with either: {bartunov_table1/mnist_fc_ao_sdtp_parallel} as printed, with the whole
-budget, and {bartunov_table1/mnist_fc_ao_sdtp_parallel_b1} with Table 4's, after four epochs.
+{bartunov_table1/mnist_fc_sdtp_parallel_b1}. These two were not trained for longer. Parallel AO-SDTP learns with either:
+{bartunov_table1/mnist_fc_ao_sdtp_parallel} as printed, with the whole budget, and
+{bartunov_table1/mnist_fc_ao_sdtp_parallel_b1} with Table 4's, after four epochs.
 
 Alternating SDTP collapses, too, but later. By validation it is best after the second epoch, and from the fourteenth on
 it never has a quarter right; it ends at {bartunov_table1/mnist_fc_sdtp_alternating}. Alternating AO-SDTP has the same

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxlocal import plots, processes
+from jaxlocal import checks, plots, processes
 from jaxlocal.app import folder as folders
 from jaxlocal.app import runs, settings, text
 from jaxlocal.app.build import build, check_each_once, on_all_devices
@@ -20,6 +20,7 @@ from jaxlocal.app.folder import Summary, folder_or_next
 from jaxlocal.app.provenance import in_picture
 from jaxlocal.app.runs import Say, Stopped
 from jaxlocal.app.settings import TYPES, Config, ConfigError, known, shown, typed
+from jaxlocal.hints import nearest
 from jaxlocal.loggers import Opener
 from jaxlocal.rules import ALL
 from jaxlocal.statistics import Difference, against
@@ -74,13 +75,13 @@ def compare(
     for words, one in configs.items():  # a mistake in the last one is reported before the first one is trained
         processes.together(partial(_try, words, one))
     folder = processes.first(partial(folder_or_next, folder, "compare"))
-    processes.first(partial(_begin, folder, config, resume))
+    places = {words: folder / words.replace(" ", ",") for words in configs}
+    processes.first(partial(_begin, folder, config, {places[words]: one for words, one in configs.items()}, resume))
     summaries = {}
     for words, one in configs.items():
-        own = folder / words.replace(" ", ",")
         try:
-            begun = resume and processes.first((own / "config.yaml").exists)
-            summaries[words] = runs.train(one, own, resume=begun, log=log, say=say)
+            begun = resume and processes.first((places[words] / "config.yaml").exists)
+            summaries[words] = runs.train(one, places[words], resume=begun, log=log, say=say)
         except Stopped as stop:
             again = f"--out {shlex.quote(str(folder))} --resume{text.log_flag(log)}"
             command = f"jaxlocal compare {shlex.join(configs)} {again}"
@@ -101,19 +102,27 @@ def with_own(rules: Sequence[str], config: Config) -> dict[str, Config]:
       [('bp', (), 0.001), ('al width=32 lr=0.01', ('width=32',), 0.01)]
     """
     check_each_once(rules)
-    return {words: _with_own(words, config) for words in rules}
+    names = [" ".join(words.split()) for words in rules]
+    check_each_once(names)
+    return {name: _with_own(name, config) for name in names}
 
 
 def _with_own(words: str, config: Config) -> Config:
     rule, *pairs = words.split() or [""]
-    known("RULE", rule, ALL)
+    its_arguments = checks.settings(known("RULE", rule, ALL))
     learning, arguments = {}, list(config.rule_args)
     for pair in pairs:
-        key, _, value = pair.partition("=")
+        key, equals, value = pair.partition("=")
+        key = key.replace("-", "_")  # as in the name of a flag
         if key in OWN:
             learning[key] = typed(f"RULE={shown(words)}: {key}", value, TYPES[key])
+        elif equals and key in its_arguments:
+            arguments.append(f"{key}={value}")
         else:
-            arguments.append(pair)
+            raise ConfigError(
+                f"RULE={shown(words)}: {shown(pair)} is no setting of {rule}, written as KEY=VALUE without a space; "
+                f"{nearest(key, [*OWN, *its_arguments])}"
+            )
     return replace(config, rule=rule, rule_args=tuple(arguments), **learning)
 
 
@@ -127,11 +136,15 @@ def _try(words: str, config: Config) -> None:
         raise ConfigError(reason if plain else f"RULE={words}: {reason}") from None
 
 
-def _begin(folder: Path, config: Config, resume: bool) -> None:
-    """Make the folder, and keep the settings that all rules share."""
+def _begin(folder: Path, config: Config, of_runs: Mapping[Path, Config], resume: bool) -> None:
+    """Make the folder, and keep the settings that all rules share, unless a run in it was trained with others."""
     folders.make(folder)
     if not resume and (folder / SHARED).exists():
         raise ConfigError(f"--out={folder}: holds a comparison; resume it with --resume, or name another folder")
+    for place, one in of_runs.items():
+        if (place / "config.yaml").exists():
+            folders.check_same(place, one)
+            runs.check_epochs(one, place, len(folders.history(place)))
     settings.write(config, folder / SHARED)
 
 

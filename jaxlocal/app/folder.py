@@ -73,7 +73,7 @@ def _begin(
         raise ConfigError(f"--out={folder}: another process is training there; name another folder")
     held.enter_context(locked)
     if resume:
-        _check_same(folder, config)
+        check_same(folder, config)
     elif (folder / "config.yaml").exists():
         raise ConfigError(f"--out={folder}: holds a run; resume it with --resume, or name another folder")
     elif other := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
@@ -126,7 +126,7 @@ def resumed(folder: Path, config: Config) -> tuple[Encoding | None, tuple[str, .
     Raises:
       ConfigError: there is no run with these settings, or what it has kept of its data is damaged.
     """
-    _check_same(folder, config)
+    check_same(folder, config)
     return kept_encoding(folder, config), kept_inputs(folder)
 
 
@@ -191,7 +191,7 @@ def _lock(folder: Path) -> IO[str] | None:
         raise ConfigError(f"--out={folder}: cannot be written to ({error.strerror}); name another folder") from None
 
 
-def _check_same(folder: Path, config: Config) -> None:
+def check_same(folder: Path, config: Config) -> None:
     """A run resumes with the settings it began with, apart from where it runs, and how long if its rate is constant."""
     if not (folder / "config.yaml").exists():
         raise nothing_to_resume(folder)

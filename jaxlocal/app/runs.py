@@ -31,10 +31,11 @@ from jaxlocal.app.provenance import in_picture, made_by
 from jaxlocal.app.settings import Config, ConfigError, shown
 from jaxlocal.data import SPLITS, Splits, floats
 from jaxlocal.data.augmentation import Augmentation
+from jaxlocal.data.checking import are_classes
 from jaxlocal.data.text import is_text
 from jaxlocal.diagnostics import alignment, layer_outputs, parameter_counts
 from jaxlocal.loggers import Opener
-from jaxlocal.network import squared_error
+from jaxlocal.network import cross_entropy, squared_error
 from jaxlocal.rule import Params, Rule
 from jaxlocal.training import Interrupted, Metrics, Result, Session, State, best_epoch, load_state
 from jaxlocal.training.session import template
@@ -104,7 +105,7 @@ def train(
         built, expected = stages.cut(config, built)
         with Session(folder, built.rule, built.data, annotate=lambda row: {"lr": built.lr(row["step"] - 1)}) as session:
             start, spent = session.state, session.seconds
-            _check_epochs(config, folder, start)
+            check_epochs(config, folder, len(start.history) if start else 0)
             processes.first(lambda: settings.write(config, folder / "config.yaml"))
             say(_heading(config, built, folder))
             if built.encoding:
@@ -203,6 +204,11 @@ def evaluate(folder: Path | str, *, best: bool = False, data: str | None = None)
                     f"--data={data}: has examples or targets of shape {theirs.shape[1:]}, but the run was trained on "
                     f"{ours.shape[1:]}; take a data set like {config.data}"
                 )
+        if built.plain.net.loss is cross_entropy and not all(are_classes(y) for _, y in other):
+            raise ConfigError(
+                f"--data={data}: holds real numbers as targets, but the run was trained on classes; take a data set "
+                f"like {config.data}"
+            )
         built = built._replace(data=other)
     measured = _measure_parts(built, "best" if best else "last", learned.params, learned.made_by["epoch"])
     return Summary(Path(folder), (measured,), learned.history, 0.0)
@@ -285,8 +291,8 @@ def draw(folder: Path | str, *, best: bool = False, examples: int = 1000) -> Ite
     yield save("tsne", tsne)
 
 
-def _check_epochs(config: Config, folder: Path, start: State | None) -> None:
-    done = len(start.history) if start else 0
+def check_epochs(config: Config, folder: Path, done: int) -> None:
+    """A run that is resumed may train for longer than it has, but not for fewer epochs than it has done."""
     if config.epochs < done:
         raise ConfigError(
             f"--epochs={config.epochs}: the run in {folder} has {done} already; leave out the flag, or take more"

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlocal.checks import finite, pair_of_arrays, show, token_ids
+from jaxlocal.checks import finite, pair_of_arrays, readable, show, token_ids
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.splits import SPLITS, Splits
 from jaxlocal.network import Network, cross_entropy, vocabulary
@@ -38,12 +38,17 @@ def check_splits(data: Any, net: Network | None = None) -> None:
     if net:
         for name, (x, y) in zip(SPLITS[:2], data, strict=False):
             check_inputs(f"data.{name}", x, net)
-            if net.loss is cross_entropy and not are_classes(y):
-                raise ValueError(
-                    f"data.{name}: cross entropy needs class labels, one-hot or as probabilities, but these are other "
-                    "numbers; give the network loss=jl.squared_error"
-                )
+            check_targets(f"data.{name}", y, net)
             check_padding(f"data.{name}", x, y, net.layers[0])
+
+
+def check_targets(name: str, y: Any, net: Network) -> None:
+    """The targets are classes where the network's loss is the cross entropy, as far as they can be read here."""
+    if net.loss is cross_entropy and readable(y) and not are_classes(y):
+        raise ValueError(
+            f"{name}: cross entropy needs class labels, one-hot or as probabilities, but these are other numbers; give "
+            "the network loss=jl.squared_error"
+        )
 
 
 def are_classes(y: Any) -> bool:
@@ -101,5 +106,4 @@ def check_pair(name: str, pair: Any) -> None:
     if not len(x):
         raise ValueError(f"{name}: x has shape {x.shape}, without an example; give at least one")
     for leaf, array in zip("xy", pair, strict=True):
-        if not isinstance(array, np.memmap):  # what lies on disk was searched when it was decoded
-            finite(name, leaf, array)
+        finite(name, leaf, array)

@@ -234,10 +234,20 @@ def checked_inputs(name: str, x: np.ndarray) -> np.ndarray:
             f"{name} is {x.dtype} of shape {x.shape}, but must be (N, …) of uint8 pixels or of floats; convert numbers "
             "with x.astype(np.float32), or put token ids into jl.data.Splits"
         )
-    if not np.isfinite(x).all():
-        raise ValueError(f"{name} holds NaN or infinity; clean the data, or replace them with np.nan_to_num")
     x = x[..., None] if x.ndim == 3 else x  # grey images without an axis for their channel
-    return x if x.dtype == np.uint8 else x.astype(np.float32)
+    return x if x.dtype == np.uint8 else _finite(name, x)
+
+
+def _finite(name: str, array: np.ndarray) -> np.ndarray:
+    """The array as float32."""
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError(
+            f"{name} holds NaN, infinity or a number too large for float32; clean the data, or replace them with "
+            "np.nan_to_num"
+        )
+    return array
 
 
 def _targets(where: str, ys: list[np.ndarray]) -> list[np.ndarray]:
@@ -249,9 +259,7 @@ def _targets(where: str, ys: list[np.ndarray]) -> list[np.ndarray]:
         )
     ys = [y.reshape(len(y), -1) for y in ys]  # labels may have shape (N,) or (N, 1)
     if any(y.dtype.kind == "f" for y in ys):
-        if not all(np.isfinite(y).all() for y in ys):
-            raise ValueError(f"{where}y holds NaN or infinity; clean the data, or replace them with np.nan_to_num")
-        return [y.astype(np.float32) for y in ys]
+        return [_finite(f"{where}y", y) for y in ys]
     if any(y.dtype.kind not in "iub" or y.min(initial=0) < 0 for y in ys):
         raise ValueError(f"{where}y must hold class labels 0, 1, … as whole numbers, or real targets as floats")
     if any(y.shape[1] > 1 for y in ys):

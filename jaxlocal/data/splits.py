@@ -76,6 +76,8 @@ def complete(found: Mapping[str, Pairs], validation: int | None) -> Splits:
     if validation is None and own_validation is not None:
         return Splits(train, own_validation, test)
     count = len(train[0])
+    if count < 2:
+        raise ValueError("train: has too few examples to hold some out for validation; add examples")
     validation = max(1, min(DEFAULT_VALIDATION, count // 10)) if validation is None else validation
     if validation >= count:
         raise ValueError(f"validation={validation}: the training set has {count} examples; hold out fewer than that")

@@ -22,7 +22,7 @@ from jax.sharding import AxisType, Mesh
 
 from jaxlocal import checks
 from jaxlocal.hints import nearest
-from jaxlocal.network import evenly, neighbours
+from jaxlocal.network import evenly, neighbours, vocabulary
 from jaxlocal.pipeline.devices import Devices, on_host
 from jaxlocal.pipeline.layout import Layout, gather, lay_out, scatter
 from jaxlocal.pipeline.packing import Slots, pack, unpack
@@ -91,6 +91,7 @@ class Pipeline:
         """
         checks.pair_of_arrays("batch", batch)
         checks.flag("stacked", stacked)
+        self._check_values("batches" if stacked else "batch", batch)
         return Fed(jax.tree.map(lambda leaf: self._devices.on_first(leaf, stacked), batch))
 
     def step(self, params: PipelineParams, batch: Batch | Fed | None) -> tuple[PipelineParams, Info]:
@@ -118,6 +119,7 @@ class Pipeline:
                     f"batches: {name}={checks.show(leaf)} must be (T, B, …), as many batches in x and y, batches "
                     "first; use step for a single batch"
                 )
+        self._check_values("batches", pair)
         self._check(params, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batches))
         return self._run(params, batches)
 
@@ -181,6 +183,12 @@ class Pipeline:
                 f"batch: x has {found} examples, but this pipeline holds batches of {wanted}: leave incomplete batches "
                 "out, or drain and place(params, batch)"
             )
+
+    def _check_values(self, name: str, pair: Batch) -> None:
+        """Raise an error for numbers that no batch may hold, as far as they can be read here."""
+        for leaf, array in zip("xy", pair, strict=True):
+            checks.finite(name, leaf, array)
+        checks.token_ids(f"{name}: x", pair[0], vocabulary(self.rule.net))
 
     # The compiled programs.
 

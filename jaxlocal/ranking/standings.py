@@ -14,6 +14,9 @@ BASELINE = "bp"
 
 def differences(entries: Sequence[Entry], baseline: str = BASELINE) -> dict[str, Difference]:
     """Each rule's test accuracy minus that of the baseline, in points; nothing if the baseline is not among them."""
+    names = [entry.rule for entry in entries]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"entries: several are of a rule called {twice[0]!r}; give each rule a name of its own")
     tests = {entry.rule: 100 * np.asarray(entry.accuracies["test"]) for entry in entries}
     return against(baseline, tests) if baseline in tests else {}
 

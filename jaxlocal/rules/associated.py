@@ -75,8 +75,8 @@ def al(
 
     If every example of a class has the same target, as with one-hot labels, all codes t_i belong to classes, too. With
     `by_class` they are computed once for each class in the batch instead of once for each example, which gives the
-    same gradients to rounding. Soft labels, such as those of mixup, do not allow this; they are refused where their
-    values can be seen, which is outside of `jax.jit`.
+    same gradients to rounding. Soft labels, such as those of mixup, do not allow this. They are refused where their
+    values can be seen; inside `jax.jit`, as in `fit`, they make the losses NaN.
 
     If each token of a sequence has a target, y (B, T, C), the codes are those of the tokens: b_i reads each token of
     s_i, g_i and h_i map each token's target, and MSE is the mean over the tokens and the units. Padded places do not
@@ -206,6 +206,8 @@ class _Associations(NamedTuple):
             t = targets.of_examples(codes)
             associated = examples.mean(jnp.square(_apply(b, weights["bridge"], examples.s, b_key) - stop_gradient(t)))
             autoencoder = targets.mean(self.missed(i, _apply(h, weights["decoder"], codes, h_key), targets.rows))
+            if self.by_class:
+                autoencoder = autoencoder * _one_where_labels(y)
             losses = {"associated": associated, "autoencoder": autoencoder}
             return associated + autoencoder, (losses, self.message(s, examples.handed_on(t), y), new_stats)
 
@@ -356,6 +358,13 @@ def _check_labels(y: jax.Array) -> None:
         raise ValueError(
             "by_class=True: y has rows that are not one-hot, so codes do not belong to classes; leave it out"
         )
+
+
+def _one_where_labels(y: jax.Array) -> jax.Array:
+    """1, or NaN if there are soft labels, which a compiled program cannot refuse."""
+    hard = (jnp.max(y, -1) == 1) & (jnp.sum(jnp.abs(y), -1) == 1)
+    no_target = (y.ndim == 3) & ~jnp.any(y, -1)
+    return jnp.where(jnp.all(hard | no_target), 1.0, jnp.nan).astype(y.dtype)
 
 
 def _widths(width: int | Sequence[int] | None, count: int) -> tuple[int | None, ...]:

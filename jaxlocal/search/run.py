@@ -21,6 +21,7 @@ from jaxlocal.search.folder import Plan, resume, save
 from jaxlocal.search.rule_settings import Make, Setting
 from jaxlocal.search.space import is_number
 from jaxlocal.search.trials import Trial
+from jaxlocal.training.account import TOO_LARGE
 from jaxlocal.training.evaluation import number_of_targets, totals
 
 Report = Callable[[int, int, float], None]  # finished trials, epoch of the current group, best goodness on validation
@@ -199,7 +200,7 @@ class _Trainer(NamedTuple):
             for epoch in range(epochs):
                 key = jax.random.fold_in(self.order_key, epoch)
                 params, losses, measured = learn_all(numbers, params, key, self.train, self.validation)
-                finite &= np.isfinite(losses)
+                finite &= np.abs(losses) <= TOO_LARGE  # which NaN is not
                 measured = np.where(finite, measured, np.inf if real else 0) / count
                 curves.append(measured)
                 report(epoch + 1, float(-measured.min() if real else measured.max()))
@@ -261,6 +262,7 @@ def _rule(make: Make, setting: Setting) -> Rule:
         ) from error
     if not isinstance(rule, Rule):
         raise TypeError(f"make: returned {checks.show(rule)}; it must return a rule, such as jl.rules.bp(net, tx)")
+    checks.plain_rule("a search", rule)
     return rule
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxlocal import checks
 from jaxlocal.data import Pairs, floats
 from jaxlocal.data.augmentation import Augmentation
-from jaxlocal.data.checking import check_augmentation, check_inputs, check_pair
+from jaxlocal.data.checking import check_augmentation, check_inputs, check_pair, check_targets
 from jaxlocal.network import Loss, has_target, squared_error
 from jaxlocal.rule import Batch, Params, Rule
 from jaxlocal.tokens import check_padding
@@ -132,12 +132,13 @@ def _check(rule: Any, params: Any, data: Any) -> None:
     checks.rule_and_params(rule, params)
     check_pair("data", data)
     check_inputs("data", data[0], rule.net)
-    check_padding("data", data[0], data[1], rule.net.layers[0])
     if data[1].shape[1:] != params.shapes[1]:
         raise ValueError(
             f"data: y has shape {data[1].shape}, but the parameters were made for y of shape "
             f"(N, {', '.join(map(str, params.shapes[1]))}); take data with targets of this shape"
         )
+    check_targets("data", data[1], rule.net)
+    check_padding("data", data[0], data[1], rule.net.layers[0])
 
 
 @partial(jax.jit, static_argnums=0)
