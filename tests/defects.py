@@ -151,6 +151,20 @@ DEFECTS = (
         "test_equations.py::test_other_codes_of_associated_learning[by class]",
     ),
     Defect(
+        "al by class: a compiled program takes soft labels",
+        "rules/associated.py",
+        "jnp.where(jnp.all(hard | no_target), 1.0, jnp.nan)",
+        "jnp.where(jnp.all(hard | no_target), 1.0, 1.0)",
+        "test_errors.py::test_codes_by_class_need_labels",
+    ),
+    Defect(
+        "compare: settings that its runs refuse are kept",
+        "app/comparison.py",
+        "folders.check_same(place, one)",
+        "pass",
+        "test_cli.py::test_compare_a_rule_with_itself_by_settings_of_its_own",
+    ),
+    Defect(
         "al: a last window that is cut short is divided by the size of a whole one",
         "fast/pooling.py",
         "np.minimum(window, side - window * np.arange(count))",
