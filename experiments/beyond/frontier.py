@@ -74,9 +74,9 @@ PROBLEMS = {
     ),
     **{
         f"wide_{batch}": Problem(
-            "mnist", WIDE, "4 layers of 1024 units", 4, (2, 4), LONG, SHORT, batch=batch, feedback=False, longer=True
+            "mnist", WIDE, "4 layers of 1024 units", 4, (2, 4), LONG, SHORT, batch=batch, feedback=False, longer=longer
         )
-        for batch in (64, 512)
+        for batch, longer in ((64, False), (512, True))
     },
     "resnet": Problem("cifar10", jl.models.resnet(8), "resnet(8)", 4, (1, 2, 4), LONG, SHORT, size=16, examples=10_000),
 }
@@ -173,6 +173,7 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
     turns = {
         contender: sequential(partial(stepping, problem, contender), task.budget["steps"])
         for contender in contenders(problem)
+        if not contender.endswith(LONGER)  # the same program
     }
     found = take_turns(turns, task.budget["rounds"])
     rows = [
@@ -234,6 +235,7 @@ def _backprop(recorded: Recorded, name: str) -> dict[str, Any] | None:
 
 def _costs(recorded: Recorded, name: str, contender: str) -> Row:
     """What a step costs, as multiples of backpropagation's: counted with the times, or else with the training."""
+    contender = contender.removesuffix(LONGER)
     trained, timed = (recorded.records.get(f"{name}_{kind}", {"rows": []}) for kind in (contender, "time"))
     measured: Row = next((row for row in timed["rows"] if row["contender"] == contender), {})
     counted = [measured] if "operations" in measured else [row["times BP's"] for row in trained["rows"]]
