@@ -355,7 +355,7 @@ def test_data_that_do_not_fit():
     with pytest.raises(ValueError, match=r"y has shape \(8, 4, 3\).*\(N, 5, 3\).*targets of this shape"):
         jl.training.evaluate(rule, params, (IDS, Y[:, :4]))
     with pytest.raises(ValueError, match="data: y has a target at a padded place"):
-        jl.training.evaluate(rule, params, (IDS, jnp.ones_like(Y)))
+        jl.training.evaluate(rule, params, (IDS, jnp.ones_like(Y) / 3))
     with pytest.raises(TypeError, match=r"class of each token, with jax.nn.one_hot"):
         jl.training.evaluate(rule, params, (IDS, jnp.argmax(Y, -1)))
     by_class = jl.rules.al(NET, SGD, by_class=True)
