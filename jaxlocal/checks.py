@@ -115,7 +115,7 @@ def single_rule(transform: str, rule: Any) -> None:
 def plain_rule(function: str, rule: Any) -> None:
     """A Rule of one run on one device."""
     _some_rule(function, rule)
-    if rule.placement.members or rule.placement.mesh:
+    if rule.placement.members or rule.placement.mesh is not None:
         raise ValueError(
             f"rule: is an ensemble, or its batches are shared by devices, and {function} takes one run on one device; "
             "pass the rule that it is made of"

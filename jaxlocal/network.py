@@ -65,6 +65,17 @@ def has_target(y: jax.Array) -> jax.Array:
     return (y != 0).any(axis=-1)
 
 
+def are_one_hot(y: Any) -> Any:
+    """Whether each row has a single 1 and else 0; of NumPy's arrays or of JAX's.
+
+    Example:
+      >>> from jaxlocal.network import are_one_hot
+      >>> are_one_hot(jnp.array([[0.0, 1.0], [0.5, 0.5], [0.0, 0.0]])).tolist()
+      [True, False, False]
+    """
+    return ((y != 0).sum(axis=-1) == 1) & (y.max(axis=-1) == 1)
+
+
 class Loss(NamedTuple):
     """The loss of each example, and the output `h_L` that belongs to the network's scores.
 

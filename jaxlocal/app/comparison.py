@@ -47,7 +47,7 @@ def compare(
     log: Sequence[str | Opener] = (),
     say: Say = print,
 ) -> dict[str, Summary]:
-    """Train rules with the same settings but for their own, and leave a folder with a run of each and pictures of all.
+    """Train rules, each with the shared settings and its own, and leave a folder with a run of each and pictures.
 
     A seed gives every rule the same examples in the same order. So with several seeds, which each rule trains in one
     program, the rules are compared seed by seed: each with the first one.
@@ -75,13 +75,13 @@ def compare(
     for words, one in configs.items():  # a mistake in the last one is reported before the first one is trained
         processes.together(partial(_try, words, one))
     folder = processes.first(partial(folder_or_next, folder, "compare"))
-    places = {words: folder / words.replace(" ", ",") for words in configs}
-    processes.first(partial(_begin, folder, config, {places[words]: one for words, one in configs.items()}, resume))
+    processes.first(partial(_begin, folder, config, configs, resume))
     summaries = {}
     for words, one in configs.items():
+        place = _place(folder, words)
         try:
-            begun = resume and processes.first((places[words] / "config.yaml").exists)
-            summaries[words] = runs.train(one, places[words], resume=begun, log=log, say=say)
+            begun = resume and processes.first((place / "config.yaml").exists)
+            summaries[words] = runs.train(one, place, resume=begun, log=log, say=say)
         except Stopped as stop:
             again = f"--out {shlex.quote(str(folder))} --resume{text.log_flag(log)}"
             command = f"jaxlocal compare {shlex.join(configs)} {again}"
@@ -103,7 +103,7 @@ def with_own(rules: Sequence[str], config: Config) -> dict[str, Config]:
     """
     check_each_once(rules)
     names = [" ".join(words.split()) for words in rules]
-    check_each_once(names)
+    check_each_once(names)  # other spaces make no other name
     return {name: _with_own(name, config) for name in names}
 
 
@@ -136,13 +136,18 @@ def _try(words: str, config: Config) -> None:
         raise ConfigError(reason if plain else f"RULE={words}: {reason}") from None
 
 
-def _begin(folder: Path, config: Config, of_runs: Mapping[Path, Config], resume: bool) -> None:
+def _place(folder: Path, words: str) -> Path:
+    """The folder of one rule's run."""
+    return folder / words.replace(" ", ",")
+
+
+def _begin(folder: Path, config: Config, configs: Mapping[str, Config], resume: bool) -> None:
     """Make the folder, and keep the settings that all rules share, unless a run in it was trained with others."""
     folders.make(folder)
     if not resume and (folder / SHARED).exists():
         raise ConfigError(f"--out={folder}: holds a comparison; resume it with --resume, or name another folder")
-    for place, one in of_runs.items():
-        if (place / "config.yaml").exists():
+    for words, one in configs.items():
+        if ((place := _place(folder, words)) / "config.yaml").exists():
             folders.check_same(place, one)
             runs.check_epochs(one, place, len(folders.history(place)))
     settings.write(config, folder / SHARED)

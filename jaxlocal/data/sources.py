@@ -15,6 +15,7 @@ from jaxlocal.checks import show
 from jaxlocal.data.decode import Decoded, Decoder, Image, Reader, is_grey, readable
 from jaxlocal.data.splits import SPLITS, Pairs, one_hot
 from jaxlocal.hints import nearest
+from jaxlocal.network import are_one_hot
 
 ANNOTATIONS = "val_annotations.txt"  # TinyImageNet's validation labels, one a line: file name, class, bounding box
 LARGEST = 2**31  # bytes of one-hot rows that are made of class labels
@@ -235,11 +236,11 @@ def checked_inputs(name: str, x: np.ndarray) -> np.ndarray:
             "with x.astype(np.float32), or put token ids into jl.data.Splits"
         )
     x = x[..., None] if x.ndim == 3 else x  # grey images without an axis for their channel
-    return x if x.dtype == np.uint8 else _finite(name, x)
+    return x if x.dtype == np.uint8 else _as_float32(name, x)
 
 
-def _finite(name: str, array: np.ndarray) -> np.ndarray:
-    """The array as float32."""
+def _as_float32(name: str, array: np.ndarray) -> np.ndarray:
+    """The array as float32, in which every number must be finite."""
     with np.errstate(over="ignore"):
         array = array.astype(np.float32)
     if not np.isfinite(array).all():
@@ -259,11 +260,11 @@ def _targets(where: str, ys: list[np.ndarray]) -> list[np.ndarray]:
         )
     ys = [y.reshape(len(y), -1) for y in ys]  # labels may have shape (N,) or (N, 1)
     if any(y.dtype.kind == "f" for y in ys):
-        return [_finite(f"{where}y", y) for y in ys]
+        return [_as_float32(f"{where}y", y) for y in ys]
     if any(y.dtype.kind not in "iub" or y.min(initial=0) < 0 for y in ys):
         raise ValueError(f"{where}y must hold class labels 0, 1, … as whole numbers, or real targets as floats")
     if any(y.shape[1] > 1 for y in ys):
-        if not all(_are_one_hot(y).all() for y in ys):
+        if not all(are_one_hot(y).all() for y in ys):
             raise ValueError(
                 f"{where}y has rows of whole numbers that are not one-hot, a single 1 and else 0; make several labels "
                 "at once, or real targets, floats for a network with loss=jl.squared_error; put a class for each token "
@@ -279,12 +280,7 @@ def _targets(where: str, ys: list[np.ndarray]) -> list[np.ndarray]:
     return [one_hot(y[:, 0], classes) for y in ys]
 
 
-def _are_one_hot(y: np.ndarray) -> np.ndarray:
-    """Whether each row has a single 1 and else 0."""
-    return ((y != 0).sum(axis=1) == 1) & (y.max(axis=1) == 1)
-
-
 def _is_one_class(y: np.ndarray) -> bool:
     """Whether all rows are the same class; a column of floats holds real targets, not classes."""
     classes = y.dtype == np.uint8 or y.shape[1] > 1
-    return classes and bool(_are_one_hot(y[:1]).all() and (y == y[0]).all())
+    return classes and bool(are_one_hot(y[:1]).all() and (y == y[0]).all())

@@ -24,6 +24,7 @@ from jaxlocal.network import (
     Tree,
     apply_layer,
     apply_layers,
+    are_one_hot,
     cross_entropy,
     has_target,
     mean_where,
@@ -351,10 +352,7 @@ def _check_labels(y: jax.Array) -> None:
     """Refuse soft labels, where the values can be seen."""
     if isinstance(y, jax.core.Tracer):
         return
-    labels = np.asarray(y)
-    if labels.ndim == 3:
-        labels = labels[labels.any(-1)]  # of the tokens that have a target
-    if not np.array_equal(labels, np.eye(labels.shape[-1])[labels.argmax(-1)]):
+    if not _are_labels(np.asarray(y)):
         raise ValueError(
             "by_class=True: y has rows that are not one-hot, so codes do not belong to classes; leave it out"
         )
@@ -362,9 +360,12 @@ def _check_labels(y: jax.Array) -> None:
 
 def _one_where_labels(y: jax.Array) -> jax.Array:
     """1, or NaN if there are soft labels, which a compiled program cannot refuse."""
-    hard = (jnp.max(y, -1) == 1) & (jnp.sum(jnp.abs(y), -1) == 1)
-    no_target = (y.ndim == 3) & ~jnp.any(y, -1)
-    return jnp.where(jnp.all(hard | no_target), 1.0, jnp.nan).astype(y.dtype)
+    return jnp.where(_are_labels(y), 1.0, jnp.nan).astype(y.dtype)
+
+
+def _are_labels(y: Any) -> Any:
+    """Whether all rows are one-hot, but for those of tokens that have no target; of NumPy's arrays or of JAX's."""
+    return (are_one_hot(y) | ((y.ndim == 3) & ~has_target(y))).all()
 
 
 def _widths(width: int | Sequence[int] | None, count: int) -> tuple[int | None, ...]:

@@ -21,7 +21,7 @@ from jaxlocal.search.folder import Plan, resume, save
 from jaxlocal.search.rule_settings import Make, Setting
 from jaxlocal.search.space import is_number
 from jaxlocal.search.trials import Trial
-from jaxlocal.training.account import TOO_LARGE
+from jaxlocal.training.account import has_diverged
 from jaxlocal.training.evaluation import number_of_targets, totals
 
 Report = Callable[[int, int, float], None]  # finished trials, epoch of the current group, best goodness on validation
@@ -196,20 +196,20 @@ class _Trainer(NamedTuple):
             padding = [settings[-1]] * (size - len(settings))  # keeps the shapes, so nothing is compiled again
             numbers = _stacked([*settings, *padding], (size,))
             params = start_all(numbers, self.train)
-            losses, finite, curves = np.zeros(size), np.ones(size, bool), []
+            losses, sound, curves = np.zeros(size), np.ones(size, bool), []
             for epoch in range(epochs):
                 key = jax.random.fold_in(self.order_key, epoch)
                 params, losses, measured = learn_all(numbers, params, key, self.train, self.validation)
-                finite &= np.abs(losses) <= TOO_LARGE  # which NaN is not
-                measured = np.where(finite, measured, np.inf if real else 0) / count
+                sound &= ~has_diverged(np.asarray(losses))
+                measured = np.where(sound, measured, np.inf if real else 0) / count
                 curves.append(measured)
                 report(epoch + 1, float(-measured.min() if real else measured.max()))
             zeros = (0.0,) * epochs
             trials = []
-            for setting, loss, sound, curve in zip(settings, losses, finite, zip(*curves, strict=True), strict=False):
+            for setting, loss, is_sound, curve in zip(settings, losses, sound, zip(*curves, strict=True), strict=False):
                 values = tuple(map(float, curve))
                 accuracies, on_validation = (zeros, values) if real else (values, ())
-                trials.append(Trial(setting, accuracies, float(loss) if sound else None, on_validation))
+                trials.append(Trial(setting, accuracies, float(loss) if is_sound else None, on_validation))
             return trials
 
         return train_group

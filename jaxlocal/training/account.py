@@ -15,6 +15,11 @@ class DivergedError(FloatingPointError):
     """A component's loss is NaN, infinite or beyond 1e8."""
 
 
+def has_diverged(losses: np.ndarray) -> np.ndarray:
+    """Whether each loss is NaN, infinite or too large."""
+    return ~(np.abs(losses) <= TOO_LARGE)
+
+
 class Account:
     """Adds up the losses of a run, chunk by chunk.
 
@@ -86,7 +91,7 @@ class Account:
         """Raise an error if the losses of the steps after `step` have diverged; it names the first such step."""
         for component, terms in enumerate(losses):
             for name, values in sorted(terms.items()):
-                wrong = np.argwhere(~(np.abs(values) <= TOO_LARGE))
+                wrong = np.argwhere(has_diverged(values))
                 if not len(wrong):
                     continue
                 where, *member = wrong[0]
