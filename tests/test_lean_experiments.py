@@ -3,12 +3,17 @@
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 from lab_helpers import few_digits, main
 
 import jaxlocal as jl
-from experiments.beyond import frontier
+from experiments.beyond import codes, frontier
 from experiments.lab.experiment import Budget, CannotRun, Recorded, Task
+from experiments.lab.training import Trained
 from experiments.speed import compile_time, costs, install, shared, time_to_accuracy
 
 pytestmark = [pytest.mark.usefixtures("drawn_once"), pytest.mark.xdist_group("lean")]
@@ -54,6 +59,31 @@ def test_a_longer_training_has_the_rate_of_the_shorter_one(tiny, monkeypatch):
     (outcome,) = frontier.run("tiny", "al_2_long", task)
     (run,) = outcome.rows[0]["runs"]
     assert run["rate"] == 1e-3 and len(run["history"]) == 2 * SHORT["epochs"]
+
+
+def test_the_codes_of_the_last_component_decode_to_the_prediction():
+    splits = few_digits()
+    rule = jl.rules.al(jl.models.mlp((8, 8, 8)), optax.adam(1e-2), components=2)
+    trained = jl.training.fit(rule, splits, epochs=2, batch_size=16)
+    found = codes.measure(2, Trained(rule, trained.params, splits, None, 0, Path()))
+    accuracy = jl.training.evaluate(rule, trained.params, splits.test)["accuracy"]
+    assert found["decoded"][-1] == pytest.approx(accuracy, abs=1e-4)  # records have four digits
+    assert [len(values) for values in found.values()] == [2, 2, 2]
+
+
+def test_codes_are_read_as_the_nearest_one_by_the_decoders_and_unit_by_unit():
+    """All weights are zero but these: the bridge gives all images the code of class 1, which is decoded as class 0."""
+    rule = jl.rules.al(jl.models.mlp((8,), classes=2), optax.sgd(0.1))
+    batch = jnp.ones((3, 4)), jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    params = rule.init(jax.random.key(0), batch)
+    weights = {name: np.zeros_like(array) for name, array in jl.get_weights(rule, params).items()}
+    weights["components.0/encoder/linear/kernel"][:, 0] = -9, 9
+    weights["components.0/bridge/layers_1/linear/bias"][0] = 9
+    weights["components.0/decoder/linear/kernel"][0] = 1, -1
+    (reading,) = codes.read(rule, jl.set_weights(rule, params, weights), 1, batch)
+    assert reading.nearest == pytest.approx(1 / 3)
+    assert reading.decoded == pytest.approx(2 / 3)
+    assert reading.wrong == pytest.approx(2 / 3 / 64)
 
 
 def record(*histories, **more):

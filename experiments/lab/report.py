@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.beyond import frontier, label_loss, pipeline, rank, resnet, tuning
+from experiments.beyond import codes, frontier, label_loss, pipeline, rank, resnet, tuning
 from experiments.lab import figures, records, tables
 from experiments.lab.experiment import Experiment, spent
 from experiments.lab.findings import FINDINGS
@@ -34,7 +34,7 @@ EXPERIMENTS: Sequence[Experiment] = [
     module.EXPERIMENT
     for module in (
         *(table2, table3, table4, tables5_6, table7, bridges, depth),
-        *(al_text, deep, pipeline, tuning, resnet, label_loss, frontier, rank),
+        *(al_text, deep, pipeline, tuning, resnet, label_loss, frontier, codes, rank),
         *(bartunov_table1, figure4, figure5, figures6_7, section3_2, section5_6, bartunov_table2),
         *(dkp_table1, figure2, dkp_table2, cifar10),
     )
