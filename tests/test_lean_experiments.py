@@ -12,6 +12,7 @@ from lab_helpers import few_digits, main
 
 import jaxlocal as jl
 from experiments.beyond import codes, frontier
+from experiments.beyond import shared as beyond
 from experiments.lab.experiment import Budget, CannotRun, Recorded, Task
 from experiments.lab.training import Trained
 from experiments.speed import compile_time, costs, install, shared, time_to_accuracy
@@ -19,7 +20,7 @@ from experiments.speed import compile_time, costs, install, shared, time_to_accu
 pytestmark = [pytest.mark.usefixtures("drawn_once"), pytest.mark.xdist_group("lean")]
 
 SHORT = Budget(epochs=2, seeds=2)
-TINY = frontier.Problem("digits", jl.models.mlp((8, 8)), "tiny", 2, (1, 2), SHORT, SHORT, batch=16, longer=True)
+TINY = beyond.Problem("digits", jl.models.mlp((8, 8)), "tiny", 2, (1, 2), SHORT, SHORT, batch=16, longer=True)
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def tiny(monkeypatch, tmp_path):
     """A function that gives the task of a contender on a small problem."""
     monkeypatch.setattr(frontier, "PROBLEMS", {"tiny": TINY})
     monkeypatch.setattr(frontier, "RATES", (1e-3, 1e-2))
-    monkeypatch.setattr(frontier, "images", lambda *_: few_digits())
+    monkeypatch.setattr(beyond, "images", lambda *_: few_digits())
 
     def task(contender, **budget):
         asked = Budget({**SHORT, **budget})

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxlocal as jl
-from experiments.beyond.frontier import PROBLEMS, SHORT, Problem
+from experiments.beyond.shared import PROBLEMS, SHORT, Problem
 from experiments.lab.experiment import Experiment, Recorded
 from experiments.lab.main import main
 from experiments.lab.records import Row
@@ -90,16 +90,19 @@ def _apply(coder: nn.Module, weights: Any, x: jax.Array) -> jax.Array:
 def table(recorded: Recorded) -> Iterator[Row]:
     """The readings of each component in percent: the mean over the seeds, and the lowest or highest."""
     found = recorded.rows()
-    for row, line in found.items():
-        readings = {name: 100 * np.array([one[name] for one in line["measured"]]) for name in Reading._fields}
-        for component in range(len(line["measured"][0]["nearest"])):
-            cells = {name: values[:, component] for name, values in readings.items()}
+    for row in recorded.experiment.rows:
+        if row not in found:
+            yield {"row": row, "component": "not run"}
+            continue
+        readings = {name: 100 * np.array([one[name] for one in found[row]["measured"]]) for name in Reading._fields}
+        for component in range(readings["nearest"].shape[1]):
+            nearest, decoded, wrong = (_range(values[:, component]) for values in readings.values())
             yield {
                 "row": row,
                 "component": component,
-                "nearest code, %": _range(cells["nearest"]),
-                "decoded, %": _range(cells["decoded"]),
-                "wrong units, %": _range(cells["wrong"]),
+                "nearest code, %": nearest,
+                "decoded, %": decoded,
+                "wrong units, %": wrong,
             }
 
 

@@ -10,17 +10,18 @@ once more, so that both are of the same code.
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import optax
 
 import jaxlocal as jl
+from experiments.beyond.shared import PROBLEMS, Problem
 from experiments.lab import figures, records, tables
 from experiments.lab.experiment import Budget, CannotRun, Entry, Experiment, Job, Outcome, Recorded, Task
 from experiments.lab.main import main
 from experiments.lab.records import Row
-from experiments.lab.training import NOTES, attempt, images
+from experiments.lab.training import NOTES, attempt
 from experiments.lab.workers import take_turns
 from experiments.speed.batch import make_batch
 from experiments.speed.shared import sequential
@@ -31,55 +32,6 @@ if TYPE_CHECKING:
 RATES = 5e-4, 1e-3, 2e-3, 4e-3, 8e-3
 SEARCH = 3  # the whole training is this many times as long as that with each of the rates
 
-
-class Problem(NamedTuple):
-    """What is learned, and by which blocks."""
-
-    data: str
-    net: jl.Network
-    words: str
-    paper: int  # the number of components in the row of the paper's codes
-    components: tuple[int, ...]  # the numbers of components in the rows of lean codes
-    full: Budget
-    quick: Budget
-    size: int | None = None  # the height and width that images are reduced to
-    examples: int | None = None  # the number of training examples; by default all
-    batch: int = 64
-    feedback: bool = True  # whether DFA and DRTP are among the contenders
-    longer: bool = False  # whether Associated Learning in two components is also trained for twice the time
-
-    def splits(self) -> jl.data.Splits:
-        """The data."""
-        splits = images(self.data, self.size)
-        x, y = splits.train
-        return splits._replace(train=(x[: self.examples], y[: self.examples]))
-
-
-MLP, WIDE = jl.models.mlp((256,) * 8), jl.models.mlp((1024,) * 4)
-SHORT, LONG = Budget(epochs=6, seeds=3), Budget(epochs=20, seeds=5)
-PROBLEMS = {
-    "mnist": Problem("mnist", MLP, "8 layers of 256 units", 8, (1, 2, 4, 8), LONG, SHORT),
-    "fashion": Problem("fashion_mnist", MLP, "8 layers of 256 units", 8, (1, 2, 4, 8), LONG, SHORT),
-    "cifar": Problem(
-        "cifar10",
-        jl.models.vanilla_cnn(),
-        "vanilla_cnn",
-        4,
-        (1, 2, 4, 8),
-        LONG,
-        SHORT,
-        size=16,
-        examples=10_000,
-        longer=True,
-    ),
-    **{
-        f"wide_{batch}": Problem(
-            "mnist", WIDE, "4 layers of 1024 units", 4, (2, 4), LONG, SHORT, batch=batch, feedback=False, longer=longer
-        )
-        for batch, longer in ((64, False), (512, True))
-    },
-    "resnet": Problem("cifar10", jl.models.resnet(8), "resnet(8)", 4, (1, 2, 4), LONG, SHORT, size=16, examples=10_000),
-}
 
 COLOURS = {"bp": figures.ORANGE, "dfa": figures.RED, "drtp": figures.RED}  # those of Associated Learning are blue
 LONGER = "_long"  # at the end of a contender's name: twice the epochs, with the rate of the shorter training

@@ -1,0 +1,57 @@
+"""What the experiments on accuracy against cost train: the data, the networks and the budgets."""
+
+from typing import NamedTuple
+
+import jaxlocal as jl
+from experiments.lab.experiment import Budget
+from experiments.lab.training import images
+
+
+class Problem(NamedTuple):
+    """What is learned, and by which blocks."""
+
+    data: str
+    net: jl.Network
+    words: str
+    paper: int  # the number of components in the row of the paper's codes
+    components: tuple[int, ...]  # the numbers of components in the rows of lean codes
+    full: Budget
+    quick: Budget
+    size: int | None = None  # the height and width that images are reduced to
+    examples: int | None = None  # the number of training examples; by default all
+    batch: int = 64
+    feedback: bool = True  # whether DFA and DRTP are among the contenders
+    longer: bool = False  # whether Associated Learning in two components is also trained for twice the time
+
+    def splits(self) -> jl.data.Splits:
+        """The data."""
+        splits = images(self.data, self.size)
+        x, y = splits.train
+        return splits._replace(train=(x[: self.examples], y[: self.examples]))
+
+
+MLP, WIDE = jl.models.mlp((256,) * 8), jl.models.mlp((1024,) * 4)
+SHORT, LONG = Budget(epochs=6, seeds=3), Budget(epochs=20, seeds=5)
+PROBLEMS = {
+    "mnist": Problem("mnist", MLP, "8 layers of 256 units", 8, (1, 2, 4, 8), LONG, SHORT),
+    "fashion": Problem("fashion_mnist", MLP, "8 layers of 256 units", 8, (1, 2, 4, 8), LONG, SHORT),
+    "cifar": Problem(
+        "cifar10",
+        jl.models.vanilla_cnn(),
+        "vanilla_cnn",
+        4,
+        (1, 2, 4, 8),
+        LONG,
+        SHORT,
+        size=16,
+        examples=10_000,
+        longer=True,
+    ),
+    **{
+        f"wide_{batch}": Problem(
+            "mnist", WIDE, "4 layers of 1024 units", 4, (2, 4), LONG, SHORT, batch=batch, feedback=False, longer=longer
+        )
+        for batch, longer in ((64, False), (512, True))
+    },
+    "resnet": Problem("cifar10", jl.models.resnet(8), "resnet(8)", 4, (1, 2, 4), LONG, SHORT, size=16, examples=10_000),
+}
