@@ -29,6 +29,7 @@ RATES = {("mnist", 8): 8e-3, ("cifar", 4): 4e-3, ("cifar", 8): 4e-3, ("wide_64",
 IMAGES = 1000  # how many are measured at once
 CODES = jl.codes.lean
 WIDTH = 64  # the units of its codes
+COLUMNS = "nearest code, %", "decoded, %", "wrong units, %"
 
 
 class Reading(NamedTuple):
@@ -88,22 +89,17 @@ def _apply(coder: nn.Module, weights: Any, x: jax.Array) -> jax.Array:
 
 
 def table(recorded: Recorded) -> Iterator[Row]:
-    """The readings of each component in percent: the mean over the seeds, and the lowest or highest."""
+    """The readings of each component in percent: the mean over the seeds, with the range."""
     found = recorded.rows()
     for row in recorded.experiment.rows:
         if row not in found:
-            yield {"row": row, "component": "not run"}
+            yield {"row": row, "component": "not run", **dict.fromkeys(COLUMNS)}
             continue
-        readings = {name: 100 * np.array([one[name] for one in found[row]["measured"]]) for name in Reading._fields}
-        for component in range(readings["nearest"].shape[1]):
-            nearest, decoded, wrong = (_range(values[:, component]) for values in readings.values())
-            yield {
-                "row": row,
-                "component": component,
-                "nearest code, %": nearest,
-                "decoded, %": decoded,
-                "wrong units, %": wrong,
-            }
+        measured = found[row]["measured"]
+        readings = 100 * np.array([[one[name] for name in Reading._fields] for one in measured])
+        for component in range(readings.shape[-1]):
+            cells = map(_range, readings[:, :, component].T)  # over the seeds
+            yield {"row": row, "component": component, **dict(zip(COLUMNS, cells, strict=True))}
 
 
 def _range(values: np.ndarray) -> str:
