@@ -180,6 +180,7 @@ def start(rule, layers):
     return depth.gradients(Trained(made, None, splits, None, 0, Path()))["gradients"]
 
 
+@pytest.mark.slow
 def test_the_gradient_vanishes_in_deep_sigmoids_by_backpropagation_alone():
     bp, al = start(depth.bp, 6), start(depth.al, 6)
     assert len(bp) == len(al) == 6

@@ -154,6 +154,7 @@ def searched(monkeypatch):
     return asked
 
 
+@pytest.mark.slow
 def test_figure5_has_a_row_for_every_method_of_four_panels(run, tmp_path, searched):
     made = figure5.EXPERIMENT
     assert len(made.rows) == 2 * len(figure5.METHODS) + 2 * (len(figure5.METHODS) + 1)
@@ -518,6 +519,7 @@ def test_a_search_on_imagenet_whose_starts_all_diverge_is_one_sentence(tmp_path,
     assert table2.EXPERIMENT.record("search/bp", tmp_path / "out") is None
 
 
+@pytest.mark.slow
 def test_the_search_on_imagenet_lets_only_its_best_start_continue(run, tmp_path, photographs, monkeypatch):
     """Three starts of two epochs; the best goes on to the fourth. It resumes where it was cut off."""
     monkeypatch.setattr(imagenet, "START_EPOCHS", 2)

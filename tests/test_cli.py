@@ -427,6 +427,7 @@ def test_compare(run, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_compare_a_rule_with_itself_by_settings_of_its_own(run):
     rules = "'al width=4 lr=0.01' al"
     code, out, _ = run(f"compare {rules} --epochs 1 --rule-args width=8 --model-args hidden=[8] --out both")

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import orbax.checkpoint
 import pytest
-from helpers import FAMILIES, HEADLESS, NETS, RULES, by_rule, drawn, make_batch, same, start
+from helpers import FAMILIES, HEADLESS, NETS, RULES, by_rule, drawn, make_batch, same, slow, start
 from jax.test_util import check_grads
 
 import jaxlocal as jl
@@ -54,7 +54,7 @@ def test_predict_is_in_evaluation_mode_unless_it_has_a_key(name):
         assert_close(rule.predict(params, x, key), expected)
 
 
-@pytest.mark.parametrize("net", ["conv", "norm dropout"])
+@pytest.mark.parametrize("net", ["conv", slow("norm dropout")])
 def test_forward_forward_scores_a_label_by_the_goodness_of_all_blocks_but_the_first(net):
     rule, _, _, params, (x, _) = start("ff", NETS[net])
     scores = []

@@ -130,7 +130,7 @@ def test_parameter_counts_of_the_papers_mnist_network():
     [
         (jl.models.vanilla_cnn(), 4, 256),  # two convolutions each
         slow(jl.models.vgg(), (2, 2, 2, 2), 300),
-        (jl.models.resnet(20), (1, 3, 3, 3), 300),  # the stem and the stages
+        slow(jl.models.resnet(20), (1, 3, 3, 3), 300),  # the stem and the stages
         slow(jl.models.resnet(32), (1, 5, 5, 5), 300),
     ],
     ids=["vanilla_cnn", "vgg", "resnet20", "resnet32"],

@@ -114,6 +114,7 @@ def test_budgets_and_rates_of_table_2():
     assert rates["tiny_imagenet_kp"] == rates["tiny_imagenet_dkp"] == "sgd(0.005"
 
 
+@pytest.mark.slow
 def test_the_forward_weights_of_every_rule_decay_by_lambda(monkeypatch):
     """Whatever the rate; and biases, scales and feedback that does not learn have no decay."""
     batch, names = tuple(leaf[:32] for leaf in jl.data.digits().train), [name for name in NAMES if name != "bp_fc"]

@@ -226,6 +226,7 @@ def damage(file, kind, where, bit):
     return file.write_bytes(content)
 
 
+@pytest.mark.slow
 @given(
     st.integers(0), DAMAGES, st.sampled_from(["eval damaged", "eval damaged --best", "train --resume --out damaged"])
 )

@@ -130,6 +130,7 @@ def test_uniform_sign_symmetry_is_feedback_alignment_through_the_signs():
     assert_close(forward_weights(run(usf, params, [batch])), forward_weights(run(fa, signs, [batch])))
 
 
+@pytest.mark.slow
 def test_magnitudes_that_are_always_drawn_alike_are_fixed_ones():
     """`brsf` with an initialiser that draws nothing, and `usf` with the same; three batches."""
     net, batches = NETS["norm dropout"], [make_batch(NETS["dense"], seed=seed) for seed in range(3)]

@@ -212,6 +212,7 @@ class Known:
         return self._known
 
 
+@pytest.mark.slow
 def test_the_programs_of_a_problem(tiny, monkeypatch):
     """Backpropagation in all ways and Associated Learning in all ways; none of them is started."""
     monkeypatch.setattr(time_to_accuracy, "Worker", Known)

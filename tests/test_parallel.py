@@ -140,6 +140,7 @@ def test_devices_that_share_a_batch_sum_outside_of_loops(net, batch):
     assert not [body for body in loops(text, 0) if "all-reduce(" in body]
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_shares_batches_sums_outside_of_loops():
     """The outer loops are that over the ticks, and one of a single turn if the stage has something to learn from."""
     batch = make_batch(NETS["lstm"])

@@ -104,6 +104,7 @@ def test_a_rule_can_be_searched(name):
     assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), params)
 
 
+@pytest.mark.slow
 def test_a_group_is_trained_as_each_setting_alone():
     make, settings = search.maker("dtp", NET, alternate=4), search.draw(search.bartunov("dtp"), 3)
     settings = [setting | {"lr": 10 * setting["lr"]} for setting in settings]  # two epochs are to make a difference

@@ -308,6 +308,7 @@ def test_scores_of_associated_learning_are_shares_where_its_lowest_decoder_ends_
     assert {*found.values()} == {"shares", "logits"}
 
 
+@pytest.mark.slow
 def test_the_probabilities_of_associated_learning_and_a_run_without_classes(run):
     config = Config(epochs=1, lr=0.01, model_args=("hidden=[16]",), rule_args=("codes=paper",))
     app.train(config, "al", say=lambda line: None)

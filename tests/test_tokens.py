@@ -284,6 +284,7 @@ def test_a_prediction_can_be_exported_for_batches_of_any_size():
         assert jax.eval_shape(rule.predict, params, anything).shape == (batch, 5, 3)
 
 
+@pytest.mark.slow
 def test_diagnostics_of_tokens():
     rule, _, _, params, batch = start("al", NET)
     outputs = jl.diagnostics.layer_outputs(rule, params, IDS)
