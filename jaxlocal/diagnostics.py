@@ -259,7 +259,7 @@ def layer_outputs(rule: Rule, params: Params, x: jax.Array) -> dict[str, jax.Arr
     with nn.intercept_methods(record):
         scores = rule.predict(params, x)
     blocks = len(rule.net.blocks)
-    decoders = range(len(outputs) - blocks - 1, 1, -1)
+    decoders = range(len(params.components), 1, -1)
     names = (*(f"block {i + 1}" for i in range(blocks)), "bridge", *(f"decoder {i}" for i in decoders))
     # The last output is the network's own. Without a bridge, the others belong to the blocks and the names end there.
     raw = {"raw data": x} if vocabulary(rule.net) is None else {}

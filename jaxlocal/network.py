@@ -263,9 +263,14 @@ def apply_layers(
     """The output of the last layer and the new batch statistics of all layers. Each layer has its own dropout key."""
     new_stats = []
     for i, (layer, w, s) in enumerate(zip(layers, weights, stats, strict=True)):
-        x, s = apply_layer(layer, w, s, x, None if key is None else jax.random.fold_in(key, i))
+        x, s = apply_layer(layer, w, s, x, key_of(key, i))
         new_stats.append(s)
     return x, tuple(new_stats)
+
+
+def key_of(key: jax.Array | None, i: int) -> jax.Array | None:
+    """The dropout key of layer i; None where there is no dropout."""
+    return None if key is None else jax.random.fold_in(key, i)
 
 
 def evenly(count: int, groups: int) -> tuple[int, ...]:

@@ -54,6 +54,41 @@ def test_predict_is_in_evaluation_mode_unless_it_has_a_key(name):
         assert_close(rule.predict(params, x, key), expected)
 
 
+@pytest.mark.parametrize("net", ["dense", slow("conv"), slow("lstm")])
+def test_the_average_is_over_the_predictions_of_all_components(net):
+    """Component i predicts what Associated Learning on the first blocks predicts, up to and with its own."""
+    net = NETS[net]
+    rule, batch = jl.rules.al(net, SGD, average=True), make_batch(net)
+    params = drawn(rule, batch)
+    alone = []
+    for i in range(len(net.blocks)):
+        below = jl.rules.al(jl.Network(net.blocks[: i + 1], net.head, net.loss), SGD)
+        alone.append(below.predict(params.replace(components=params.components[: i + 1]), batch[0]))
+    assert_close(rule.predict(params, batch[0]), sum(alone) / len(alone))
+    assert not same(alone[0], alone[-1])
+
+
+@pytest.mark.parametrize("name", ["al", "ff"])
+def test_each_block_has_a_dropout_of_its_own_in_prediction(name):
+    """All units of two alike blocks are positive, so those that are zero were dropped."""
+    block = jl.layers.dense(64, dropout=0.5, init=partial(nn.initializers.constant, 1.0))
+    rule = RULES[name](jl.Network((block, block), jl.layers.dense(3), jl.cross_entropy), SGD)
+    batch = jnp.ones((2, 5)), jnp.eye(3)[:2]
+    params = rule.init(jax.random.key(0), batch)
+    dropped = []
+
+    def watch(call, args, kwargs, context):
+        output = call(*args, **kwargs)
+        if isinstance(context.module, nn.Dropout):
+            dropped.append(np.asarray(output == 0))
+        return output
+
+    with nn.intercept_methods(watch):
+        rule.predict(params, batch[0], jax.random.key(1))
+    first, second, *_ = dropped
+    assert first.shape == second.shape and (first != second).any()
+
+
 @pytest.mark.parametrize("net", ["conv", slow("norm dropout")])
 def test_forward_forward_scores_a_label_by_the_goodness_of_all_blocks_but_the_first(net):
     rule, _, _, params, (x, _) = start("ff", NETS[net])

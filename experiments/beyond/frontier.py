@@ -35,6 +35,7 @@ SEARCH = 3  # the whole training is this many times as long as that with each of
 
 COLOURS = {"bp": figures.ORANGE, "dfa": figures.RED, "drtp": figures.RED}  # those of Associated Learning are blue
 LONGER = "_long"  # at the end of a contender's name: twice the epochs, with the rate of the shorter training
+AVERAGED = "_average"  # the same training, and the prediction is the mean over the components
 Make = Callable[[jl.Network, optax.GradientTransformation], jl.Rule]
 
 
@@ -43,8 +44,11 @@ def contenders(problem: Problem) -> dict[str, Make]:
     lean = {f"al_{count}": partial(jl.rules.al, components=count) for count in problem.components}
     paper = partial(jl.rules.al, components=problem.paper, codes=jl.codes.paper)
     longer = {f"al_2{LONGER}": lean["al_2"]} if problem.longer else {}
+    averaged = {
+        f"al_{count}{AVERAGED}": partial(jl.rules.al, components=count, average=True) for count in problem.averaged
+    }
     feedback = {"dfa": jl.rules.dfa, "drtp": jl.rules.drtp} if problem.feedback else {}
-    return {"bp": jl.rules.bp, **lean, **longer, "al_paper": paper, **feedback}
+    return {"bp": jl.rules.bp, **lean, **longer, **averaged, "al_paper": paper, **feedback}
 
 
 def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:
@@ -125,7 +129,7 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
     turns = {
         contender: sequential(partial(stepping, problem, contender), task.budget["steps"])
         for contender in contenders(problem)
-        if not contender.endswith(LONGER)  # the same program
+        if not contender.endswith((LONGER, AVERAGED))  # the same program
     }
     found = take_turns(turns, task.budget["rounds"])
     rows = [
@@ -187,7 +191,7 @@ def _backprop(recorded: Recorded, name: str) -> dict[str, Any] | None:
 
 def _costs(recorded: Recorded, name: str, contender: str) -> Row:
     """What a step costs, as multiples of backpropagation's: counted with the times, or else with the training."""
-    contender = contender.removesuffix(LONGER)
+    contender = contender.removesuffix(LONGER).removesuffix(AVERAGED)
     trained, timed = (recorded.records.get(f"{name}_{kind}", {"rows": []}) for kind in (contender, "time"))
     measured: Row = next((row for row in timed["rows"] if row["contender"] == contender), {})
     counted = [measured] if "operations" in measured else [row["times BP's"] for row in trained["rows"]]
@@ -243,7 +247,8 @@ EXPERIMENT = Experiment(
     note=(
         f"Adam, its rate falling to zero by a cosine. Each contender chose its rate among {', '.join(map(str, RATES))} "
         "on the validation set, with a third of the epochs. `al_N` is Associated Learning in N components with its "
-        "default, lean codes, and with `_long` twice the epochs; `al_paper` has the paper's codes. "
+        "default, lean codes. `_long` has twice the epochs, and `_average` predicts by the mean over all components; "
+        "`al_paper` has the paper's codes. "
         "Operations, time, weights and memory are multiples of backpropagation's. `cifar` is the vanilla CNN on "
         "10,000 images of 16 by 16 pixels, `resnet` ResNet-8 on the same images; `mnist` and `fashion` are 8 layers "
         "of 256 units, `wide_N` is 4 layers of 1024 units on MNIST with batches of N; the other batches have 64 "

@@ -22,6 +22,7 @@ class Problem(NamedTuple):
     batch: int = 64
     feedback: bool = True  # whether DFA and DRTP are among the contenders
     longer: bool = False  # whether Associated Learning in two components is also trained for twice the time
+    averaged: tuple[int, ...] = ()  # the numbers of components in the rows whose prediction is the mean over them
 
     def splits(self) -> jl.data.Splits:
         """The data."""
@@ -33,8 +34,8 @@ class Problem(NamedTuple):
 MLP, WIDE = jl.models.mlp((256,) * 8), jl.models.mlp((1024,) * 4)
 SHORT, LONG = Budget(epochs=6, seeds=3), Budget(epochs=20, seeds=5)
 PROBLEMS = {
-    "mnist": Problem("mnist", MLP, "8 layers of 256 units", 8, (1, 2, 4, 8), LONG, SHORT),
-    "fashion": Problem("fashion_mnist", MLP, "8 layers of 256 units", 8, (1, 2, 4, 8), LONG, SHORT),
+    "mnist": Problem("mnist", MLP, "8 layers of 256 units", 8, (1, 2, 4, 8), LONG, SHORT, averaged=(8,)),
+    "fashion": Problem("fashion_mnist", MLP, "8 layers of 256 units", 8, (1, 2, 4, 8), LONG, SHORT, averaged=(8,)),
     "cifar": Problem(
         "cifar10",
         jl.models.vanilla_cnn(),
@@ -46,12 +47,34 @@ PROBLEMS = {
         size=16,
         examples=10_000,
         longer=True,
+        averaged=(4, 8),
     ),
     **{
         f"wide_{batch}": Problem(
-            "mnist", WIDE, "4 layers of 1024 units", 4, (2, 4), LONG, SHORT, batch=batch, feedback=False, longer=longer
+            "mnist",
+            WIDE,
+            "4 layers of 1024 units",
+            4,
+            (2, 4),
+            LONG,
+            SHORT,
+            batch=batch,
+            feedback=False,
+            longer=longer,
+            averaged=averaged,
         )
-        for batch, longer in ((64, False), (512, True))
+        for batch, longer, averaged in ((64, False, (4,)), (512, True, (2, 4)))
     },
-    "resnet": Problem("cifar10", jl.models.resnet(8), "resnet(8)", 4, (1, 2, 4), LONG, SHORT, size=16, examples=10_000),
+    "resnet": Problem(
+        "cifar10",
+        jl.models.resnet(8),
+        "resnet(8)",
+        4,
+        (1, 2, 4),
+        LONG,
+        SHORT,
+        size=16,
+        examples=10_000,
+        averaged=(4,),
+    ),
 }

@@ -27,6 +27,7 @@ from jaxlocal.network import (
     are_one_hot,
     cross_entropy,
     has_target,
+    key_of,
     mean_where,
     units,
 )
@@ -52,6 +53,7 @@ def al(
     label_loss: Loss | None = None,
     bridge_tx: optax.GradientTransformation | None = None,
     by_class: bool = False,
+    average: bool = False,
     frozen: Collection[int] = (),
 ) -> Rule:
     r"""Associated Learning: each component makes its code of x predict its code of y, and its code of y decodable.
@@ -83,6 +85,9 @@ def al(
     s_i, g_i and h_i map each token's target, and MSE is the mean over the tokens and the units. Padded places do not
     count, and for classes neither do tokens whose row of y is all zeros. Scores (B, T, C) are zero at padded places.
 
+    With `average` every component predicts, h_1 ∘ … ∘ h_i ∘ b_i ∘ f_i ∘ … ∘ f_1 for component i, and the prediction is
+    the mean of their scores. This is not in the paper. Training is the same.
+
     Args:
       net: the network; its blocks, alone or in groups, are the associated functions f_i.
       tx: the optimizer of f, and by default of b.
@@ -100,6 +105,7 @@ def al(
         own, and else the mean squared error. With `jl.cross_entropy` h_1 is linear, and the prediction holds logits.
       bridge_tx: the optimizer of b.
       by_class: whether the codes are computed once for each class.
+      average: whether the prediction is the mean over all components; by default it is that of the last one.
       frozen: numbers of the blocks that keep their weights.
 
     Returns:
@@ -120,6 +126,7 @@ def al(
     checks.callables(bridge=bridge, encoder=encoder, decoder=decoder, readout=readout)
     codes = _with(codes, width=width, bridge=bridge, encoder=encoder, decoder=decoder, readout=readout)
     _check_by_class(by_class, net)
+    checks.flag("average", average)
     groups = block_groups(components, len(net.blocks))
     n = len(groups)
     f = tuple(tuple(net.blocks[layer] for layer in layers) for layers in groups)
@@ -129,7 +136,7 @@ def al(
     readout, label_loss = lowest_decoder(codes, label_loss, of_classes)
     decoders = readout, *(codes.decoder for _ in groups[1:])
     widths = _widths(codes.width, n)
-    pairs = _Associations(f, widths, codes.bridge, encoder, decoders, label_loss, of_classes, by_class)
+    pairs = _Associations(f, widths, codes.bridge, encoder, decoders, label_loss, of_classes, by_class, average)
     parts = tuple(Part(layers, partial(pairs.init, i), partial(pairs.teach, i)) for i, layers in enumerate(groups))
     autoencoder_tx = autoencoder_tx or optax.chain(tx, optax.scale(2.0))
     return make_rule(
@@ -138,7 +145,7 @@ def al(
         {"forward": tx, "bridge": bridge_tx or tx, "encoder": autoencoder_tx, "decoder": autoencoder_tx},
         locality={"forward": upward(n), "bridge": own(n), "encoder": upward(n), "decoder": own(n)},
         frozen=frozen,
-        effective=effective,
+        effective=pairs.effective,
         scores=pairs.scores,
     )
 
@@ -169,6 +176,7 @@ class _Associations(NamedTuple):
     label_loss: Loss | None
     of_classes: bool
     by_class: bool
+    average: bool
 
     def width(self, i: int, s: jax.Array | Masked) -> int:
         """The units of t_i."""
@@ -245,33 +253,44 @@ class _Associations(NamedTuple):
         return (s, t, y) if self.by_class else (s, t)
 
     def scores(self, params: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
-        """Up through f_1 … f_N, across the last bridge, and down through h_N … h_1."""
-        s, targets = x, params.shapes[1]
-        widths = []  # of t_1 … t_N
-        for i, component in enumerate(params.components):
-            s, _ = apply_layers(self.f[i], component.weights["forward"], component.stats, s, key)
-            of_tokens = by_token(s, targets)
-            top = rows(s) if of_tokens else s  # what a bridge reads
-            widths.append(self.width(i, top))
-        t = _apply(self.bridge(widths[-1]), params.components[-1].weights["bridge"], top, key)
-        widths_below = [targets[-1] if of_tokens else prod(targets), *widths[:-1]]
-        downward = zip(params.components, self.decoders, widths_below, strict=True)
-        for component, decoder, width in reversed(tuple(downward)):
-            t = _apply(decoder(width), component.weights["decoder"], t, key)
+        """Up through f_1 … f_N, across the last bridge, and down through h_N … h_1; or the mean over all bridges."""
+        targets, n = params.shapes[1], len(params.components)
+        weights, stats = zip(*((component.weights, component.stats) for component in params.components), strict=True)
+        f_keys, b_keys, _, h_keys = zip(*(_module_keys(key_of(key, i)) for i in range(n)), strict=True)
+        s, tops = x, []
+        for i in range(n):
+            s, _ = apply_layers(self.f[i], weights[i]["forward"], stats[i], s, f_keys[i])
+            tops.append(rows(s) if by_token(s, targets) else s)  # what the bridge reads
+        of_tokens = by_token(s, targets)
+        widths = [targets[-1] if of_tokens else prod(targets), *map(self.width, range(n), tops)]  # of t_0 … t_N
+
+        def predicted(i: int) -> jax.Array:
+            t = _apply(self.bridge(widths[i + 1]), weights[i]["bridge"], tops[i], b_keys[i])
+            for j in reversed(range(i + 1)):
+                t = _apply(self.decoders[j](widths[j]), weights[j]["decoder"], t, h_keys[j])
+            return t
+
+        # The last component comes first, so that its layers come before those of the others in `layer_outputs`.
+        t = jnp.mean(jnp.stack([predicted(i) for i in range(n - 1, -1 if self.average else n - 2, -1)]), axis=0)
         return masked(s).clear(t.reshape(-1, *targets)) if of_tokens else t
+
+    def effective(self, params: Params) -> dict[str, Tree]:
+        """The weights that the prediction reads: every f, the last bridge or all of them, every decoder."""
+        bridges = tuple(component.weights["bridge"] for component in params.components)
+        return {
+            "forward": forward_weights(params),
+            "bridge": bridges if self.average else bridges[-1],
+            "decoders": tuple(component.weights["decoder"] for component in params.components),
+        }
+
+
+def _module_keys(key: jax.Array | None) -> Sequence[jax.Array | None]:
+    """Those of f, b, g and h, for dropout."""
+    return [None] * 4 if key is None else [*jax.random.split(key, 4)]
 
 
 def _is_image(s: jax.Array | Masked) -> bool:
     return not isinstance(s, Masked) and s.ndim > 2
-
-
-def effective(params: Params) -> dict[str, Tree]:
-    """The weights that the prediction reads: every f, the last bridge, every decoder."""
-    return {
-        "forward": forward_weights(params),
-        "bridge": params.components[-1].weights["bridge"],
-        "decoders": tuple(component.weights["decoder"] for component in params.components),
-    }
 
 
 class Examples(NamedTuple):

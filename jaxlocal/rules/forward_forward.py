@@ -15,7 +15,7 @@ from jaxlocal.checks import learning_rule
 from jaxlocal.layers import flat
 from jaxlocal.locality import upward
 from jaxlocal.make import make_rule
-from jaxlocal.network import Masked, Network, Tree, apply_layer, units, vocabulary
+from jaxlocal.network import Masked, Network, Tree, apply_layer, key_of, units, vocabulary
 from jaxlocal.parts import init_forward
 from jaxlocal.rule import Lesson, Message, Params, Part, Rule, Stats, Weights
 from jaxlocal.rules.feedback import own_key
@@ -140,8 +140,9 @@ def _scores(net: Network, params: Params, x: jax.Array, key: jax.Array | None) -
     (classes,) = params.shapes[1]
     a = _labelled(net, jnp.repeat(x, classes, axis=0), jnp.tile(jnp.eye(classes, dtype=x.dtype), (x.shape[0], 1)))
     goodness = []
-    for block, component in zip(net.blocks, params.components, strict=True):
-        a, _ = apply_layer(block, component.weights["forward"][0], component.stats[0], _normalised(a), key)
+    for i, (block, component) in enumerate(zip(net.blocks, params.components, strict=True)):
+        weights, stats = component.weights["forward"][0], component.stats[0]
+        a, _ = apply_layer(block, weights, stats, _normalised(a), key_of(key, i))
         goodness.append(_goodness(a))
     return reduce(operator.add, goodness[1:] or goodness).reshape(-1, classes)
 
