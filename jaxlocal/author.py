@@ -43,7 +43,7 @@ def check_roles(roles: Collection[str], locality: Mapping[str, np.ndarray], part
             )
 
 
-def started(part: Part, found: Any) -> tuple[Weights, Stats, Message]:
+def started(part: Part, found: Any, locality: Mapping[str, np.ndarray]) -> tuple[Weights, Stats, Message]:
     """What a part's `init` returns, if it is what it must be."""
     if not isinstance(found, tuple) or len(found) != 3:
         raise TypeError(f"init of {_of(part)}: returned {show(found)}, but must return (weights, stats, message)")
@@ -53,6 +53,17 @@ def started(part: Part, found: Any) -> tuple[Weights, Stats, Message]:
         if not isinstance(value, tuple) or len(value) != len(part.layers):
             raise TypeError(
                 f"init of {_of(part)}: {name} is {show(value)}, but must be a tuple with an entry for each layer"
+            )
+    for role, tree in weights.items():
+        if role not in locality:
+            raise ValueError(
+                f"init of {_of(part)}: weights has the role {role!r}, which has no mask in locality; "
+                f"{nearest(role, locality)}"
+            )
+        if isinstance(tree, tuple) and len(tree) != len(part.layers):
+            raise TypeError(
+                f"init of {_of(part)}: weights[{role!r}] is a tuple of {len(tree)}, but a tuple has an entry for each "
+                "layer of the part; use a dict or a list for other weights"
             )
     return weights, stats, message
 

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def everywhere(n: int) -> np.ndarray:
-    """A component learns from these weights of all components.
+    """The update of a component depends on the weights of all components.
 
     Example:
       >>> jl.everywhere(2).tolist()
@@ -14,7 +14,7 @@ def everywhere(n: int) -> np.ndarray:
 
 
 def upward(n: int) -> np.ndarray:
-    """A component learns from these weights of its own, and from those of the components below it.
+    """The update of a component depends on its own weights, and on those of the components below it.
 
     Example:
       >>> jl.upward(2).tolist()
@@ -24,7 +24,7 @@ def upward(n: int) -> np.ndarray:
 
 
 def downward(n: int) -> np.ndarray:
-    """A component learns from these weights of its own, and from those of the components above it.
+    """The update of a component depends on its own weights, and on those of the components above it.
 
     Example:
       >>> jl.downward(2).tolist()
@@ -34,7 +34,7 @@ def downward(n: int) -> np.ndarray:
 
 
 def own(n: int) -> np.ndarray:
-    """A component learns from these weights of its own, and from no others.
+    """The update of a component depends on its own weights alone.
 
     Example:
       >>> jl.own(2).tolist()

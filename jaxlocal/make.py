@@ -80,7 +80,7 @@ def make_rule(
         raise ValueError(f"alternate={alternate}: a rule that learns in the forward pass has no turns; leave it out")
     author.check_parts(net, parts, with_head=scores is None, alone=teach is None)
     author.check_roles(txs, locality, len(parts))
-    frozen = checks.layer_indices("frozen", frozen, len(net.layers))
+    frozen = checks.layer_indices("frozen", frozen, sum(len(part.layers) for part in parts))
     descent = Descent(dict(txs), frozen, settle)
     learn = None if teach else tuple(partial(_learn_alone, part, descent) for part in parts)
     outlines: dict[tuple[tuple[int, ...], ...], Outline] = {}  # of the parameters, by the shapes of an example
@@ -92,7 +92,7 @@ def make_rule(
         _check_output(net, key, batch)
         check_padding("batch", *batch, net.layers[0])
         example = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), batch)  # only the shapes matter
-        params = Params(_start(parts, descent, key, example), tuple(leaf.shape[1:] for leaf in example))
+        params = Params(_start(parts, descent, locality, key, example), tuple(leaf.shape[1:] for leaf in example))
         outlines[params.shapes] = Outline.of(params.components)
         return params
 
@@ -172,19 +172,21 @@ def _check_output(net: Network, key: jax.Array, batch: Batch) -> None:
     x, y = (jax.ShapeDtypeStruct((max(2, len(leaf)), *leaf.shape[1:]), leaf.dtype) for leaf in batch)
     scores, _ = jax.eval_shape(init_forward(net.layers), key, (x, y))[2]
     checks.targets(scores, y)
-    if net.loss is cross_entropy and y.shape[-1] == 1:
+    if net.loss == cross_entropy and y.shape[-1] == 1:
         raise ValueError(
             "batch: y has one class, whose cross entropy is always 0; pass one-hot rows of two classes or more, or, if "
             "the targets are real numbers, give the network loss=jl.squared_error"
         )
 
 
-def _start(parts: tuple[Part, ...], descent: Descent, key: jax.Array, message: Message) -> Components:
+def _start(
+    parts: tuple[Part, ...], descent: Descent, locality: Mapping[str, np.ndarray], key: jax.Array, message: Message
+) -> Components:
     """The components before the first batch."""
     components = []
     for part, part_key in zip(parts, jax.random.split(key, len(parts)), strict=True):
         init_key, own_key = jax.random.split(part_key)
-        weights, stats, message = author.started(part, part.init(init_key, message))
+        weights, stats, message = author.started(part, part.init(init_key, message), locality)
         opt = descent.start(part, weights)
         components.append(Component(weights, opt, stats, own_key, count=jnp.zeros((), jnp.int32)))
     return tuple(components)

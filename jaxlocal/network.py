@@ -84,10 +84,14 @@ class Loss(NamedTuple):
 
     If each token has a target, y (B, T, C), `value` may return the loss of each token, (B, T). A token whose row of y
     is all zeros has no target. `cross_entropy` does so; `squared_error` sums over the tokens as over all units.
+
+    With `of_classes` y holds classes, the class with the highest score is predicted, and there is an accuracy.
+    Otherwise y holds real numbers.
     """
 
     value: Callable[[jax.Array, jax.Array], jax.Array]
     output: Callable[[jax.Array], jax.Array]
+    of_classes: bool = False
 
     def is_of_tokens(self, y: jax.Array) -> bool:
         """Whether `value` is the loss of each token, for targets of this shape."""
@@ -102,7 +106,7 @@ class Loss(NamedTuple):
     def error(self, scores: jax.Array, y: jax.Array) -> jax.Array:
         """δ = ∂ mean loss / ∂ scores, (B, C): the learning signal at the output, which includes the 1/B of the mean.
 
-        If each token has a target, it is (B, T, C), and 1/B becomes 1 / the number of tokens with a target.
+        If the loss is that of each token, it is (B, T, C), and 1/B becomes 1 / the number of tokens with a target.
         """
         return jax.grad(self.mean)(scores, y)
 
@@ -134,7 +138,7 @@ def _derivative(primals: tuple[jax.Array, jax.Array], tangents: tuple[Any, Any])
     return value, reduce(operator.add, moves)
 
 
-cross_entropy = Loss(_cross_entropy, jax.nn.softmax)  # for classes: y is one-hot or any distribution
+cross_entropy = Loss(_cross_entropy, jax.nn.softmax, of_classes=True)  # y is one-hot or any distribution
 squared_error = Loss(
     _half_squared_distance, lambda scores: scores
 )  # for real targets: ½‖scores - y‖², summed over units
@@ -144,7 +148,7 @@ MANY_LAYERS = 8  # beyond which a network is printed with some left out
 
 
 class Network(NamedTuple):
-    """A feed-forward network, `head(blocks[-1](… blocks[0](x)))`, and the loss that training makes small.
+    """A feed-forward network, `head(blocks[-1](… blocks[0](x)))`, and the loss that training minimises.
 
     Blocks and head are Flax modules. They take x and, if training and prediction differ, a keyword `train`. The rules
     that work layer by layer treat every block as a component. The head is the linear readout.

@@ -15,7 +15,8 @@ from jaxlocal.fast.shards import split_over
 from jaxlocal.network import Network, computing_in
 from jaxlocal.rule import Batch, Params, Placement, Rule
 
-MOST, MANY = 10**6, 1000  # members of an ensemble: at most, and so many that their memory is looked at first
+MOST = 10**6  # members of an ensemble
+MANY = 1000  # members; from this number on, `init` first asks whether there is memory for them
 Args = ParamSpec("Args")
 Out = TypeVar("Out")
 
@@ -76,7 +77,9 @@ def ensemble(rule: Rule, n: int) -> Rule:
 
     def predict(params: Params, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         checks.members(params, n)
-        return jax.vmap(rule.predict, in_axes=(0, None, None))(params, x, key)
+        if key is None:
+            return jax.vmap(rule.predict, in_axes=(0, None))(params, x)
+        return jax.vmap(rule.predict, in_axes=(0, None, 0))(params, x, jax.random.split(key, n))
 
     return rule._replace(
         init=init,

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from jaxlocal import author, checks
-from jaxlocal.network import Network, Tree, apply_layers, evenly, init_layer, neighbours
+from jaxlocal.network import Network, Tree, apply_layer, evenly, init_layer, neighbours
 from jaxlocal.rule import Lesson, Message, Part, Stats, Weights
 
 
@@ -31,8 +31,8 @@ def head_lesson(net: Network, weights: Weights, stats: Stats, message: Message, 
     a, y = author.pair(message)
 
     def objective(weights: Weights) -> tuple[jax.Array, Stats]:
-        scores, new_stats = apply_layers((net.head,), weights["forward"], stats, a, key)
-        return net.loss.mean(scores, y), new_stats
+        scores, new_stats = apply_layer(net.head, weights["forward"][0], stats[0], a, key)
+        return net.loss.mean(scores, y), (new_stats,)
 
     (loss, stats), grads = jax.value_and_grad(objective, has_aux=True)(weights)
     return Lesson(grads, stats, {"task": loss})

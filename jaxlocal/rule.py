@@ -56,7 +56,8 @@ class Component:
     """All that one component carries: the unit of locality, of checkpoints and of the pipeline.
 
     `weights` and `opt` are dicts by role. The role "forward" is always a tuple with the weights of each layer of the
-    component. A role without an optimizer state does not learn. `stats` holds, layer by layer, the Flax collections
+    component; any other role that is a tuple has an entry for each layer, too. A role without an optimizer state does
+    not learn. `stats` holds, layer by layer, the Flax collections
     other than the weights: the batch statistics. The dicts cannot be changed; `jl.set_weights` returns new parameters.
     """
 

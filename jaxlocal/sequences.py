@@ -118,9 +118,10 @@ def sinusoidal(x: jax.Array) -> jax.Array:
     """
     steps, features = x.shape[1:]
     half = -(-features // 2)
-    rates = 10000.0 ** (-jnp.arange(half, dtype=x.dtype) / half)
-    angles = jnp.arange(steps, dtype=x.dtype)[:, None] * rates[None]
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)[:, :features]
+    exact = jnp.float64 if x.dtype == jnp.float64 else jnp.float32  # bfloat16 holds no odd number above 256
+    rates = 10000.0 ** (-jnp.arange(half, dtype=exact) / half)
+    angles = jnp.arange(steps, dtype=exact)[:, None] * rates[None]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)[:, :features].astype(x.dtype)
 
 
 class LearnedPositions(nn.Module):

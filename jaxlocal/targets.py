@@ -1,4 +1,4 @@
-"""Target propagation, Algorithm 1: activities go up, targets come down through inverses, every layer hits its target.
+"""Target propagation, Algorithm 1: activities go up, targets come down through inverses, layers learn to hit theirs.
 
 Numbering: h[0] is x, and layer i maps h[i] to h[i + 1]. So h[i] is the papers' h_i, and layer i is their f_{i+1}. Its
 inverse, their g_{i+1}, maps h[i + 1] back to h[i]. The last layer is the head.

@@ -29,11 +29,14 @@ def by_token(x: jax.Array | Masked, targets: tuple[int, ...]) -> bool:
 
 
 def check_padding(name: str, x: Any, y: Any, first: nn.Module) -> None:
-    """Refuse targets at padded places, where the values can be seen. `first` is the network's first layer."""
+    """Refuse targets at padded places, where the values can be seen. `first` is the network's first layer.
+
+    x and y are a batch, or batches (T, B, …).
+    """
     if not isinstance(first, Embedding) or y.shape[:-1] != x.shape or not (readable(x) and readable(y)):
         return
     # As `Embedding` masks, but by NumPy: inside `jax.jit` an array that can be read here could not be read after JAX's.
-    padded = ~np.maximum.accumulate((np.asarray(x) != PADDING)[:, ::-1], axis=1)[:, ::-1]
+    padded = ~np.maximum.accumulate((np.asarray(x) != PADDING)[..., ::-1], axis=-1)[..., ::-1]
     if np.asarray(y)[padded].any():
         raise ValueError(
             f"{name}: y has a target at a padded place; make its row zeros, as jax.nn.one_hot(-1, classes) is"

@@ -166,7 +166,8 @@ class Map(NamedTuple):
 def _maps_with_feedback(layers: Layers, weights: tuple[Tree, ...], stats: Stats, x: jax.Array) -> list[Map]:
     """The linear modules that need a B, in the order of their calls: all but a first one that nothing learns below."""
     calls: list[Map] = []
-    shapes: list[dict[tuple[str, str], tuple[int, ...]]] = [{} for _ in layers]  # by path and name, of what is covered
+    # Of each layer, the shapes of the weights that belong to a linear module, by its path and their name.
+    shapes: list[dict[tuple[str, str], tuple[int, ...]]] = [{} for _ in layers]
 
     def note(layer: int, call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module, path = context.module, "/".join(context.module.path)

@@ -86,6 +86,25 @@ def test_parts_and_masks_are_checked_at_once(make, complaint):
         make()
 
 
+@pytest.mark.parametrize(
+    ("weights", "complaint"),
+    [
+        ({"foward": ()}, "weights has the role 'foward', which has no mask in locality; did you mean forward"),
+        ({"readout": ({}, {})}, r"weights\['readout'\] is a tuple of 2, but a tuple has an entry for each layer"),
+    ],
+)
+def test_a_role_is_declared_and_a_tuple_is_by_layer(weights, complaint):
+    def init(key, message):
+        made, stats, message = jl.init_forward(NET.blocks)(key, message)
+        return made | weights, stats, message
+
+    rule = jl.make_rule(
+        NET, (block(init), HEAD), {"forward": TX}, locality={"forward": jl.own(2), "readout": jl.own(2)}
+    )
+    with pytest.raises((TypeError, ValueError), match=complaint):
+        rule.init(jax.random.key(0), BATCH)
+
+
 def first_message(message):
     """An `init` that hands on another message."""
     return lambda key, given: (*jl.init_forward(NET.blocks)(key, given)[:2], message)

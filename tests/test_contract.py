@@ -161,8 +161,7 @@ def perturbed(params, j, role):
 def test_locality_is_what_the_rule_declares(name, net):
     """Change one component's weights: exactly the components that the rule declares learn something else."""
     rule, _, step, params, batch = start(name, NETS[net])
-    roles = {role for component in params.components for role in component.weights if role != "auxiliary"}
-    for role in roles:
+    for role in {role for component in params.components for role in component.weights}:
         declared = rule.locality(role)
         for j, component in enumerate(params.components):
             if jax.tree.leaves(component.weights.get(role)):

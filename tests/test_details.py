@@ -68,6 +68,39 @@ def test_the_average_is_over_the_predictions_of_all_components(net):
     assert not same(alone[0], alone[-1])
 
 
+@pytest.mark.parametrize("name", HEADLESS)
+def test_the_head_of_a_rule_without_one_cannot_be_frozen(name):
+    net = jl.models.mlp((4, 4))
+    with pytest.raises(ValueError, match=r"frozen=\{2\}: there is no layer 2"):
+        getattr(jl.rules, name)(net, SGD, frozen={2})
+    rule, batch = getattr(jl.rules, name)(net, SGD, frozen={-1}), (jnp.ones((2, 5)), jnp.eye(10)[:2])
+    params = rule.init(jax.random.key(0), batch)
+    after = rule.update(params, batch)
+    assert [same(*pair) for pair in zip(forward_weights(params), forward_weights(after), strict=True)] == [False, True]
+
+
+class DroppingHead(nn.Module):
+    """Drops half of its input."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.Dropout(0.5, deterministic=not self.has_rng("dropout"))(x))
+
+
+def test_direct_feedback_has_the_error_of_the_network_that_the_head_learns_from():
+    """All activities are 1 and B has a one for class 0 alone, so both see the sum of the errors of class 0."""
+    net = jl.Network((jl.layers.dense(16),), DroppingHead(), jl.cross_entropy)
+    rule, batch = jl.rules.dfa(net, SGD), (jnp.ones((4, 5)), jax.nn.one_hot(jnp.array([0, 1, 2, 0]), 3))
+    params = rule.init(jax.random.key(0), batch)
+    weights = jl.get_weights(rule, params)
+    ones = {"layers.0/forward/linear/kernel": np.zeros((5, 16)), "layers.0/forward/linear/bias": np.ones(16)}
+    feedback = {"components.0/feedback": np.eye(3)[:, :1] @ np.ones((1, 16))}
+    assert {*ones, *feedback} <= {*weights}
+    block, head = rule.lessons(jl.set_weights(rule, params, ones | feedback), batch)
+    bias = head.grads["forward"][0]["Dense_0"]["bias"]
+    np.testing.assert_allclose(block.losses["projection"] / 16, bias[0], rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["al", "ff"])
 def test_each_block_has_a_dropout_of_its_own_in_prediction(name):
     """All units of two alike blocks are positive, so those that are zero were dropped."""

@@ -274,3 +274,10 @@ def test_texts_are_learned(rule, net, task):
     for epoch in range(15):
         params, _ = jl.training.epoch(learner, params, train, jax.random.key(epoch), 32)
     assert jl.training.accuracy(learner, params, test) >= 0.95
+
+
+def test_sinusoidal_positions_are_told_apart_in_bfloat16():
+    """Beyond 256, bfloat16 holds no odd number; what is left is the rounding of a sine, at most 2⁻⁹."""
+    exact, coarse = (sinusoidal(jnp.zeros((1, 600, 8), dtype)) for dtype in (jnp.float32, jnp.bfloat16))
+    assert coarse.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(coarse, np.float32), exact, atol=2**-8)

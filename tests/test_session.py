@@ -81,6 +81,18 @@ def test_the_best_epoch_is_kept(tmp_path, monkeypatch):
     assert same(best.params, fit(RULE, DATA, epochs=2, batch_size=8).params)
 
 
+def test_before_the_first_epoch_ends_there_is_no_best_one_and_batch_size_and_seed_are_kept(tmp_path):
+    train(tmp_path, watch=lambda progress: progress.step >= 3)
+    assert load_state(tmp_path, RULE, DATA.train).step < STEPS
+    assert load_state(tmp_path, RULE, DATA.train, best=True) is None
+    for changed in {"batch_size": 4}, {"seed": 1}:
+        with (
+            Session(tmp_path, RULE, DATA) as session,
+            pytest.raises(MismatchError, match=r"(batch_size=4|seed=1): .* was begun with (batch_size=8|seed=0)"),
+        ):
+            session.train(**{"epochs": 3, "batch_size": 8} | changed)
+
+
 @pytest.mark.parametrize("stop", [3, STEPS + 6, 2 * STEPS])
 def test_a_run_that_watch_stopped_resumes(stop, tmp_path, whole):
     """In the first epoch, in the second, and after it."""

@@ -351,6 +351,22 @@ def test_targets_that_do_not_fit(name, case):
         jl.training.fit(rule, data, epochs=1, batch_size=8)
 
 
+def test_a_pipeline_refuses_targets_at_padded_places_as_the_rule_does():
+    rule, _, _, params, batch = start("al", NET)
+    pipe, wrong = jl.pipelined(rule, jl.pipeline.mesh(component=2)), (IDS, jnp.ones_like(Y) / 3)
+    placed = pipe.place(params, batch)
+    for call in (
+        lambda: rule.step(params, wrong),
+        lambda: pipe.init(jax.random.key(0), wrong),
+        lambda: pipe.place(params, wrong),
+        lambda: pipe.step(placed, wrong),
+        lambda: pipe.feed(wrong),
+        lambda: pipe.run(placed, tuple(leaf[None] for leaf in wrong)),
+    ):
+        with pytest.raises(ValueError, match="y has a target at a padded place"):
+            call()
+
+
 def test_data_that_do_not_fit():
     rule, _, _, params, _ = start("bp", NET)
     with pytest.raises(ValueError, match=r"y has shape \(8, 4, 3\).*\(N, 5, 3\).*targets of this shape"):

@@ -358,8 +358,18 @@ def test_a_measurement_takes_bytes_and_refuses_what_is_no_pair_of_arrays(measure
 def test_the_squared_error_has_no_accuracy():
     rule = jl.rules.bp(jl.models.autoencoder((8,), units=64), optax.adam(1e-2))
     pair = SMALL.test[0], np.asarray(SMALL.test[0]).reshape(-1, 64)
-    with pytest.raises(ValueError, match=r"the squared error has no classes; .*jl\.training\.evaluate"):
+    with pytest.raises(ValueError, match=r"the network's loss has no classes; .*jl\.training\.evaluate"):
         jl.training.accuracy(rule, rule.init(jax.random.key(0), pair), pair)
+
+
+def test_a_loss_of_ones_own_for_real_targets_has_no_accuracy_and_the_best_epoch_is_that_of_its_value():
+    absolute = jl.Loss(lambda scores, y: jnp.sum(jnp.abs(scores - y), axis=1), lambda scores: scores)
+    data = jl.data.Splits(*((x, np.asarray(x).mean((1, 2))) for x, _ in SMALL))
+    rule = jl.rules.bp(jl.models.mlp((8,), classes=1)._replace(loss=absolute), optax.adam(1e-3))
+    history = jl.training.fit(rule, data, epochs=5, batch_size=35, patience=2).state.history
+    losses = [metrics["validation"]["loss"] for metrics in history]
+    assert losses == sorted(losses, reverse=True) and len(history) == 5
+    assert all(metrics[split].keys() == {"loss"} for metrics in history for split in ("train", "validation"))
 
 
 def test_the_al_papers_schedule():

@@ -295,12 +295,12 @@ def _check_fit(config: Config, net: Network, data: Splits) -> None:
             f"--model={config.model}: cannot take the examples of {config.data}, of shape {x.shape[1:]}, with targets "
             f"of shape {y.shape[1:]} ({reason}); take another network, or --image-size"
         ) from None
-    if net.loss is cross_entropy and y.shape[1:] == (1,):
+    if net.loss == cross_entropy and y.shape[1:] == (1,):
         raise ConfigError(
             f"--data={config.data}: has one class, so that there is nothing to learn; add other classes or, if y holds "
             "real numbers, --model-args loss=squared_error"
         )
-    if net.loss is cross_entropy and not are_classes(y):
+    if net.loss == cross_entropy and not are_classes(y):
         raise ConfigError(
             f"--data={config.data}: cross entropy needs class labels, but the targets are real numbers; add "
             "--model-args loss=squared_error"

@@ -18,7 +18,7 @@ from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.decode import Image, pixels, readable
 from jaxlocal.data.frames import is_frame, read_inputs
 from jaxlocal.data.sources import checked_inputs
-from jaxlocal.network import cross_entropy, squared_error
+from jaxlocal.network import cross_entropy
 from jaxlocal.rule import Params, Rule
 from jaxlocal.rules.associated import lowest_decoder
 
@@ -58,7 +58,7 @@ def predictions(config: Config, built: Built, params: Params, inputs: Iterable[s
 
 def class_names(built: Built) -> list[str] | None:
     """The names of the classes, or their numbers where these are unknown; None for targets that are real numbers."""
-    if built.plain.net.loss is squared_error:
+    if not built.plain.net.loss.of_classes:
         return None
     return list(built.classes or map(str, range(built.data.train[1].shape[-1])))
 
@@ -69,7 +69,7 @@ def meaning(config: Config, built: Built) -> str:
     With the paper's codes, for example, the lowest decoder of Associated Learning ends in a sigmoid: its scores are
     from 0 to 1. Of the coders that the command line knows only the linear one does not.
     """
-    if built.plain.net.loss is squared_error:
+    if not built.plain.net.loss.of_classes:
         return "numbers"
     if config.rule != "al":
         return "logits"

@@ -35,7 +35,6 @@ from jaxlocal.data.checking import are_classes
 from jaxlocal.data.text import is_text
 from jaxlocal.diagnostics import alignment, layer_outputs, parameter_counts
 from jaxlocal.loggers import Opener
-from jaxlocal.network import cross_entropy, squared_error
 from jaxlocal.rule import Params, Rule
 from jaxlocal.training import Interrupted, Metrics, Result, Session, State, best_epoch, load_state
 from jaxlocal.training.session import template
@@ -204,7 +203,7 @@ def evaluate(folder: Path | str, *, best: bool = False, data: str | None = None)
                     f"--data={data}: has examples or targets of shape {theirs.shape[1:]}, but the run was trained on "
                     f"{ours.shape[1:]}; take a data set like {config.data}"
                 )
-        if built.plain.net.loss is cross_entropy and not all(are_classes(y) for _, y in other):
+        if built.plain.net.loss.of_classes and not all(are_classes(y) for _, y in other):
             raise ConfigError(
                 f"--data={data}: holds real numbers as targets, but the run was trained on classes; take a data set "
                 f"like {config.data}"
@@ -280,7 +279,7 @@ def draw(folder: Path | str, *, best: bool = False, examples: int = 1000) -> Ite
     x, y = map(jnp.asarray, floats((images, labels)))
     x = built.augmentation.test(x) if built.augmentation else x
     yield save("alignment", plots.alignment({config.rule: alignment(built.plain, params, (x, y))}))
-    if built.plain.net.loss is squared_error:  # there are no classes
+    if not built.plain.net.loss.of_classes:
         return
     panels = layer_outputs(built.plain, params, x)
     try:

@@ -15,7 +15,7 @@ from jaxlocal.app.runs import Say, interrupted
 from jaxlocal.app.settings import Config, ConfigError, check, known, shown
 from jaxlocal.app.text import plural
 from jaxlocal.data import Splits
-from jaxlocal.network import Network, squared_error
+from jaxlocal.network import Network
 from jaxlocal.search import Trial
 from jaxlocal.search.rule_settings import ADAM, Make
 from jaxlocal.search.space import Range, log_uniform
@@ -72,7 +72,7 @@ def search(
         say(f"{rule} on {config.data}, {trials} settings, {plural(config.epochs, 'epoch')} each → {folder / rule}")
         say(random_search.table(found[rule]))
         say(_test(make, config, data, found[rule]))
-    if net.loss is not squared_error:  # real targets have no accuracy to draw
+    if net.loss.of_classes:  # real targets have no accuracy to draw
         picture = folder / "histograms.png"
         random_search.histograms(found).savefig(picture, dpi=120)
         say(f"picture: {picture}")

@@ -44,7 +44,7 @@ def check_splits(data: Any, net: Network | None = None) -> None:
 
 def check_targets(name: str, y: Any, net: Network) -> None:
     """The targets are classes where the network's loss is the cross entropy, as far as they can be read here."""
-    if net.loss is cross_entropy and readable(y) and not are_classes(y):
+    if net.loss == cross_entropy and readable(y) and not are_classes(y):
         raise ValueError(
             f"{name}: cross entropy needs class labels, one-hot or as probabilities, but these are other numbers; give "
             "the network loss=jl.squared_error"

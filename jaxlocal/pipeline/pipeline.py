@@ -30,6 +30,7 @@ from jaxlocal.pipeline.program import Program, State, tick
 from jaxlocal.pipeline.schedule import Schedule
 from jaxlocal.pipeline.stages import Stage, steps
 from jaxlocal.rule import Batch, Component, Info, Params, Rule, forward_stats
+from jaxlocal.tokens import check_padding
 
 ROOM = 1.5  # the default for the memory of a device, as a multiple of the least
 
@@ -75,7 +76,10 @@ class Pipeline:
     check_vma: bool = False
 
     def init(self, key: jax.Array, batch: Batch) -> PipelineParams:
-        """The parameters of the rule's own `init`, each component made on its device; B is fixed from here on."""
+        """The parameters of the rule's own `init`, each component made on its device.
+
+        All later batches must have as many examples as this one.
+        """
         checks.key(key)
         checks.batch(batch, self.rule.net)
         layout = self._layout(jax.eval_shape(self.rule.init, key, batch), batch)
@@ -157,6 +161,7 @@ class Pipeline:
     def _layout(self, params: Params, batch: Batch) -> Layout:
         shapes: Any
         checks.batch(batch, self.rule.net, params.shapes, forward_stats(params))
+        self._check_padding("batch", batch)
         params, shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, batch))
         self._devices.check_split(shapes)
         return lay_out(steps(self.rule), params, shapes, self.stages, self._devices.count, self.room)
@@ -177,6 +182,7 @@ class Pipeline:
             return
         entering: Any = _of_one_device(batch, layout.devices) if isinstance(batch, Fed) else batch
         checks.batch(entering, self.rule.net, tuple(leaf.shape[1:] for leaf in layout.batch))
+        self._check_padding("batch", entering)
         found, wanted = entering[0].shape[0], layout.batch[0].shape[0]
         if found != wanted:
             raise ValueError(
@@ -189,6 +195,10 @@ class Pipeline:
         for leaf, array in zip("xy", pair, strict=True):
             checks.finite(name, leaf, array)
         checks.token_ids(f"{name}: x", pair[0], vocabulary(self.rule.net))
+        self._check_padding(name, pair)
+
+    def _check_padding(self, name: str, pair: Batch) -> None:
+        check_padding(name, *pair, self.rule.net.layers[0])
 
     # The compiled programs.
 

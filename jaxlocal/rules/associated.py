@@ -25,7 +25,6 @@ from jaxlocal.network import (
     apply_layer,
     apply_layers,
     are_one_hot,
-    cross_entropy,
     has_target,
     key_of,
     mean_where,
@@ -130,7 +129,7 @@ def al(
     groups = block_groups(components, len(net.blocks))
     n = len(groups)
     f = tuple(tuple(net.blocks[layer] for layer in layers) for layers in groups)
-    of_classes = net.loss == cross_entropy
+    of_classes = net.loss.of_classes
     encoder = codes.encoder or (spread if of_classes else one_layer)
     _check_label_loss(label_loss)
     readout, label_loss = lowest_decoder(codes, label_loss, of_classes)
@@ -214,7 +213,9 @@ class _Associations(NamedTuple):
             codes = _apply(g, weights["encoder"], targets.rows, g_key)
             t = targets.of_examples(codes)
             associated = examples.mean(jnp.square(_apply(b, weights["bridge"], examples.s, b_key) - stop_gradient(t)))
-            autoencoder = targets.mean(self.missed(i, _apply(h, weights["decoder"], codes, h_key), targets.rows))
+            autoencoder = targets.mean(
+                self.decoding_error(i, _apply(h, weights["decoder"], codes, h_key), targets.rows)
+            )
             if self.by_class:
                 autoencoder = autoencoder * _one_where_labels(y)
             losses = {"associated": associated, "autoencoder": autoencoder}
@@ -235,14 +236,17 @@ class _Associations(NamedTuple):
             t_below = Masked(t_below, mask & has_target(t_below) if self.of_classes else mask)
         return Examples(rows(s), rows(t_below), t_below.mask)
 
-    def missed(self, i: int, decoded: jax.Array, t_below: jax.Array) -> jax.Array:
+    def decoding_error(self, i: int, decoded: jax.Array, t_below: jax.Array) -> jax.Array:
         """How far h_i(t_i) is from t_{i-1}, for each row and unit, or for each row."""
         if i > 0 or self.label_loss is None:
             return jnp.square(decoded - t_below)
         return self.label_loss.value(decoded, t_below)[:, None]
 
     def read(self, message: Message) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """s_{i-1}, t_{i-1} and, where it is needed, y. The first component's message is (x, y): there t_{i-1} is y."""
+        """s_{i-1}, t_{i-1}, and with `by_class` the label y. The first component's message is (x, y): t_0 is y.
+
+        Without `by_class` the label does not travel; the last entry takes its place, and nothing reads it.
+        """
         s, t, y = message[0], message[1], message[-1]
         if self.by_class and len(message) == 2:
             _check_labels(y)
@@ -355,7 +359,7 @@ def _with(codes: Codes, **given: Any) -> Codes:
 
 def _check_by_class(by_class: bool, net: Network) -> None:
     checks.flag("by_class", by_class)
-    if by_class and net.loss != cross_entropy:
+    if by_class and not net.loss.of_classes:
         raise ValueError(
             "by_class=True: the network's loss is for real targets, but codes belong to classes only where targets are "
             "labels; leave it out, or use jl.cross_entropy"

@@ -135,8 +135,9 @@ def drtp(
         \Delta W_l = -\eta\, a_{l-1}^\top \delta_l
 
     y takes the place of δ_k, as in the direct Kolen-Pollack paper, with the same factor 1/B of the mean over the batch.
-    If each token has a target, it is 1 / the number of tokens with a target.
     (Frenkel et al. use the opposite sign; if B is drawn from a symmetric distribution, that is the same rule.)
+    If the network's loss is that of each token, as the cross entropy is where each token has a target, the factor is
+    1 / the number of tokens with a target.
     Component l learns from the message (a_{l-1}, y) alone: there is no backward pass.
 
     Args:

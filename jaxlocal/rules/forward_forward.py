@@ -20,7 +20,7 @@ from jaxlocal.parts import init_forward
 from jaxlocal.rule import Lesson, Message, Params, Part, Rule, Stats, Weights
 from jaxlocal.rules.feedback import own_key
 
-TINY = 1e-8  # activities whose mean square is smaller count as zero
+SMALLEST = 1e-8  # no mean square counts as less, so that nothing is divided by zero
 
 
 @learning_rule
@@ -154,7 +154,7 @@ def _goodness(a: jax.Array | Masked) -> jax.Array:
 
 def _normalised(a: Tree) -> Tree:
     """Each example divided by the root of its mean square."""
-    scale = jax.lax.rsqrt(jnp.maximum(_goodness(a) / units(a), TINY))
+    scale = jax.lax.rsqrt(jnp.maximum(_goodness(a) / units(a), SMALLEST))
 
     def scaled(values: jax.Array) -> jax.Array:
         return values * scale.reshape(-1, *(1,) * (values.ndim - 1))

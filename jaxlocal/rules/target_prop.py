@@ -284,4 +284,5 @@ def ao_sdtp(
     checks.positive_int("auxiliary", auxiliary)
     settings = Settings(inverse_tx or tx, noise, noise_preserving, alternate, inverses, frozen)
     output = with_features(auxiliary)
-    return target_prop(net, tx, settings, label(net, output), difference, TARGETS_FROM_ALL, output)
+    locality = {**TARGETS_FROM_ALL, "auxiliary": everywhere}
+    return target_prop(net, tx, settings, label(net, output), difference, locality, output)

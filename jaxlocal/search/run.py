@@ -14,7 +14,7 @@ from jaxlocal import checks, training
 from jaxlocal.data import Pairs, Splits, floats
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.checking import check_splits
-from jaxlocal.network import Loss, squared_error
+from jaxlocal.network import Loss
 from jaxlocal.rule import Batch, Params, Rule
 from jaxlocal.search.fingerprint import digest, fingerprint
 from jaxlocal.search.folder import Plan, resume, save
@@ -172,8 +172,8 @@ class _Trainer(NamedTuple):
         params, info = inspect.unwrap(training.epoch)(rule, params, train, key, self.batch_size)
         # In small pieces, because many settings share the memory.
         measured = totals(rule, params, validation, self.augmentation, piece=self.batch_size)
-        real = rule.net.loss is squared_error
-        return params, jnp.mean(jnp.sum(info.losses, 1)), measured.loss if real else measured.correct
+        found = measured.correct if rule.net.loss.of_classes else measured.loss
+        return params, jnp.mean(jnp.sum(info.losses, 1)), found
 
     def fingerprint(self, setting: dict[str, float]) -> str:
         """Identifies the program that trains and measures one setting."""
@@ -188,7 +188,7 @@ class _Trainer(NamedTuple):
 
         `loss` is that of the network.
         """
-        real, count = loss is squared_error, int(number_of_targets(loss, self.validation[1]))
+        real, count = not loss.of_classes, int(number_of_targets(loss, self.validation[1]))
         start_all = jax.jit(jax.vmap(self.start, in_axes=(0, None)))
         learn_all = jax.jit(jax.vmap(self.learn, in_axes=(0, 0, None, None, None)), donate_argnums=1)
 

@@ -23,8 +23,8 @@ def has_diverged(losses: np.ndarray) -> np.ndarray:
 class Account:
     """Adds up the losses of a run, chunk by chunk.
 
-    A device computes while Python goes on. So that it never has to wait, the losses of a chunk are first announced by
-    `expect`, and only when the next chunk is under way does `settle` wait for them.
+    The device computes while Python prepares the next chunk. So that it never waits for Python, `expect` only notes the
+    losses of a chunk, and `settle` reads them once the next chunk is under way.
 
     Args:
       steps: the number of steps in an epoch.

@@ -85,10 +85,11 @@ class Checkpoints:
         return _on_devices(like, processes.first(lambda: self._first_sound(like, self._steps())))
 
     def best(self, like: Tree) -> Saved | None:
-        """The checkpoint with the highest score, or None if it is damaged or there is none."""
+        """The checkpoint with the highest score, or None if it is damaged or no checkpoint has a score."""
 
         def read() -> Saved | None:
-            scores = {step: score for step in self._steps() if (score := self._score(step)) is not None}
+            found = {step: self._score(step) for step in self._steps()}
+            scores = {step: score for step, score in found.items() if score is not None and score > -np.inf}
             return self._first_sound(like, sorted(scores, key=scores.__getitem__)[-1:])
 
         return _on_devices(like, processes.first(read))

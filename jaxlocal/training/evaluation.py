@@ -11,7 +11,7 @@ from jaxlocal import checks
 from jaxlocal.data import Pairs, floats
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.checking import check_augmentation, check_inputs, check_pair, check_targets
-from jaxlocal.network import Loss, has_target, squared_error
+from jaxlocal.network import Loss, has_target
 from jaxlocal.rule import Batch, Params, Rule
 from jaxlocal.tokens import check_padding
 from jaxlocal.training.feed import CHUNK_BYTES, take
@@ -106,7 +106,7 @@ def evaluate(
         found = _totals(rule, augmentation, params, some, min(size, len(x) - begin))
         sums = sums + np.stack([np.asarray(total, np.float64) for total in found])
     loss, accuracy = (sums / int(number_of_targets(rule.net.loss, y))).tolist()
-    return {"loss": loss} if rule.net.loss is squared_error else {"loss": loss, "accuracy": accuracy}
+    return {"loss": loss, "accuracy": accuracy} if rule.net.loss.of_classes else {"loss": loss}
 
 
 def accuracy(rule: Rule, params: Params, data: Batch) -> jax.Array:
@@ -122,8 +122,8 @@ def accuracy(rule: Rule, params: Params, data: Batch) -> jax.Array:
       >>> accuracy = jl.training.accuracy(rule, rule.init(jax.random.key(0), data.train), data.test)
     """
     _check(rule, params, data)
-    if rule.net.loss is squared_error:
-        raise ValueError("accuracy: the squared error has no classes; measure the loss with jl.training.evaluate")
+    if not rule.net.loss.of_classes:
+        raise ValueError("accuracy: the network's loss has no classes; measure it with jl.training.evaluate")
     return _accuracy(rule, params, data)
 
 

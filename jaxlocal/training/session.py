@@ -114,6 +114,7 @@ class Session:
         self.state: State | None = None
         self.seconds = 0.0
         self._rule, self._data, self._annotate = rule, data, annotate
+        self._order: dict[str, int] | None = None  # what the order of the examples depends on, besides the data
         self._settings = None if settings is None else json.loads(json.dumps(settings))
         self._like = template(rule, data.train)
         self._unsaved_best: State | None = None
@@ -168,8 +169,10 @@ class Session:
           Interrupted: SIGINT (Ctrl-C) or SIGTERM; everything up to the last step is saved.
           NotSavedError: the disk is full, for example.
           DivergedError: a loss is NaN, infinite or beyond 1e8.
+          MismatchError: the run was begun with another batch_size or seed.
         """
         began, before = time.monotonic(), self.seconds
+        self._keep_order({"batch_size": batch_size, "seed": seed})
         self._begin_metrics()
         with received_signals() as received:
 
@@ -204,7 +207,10 @@ class Session:
         return result
 
     def best(self) -> State | None:
-        """The state after the best epoch on the validation set, or None if its checkpoint is damaged or missing."""
+        """The state after the best epoch on the validation set, or None if its checkpoint is damaged or there is none.
+
+        There is none before the end of the first epoch.
+        """
         return _as_state(self._checkpoints.best(self._like))
 
     def _hold(self) -> None:
@@ -221,7 +227,18 @@ class Session:
                 f"the run in {self.folder} has other settings: {saved.facts.get('settings')}, not {self._settings}"
             )
         self.state, self.seconds = _as_state(saved), saved.facts.get("seconds", 0.0)
+        self._order = saved.facts.get("order")  # checkpoints of older versions have none
         self._saved_step = saved.step
+
+    def _keep_order(self, asked: dict[str, int]) -> None:
+        """A run goes on with the examples in the same order."""
+        for name, value in (self._order or {}).items():
+            if asked[name] != value:
+                raise MismatchError(
+                    f"{name}={asked[name]}: the run in {self.folder} was begun with {name}={value}; give the same, or "
+                    "take another folder"
+                )
+        self._order = asked
 
     def _after_steps(self, state: State | None, received: Received, asked: bool) -> bool:
         """Save if it is time to; whether to stop. All processes must decide alike, for they compute together."""
@@ -252,13 +269,14 @@ class Session:
             "sums": jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), list(state.sums)),
             "history": list(state.history),
             "seconds": round(self.seconds, 2),
+            "order": self._order,
         }
         if self._settings is not None:
             facts["settings"] = self._settings
         self._checkpoints.save(state.step, state.params, facts, score)
 
     def _begin_metrics(self) -> None:
-        """The rows up to `state`: those after the checkpoint will be computed again."""
+        """Write metrics.jsonl anew with the rows up to `state`; later epochs will be computed again."""
         rows = self.state.history if self.state else ()
         with self._writing():
             processes.first(lambda: write_whole(self.folder / "metrics.jsonl", "".join(map(self._line, rows))))

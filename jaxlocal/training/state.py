@@ -32,7 +32,7 @@ class Progress(NamedTuple):
     step: int
     steps: int  # of one epoch
     loss: float  # the sum of all components' losses, averaged over the last steps
-    state: State | None  # only after the last step of an epoch
+    state: State | None  # after the last step of an epoch; the next step overwrites its arrays, so keep a copy
 
 
 def goodness(metrics: Metrics) -> float:
