@@ -239,7 +239,7 @@ def table(recorded: Recorded) -> Iterator[Row]:
         if not record:
             yield {"problem": name, "program": "not run"} | dict.fromkeys(COLUMNS)
             continue
-        lines = best(record["rows"])
+        lines = lines_of(record, name, trained)
         alone = lines[0]["ms a batch"]["median"]
         for line in lines:
             yield {
@@ -266,11 +266,11 @@ def advantage(recorded: Recorded) -> Iterator[Row]:
     trained = _trained(recorded)
     for name, record in recorded.records.items():
         seconds = {}
-        for line in best(record["rows"]):
+        for line in lines_of(record, name, trained):
             needed = reached(trained, name, line["contender"])
             if needed and needed.always:
                 seconds[line["program"]] = fmean(_seconds(needed, line, record))
-        pipelines = {program: value for program, value in seconds.items() if program.endswith("pipeline")}
+        pipelines = {program: value for program, value in seconds.items() if ", pipeline" in program}
         if not pipelines:
             continue
         fastest = min(pipelines, key=pipelines.__getitem__)
@@ -279,7 +279,7 @@ def advantage(recorded: Recorded) -> Iterator[Row]:
             for program, value in seconds.items()
             if program.startswith("bp")
         }
-        yield {"problem": name, "pipeline": fastest.removesuffix(", pipeline"), **ratios}
+        yield {"problem": name, "pipeline": fastest.replace(", pipeline", ""), **ratios}
 
 
 def _way(program: str) -> str:
@@ -313,6 +313,20 @@ def _until(needed: Reached | None, line: Row, record: Record) -> Row:
     return {"epochs": f"{fmean(needed.arrived):.3g}{of}", "seconds": f"{fmean(seconds):.3g}{spread}"}
 
 
+def lines_of(record: Record, name: str, trained: Mapping[str, Record]) -> list[Row]:
+    """The programs of a problem that are shown.
+
+    If there is a training of the same steps that predicts by the mean over the components, a program has a second line.
+    """
+    lines = []
+    for row in best(record["rows"]):
+        averaged = row["contender"] + frontier.AVERAGED
+        lines.append(row)
+        if f"{name}_{averaged}" in trained:
+            lines.append({**row, "program": f"{row['program']}, average", "contender": averaged})
+    return lines
+
+
 def best(rows: Sequence[Row]) -> list[Row]:
     """The rows, but of each way to use two devices for backpropagation only the fastest."""
     kept = [row for row in rows if not row["program"].startswith(WAYS)]
@@ -336,7 +350,7 @@ def picture(shown: Mapping[str, Record], trained: Mapping[str, Record]) -> "Figu
     """A bar for each program that arrives, with the sample standard deviation over the seeds."""
     figure, panels = figures.panels(len(shown), size=(4.4 * len(shown), 4.2))
     for (name, record), axes in zip(shown.items(), panels, strict=True):
-        lines = best(record["rows"])[::-1]
+        lines = lines_of(record, name, trained)[::-1]
         for place, line in enumerate(lines):
             needed = reached(trained, name, line["contender"])
             if needed is None or not needed.always:
