@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the experiments are no part of the package
 
-from experiments.beyond import frontier, label_loss, rank  # noqa: E402
+from experiments.beyond import codes, frontier, label_loss, rank  # noqa: E402
 from experiments.demos import digits, mnist, pretrained  # noqa: E402
 from experiments.lab import figures, records, report, tables  # noqa: E402
 from experiments.papers.al_text import classification  # noqa: E402
@@ -28,6 +28,7 @@ PLACE = re.compile(r"^<!-- ([a-z][a-z0-9_/]*) -->\n(?:.*\n)*?<!-- end -->$", re.
 COMPARISONS = {experiment.name: experiment for experiment in (digits.EXPERIMENT, mnist.EXPERIMENT)}
 WHOLE = {
     "al_text": classification.EXPERIMENT,
+    "codes": codes.EXPERIMENT,
     "costs": costs.EXPERIMENT,
     "frontier": frontier.EXPERIMENT,
     "label_loss": label_loss.EXPERIMENT,

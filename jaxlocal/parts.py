@@ -65,6 +65,11 @@ def init_helper(name: str, module: Any, key: jax.Array, x: jax.Array, shape: tup
     return weights
 
 
+def own_key(net: Network, key: jax.Array) -> jax.Array:
+    """A key for what the rule itself draws for a batch; those with smaller numbers are of the layers' dropout."""
+    return jax.random.fold_in(key, len(net.layers))
+
+
 def block_groups(components: int | Sequence[int] | None, blocks: int) -> tuple[tuple[int, ...], ...]:
     """The numbers of the blocks of each component."""
     if components is None:

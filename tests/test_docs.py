@@ -342,7 +342,7 @@ def test_every_recorded_table_is_shown(tables):
     shown = {page: set(tables.names((ROOT / page).read_text())) for page in PAGES}
     benchmarks = {f"bench/{path.stem}" for path in (records.FOLDER / "bench").glob("*.json")}
     assert shown["docs/multi-device.md"] == {"pipeline/speed", "pipeline/depth", "local_rules"}
-    assert shown["docs/lean.md"] == {"costs", "frontier", "label_loss", "time_to_accuracy", "advantage"}
+    assert shown["docs/lean.md"] == {"codes", "costs", "frontier", "label_loss", "time_to_accuracy", "advantage"}
     assert shown["docs/speed.md"] == benchmarks | {"bench", "speed/compile"}
     assert shown["docs/results.md"] == {"digits", "mnist", "papers", "speed/fit"}
 

@@ -10,6 +10,7 @@ import optax
 
 from jaxlocal import checks
 from jaxlocal.checks import learning_rule
+from jaxlocal.fast.lengths import direction
 from jaxlocal.fast.product import product
 from jaxlocal.layers import flat, he_normal
 from jaxlocal.locality import own, upward
@@ -17,7 +18,6 @@ from jaxlocal.make import make_rule
 from jaxlocal.network import Masked, Network, apply_layer, apply_layers
 from jaxlocal.parts import block_groups, head_part, init_forward, init_helper
 from jaxlocal.rule import Lesson, Message, Part, Rule, Stats, Weights
-from jaxlocal.rules.local_losses import direction
 
 
 @learning_rule

@@ -150,11 +150,6 @@ def carried_lesson(
     return Lesson({"forward": grads}, stats, {"task": loss})
 
 
-def own_key(net: Network, key: jax.Array) -> jax.Array:
-    """A key for what the rule itself draws for a batch; those with smaller numbers are of the layers' dropout."""
-    return jax.random.fold_in(key, len(net.layers))
-
-
 def drawn(net: Network, init: nn.initializers.Initializer | None) -> Start:
     """Feedback that is drawn at the start by the setting `feedback_init`, or by each map's own initializer."""
     if init is not None:

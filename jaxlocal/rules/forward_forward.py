@@ -16,9 +16,8 @@ from jaxlocal.layers import flat
 from jaxlocal.locality import upward
 from jaxlocal.make import make_rule
 from jaxlocal.network import Masked, Network, Tree, apply_layer, key_of, units, vocabulary
-from jaxlocal.parts import init_forward
+from jaxlocal.parts import init_forward, own_key
 from jaxlocal.rule import Lesson, Message, Params, Part, Rule, Stats, Weights
-from jaxlocal.rules.feedback import own_key
 
 SMALLEST = 1e-8  # no mean square counts as less, so that nothing is divided by zero
 

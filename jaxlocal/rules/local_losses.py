@@ -13,6 +13,7 @@ import optax
 from jaxlocal import checks
 from jaxlocal.checks import learning_rule
 from jaxlocal.fast.convolution import convolve
+from jaxlocal.fast.lengths import direction, length
 from jaxlocal.fast.pooling import average_to
 from jaxlocal.fast.product import product
 from jaxlocal.layers import Head, flat
@@ -22,7 +23,6 @@ from jaxlocal.network import Loss, Network, apply_layer, mean_of_tokens, units
 from jaxlocal.parts import head_part, init_forward, init_helper
 from jaxlocal.rule import Lesson, Message, Part, Rule, Stats, Weights
 
-TINY = 1e-8  # a vector or a channel whose sum of squares is smaller counts as constant
 FEW = 3  # up to this many channels are too few to compare images by
 
 
@@ -143,55 +143,7 @@ def _features(v: jax.Array) -> jax.Array:
     if positions == 1 or channels <= FEW:
         return flat(v)
     v = v.reshape(len(v), positions, channels)
-    return _length(v - jnp.mean(v, axis=1, keepdims=True)) / positions**0.5
-
-
-# Their derivatives are written out, because JAX's own are rounded differently in a pipeline.
-
-
-@jax.custom_vjp
-def direction(v: jax.Array) -> jax.Array:
-    """Each vector of v (B, n) divided by its length; of a tiny one, zero."""
-    return _direction_forward(v)[0]
-
-
-def _direction_forward(v: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    square = jnp.sum(jnp.square(v), axis=1, keepdims=True)
-    inverse = _inverse_root(square)
-    return v * inverse, (v * inverse, inverse)
-
-
-def _direction_back(residuals: tuple[jax.Array, jax.Array], error: jax.Array) -> tuple[jax.Array]:
-    unit, inverse = residuals
-    along = jnp.sum(error * unit, axis=1, keepdims=True)
-    return ((error - along * unit) * inverse,)
-
-
-direction.defvjp(_direction_forward, _direction_back)
-
-
-@jax.custom_vjp
-def _length(v: jax.Array) -> jax.Array:
-    """The lengths of the columns of v (B, n, C), (B, C)."""
-    return _length_forward(v)[0]
-
-
-def _length_forward(v: jax.Array) -> tuple[jax.Array, jax.Array]:
-    square = jnp.sum(jnp.square(v), axis=1, keepdims=True)
-    inverse = _inverse_root(square)
-    return (square * inverse)[:, 0], v * inverse
-
-
-def _length_back(direction: jax.Array, error: jax.Array) -> tuple[jax.Array]:
-    return (error[:, None] * direction,)
-
-
-_length.defvjp(_length_forward, _length_back)
-
-
-def _inverse_root(x: jax.Array) -> jax.Array:
-    """1 / √x; where x is tiny, zero."""
-    return jnp.where(x > TINY, jax.lax.rsqrt(jnp.maximum(x, TINY)), jnp.zeros((), x.dtype))
+    return length(v - jnp.mean(v, axis=1, keepdims=True)) / positions**0.5
 
 
 def _map(a: jax.Array) -> nn.Module:

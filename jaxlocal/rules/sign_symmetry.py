@@ -10,8 +10,9 @@ import optax
 from jaxlocal import transport
 from jaxlocal.checks import learning_rule
 from jaxlocal.network import Network, Tree
+from jaxlocal.parts import own_key
 from jaxlocal.rule import Batch, Component, Lesson, Rule, Stats
-from jaxlocal.rules.feedback import Start, carried_back, carried_lesson, drawn, own_key
+from jaxlocal.rules.feedback import Start, carried_back, carried_lesson, drawn
 from jaxlocal.transport import Feedback
 
 

@@ -11,8 +11,9 @@ from jaxlocal import checks, transport
 from jaxlocal.checks import learning_rule
 from jaxlocal.decay import decayed
 from jaxlocal.network import Network
+from jaxlocal.parts import own_key
 from jaxlocal.rule import Batch, Component, Lesson, Rule
-from jaxlocal.rules.feedback import carried_back, carried_lesson, drawn, own_key
+from jaxlocal.rules.feedback import carried_back, carried_lesson, drawn
 from jaxlocal.transport import Map
 
 
