@@ -4,6 +4,7 @@ import re
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers import NETS, start
 
@@ -298,6 +299,14 @@ def test_layer_outputs(name, net, above):
         np.testing.assert_allclose(outputs[f"block {i}"], block, rtol=1e-5)
     np.testing.assert_array_equal(outputs["raw data"], x)
     np.testing.assert_allclose(outputs["output"], scores, rtol=1e-5)
+
+
+def test_layer_outputs_of_an_average_are_those_of_the_last_component():
+    rule, _, _, params, (x, _) = start("al", NETS["dense"])
+    averaging = jl.rules.al(NETS["dense"], optax.sgd(0.5), average=True)
+    last, mean = (jl.diagnostics.layer_outputs(one, params, x) for one in (rule, averaging))
+    assert [*last] == [*mean]
+    assert [name for name in last if not np.array_equal(last[name], mean[name])] == ["output"]
 
 
 def test_layer_outputs_of_associated_learning_go_through_the_targets_side():
