@@ -245,6 +245,7 @@ def layer_outputs(rule: Rule, params: Params, x: jax.Array) -> dict[str, jax.Arr
       {'raw data': (8, 8, 1), 'block 1': (16,), 'block 2': (8,), 'bridge': (64,), 'decoder 2': (64,), 'output': (10,)}
     """
     checks.one_run("layer_outputs", rule, params)
+    rule.check(params)  # it may call the layers, too
     outputs = []
 
     # Only `predict` knows the order of its layers, so each layer records its output when it is called. A layer is a

@@ -16,7 +16,7 @@ import numpy as np
 
 import jaxlocal as jl
 from experiments.beyond.shared import PROBLEMS, SHORT, Problem
-from experiments.lab.experiment import Experiment, Recorded
+from experiments.lab.experiment import Experiment, Recorded, comparison
 from experiments.lab.main import main
 from experiments.lab.records import Row
 from experiments.lab.training import Case, Steps, Trained
@@ -132,7 +132,7 @@ EXPERIMENT = Experiment(
         "accuracy. *wrong units* is the share of the units that are on the other side of 0.5 than in the code of the "
         "image's class. Each number is the mean over the seeds, with the range."
     ),
-    tables=(table,),
+    tables=(table, comparison),
 )
 
 if __name__ == "__main__":
