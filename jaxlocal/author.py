@@ -43,6 +43,12 @@ def check_roles(roles: Collection[str], locality: Mapping[str, np.ndarray], part
             )
 
 
+def check_frozen(frozen: frozenset[int], parts: Sequence[Part]) -> None:
+    """Every frozen layer belongs to a part; the head does not, where the rule has none."""
+    for layer in frozen - {layer for part in parts for layer in part.layers}:
+        raise ValueError(f"frozen: layer {layer} is the head, which this rule does not use; leave it out")
+
+
 def started(part: Part, found: Any, locality: Mapping[str, np.ndarray]) -> tuple[Weights, Stats, Message]:
     """What a part's `init` returns, if it is what it must be."""
     if not isinstance(found, tuple) or len(found) != 3:

@@ -80,7 +80,8 @@ def make_rule(
         raise ValueError(f"alternate={alternate}: a rule that learns in the forward pass has no turns; leave it out")
     author.check_parts(net, parts, with_head=scores is None, alone=teach is None)
     author.check_roles(txs, locality, len(parts))
-    frozen = checks.layer_indices("frozen", frozen, sum(len(part.layers) for part in parts))
+    frozen = checks.layer_indices("frozen", frozen, len(net.layers))
+    author.check_frozen(frozen, parts)
     descent = Descent(dict(txs), frozen, settle)
     learn = None if teach else tuple(partial(_learn_alone, part, descent) for part in parts)
     outlines: dict[tuple[tuple[int, ...], ...], Outline] = {}  # of the parameters, by the shapes of an example

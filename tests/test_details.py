@@ -71,12 +71,9 @@ def test_the_average_is_over_the_predictions_of_all_components(net):
 @pytest.mark.parametrize("name", HEADLESS)
 def test_the_head_of_a_rule_without_one_cannot_be_frozen(name):
     net = jl.models.mlp((4, 4))
-    with pytest.raises(ValueError, match=r"frozen=\{2\}: there is no layer 2"):
-        getattr(jl.rules, name)(net, SGD, frozen={2})
-    rule, batch = getattr(jl.rules, name)(net, SGD, frozen={-1}), (jnp.ones((2, 5)), jnp.eye(10)[:2])
-    params = rule.init(jax.random.key(0), batch)
-    after = rule.update(params, batch)
-    assert [same(*pair) for pair in zip(forward_weights(params), forward_weights(after), strict=True)] == [False, True]
+    for head in 2, -1:
+        with pytest.raises(ValueError, match=r"frozen: layer 2 is the head, which this rule does not use"):
+            getattr(jl.rules, name)(net, SGD, frozen={head})
 
 
 class DroppingHead(nn.Module):
