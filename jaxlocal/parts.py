@@ -5,10 +5,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from jax.lax import stop_gradient
 
 from jaxlocal import author, checks
 from jaxlocal.network import Network, Tree, apply_layer, evenly, init_layer, neighbours
-from jaxlocal.rule import Lesson, Message, Part, Stats, Weights
+from jaxlocal.rule import Component, Lesson, Message, Part, Stats, Weights
 
 
 def init_forward(layers: tuple[nn.Module, ...]) -> Callable[[jax.Array, Message], tuple[Weights, Stats, Message]]:
@@ -24,6 +25,18 @@ def init_forward(layers: tuple[nn.Module, ...]) -> Callable[[jax.Array, Message]
         return {"forward": tuple(weights)}, tuple(stats), (x, y)
 
     return init
+
+
+def activities(
+    net: Network, components: tuple[Component, ...], x: jax.Array, keys: tuple[jax.Array, ...]
+) -> tuple[list[jax.Array], list[Tree]]:
+    """x and the output of each layer, all held constant, and the new batch statistics of each layer."""
+    a, stats = [x], []
+    for layer, c, key in zip(net.layers, components, keys, strict=True):
+        above, s = apply_layer(layer, c.weights["forward"][0], c.stats[0], a[-1], key)
+        a.append(above)
+        stats.append(s)
+    return stop_gradient(a), stats
 
 
 def head_lesson(net: Network, weights: Weights, stats: Stats, message: Message, key: jax.Array) -> Lesson:

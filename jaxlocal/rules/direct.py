@@ -23,7 +23,7 @@ from jaxlocal.layers import flat, he_normal
 from jaxlocal.locality import everywhere, own, upward
 from jaxlocal.make import make_rule
 from jaxlocal.network import Loss, Network, Tree, apply_layer, has_target, share, units
-from jaxlocal.parts import head_lesson, head_part, init_forward
+from jaxlocal.parts import activities, head_lesson, head_part, init_forward
 from jaxlocal.rule import Batch, Component, Lesson, Message, Part, Rule, Stats, Weights
 from jaxlocal.tokens import each_target
 
@@ -191,10 +191,7 @@ def _direct(
 
     def teach(components: tuple[Component, ...], batch: Batch, keys: tuple[jax.Array, ...]) -> tuple[Lesson, ...]:
         x, y = batch
-        a = [x]
-        for layer, c, key in zip(net.layers, components, keys, strict=True):
-            a.append(apply_layer(layer, c.weights["forward"][0], c.stats[0], a[-1], key)[0])
-        *a, scores = stop_gradient(a)
+        (*a, scores), _ = activities(net, components, x, keys)
         error = stop_gradient(net.loss.error(scores, y))  # δ_k
         lessons = [
             _project(block, c.weights, c.stats, below, error, key)[0]
