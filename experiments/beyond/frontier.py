@@ -191,9 +191,9 @@ def _backprop(recorded: Recorded, name: str) -> dict[str, Any] | None:
 
 def _costs(recorded: Recorded, name: str, contender: str) -> Row:
     """What a step costs, as multiples of backpropagation's: counted with the times, or else with the training."""
-    contender = contender.removesuffix(LONGER).removesuffix(AVERAGED)
     trained, timed = (recorded.records.get(f"{name}_{kind}", {"rows": []}) for kind in (contender, "time"))
-    measured: Row = next((row for row in timed["rows"] if row["contender"] == contender), {})
+    program = contender.removesuffix(LONGER).removesuffix(AVERAGED)
+    measured: Row = next((row for row in timed["rows"] if row["contender"] == program), {})
     counted = [measured] if "operations" in measured else [row["times BP's"] for row in trained["rows"]]
     costs = {kind: cost[kind] for cost in counted for kind in ("operations", "weights", "memory")}
     return costs | ({"time": measured["times BP's"]} if measured else {})
