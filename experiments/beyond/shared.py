@@ -47,7 +47,7 @@ PROBLEMS = {
         size=16,
         examples=10_000,
         longer=True,
-        averaged=(4, 8),
+        averaged=(2, 4, 8),
     ),
     **{
         f"wide_{batch}": Problem(
