@@ -11,11 +11,12 @@ two cores are measured. The seconds of an epoch of n batches are predicted:
   taken as free, its layers as perfectly divided, and small micro-batches as efficient as large ones: all in its favour.
 
 Devices that share a memory slow each other down. Therefore stages and components are measured while every other core
-does the same work, and the stages take their turns with the programs that they predict. The components, from which the
-epochs are predicted, do not. The rest is what a tick takes beyond its stage and its transfer: a tick begins on all
-devices when the last one has finished, so chance delays may add up. It is measured once, as the difference between the
-pipeline on two cores and the model without it, for the network of fewest components. Deeper networks check it, on two
-cores alone. The model leaves out that unlike components are packed into the same arrays.
+does the same work, and the stages take their turns with the programs that they predict. A tick waits for the slowest
+stage, so the core on which it is slowest counts. The components, from which the epochs are predicted, do not take
+turns; of each the mean over the cores counts. The rest is what a tick takes beyond its stage and its transfer: a tick
+begins on all devices when the last one has finished, so chance delays may add up. It is measured once, as the
+difference between the pipeline on two cores and the model without it, for the network of fewest components. Deeper
+networks check it, on two cores alone. The model leaves out that unlike components are packed into the same arrays.
 
 The row `devices` checks the model on as many cores as the machine has: one network on 1, 2, 4, 8, … of them, where the
 rest of a tick is measured on two. Beside it are the other ways to use the same cores for backpropagation.
@@ -166,7 +167,7 @@ def measure(depth: int, task: Task, cores: Sequence[int]) -> Measured:
         }
         alone = [stack.enter_context(Worker(stage_costs, al, stages, cores=[core])) for core in cores]
         turns = {name: worker.ask for name, worker in workers.items()}
-        found = take_turns(turns | {"stage": lambda: max(over_cores(at_once(alone)))}, task.budget["rounds"])
+        found = take_turns(turns | {"stage": lambda: max(map(max, at_once(alone)))}, task.budget["rounds"])
     return Measured(depth, measured, stages, found)
 
 
