@@ -225,17 +225,18 @@ def picture(shown: Mapping[str, Mapping[str, tuple[Row, float]]]) -> "Figure":
         lean = []
         for contender, (test, cost) in lines.items():
             height, error = 100 * test["mean"], 100 * (test["std"] or 0)
-            axes.errorbar(
-                cost, height, error, fmt="o", color=COLOURS.get(contender, figures.BLUE), capsize=2, markersize=4
-            )
-            axes.annotate(contender, (cost, height), textcoords="offset points", xytext=(5, 3), fontsize=8)
+            averaged, colour = contender.endswith(AVERAGED), COLOURS.get(contender, figures.BLUE)
+            inside = "white" if averaged else colour
+            axes.errorbar(cost, height, error, fmt="o", color=colour, mfc=inside, capsize=2, markersize=4)
+            if not averaged:  # it is above or below the dot of the same training
+                axes.annotate(contender, (cost, height), textcoords="offset points", xytext=(5, 3), fontsize=8)
             if contender.removeprefix("al_").isdigit():
                 lean.append((cost, height))
         axes.plot(*zip(*sorted(lean), strict=True) if lean else ([], []), color=figures.BLUE, linewidth=0.8)
         axes.set(title=name, xlabel="operations of a step, times BP's")
         axes.margins(x=0.2)
     panels[0].set_ylabel("test accuracy, %")
-    figure.suptitle("Accuracy against cost")
+    figure.suptitle("Accuracy against cost; white dots: the mean over all components")
     return figure
 
 
