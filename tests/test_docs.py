@@ -324,7 +324,7 @@ def test_the_readmes_numbers_are_those_of_the_tables():
 def test_what_the_readme_says_of_the_time_to_accuracy_is_in_the_table():
     """Sooner than backpropagation on one core in all problems, and in four than with each batch split.
 
-    Than the fastest way on both cores it is twice as fast in one, a fifth sooner in two, level in one, later in one.
+    Than the fastest way on both cores it is twice as fast in one, 1.2 times in two, level in one, and later in one.
     """
     rows = recorded_rows("docs/lean.md", "advantage")
     header = (ROOT / "docs" / "lean.md").read_text().partition("<!-- advantage -->\n|")[2].splitlines()[0]
