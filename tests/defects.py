@@ -700,8 +700,8 @@ DEFECTS = (
     Defect(
         "al: the average leaves out the first component",
         "rules/associated.py",
-        "-1 if self.average else n - 2",
-        "0 if self.average else n - 2",
+        "0 if self.average else n - 1",
+        "1 if self.average else n - 1",
         details("the_average_is_over_the_predictions_of_all_components[dense]"),
     ),
     Defect(

@@ -274,8 +274,9 @@ class _Associations(NamedTuple):
                 t = _apply(self.decoders[j](widths[j]), weights[j]["decoder"], t, h_keys[j])
             return t
 
+        predicting = range(0 if self.average else n - 1, n)
         # The last component comes first, so that its layers come before those of the others in `layer_outputs`.
-        t = jnp.mean(jnp.stack([predicted(i) for i in range(n - 1, -1 if self.average else n - 2, -1)]), axis=0)
+        t = jnp.mean(jnp.stack([predicted(i) for i in reversed(predicting)]), axis=0)
         return masked(s).clear(t.reshape(-1, *targets)) if of_tokens else t
 
     def effective(self, params: Params) -> dict[str, Tree]:
