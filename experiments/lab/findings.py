@@ -45,7 +45,7 @@ here it is not yet.""",
 The letter reports, without numbers, that s_i hardly fits its target without a bridge. On two dense layers, with a rate
 searched for each, Associated Learning reaches {al_bridges/hidden} with the bridges of the authors' code,
 {al_bridges/layer} with bridges of one layer, and {al_bridges/none} without: a difference of {al_bridges/none -
-al_bridges/hidden}. So the report holds here.""",
+al_bridges/hidden}. So a bridge is needed here, too.""",
     "al_depth": """\
 With 2, 5, 10 and 20 layers of sigmoids backpropagation reaches {al_depth/bp_2}, {al_depth/bp_5}, {al_depth/bp_10} and
 {al_depth/bp_20}, and Associated Learning {al_depth/al_2}, {al_depth/al_5}, {al_depth/al_10} and {al_depth/al_20}. The
