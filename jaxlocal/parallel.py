@@ -77,9 +77,8 @@ def ensemble(rule: Rule, n: int) -> Rule:
 
     def predict(params: Params, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         checks.members(params, n)
-        if key is None:
-            return jax.vmap(rule.predict, in_axes=(0, None))(params, x)
-        return jax.vmap(rule.predict, in_axes=(0, None, 0))(params, x, jax.random.split(key, n))
+        keys = None if key is None else jax.random.split(key, n)
+        return jax.vmap(rule.predict, in_axes=(0, None, 0))(params, x, keys)
 
     return rule._replace(
         init=init,

@@ -70,6 +70,18 @@ def check_members(name, net):
         assert info.losses.shape == (2, len(info_alone.losses))
 
 
+def test_members_of_an_ensemble_drop_units_of_their_own():
+    """Two members with the same weights: their predictions differ only if a key is given."""
+    net = jl.Network((jl.layers.dense(32, dropout=0.5),), jl.layers.dense(3), jl.cross_entropy)
+    both, batch = jl.ensemble(jl.rules.bp(net, optax.sgd(0.1)), 2), (jnp.ones((4, 5)), jnp.eye(4, 3))
+    params = both.init(jax.random.split(jax.random.key(0)), batch)
+    params = jax.tree.map(lambda leaf: jnp.stack([leaf[0], leaf[0]]), params)
+    first, second = both.predict(params, batch[0])
+    assert same(first, second)
+    first, second = both.predict(params, batch[0], jax.random.key(1))
+    assert not same(first, second)
+
+
 def test_the_parts_of_an_ensemble():
     many = jl.ensemble(BP, 3)
     batch = make_batch(NETS["dense"])

@@ -85,6 +85,10 @@ def test_before_the_first_epoch_ends_there_is_no_best_one_and_batch_size_and_see
     train(tmp_path, watch=lambda progress: progress.step >= 3)
     assert load_state(tmp_path, RULE, DATA.train).step < STEPS
     assert load_state(tmp_path, RULE, DATA.train, best=True) is None
+    with Session(tmp_path / "other", RULE, DATA) as session:
+        with pytest.raises(ValueError, match="batch_size=0"):
+            session.train(epochs=1, batch_size=0)
+        assert session.train(epochs=1, batch_size=8).state.step == STEPS  # nothing had begun with the wrong one
     for changed in {"batch_size": 4}, {"seed": 1}:
         with (
             Session(tmp_path, RULE, DATA) as session,

@@ -231,8 +231,9 @@ class Session:
         self._saved_step = saved.step
 
     def _keep_order(self, asked: dict[str, int]) -> None:
-        """A run goes on with the examples in the same order."""
-        for name, value in (self._order or {}).items():
+        """Refuse to resume with the examples in another order."""
+        begun = self._order if self.state and self._order else asked
+        for name, value in begun.items():
             if asked[name] != value:
                 raise MismatchError(
                     f"{name}={asked[name]}: the run in {self.folder} was begun with {name}={value}; give the same, or "
