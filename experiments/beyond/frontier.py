@@ -36,6 +36,7 @@ SEARCH = 3  # the whole training is this many times as long as that with each of
 COLOURS = {"bp": figures.ORANGE, "dfa": figures.RED, "drtp": figures.RED}  # those of Associated Learning are blue
 LONGER = "_long"  # at the end of a contender's name: twice the epochs, with the rate of the shorter training
 AVERAGED = "_average"  # the same training, and the prediction is the mean over the components
+GRID = "_grid_"  # before the number of cells along each axis that the bridges read; the prediction is the mean, too
 Make = Callable[[jl.Network, optax.GradientTransformation], jl.Rule]
 
 
@@ -47,8 +48,14 @@ def contenders(problem: Problem) -> dict[str, Make]:
     averaged = {
         f"al_{count}{AVERAGED}": partial(jl.rules.al, components=count, average=True) for count in problem.averaged
     }
+    smaller = {
+        f"al_4{GRID}{grid}": partial(
+            jl.rules.al, components=4, average=True, bridge=jl.codes.pooled(jl.codes.one_layer, grid)
+        )
+        for grid in problem.grids
+    }
     feedback = {"dfa": jl.rules.dfa, "drtp": jl.rules.drtp} if problem.feedback else {}
-    return {"bp": jl.rules.bp, **lean, **longer, **averaged, "al_paper": paper, **feedback}
+    return {"bp": jl.rules.bp, **lean, **longer, **averaged, **smaller, "al_paper": paper, **feedback}
 
 
 def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:
@@ -226,7 +233,7 @@ def picture(shown: Mapping[str, Mapping[str, tuple[Row, float]]]) -> "Figure":
         for contender, (test, cost) in lines.items():
             height, error = 100 * test["mean"], 100 * (test["std"] or 0)
             averaged, colour = contender.endswith(AVERAGED), COLOURS.get(contender, figures.BLUE)
-            inside = "white" if averaged else colour
+            inside = "white" if averaged or GRID in contender else colour
             axes.errorbar(cost, height, error, fmt="o", color=colour, mfc=inside, capsize=2, markersize=4)
             if not averaged:  # it is above or below the dot of the same training
                 axes.annotate(contender, (cost, height), textcoords="offset points", xytext=(5, 3), fontsize=8)
@@ -249,6 +256,7 @@ EXPERIMENT = Experiment(
         f"Adam, its rate falling to zero by a cosine. Each contender chose its rate among {', '.join(map(str, RATES))} "
         "on the validation set, with a third of the epochs. `al_N` is Associated Learning in N components with its "
         "default, lean codes. `_long` has twice the epochs, and `_average` predicts by the mean over all components; "
+        "`_grid_N` does, too, and its bridges read images averaged to N by N cells in place of 8 by 8; "
         "`al_paper` has the paper's codes. "
         "Operations, time, weights and memory are multiples of backpropagation's. `cifar` is the vanilla CNN on "
         "10,000 images of 16 by 16 pixels, `resnet` ResNet-8 on the same images; `mnist` and `fashion` are 8 layers "
