@@ -138,6 +138,7 @@ class Codes(NamedTuple):
     decoder: Coder  # width of t_{i-1} -> h_i, for i > 1
     readout: Coder | None  # number of targets -> h_1; None: linear, or as `decoder` for classes without a `label_loss`
     label_loss: Loss | None  # how far h_1(t_1) is from a class's label; None: the mean squared error
+    average: bool  # whether the prediction is the mean over all components; False: that of the last one
 
 
 # The coders by the names that the command line takes, such as `--rule-args bridge=hidden_layer`.
@@ -153,6 +154,20 @@ ALL: dict[str, Coder] = {
 }
 
 lean = Codes(
-    width=64, bridge=pooled(one_layer), encoder=None, decoder=one_layer, readout=None, label_loss=cross_entropy
+    width=64,
+    bridge=pooled(one_layer),
+    encoder=None,
+    decoder=one_layer,
+    readout=None,
+    label_loss=cross_entropy,
+    average=True,
 )
-paper = Codes(width=None, bridge=hidden_layer, encoder=one_layer, decoder=one_layer, readout=None, label_loss=None)
+paper = Codes(
+    width=None,
+    bridge=hidden_layer,
+    encoder=one_layer,
+    decoder=one_layer,
+    readout=None,
+    label_loss=None,
+    average=False,
+)

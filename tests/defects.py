@@ -705,6 +705,13 @@ DEFECTS = (
         details("the_average_is_over_the_predictions_of_all_components[dense]"),
     ),
     Defect(
+        "al: with the paper's codes all components predict",
+        "codes.py",
+        "    average=False,",
+        "    average=True,",
+        details("with_the_papers_codes_the_last_component_predicts"),
+    ),
+    Defect(
         "dfa: the head learns with another dropout than that which made the error",
         "parts.py",
         'apply_layer(net.head, weights["forward"][0], stats[0], a, key)',

@@ -310,14 +310,15 @@ def al_gradients(fs, components, x, y):
 
 
 def al_predict(fs, components, x):
-    """h_1 o ... o h_N o b_N o f_N o ... o f_1 (x) (equation 4.8)."""
-    s = x
-    for f, w in zip(fs, components, strict=True):
+    """h_1 o ... o h_i o b_i o f_i o ... o f_1 (x), for each component i; for the last one this is equation 4.8."""
+    s, found = x, []
+    for i, (f, w) in enumerate(zip(fs, components, strict=True)):
         s = [f(w["forward"], row)[0] for row in s]
-    t, _ = sigmoid_layer(components[-1]["bridge"], mean_over_tokens(s)[0])
-    for w in reversed(components):
-        t, _ = sigmoid_layer(w["decoder"], t)
-    return t
+        t, _ = sigmoid_layer(w["bridge"], mean_over_tokens(s)[0])
+        for below in components[i::-1]:
+            t, _ = sigmoid_layer(below["decoder"], t)
+        found.append(t)
+    return found
 
 
 # ------------------------------------------------------------------------------------- a target for each token
@@ -379,15 +380,16 @@ def al_gradients_of_tokens(fs, components, x, y, label_loss):
 
 
 def al_predict_tokens(fs, components, x, label_loss):
-    """The scores of every token, sequence by sequence."""
-    s = x
-    for f, w in zip(fs, components, strict=True):
+    """The scores of every token, sequence by sequence: the mean over the components."""
+    lowest = sigmoid_layer if label_loss is mse else linear_layer
+    s, total = x, [0.0] * len(x)
+    for i, (f, w) in enumerate(zip(fs, components, strict=True)):
         s = [f(w["forward"], row)[0] for row in s]
-    lowest, *others = components
-    t = [sigmoid_layer(components[-1]["bridge"], row)[0] for row in s]
-    for w in reversed(others):
-        t = [sigmoid_layer(w["decoder"], row)[0] for row in t]
-    return [(sigmoid_layer if label_loss is mse else linear_layer)(lowest["decoder"], row)[0] for row in t]
+        t = [sigmoid_layer(w["bridge"], row)[0] for row in s]
+        for below in components[i:0:-1]:
+            t = [sigmoid_layer(below["decoder"], row)[0] for row in t]
+        total = [old + lowest(components[0]["decoder"], row)[0] for old, row in zip(total, t, strict=True)]
+    return [one / len(components) for one in total]
 
 
 def dfa_gradients_of_tokens(embeddings, w, feedback, head, y):

@@ -56,16 +56,28 @@ def test_predict_is_in_evaluation_mode_unless_it_has_a_key(name):
 
 @pytest.mark.parametrize("net", ["dense", slow("conv"), slow("lstm")])
 def test_the_average_is_over_the_predictions_of_all_components(net):
-    """Component i predicts what Associated Learning on the first blocks predicts, up to and with its own."""
+    """Component i predicts what Associated Learning on the first blocks predicts by the last of its components."""
     net = NETS[net]
-    rule, batch = jl.rules.al(net, SGD, average=True), make_batch(net)
+    rule, batch = jl.rules.al(net, SGD), make_batch(net)
     params = drawn(rule, batch)
     alone = []
     for i in range(len(net.blocks)):
-        below = jl.rules.al(jl.Network(net.blocks[: i + 1], net.head, net.loss), SGD)
+        below = jl.rules.al(jl.Network(net.blocks[: i + 1], net.head, net.loss), SGD, average=False)
         alone.append(below.predict(params.replace(components=params.components[: i + 1]), batch[0]))
     assert_close(rule.predict(params, batch[0]), sum(alone) / len(alone))
     assert not same(alone[0], alone[-1])
+
+
+def test_with_the_papers_codes_the_last_component_predicts():
+    net = NETS["dense"]
+    paper, same_codes, mean = (
+        jl.rules.al(net, SGD, codes=jl.codes.paper, average=average) for average in (None, False, True)
+    )
+    batch = make_batch(net)
+    params = drawn(paper, batch)
+    last = paper.predict(params, batch[0])
+    assert same(last, same_codes.predict(params, batch[0]))
+    assert not same(last, mean.predict(params, batch[0]))
 
 
 @pytest.mark.parametrize("name", HEADLESS)

@@ -303,8 +303,8 @@ def test_layer_outputs(name, net, above):
 
 def test_layer_outputs_of_an_average_are_those_of_the_last_component():
     rule, _, _, params, (x, _) = start("al", NETS["dense"])
-    averaging = jl.rules.al(NETS["dense"], optax.sgd(0.5), average=True)
-    last, mean = (jl.diagnostics.layer_outputs(one, params, x) for one in (rule, averaging))
+    alone = jl.rules.al(NETS["dense"], optax.sgd(0.5), average=False)
+    last, mean = (jl.diagnostics.layer_outputs(one, params, x) for one in (alone, rule))
     assert [*last] == [*mean]
     assert [name for name in last if not np.array_equal(last[name], mean[name])] == ["output"]
 

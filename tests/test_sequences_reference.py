@@ -96,8 +96,10 @@ def test_associated_learning_is_the_reference(name):
             ]
             np.testing.assert_allclose(info.losses, np.sum(losses, axis=1), rtol=1e-10)
             assert_close(components_of(params), theirs, 1e-10)
-        scores = jax.jit(rule.predict)(params, batch[0])
-        np.testing.assert_allclose(scores, ref.al_predict(fs, theirs, rows), rtol=1e-10)
+        scores, predicted = jax.jit(rule.predict)(params, batch[0]), ref.al_predict(fs, theirs, rows)
+        np.testing.assert_allclose(scores, sum(predicted) / len(predicted), rtol=1e-10)
+        alone = jl.rules.al(rule.net, optax.sgd(RATE), codes=SQUARED, width=5, average=False)
+        np.testing.assert_allclose(alone.predict(params, batch[0]), predicted[-1], rtol=1e-10)
 
 
 # A target for each token. Token 1 of the first sequence has none.

@@ -42,7 +42,7 @@ class Reading(NamedTuple):
 
 def make(problem: Problem, count: int, rate: float, steps: Steps) -> jl.Rule:
     """The rule of the frontier's row."""
-    return jl.rules.al(problem.net, cosine_adam(rate, steps), components=count)
+    return jl.rules.al(problem.net, cosine_adam(rate, steps), components=count, average=False)
 
 
 def measure(count: int, trained: Trained) -> Mapping[str, Sequence[float]]:

@@ -42,16 +42,12 @@ Make = Callable[[jl.Network, optax.GradientTransformation], jl.Rule]
 
 def contenders(problem: Problem) -> dict[str, Make]:
     """The rules by the names of their rows."""
-    lean = {f"al_{count}": partial(jl.rules.al, components=count) for count in problem.components}
+    lean = {f"al_{count}": partial(jl.rules.al, components=count, average=False) for count in problem.components}
     paper = partial(jl.rules.al, components=problem.paper, codes=jl.codes.paper)
     longer = {f"al_2{LONGER}": lean["al_2"]} if problem.longer else {}
-    averaged = {
-        f"al_{count}{AVERAGED}": partial(jl.rules.al, components=count, average=True) for count in problem.averaged
-    }
+    averaged = {f"al_{count}{AVERAGED}": partial(jl.rules.al, components=count) for count in problem.averaged}
     smaller = {
-        f"al_4{GRID}{grid}": partial(
-            jl.rules.al, components=4, average=True, bridge=jl.codes.pooled(jl.codes.one_layer, grid)
-        )
+        f"al_4{GRID}{grid}": partial(jl.rules.al, components=4, bridge=jl.codes.pooled(jl.codes.one_layer, grid))
         for grid in problem.grids
     }
     feedback = {"dfa": jl.rules.dfa, "drtp": jl.rules.drtp} if problem.feedback else {}

@@ -11,11 +11,11 @@ from experiments.lab.main import main
 from experiments.lab.records import Row
 from experiments.lab.tables import percent
 from experiments.lab.training import Case, Steps
-from experiments.papers.al.shared import COSINE, SQUARED
+from experiments.papers.al.shared import COSINE
 
 RATES = 3e-3, 1e-2
 BUDGET = Budget(epochs=20, seeds=10)
-CODES = {"squared": SQUARED, "cross_entropy": jl.codes.lean}
+CODES = {"squared": jl.codes.lean._replace(label_loss=None), "cross_entropy": jl.codes.lean}
 
 
 def make(loss: str, rate: float, steps: Steps) -> jl.Rule:

@@ -52,7 +52,7 @@ def al(
     label_loss: Loss | None = None,
     bridge_tx: optax.GradientTransformation | None = None,
     by_class: bool = False,
-    average: bool = False,
+    average: bool | None = None,
     frozen: Collection[int] = (),
 ) -> Rule:
     r"""Associated Learning: each component makes its code of x predict its code of y, and its code of y decodable.
@@ -64,16 +64,19 @@ def al(
         L_i = \mathrm{MSE}(b_i(s_i),\ t_i) + \mathrm{MSE}(h_i(t_i),\ t_{i-1})
 
     The first term trains the associated function f_i and the bridge b_i, with t_i held constant; the second trains the
-    encoder g_i and the decoder h_i. MSE is the mean over the batch *and* the units. The prediction is
-    h_1 ∘ … ∘ h_N ∘ b_N ∘ f_N ∘ … ∘ f_1; these are the effective parameters, and the network's head is not used.
-    Component i needs the message (s_{i-1}, t_{i-1}) and nothing else, and the message is computed with the weights
-    before this batch's update. So no component waits for an error from another.
+    encoder g_i and the decoder h_i. MSE is the mean over the batch *and* the units. Component i needs the message
+    (s_{i-1}, t_{i-1}) and nothing else, and the message is computed with the weights before this batch's update. So no
+    component waits for an error from another.
+
+    Component i can predict y by h_1 ∘ … ∘ h_i ∘ b_i ∘ f_i ∘ … ∘ f_1. In the paper the last component alone predicts.
+    Here the prediction is by default the mean over all components, because it was as accurate or more accurate in our
+    measurements. `average=False` is the paper's; training is the same. The network's head is not used.
 
     By default the codes are lean: 64 units, which for classes lie far apart from the start, a bridge of one layer, and
     images averaged to 8 × 8 cells in front of it. A step then costs about as much as one of backpropagation. For
     classes MSE(h_1(t_1), y) becomes the cross entropy of a linear h_1, as in the paper's successor (ICLR 2022). With
     `codes=jl.codes.paper` the codes are as wide as the layers, each bridge has a hidden layer of five times that width,
-    and all errors are squared, as in the paper.
+    all errors are squared, and the last component predicts, as in the paper.
 
     If every example of a class has the same target, as with one-hot labels, all codes t_i belong to classes, too. With
     `by_class` they are computed once for each class in the batch instead of once for each example, which gives the
@@ -83,9 +86,6 @@ def al(
     If each token of a sequence has a target, y (B, T, C), the codes are those of the tokens: b_i reads each token of
     s_i, g_i and h_i map each token's target, and MSE is the mean over the tokens and the units. Padded places do not
     count, and for classes neither do tokens whose row of y is all zeros. Scores (B, T, C) are zero at padded places.
-
-    With `average` every component predicts, h_1 ∘ … ∘ h_i ∘ b_i ∘ f_i ∘ … ∘ f_1 for component i, and the prediction is
-    the mean of their scores. This is not in the paper. Training is the same.
 
     Args:
       net: the network; its blocks, alone or in groups, are the associated functions f_i.
@@ -104,7 +104,8 @@ def al(
         own, and else the mean squared error. With `jl.cross_entropy` h_1 is linear, and the prediction holds logits.
       bridge_tx: the optimizer of b.
       by_class: whether the codes are computed once for each class.
-      average: whether the prediction is the mean over all components; by default it is that of the last one.
+      average: whether the prediction is the mean over all components, or else that of the last one; by default as in
+        `codes`.
       frozen: numbers of the blocks that keep their weights.
 
     Returns:
@@ -123,9 +124,9 @@ def al(
       propagation. Neural Computation 33, 2021. Equations 4.1 to 4.8.
     """
     checks.callables(bridge=bridge, encoder=encoder, decoder=decoder, readout=readout)
-    codes = _with(codes, width=width, bridge=bridge, encoder=encoder, decoder=decoder, readout=readout)
+    codes = _with(codes, width=width, bridge=bridge, encoder=encoder, decoder=decoder, readout=readout, average=average)
+    checks.flag("average", codes.average)
     _check_by_class(by_class, net)
-    checks.flag("average", average)
     groups = block_groups(components, len(net.blocks))
     n = len(groups)
     f = tuple(tuple(net.blocks[layer] for layer in layers) for layers in groups)
@@ -135,7 +136,7 @@ def al(
     readout, label_loss = lowest_decoder(codes, label_loss, of_classes)
     decoders = readout, *(codes.decoder for _ in groups[1:])
     widths = _widths(codes.width, n)
-    pairs = _Associations(f, widths, codes.bridge, encoder, decoders, label_loss, of_classes, by_class, average)
+    pairs = _Associations(f, widths, codes.bridge, encoder, decoders, label_loss, of_classes, by_class, codes.average)
     parts = tuple(Part(layers, partial(pairs.init, i), partial(pairs.teach, i)) for i, layers in enumerate(groups))
     autoencoder_tx = autoencoder_tx or optax.chain(tx, optax.scale(2.0))
     return make_rule(
