@@ -64,7 +64,7 @@ def test_a_longer_training_has_the_rate_of_the_shorter_one(tiny, monkeypatch):
 
 def test_the_codes_of_the_last_component_decode_to_the_prediction():
     splits = few_digits()
-    rule = jl.rules.al(jl.models.mlp((8, 8, 8)), optax.adam(1e-2), components=2)
+    rule = jl.rules.al(jl.models.mlp((8, 8, 8)), optax.adam(1e-2), components=2, average=False)
     trained = jl.training.fit(rule, splits, epochs=2, batch_size=16)
     found = codes.measure(2, Trained(rule, trained.params, splits, None, 0, Path()))
     accuracy = jl.training.evaluate(rule, trained.params, splits.test)["accuracy"]

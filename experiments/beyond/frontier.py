@@ -222,24 +222,29 @@ def draw(recorded: Recorded) -> dict[str, "Figure"]:
 
 
 def picture(shown: Mapping[str, Mapping[str, tuple[Row, float]]]) -> "Figure":
-    """A dot for each contender, with the sample standard deviation of its accuracy; lean codes are joined by a line."""
+    """A dot for each contender, with the sample standard deviation of its accuracy.
+
+    Lean codes are joined by a line; where both are known, through the predictions of all components.
+    """
     figure, panels = figures.panels(len(shown), size=(3.6 * len(shown), 3.8))
     for (name, lines), axes in zip(shown.items(), panels, strict=True):
         lean = []
         for contender, (test, cost) in lines.items():
             height, error = 100 * test["mean"], 100 * (test["std"] or 0)
-            averaged, colour = contender.endswith(AVERAGED), COLOURS.get(contender, figures.BLUE)
-            inside = "white" if averaged or GRID in contender else colour
+            twice, colour = contender + AVERAGED in lines, COLOURS.get(contender, figures.BLUE)
+            inside = "white" if twice or contender.endswith(LONGER) else colour
             axes.errorbar(cost, height, error, fmt="o", color=colour, mfc=inside, capsize=2, markersize=4)
-            if not averaged:  # it is above or below the dot of the same training
-                axes.annotate(contender, (cost, height), textcoords="offset points", xytext=(5, 3), fontsize=8)
-            if contender.removeprefix("al_").isdigit():
+            if twice:  # it is above or below the dot of the same training
+                continue
+            words = contender.removesuffix(AVERAGED)
+            axes.annotate(words, (cost, height), textcoords="offset points", xytext=(5, 3), fontsize=8)
+            if words.removeprefix("al_").isdigit():
                 lean.append((cost, height))
         axes.plot(*zip(*sorted(lean), strict=True) if lean else ([], []), color=figures.BLUE, linewidth=0.8)
         axes.set(title=name, xlabel="operations of a step, times BP's")
         axes.margins(x=0.2)
     panels[0].set_ylabel("test accuracy, %")
-    figure.suptitle("Accuracy against cost; white dots: the mean over all components")
+    figure.suptitle("Accuracy against cost; white dots: the last component alone predicts")
     return figure
 
 
