@@ -698,6 +698,20 @@ DEFECTS = (
         details("each_block_has_a_dropout_of_its_own_in_prediction[al]"),
     ),
     Defect(
+        "rule names: a file is looked for in the folder where a command runs later",
+        "app/rule_names.py",
+        'return f"{path}:{function}"',
+        "return name",
+        "test_rule_names.py::test_a_rule_in_a_file_is_trained_measured_and_resumed_from_any_folder",
+    ),
+    Defect(
+        "rule names: settings of a rule's own share the folder of the rule",
+        "app/comparison.py",
+        'return ",".join([short(rule), *pairs])',
+        "return short(rule)",
+        "test_rule_names.py::test_rules_of_ones_own_are_compared_and_searched",
+    ),
+    Defect(
         "al: the average leaves out the first component",
         "rules/associated.py",
         "0 if self.average else n - 1",

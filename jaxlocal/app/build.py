@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxlocal import checks, codes, memory, models, parallel, processes, rules, sequences
+from jaxlocal import checks, codes, memory, models, parallel, processes, sequences
+from jaxlocal.app.rule_names import line, rule_maker, short
 from jaxlocal.app.settings import OF_TEXTS, Config, ConfigError, check, flag, known, pairs, shown
 from jaxlocal.data import Encoding, Splits, augmentation, floats, load, load_encoded, load_text
 from jaxlocal.data.augmentation import Augmentation
@@ -83,8 +84,9 @@ class Built(NamedTuple):
 def check_rules(names: Any) -> None:
     """These are the names of one rule or more, each once."""
     check_each_once(names)
+    check_each_once(list(map(short, names)))  # the names of their folders
     for name in names:
-        known("RULE", name, rules.ALL)
+        rule_maker("RULE", name)
 
 
 def check_each_once(names: Any) -> None:
@@ -107,7 +109,7 @@ def build(config: Config, encoding: Encoding | None = None, inputs: Sequence[str
       ConfigError: the settings contradict each other, the data or the devices; or the texts are others than before.
     """
     check(config)
-    known("--rule", config.rule, rules.ALL)
+    rule_maker("--rule", config.rule)
     for name in config.augment:
         known("--augment", name, AUGMENTATIONS)
     known("--model", config.model, models.ALL)
@@ -141,7 +143,7 @@ def build_for(config: Config, given: Data) -> Built:
     Raises:
       ConfigError: the settings contradict each other, the data or the devices.
     """
-    make_rule = known("--rule", config.rule, rules.ALL)
+    make_rule = rule_maker("--rule", config.rule)
     net, data = network(config, given), given.splits
     count = len(data.train[0])
     if config.batch_size > count:
@@ -222,11 +224,12 @@ def rule_arguments(rule: str, texts: Sequence[str]) -> dict[str, Any]:
     Raises:
       ConfigError: the rule has no such setting.
     """
-    settings = checks.settings(known("--rule", rule, rules.ALL))
+    settings = checks.settings(rule_maker("--rule", rule))
     given = arguments("--rule-args", texts)
     for text in texts:
         if (name := text.partition("=")[0]) not in settings:
-            raise ConfigError(f"--rule-args={shown(text)}: unknown setting of {rule}; {nearest(name, settings)}")
+            hint = nearest(name, settings) if settings else "it has none"
+            raise ConfigError(f"--rule-args={shown(text)}: unknown setting of {rule}; {hint}")
     return given
 
 
@@ -342,9 +345,14 @@ def _rule(config: Config, make: Callable[..., Rule], net: Network, steps: int) -
             raise ConfigError(f"--helper-lr={config.helper_lr}: {config.rule} has one learning rate only; leave it out")
         given |= {name: optimizer(config.helper_lr) for name in helpers}
     try:
-        return make(net, optimizer(config.lr), **given)
+        rule = make(net, optimizer(config.lr), **given)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"--rule={config.rule}: {error}") from None
+        raise ConfigError(f"--rule={config.rule}: {error}{line(error, config.rule)}") from None
+    if not isinstance(rule, Rule):
+        raise ConfigError(
+            f"--rule={config.rule}: made {checks.show(rule)}, which is no jl.Rule; return jl.make_rule(…)"
+        )
+    return rule
 
 
 def _check_parameters(config: Config, rule: Rule, data: Splits, augment: Augmentation | None) -> None:
@@ -353,7 +361,7 @@ def _check_parameters(config: Config, rule: Rule, data: Splits, augment: Augment
     try:
         params = jax.eval_shape(rule.init, jax.random.key(0), example)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"--rule={config.rule}: {error}") from None
+        raise ConfigError(f"--rule={config.rule}: {error}{line(error, config.rule)}") from None
     if (needed := config.seeds * memory.needed(params)) > (there := memory.available()):
         raise ConfigError(
             f"--model={config.model}: the parameters{f' of {config.seeds} seeds' * (config.seeds > 1)} would take "

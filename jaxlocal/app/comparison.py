@@ -18,11 +18,11 @@ from jaxlocal.app import runs, settings, text
 from jaxlocal.app.build import build, check_each_once, on_all_devices
 from jaxlocal.app.folder import Summary, folder_or_next
 from jaxlocal.app.provenance import in_picture
+from jaxlocal.app.rule_names import located, rule_maker, short
 from jaxlocal.app.runs import Say, Stopped
-from jaxlocal.app.settings import TYPES, Config, ConfigError, known, shown, typed
+from jaxlocal.app.settings import TYPES, Config, ConfigError, shown, typed
 from jaxlocal.hints import nearest
 from jaxlocal.loggers import Opener
-from jaxlocal.rules import ALL
 from jaxlocal.statistics import Difference, against
 from jaxlocal.training import DivergedError
 
@@ -103,13 +103,13 @@ def with_own(rules: Sequence[str], config: Config) -> dict[str, Config]:
     """
     check_each_once(rules)
     names = [" ".join(words.split()) for words in rules]
-    check_each_once(names)  # other spaces make no other name
+    check_each_once([_name(name) for name in names])  # other spaces make no other name
     return {name: _with_own(name, config) for name in names}
 
 
 def _with_own(words: str, config: Config) -> Config:
     rule, *pairs = words.split() or [""]
-    its_arguments = checks.settings(known("RULE", rule, ALL))
+    its_arguments = checks.settings(rule_maker("RULE", rule))
     learning, arguments = {}, list(config.rule_args)
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -123,7 +123,7 @@ def _with_own(words: str, config: Config) -> Config:
                 f"RULE={shown(words)}: {shown(pair)} is no setting of {rule}, written as KEY=VALUE without a space; "
                 f"{nearest(key, [*OWN, *its_arguments])}"
             )
-    return replace(config, rule=rule, rule_args=tuple(arguments), **learning)
+    return replace(config, rule=located(rule), rule_args=tuple(arguments), **learning)
 
 
 def _try(words: str, config: Config) -> None:
@@ -132,13 +132,19 @@ def _try(words: str, config: Config) -> None:
         build(config)
     except ConfigError as error:  # in a comparison the rules are not named by a flag
         reason = str(error).removeprefix(f"--rule={config.rule}: ")
-        plain = words == config.rule and reason == str(error)
+        plain = located(words) == config.rule and reason == str(error)
         raise ConfigError(reason if plain else f"RULE={words}: {reason}") from None
 
 
 def _place(folder: Path, words: str) -> Path:
     """The folder of one rule's run."""
-    return folder / words.replace(" ", ",")
+    return folder / _name(words)
+
+
+def _name(words: str) -> str:
+    """A rule without its file, and its own settings."""
+    rule, *pairs = words.split(" ")
+    return ",".join([short(rule), *pairs])
 
 
 def _begin(folder: Path, config: Config, configs: Mapping[str, Config], resume: bool) -> None:

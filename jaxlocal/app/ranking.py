@@ -6,6 +6,7 @@ from pathlib import Path
 from jaxlocal import checks, plots, ranking, rules
 from jaxlocal.app import folder as folders
 from jaxlocal.app.build import check_rules
+from jaxlocal.app.rule_names import rule_maker, short
 from jaxlocal.app.runs import Say, interrupted
 from jaxlocal.app.settings import ConfigError, known
 from jaxlocal.data import Splits
@@ -51,9 +52,10 @@ def rank(
     say(f"{learned.words}; {learned.epochs} epochs, {trials} settings, {seeds} seeds → {folder}")
     entries, left_out = [], {}
     for name in names:
-        kept = folder / workload / name
+        kept = folder / workload / short(name)
+        make = rule_maker("RULE", name)
         try:
-            entry = ranking.enter(name, learned, trials=trials, seeds=seeds, data=data, folder=kept, say=say)
+            entry = ranking.enter(make, learned, trials=trials, seeds=seeds, data=data, folder=kept, say=say)
             entries.append(entry)
         except (ValueError, TypeError) as error:
             left_out[name] = f"{name} is left out: {error}"

@@ -28,6 +28,7 @@ from jaxlocal.app.folder import (
 )
 from jaxlocal.app.prediction import Prediction, predictions
 from jaxlocal.app.provenance import in_picture, made_by
+from jaxlocal.app.rule_names import located, short
 from jaxlocal.app.settings import Config, ConfigError, shown
 from jaxlocal.data import SPLITS, Splits, floats
 from jaxlocal.data.augmentation import Augmentation
@@ -94,11 +95,11 @@ def train(
       True
     """
     say = say if processes.writes() else silence
-    config = on_all_devices(config)
+    config = on_all_devices(replace(config, rule=located(config.rule)))
     known = processes.first(lambda: resumed(checks.path("folder", folder), config)) if resume else ()
     built = processes.together(lambda: build(config, *known))
     processes.first(lambda: _check_loggers(log))
-    name = f"{config.rule}-{Path(config.data.removesuffix('.gz')).stem}"
+    name = f"{short(config.rule)}-{Path(config.data.removesuffix('.gz')).stem}"
     folder = processes.first(lambda: folder_or_next(folder, name))
     with opened(folder, config, resume, built.encoding, built.inputs):
         built, expected = stages.cut(config, built)
@@ -278,7 +279,7 @@ def draw(folder: Path | str, *, best: bool = False, examples: int = 1000) -> Ite
     images, labels = (np.asarray(leaf[:examples]) for leaf in built.data.test)
     x, y = map(jnp.asarray, floats((images, labels)))
     x = built.augmentation.test(x) if built.augmentation else x
-    yield save("alignment", plots.alignment({config.rule: alignment(built.plain, params, (x, y))}))
+    yield save("alignment", plots.alignment({short(config.rule): alignment(built.plain, params, (x, y))}))
     if not built.plain.net.loss.of_classes:
         return
     panels = layer_outputs(built.plain, params, x)

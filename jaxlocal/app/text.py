@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jaxlocal.app.folder import Summary
 from jaxlocal.app.prediction import Prediction
+from jaxlocal.app.rule_names import short
 from jaxlocal.app.settings import Config
 from jaxlocal.data import SPLITS, Encoding
 from jaxlocal.diagnostics import ParameterCounts
@@ -18,7 +19,7 @@ def heading(config: Config, counts: ParameterCounts, components: int, folder: Pa
     """The rule, the data, the size of the network and the folder of a run."""
     parameters = counts.effective + counts.affiliated
     return (
-        f"{config.rule} on {config.data}: {config.model}, {plural(components, 'component')}, "
+        f"{short(config.rule)} on {config.data}: {config.model}, {plural(components, 'component')}, "
         f"{parameters // config.seeds:,} parameters, {100 * counts.effective / parameters:.0f} % used in prediction"
         f"{f', {config.seeds} seeds' if config.seeds > 1 else ''}"
         f"{f', {config.devices} devices' if config.devices > 1 else ''} → {folder}"

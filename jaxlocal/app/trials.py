@@ -11,6 +11,7 @@ from jaxlocal import models
 from jaxlocal import search as random_search
 from jaxlocal.app import folder as folders
 from jaxlocal.app.build import OPTIMIZERS, SCHEDULES, check_rules, load_data, network, rule_arguments
+from jaxlocal.app.rule_names import rule_maker, short
 from jaxlocal.app.runs import Say, interrupted
 from jaxlocal.app.settings import Config, ConfigError, check, known, shown
 from jaxlocal.app.text import plural
@@ -50,7 +51,7 @@ def search(
       say: called with each line of the report.
 
     Returns:
-      The trials of each rule.
+      The trials of each rule, by its name.
 
     Raises:
       ConfigError: the settings or the folder are wrong.
@@ -68,10 +69,11 @@ def search(
     folders.make(folder)
     found = {}
     for rule, (make, drawn) in plans.items():
-        found[rule] = _search(rule, make, drawn, config, data, folder, group)
-        say(f"{rule} on {config.data}, {trials} settings, {plural(config.epochs, 'epoch')} each → {folder / rule}")
-        say(random_search.table(found[rule]))
-        say(_test(make, config, data, found[rule]))
+        name = short(rule)
+        found[name] = _search(name, make, drawn, config, data, folder, group)
+        say(f"{name} on {config.data}, {trials} settings, {plural(config.epochs, 'epoch')} each → {folder / name}")
+        say(random_search.table(found[name]))
+        say(_test(make, config, data, found[name]))
     if net.loss.of_classes:  # real targets have no accuracy to draw
         picture = folder / "histograms.png"
         random_search.histograms(found).savefig(picture, dpi=120)
@@ -87,7 +89,8 @@ def _space(
     helper_lr: tuple[float, float] | None,
 ) -> dict[str, Range]:
     """The ranges of the settings. What the user has fixed is not searched, and SGD has nothing but its rates."""
-    space = {name: values for name, values in random_search.bartunov(rule).items() if name not in fixed}
+    whole = random_search.bartunov(rule_maker("RULE", rule))
+    space = {name: values for name, values in whole.items() if name not in fixed}
     if config.optimizer != "adam":
         of_adam = tuple(name for name in ADAM if name != "lr")
         left = {name: values for name, values in space.items() if not name.endswith(of_adam)}
@@ -128,7 +131,7 @@ def _plan(
     """
     steps = max(1, config.epochs * (len(data.train[0]) // config.batch_size))
     make = random_search.maker(
-        rule,
+        rule_maker("RULE", rule),
         net,
         schedule=lambda rate: SCHEDULES[config.schedule](rate, steps),
         optimizer=OPTIMIZERS[config.optimizer],

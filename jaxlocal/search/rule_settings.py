@@ -38,7 +38,7 @@ OF_TARGETS = "alpha", "noise"  # the size of a target's step, and the noise that
 ADAM = {"lr": "learning_rate", "b1": "b1", "b2": "b2", "eps": "eps"}  # our names of Adam's settings, and optax's
 
 
-def bartunov(rule: str, *, table4: bool = False) -> dict[str, Range]:
+def bartunov(rule: str | Callable[..., Rule], *, table4: bool = False) -> dict[str, Range]:
     """The paper's search space for a rule: Table 4, widened to contain the best settings in Table 5.
 
     With `table4` the ranges are exactly those of Table 4, where several of the best settings cannot be found. Rates are

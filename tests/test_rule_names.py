@@ -1,0 +1,159 @@
+"""Rules of one's own on the command line: FILE.py:NAME in place of a rule's name."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import jaxlocal as jl
+from jaxlocal import app
+from jaxlocal.app import Config, cli, rule_names
+
+pytestmark = [pytest.mark.usefixtures("elsewhere"), pytest.mark.xdist_group("cli")]
+
+TINY = "--epochs 2 --model-args hidden=[8]"
+FILE = """
+import jaxlocal as jl
+import optax
+from beside import times
+
+def slower(net, tx, *, factor: float = 1.0):
+    return jl.rules.bp(net, optax.chain(tx, optax.scale(times(factor))))
+
+def choosy(net, tx):
+    if len(net.blocks) > 0:
+        raise ValueError("too many blocks")
+
+def nothing(net, tx):
+    return net
+
+def lonely(net):
+    return jl.rules.bp(net, optax.sgd(0.1))
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A file of rules in another folder than the current one, and a module beside it."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "beside.py").write_text("def times(factor): return 1.0 * factor\n")
+    (folder / "mine.py").write_text(FILE)
+    return folder / "mine.py"
+
+
+def losses(folder):
+    """The loss on the validation set after each epoch."""
+    return [json.loads(line)["validation"]["loss"] for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
+
+
+def train(capsys, *words):
+    code = cli.main(["train", *words, *TINY.split()])
+    return code, capsys.readouterr()
+
+
+def test_a_rule_in_a_file_is_trained_measured_and_resumed_from_any_folder(file, capsys, monkeypatch):
+    assert train(capsys, "--rule", "bp")[0] == 0
+    (here := Path("here").absolute()).mkdir()
+    monkeypatch.chdir(file.parent)
+    code, said = train(capsys, "--rule", "mine.py:slower", "--out", str(here / "run"))
+    assert code == 0
+    assert said.out.startswith("slower on digits")
+    monkeypatch.chdir(here.parent)
+    assert losses("runs/bp-digits-1") == losses("here/run")
+    assert cli.main(["eval", "here/run"]) == 0
+    assert cli.main(["train", "--out", "here/run", "--resume", "--epochs", "3"]) == 0
+    assert len(losses("here/run")) == 3
+    rule, params, data = jl.load("here/run")
+    assert rule.predict(params, data.test[0]).shape == data.test[1].shape
+
+
+def test_the_folder_is_called_after_the_function(file, capsys):
+    assert train(capsys, "--rule", f"{file}:slower")[0] == 0
+    assert Path("runs/slower-digits-1/summary.json").exists()
+
+
+def test_its_settings_are_arguments(file, capsys):
+    for number, factor in enumerate(("1.0", "0.5"), 1):
+        assert train(capsys, "--rule", f"{file}:slower", "--rule-args", f"factor={factor}")[0] == 0
+        assert Path(f"runs/slower-digits-{number}").exists()
+    assert losses("runs/slower-digits-1") != losses("runs/slower-digits-2")
+
+
+def test_rules_of_ones_own_are_compared_and_searched(file, monkeypatch, capsys):
+    monkeypatch.chdir(file.parent)
+    words = "mine.py:slower", "mine.py:slower factor=0.5", "bp"
+    assert cli.main(["compare", *words, *TINY.split()]) == 0
+    table = capsys.readouterr().out
+    assert all(f"\n{name} last (epoch 2)" in table for name in words)
+    assert {place.name for place in Path("runs/compare-1").iterdir() if place.is_dir()} == {
+        "slower",
+        "slower,factor=0.5",
+        "bp",
+    }
+    assert losses("runs/compare-1/slower") == losses("runs/compare-1/bp")
+    assert cli.main(["search", "mine.py:slower", "--trials", "2", *TINY.split()]) == 0
+    assert Path("runs/search-1/slower").is_dir()
+
+
+def test_a_rule_of_ones_own_is_ranked(file, monkeypatch, capsys):
+    short = {name: one._replace(epochs=1) for name, one in jl.ranking.WORKLOADS.items()}
+    monkeypatch.setattr(jl.ranking, "WORKLOADS", short)
+    (entry,) = app.rank([f"{file}:slower"], trials=1, seeds=1, folder="ranked")
+    assert entry.rule == "slower"
+    assert Path("ranked/digits/slower/seeds.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("mine.py", "names a file; write mine.py:NAME for a function in it"),
+        ("gone.py:slower", "gone.py cannot be read (there is no such file)"),
+        ("mine.py:slow", "mine.py has no function slow; did you mean slower?"),
+        ("mine.py:jl", "mine.py has no function jl; choose from times, slower, choosy, nothing, lonely"),
+        ("mine.py:lonely", "too many positional arguments; a rule is made of a network and an optimizer"),
+        ("mine.py:nothing", "which is no jl.Rule; return jl.make_rule(…)"),
+        ("mine.py:choosy", "too many blocks, in line 11 of mine.py"),
+        (
+            "broken.py:slower",
+            "broken.py cannot be run (NameError: name 'undefined' is not defined, in line 2 of broken",
+        ),
+        ("syntax.py:slower", "syntax.py cannot be run (SyntaxError: "),
+        ("empty.py:slower", "empty.py has no function slower; define it there"),
+        ("slower", "unknown name; choose from"),
+    ],
+)
+def test_a_mistake_is_one_sentence(name, sentence, file, capsys, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    for other, text in (("broken", "\nundefined\n"), ("syntax", "def\n"), ("empty", "")):
+        Path(f"{other}.py").write_text(text)
+    code, said = train(capsys, "--rule", name)
+    assert code == 2
+    assert said.err.startswith("jaxlocal train: --rule=")
+    assert sentence in said.err
+    assert said.err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_an_unknown_setting_of_a_rule_in_a_file(file, capsys):
+    code, said = train(capsys, "--rule", f"{file}:slower", "--rule-args", "facto=2")
+    assert code == 2
+    assert "did you mean factor?" in said.err
+    code, said = train(capsys, "--rule", f"{file}:choosy", "--rule-args", "facto=2")
+    assert code == 2
+    assert "it has none" in said.err
+
+
+def test_two_rules_of_one_name_cannot_share_a_folder(file, capsys):
+    other = file.with_name("other.py")
+    other.write_text(FILE)
+    for command in "compare", "search", "rank":
+        assert cli.main([command, f"{file}:slower", f"{other}:slower"]) == 2
+        assert "each once" in capsys.readouterr().err
+
+
+def test_a_name_without_a_file_stays_as_it_is():
+    assert rule_names.located("bp") == rule_names.short("bp") == "bp"
+    assert rule_names.located("mine.py:rule") == f"{Path.cwd() / 'mine.py'}:rule"
+    assert not rule_names.is_own("bp")
+    assert app.Config(rule="bp") == Config(rule="bp")
