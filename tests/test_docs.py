@@ -129,8 +129,10 @@ def test_code_for_pytorch_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", with_blocks("sh"))
-def test_commands_are_understood(page, monkeypatch):
-    """As far as their flags and names go: nothing is trained."""
+def test_commands_are_understood(page, tmp_path, monkeypatch):
+    """As far as their flags and names go: nothing is trained. `my_rules.py` holds the first rule of its page."""
+    (tmp_path / "my_rules.py").write_text(code_blocks("docs/adding-a-rule.md")[0])
+    monkeypatch.chdir(tmp_path)
     checked = []
     for line in "".join(code_blocks(page, "sh")).splitlines():
         words = shlex.split(line.rpartition("&& ")[2])
@@ -160,8 +162,7 @@ def check_command(name, argv, monkeypatch):
     config = settings.from_flags(read, Config())
     rules = getattr(read, "rules", []) or [config.rule]
     for one in comparison.with_own(rules, config).values():
-        given = build.arguments("--rule-args", one.rule_args)
-        assert given.keys() <= inspect.signature(jl.rules.ALL[one.rule]).parameters.keys()
+        build.rule_arguments(one.rule, one.rule_args)
     given = build.arguments("--model-args", config.model_args)
     assert given.keys() <= inspect.signature(jl.models.ALL[config.model]).parameters.keys()
     assert set(config.augment) <= build.AUGMENTATIONS.keys()

@@ -95,6 +95,7 @@ def train(
       True
     """
     say = say if processes.writes() else silence
+    settings.check(config)
     config = on_all_devices(replace(config, rule=located(config.rule)))
     known = processes.first(lambda: resumed(checks.path("folder", folder), config)) if resume else ()
     built = processes.together(lambda: build(config, *known))

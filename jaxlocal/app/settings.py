@@ -38,7 +38,7 @@ class Config:
       32
     """
 
-    rule: Annotated[str, Flag("NAME", "learning rule, or FILE.py:NAME of your own")] = "al"
+    rule: Annotated[str, Flag("NAME", "learning rule, or FILE.py:NAME")] = "al"
     model: Annotated[str, Flag("NAME", "network")] = "mlp"
     data: Annotated[str, Flag("NAME", "listed name, folder or file")] = "digits"
     label: Annotated[str, Flag("NAME", "column of labels in a table")] = "label"
