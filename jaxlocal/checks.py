@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from jaxlocal.hints import nearest
-from jaxlocal.network import Network, Tree, cross_entropy, vocabulary
+from jaxlocal.network import Network, Tree, vocabulary
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -95,10 +95,10 @@ def _no_module(layer: Any) -> str:
 
 def classes(rule: str, net: Network) -> None:
     """The network predicts classes."""
-    if net.loss != cross_entropy:
+    if not net.loss.of_classes:
         raise ValueError(
-            f"net.loss must be jl.cross_entropy, because {rule} learns from labels of classes; for real targets take "
-            "another rule, such as jl.rules.drtp"
+            f"net.loss must be of classes, such as jl.cross_entropy, because {rule} learns from labels; for real "
+            "targets take another rule, such as jl.rules.drtp"
         )
 
 

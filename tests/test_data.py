@@ -20,6 +20,7 @@ from PIL import Image
 import jaxlocal as jl
 from jaxlocal.data import cache as data_cache
 from jaxlocal.data import decode
+from jaxlocal.data.checking import are_classes
 
 PREPARED = os.environ.get("TFDS_DATA_DIR") or str(ROOT.parent / "shared" / "tensorflow_datasets")
 
@@ -199,6 +200,7 @@ def test_arrays_are_the_same_as_a_file_of_them(tmp_path):
             ValueError,
             "^x_test and y_test differ from those of train",
         ),
+        ({"train": (np.ma.masked_less(x, 0.1), labels)}, TypeError, r"^train: has masked values.*x.filled\(0\)"),
         ({"train": (x * 1e300, labels)}, ValueError, "^x_train holds NaN, infinity or a number too large for float32"),
         ({"train": (x[:2], labels[:2])}, ValueError, "^train: has too few examples to hold some out"),
         ({"train": (x, -labels)}, ValueError, "^y must hold class labels 0, 1, … as whole numbers"),
@@ -212,6 +214,13 @@ def test_arrays_are_the_same_as_a_file_of_them(tmp_path):
     ):
         with pytest.raises(error, match=message):
             jl.data.from_arrays(**wrong)
+
+
+def test_all_targets_are_read_to_find_out_whether_they_are_classes():
+    y = np.tile(np.eye(3), (5000, 1))
+    assert are_classes(y)
+    y[-1] = 0.5
+    assert not are_classes(y)
 
 
 def test_class_rows_are_one_hot_and_other_targets_are_floats():

@@ -251,6 +251,13 @@ def test_codes_by_class_need_labels():
         jl.rules.al(NET._replace(loss=jl.squared_error), ADAM, by_class=True)
 
 
+@pytest.mark.parametrize("name", ["ff", "scpl"])
+def test_a_loss_of_ones_own_can_be_of_classes(name):
+    net = NET._replace(loss=jl.cross_entropy._replace(value=lambda scores, y: 2 * jl.cross_entropy.value(scores, y)))
+    rule = jl.rules.ALL[name](net, ADAM)
+    assert rule.init(jax.random.key(0), make_batch(net)).components
+
+
 @pytest.mark.parametrize(
     ("name", "net", "words"),
     [
