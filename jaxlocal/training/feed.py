@@ -24,8 +24,8 @@ class Chunk(NamedTuple):
     rows: jax.Array | np.ndarray  # which of them each step takes: (steps, batch size), members second in an ensemble;
     # or (steps,), if `examples` are whole batches
     key: jax.Array  # of the epoch, for the augmentation
-    begin: int  # the place of the chunk's first step in `rows`
-    first: int  # the place of the chunk's first step in the epoch
+    begin: int  # where the chunk's first step is in `rows`
+    first: int  # the number of that step in the epoch
     steps: int  # the number of steps in this chunk
     length: int  # the number of steps in the longest chunk of the epoch
 
@@ -62,9 +62,9 @@ class ResidentFeed(NamedTuple):
     def chunks(self, epoch: int, first: int) -> Iterator[Chunk]:
         """The rest of an epoch, from its step `first` on."""
         key, rows = self.order.of_epoch(epoch)
-        for at in range(first, self.order.steps, self.length):
-            steps = min(self.length, self.order.steps - at)
-            yield Chunk(self.examples, rows, key, at, at, steps, self.length)
+        for step in range(first, self.order.steps, self.length):
+            steps = min(self.length, self.order.steps - step)
+            yield Chunk(self.examples, rows, key, begin=step, first=step, steps=steps, length=self.length)
 
 
 class Share(NamedTuple):
@@ -135,14 +135,15 @@ class StreamedFeed(NamedTuple):
         wanted = np.asarray(order)
         firsts = range(first, self.order.steps, self.length)
         # The last chunk begins earlier than it needs to, so that all chunks have one shape, and one program.
-        starts = [min(at, self.order.steps - self.length) for at in firsts]
+        starts = [min(step, self.order.steps - self.length) for step in firsts]
         rows = self.share.rows(self.order.batch_size) if self.share else np.arange(self.order.batch_size)
         read = stream(self.examples, [wanted[start : start + self.length, ..., rows] for start in starts])
         shape = (self.length, *wanted.shape[1:])
-        for pair, start, at in zip(read, starts, firsts, strict=True):
-            steps = min(self.length, self.order.steps - at)
+        for pair, start, step in zip(read, starts, firsts, strict=True):
+            steps = min(self.length, self.order.steps - step)
             x, y = (self.share.on_devices(leaf, rows, shape) if self.share else jnp.asarray(leaf) for leaf in pair)
-            yield Chunk((x, y), np.arange(self.length), key, at - start, at, steps, self.length)
+            rows_read = np.arange(self.length)
+            yield Chunk((x, y), rows_read, key, begin=step - start, first=step, steps=steps, length=self.length)
 
 
 def keys(seed: int, members: int) -> tuple[jax.Array, jax.Array]:

@@ -53,8 +53,7 @@ class RuleLearner(NamedTuple):
 
     def learn(self, params: Params, chunk: Chunk) -> tuple[Params, Terms]:
         """The parameters after a chunk, and the losses of its steps."""
-        examples, *which, length = chunk
-        return _learn(self.rule, self.augmentation, length, params, examples, *which)
+        return _learn(self.rule, self.augmentation, chunk.length, params, chunk)
 
     def plain(self, params: Params) -> Params:
         """The rule's own parameters."""
@@ -105,8 +104,7 @@ class PipelineLearner(NamedTuple):
 
     def learn(self, params: PipelineParams, chunk: Chunk) -> tuple[PipelineParams, Terms]:
         """The parameters after a chunk, and the losses of its steps."""
-        examples, rows, key, begin, first, steps, _ = chunk
-        return _flow(self.pipe, self.augmentation, steps, params, examples, rows, key, begin, first)
+        return _flow(self.pipe, self.augmentation, chunk.steps, params, chunk)
 
     def plain(self, params: PipelineParams) -> Params:
         """The rule's own parameters."""
@@ -142,21 +140,13 @@ def _fitting(step_bytes: int) -> int:
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def _learn(
-    rule: Rule,
-    augmentation: Augmentation | None,
-    length: int,
-    params: Params,
-    data: Batch,
-    rows: jax.Array,
-    key: jax.Array,
-    begin: jax.Array,
-    first: jax.Array,
-    steps: jax.Array,
+    rule: Rule, augmentation: Augmentation | None, length: int, params: Params, chunk: Chunk
 ) -> tuple[Params, Terms]:
-    """The steps of a `Chunk`. Their number is no static argument, so that shorter chunks need no other program."""
+    """The steps of a chunk. Their number is no static argument, so that shorter chunks need no other program."""
 
     def examples(i: jax.Array) -> Batch:
-        return _examples(rule.placement.members, augmentation, data, rows[begin + i], key, first + i)
+        rows, step = chunk.rows[chunk.begin + i], chunk.first + i
+        return _examples(rule.placement.members, augmentation, chunk.examples, rows, chunk.key, step)
 
     def learn(i: jax.Array, carry: tuple[Params, Terms]) -> tuple[Params, Terms]:
         params, losses = carry
@@ -165,27 +155,19 @@ def _learn(
 
     terms = jax.eval_shape(rule.step, params, jax.eval_shape(examples, 0))[1].terms
     losses = jax.tree.map(lambda leaf: jnp.zeros((length, *leaf.shape), leaf.dtype), terms)
-    return jax.lax.fori_loop(0, steps, learn, (params, losses))
+    return jax.lax.fori_loop(0, chunk.steps, learn, (params, losses))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def _flow(
-    pipe: Pipeline,
-    augmentation: Augmentation | None,
-    steps: int,
-    params: PipelineParams,
-    data: Batch,
-    rows: jax.Array,
-    key: jax.Array,
-    begin: jax.Array,
-    first: jax.Array,
+    pipe: Pipeline, augmentation: Augmentation | None, steps: int, params: PipelineParams, chunk: Chunk
 ) -> tuple[PipelineParams, Terms]:
-    """The steps of a `Chunk`, through a pipeline."""
-    rows, numbers = jax.lax.dynamic_slice_in_dim(rows, begin, steps), first + jnp.arange(steps)
+    """The steps of a chunk, through a pipeline."""
+    rows, numbers = jax.lax.dynamic_slice_in_dim(chunk.rows, chunk.begin, steps), chunk.first + jnp.arange(steps)
     streamed = rows.ndim == 1  # each device along the axis of the components has batches of its own
     copies = pipe.mesh.shape[pipe.axis] if streamed else 0
-    key = jnp.broadcast_to(key, (copies,)) if streamed else key
-    batches = jax.vmap(lambda rows, i: _examples(copies, augmentation, data, rows, key, i))(rows, numbers)
+    key = jnp.broadcast_to(chunk.key, (copies,)) if streamed else chunk.key
+    batches = jax.vmap(lambda rows, i: _examples(copies, augmentation, chunk.examples, rows, key, i))(rows, numbers)
     fed = Fed(jax.tree.map(lambda leaf: leaf.reshape(steps, -1, *leaf.shape[3:]), batches)) if streamed else None
     params, info = pipe.run(params, fed or batches)
     return params, info.terms
