@@ -62,8 +62,6 @@ class Decrease(NamedTuple):
 PAPERS_DECREASE = Decrease(
     jl.training.al_schedule, "times 0.1 after 40, 60 and 80 % of the steps, times 0.5 after 90 %"
 )
-# The lean codes of the rows that began before the cross entropy and before the mean over all components.
-SQUARED = jl.codes.lean._replace(label_loss=None, average=False)
 COSINE = Decrease(optax.cosine_decay_schedule, "falling to zero by a cosine")
 
 

@@ -147,7 +147,7 @@ EXPERIMENT = Experiment(
     rows=rows(),
     note=(
         "Every rule trains the same blocks from the same random vectors; AL has a component for each block, with lean "
-        f"codes and the squared error. {rates_in_words(RATES)} The data: TREC questions in six classes, the Stanford "
+        f"codes. {rates_in_words(RATES)} The data: TREC questions in six classes, the Stanford "
         "Sentiment Treebank's sentences in two, 9,998 of the 120,000 training texts of AG News with all of its test "
         "texts, the reviews of IMDb, cut off after 128 tokens, and scikit-learn's digits, read as a series of eight "
         "rows. The published numbers are those of AL's successor (ICLR 2022) on AG News with all training texts and "

@@ -44,7 +44,7 @@ EXPERIMENT = Experiment(
     },
     note=(
         "Both rules train the same blocks from the same random vectors; AL has a component for each block, with lean "
-        f"codes and the squared error. {rates_in_words(RATES)} The data are those of `al_text_classification`."
+        f"codes. {rates_in_words(RATES)} The data are those of `al_text_classification`."
     ),
     draw=figures.curves("al_text_deep", "two LSTM layers", loss=False),
 )

@@ -13,7 +13,7 @@ import optax
 import jaxlocal as jl
 from experiments.lab.experiment import Budget, CannotRun
 from experiments.lab.training import Case, Steps
-from experiments.papers.al.shared import COSINE, SQUARED
+from experiments.papers.al.shared import COSINE
 
 RATES = 1e-3, 3e-3, 1e-2
 FOLDER = "JAXLOCAL_TEXTS"  # the environment variable that names the folder of the sets
@@ -48,7 +48,7 @@ SETS = {
 Make = Callable[[jl.Network, optax.GradientTransformation], jl.Rule]
 RULES: dict[str, Make] = {
     "bp": jl.rules.bp,
-    "al": partial(jl.rules.al, codes=SQUARED),
+    "al": jl.rules.al,
     "kp": jl.rules.kp,
     "dfa": jl.rules.dfa,
 }
