@@ -31,14 +31,14 @@ class Masked(NamedTuple):
     def mean(self) -> jax.Array:
         """The mean over the tokens of each sequence, (B, D); of an empty sequence, zero."""
         here = self.mask[..., None].astype(self.values.dtype)
-        return jnp.sum(self.values * here, axis=1) * share(here, axis=1)
+        return jnp.sum(self.values * here, axis=1) * one_over(here, axis=1)
 
     def clear(self, values: jax.Array) -> jax.Array:
         """These values (B, T, …) of the tokens, with zeros at the padded places."""
         return jnp.where(self.mask[..., None], values, jnp.zeros((), values.dtype))
 
 
-def share(here: jax.Array, axis: int | None = None) -> jax.Array:
+def one_over(here: jax.Array, axis: int | None = None) -> jax.Array:
     """One over the number of places that are marked by 1 and not by 0; without any, one.
 
     A mean is the sum times this: XLA divides differently in different programs, and a pipeline would not equal the
@@ -51,7 +51,7 @@ def mean_where(values: jax.Array, here: jax.Array) -> jax.Array:
     """The mean over the places (B, T) or (N,) that are marked, for each further axis; without any, zero."""
     here = here.astype(values.dtype)
     marked = values * here.reshape(*here.shape, *(1,) * (values.ndim - here.ndim))
-    return jnp.sum(marked, axis=tuple(range(here.ndim))) * share(here)
+    return jnp.sum(marked, axis=tuple(range(here.ndim))) * one_over(here)
 
 
 def has_target(y: jax.Array) -> jax.Array:

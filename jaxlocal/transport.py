@@ -48,7 +48,7 @@ def _carry_back(linear: Linear, residuals: Any, error: jax.Array) -> tuple[Tree,
 carry.defvjp(_carry_forward, _carry_back)
 
 
-def apply_layers(
+def apply_with_feedback(
     layers: Layers,
     weights: tuple[Tree, ...],
     feedback: tuple[Feedback, ...],

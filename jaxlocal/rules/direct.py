@@ -22,7 +22,7 @@ from jaxlocal.decay import decayed
 from jaxlocal.layers import flat, he_normal
 from jaxlocal.locality import everywhere, own, upward
 from jaxlocal.make import make_rule
-from jaxlocal.network import Loss, Network, Tree, apply_layer, has_target, share, units
+from jaxlocal.network import Loss, Network, Tree, apply_layer, has_target, one_over, units
 from jaxlocal.parts import activities, head_lesson, head_part, init_forward
 from jaxlocal.rule import Batch, Component, Lesson, Message, Part, Rule, Stats, Weights
 from jaxlocal.tokens import each_target
@@ -178,7 +178,7 @@ def _scaled(loss: Loss, y: jax.Array) -> jax.Array:
     """The target with the factor of the mean loss: over the examples, or over the tokens that have a target."""
     if not loss.is_of_tokens(y):
         return y / y.shape[0]
-    return y * share(has_target(y).astype(y.dtype))
+    return y * one_over(has_target(y).astype(y.dtype))
 
 
 def _direct(

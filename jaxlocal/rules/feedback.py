@@ -143,7 +143,7 @@ def carried_lesson(
     x, y = batch
 
     def objective(weights: tuple[Tree, ...]) -> tuple[jax.Array, Stats]:
-        scores, stats = transport.apply_layers(net.layers, weights, feedback, component.stats, x, key)
+        scores, stats = transport.apply_with_feedback(net.layers, weights, feedback, component.stats, x, key)
         return net.loss.mean(scores, y), stats
 
     (loss, stats), grads = jax.value_and_grad(objective, has_aux=True)(component.weights["forward"])

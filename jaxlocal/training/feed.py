@@ -67,7 +67,7 @@ class ResidentFeed(NamedTuple):
             yield Chunk(self.examples, rows, key, begin=step, first=step, steps=steps, length=self.length)
 
 
-class Share(NamedTuple):
+class Needed(NamedTuple):
     """Which examples of a batch each device of a mesh needs."""
 
     mesh: Mesh
@@ -127,7 +127,7 @@ class StreamedFeed(NamedTuple):
     examples: Pairs
     order: Order
     length: int  # the number of steps in a chunk
-    share: Share | None  # which examples each device needs, if there are several
+    needed: Needed | None  # which examples each device needs, if there are several
 
     def chunks(self, epoch: int, first: int) -> Iterator[Chunk]:
         """The rest of an epoch, from its step `first` on."""
@@ -136,12 +136,12 @@ class StreamedFeed(NamedTuple):
         firsts = range(first, self.order.steps, self.length)
         # The last chunk begins earlier than it needs to, so that all chunks have one shape, and one program.
         starts = [min(step, self.order.steps - self.length) for step in firsts]
-        rows = self.share.rows(self.order.batch_size) if self.share else np.arange(self.order.batch_size)
+        rows = self.needed.rows(self.order.batch_size) if self.needed else np.arange(self.order.batch_size)
         read = stream(self.examples, [wanted[start : start + self.length, ..., rows] for start in starts])
         shape = (self.length, *wanted.shape[1:])
         for pair, start, step in zip(read, starts, firsts, strict=True):
             steps = min(self.length, self.order.steps - step)
-            x, y = (self.share.on_devices(leaf, rows, shape) if self.share else jnp.asarray(leaf) for leaf in pair)
+            x, y = (self.needed.on_devices(leaf, rows, shape) if self.needed else jnp.asarray(leaf) for leaf in pair)
             rows_read = np.arange(self.length)
             yield Chunk((x, y), rows_read, key, begin=step - start, first=step, steps=steps, length=self.length)
 

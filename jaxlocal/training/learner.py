@@ -15,7 +15,7 @@ from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.pipeline import Pipeline
 from jaxlocal.pipeline.pipeline import Fed, PipelineParams
 from jaxlocal.rule import Batch, Params, Rule
-from jaxlocal.training.feed import CHUNK_BYTES, Chunk, Share, fold, per_member, take
+from jaxlocal.training.feed import CHUNK_BYTES, Chunk, Needed, fold, per_member, take
 from jaxlocal.training.state import Terms
 
 CHUNKS = 20  # into which an epoch is divided, so that its progress can be seen and it can be stopped
@@ -34,9 +34,9 @@ class RuleLearner(NamedTuple):
         return self.rule.placement.mesh
 
     @property
-    def share(self) -> Share | None:
+    def needed(self) -> Needed | None:
         """Which examples of a batch each of these devices needs."""
-        return Share(self.mesh, (self.rule.placement.axis,)) if self.mesh else None
+        return Needed(self.mesh, (self.rule.placement.axis,)) if self.mesh else None
 
     def chunk_length(self, steps: int, step_bytes: int, streamed: bool) -> int:
         """The number of steps in a chunk, where an epoch has `steps` of them, with `step_bytes` of examples each."""
@@ -85,10 +85,10 @@ class PipelineLearner(NamedTuple):
         return self.pipe.mesh
 
     @property
-    def share(self) -> Share:
+    def needed(self) -> Needed:
         """Which examples of a batch each of these devices needs: those of the first stage read them."""
         split = tuple(name for name in self.pipe.mesh.axis_names if name != self.pipe.axis)
-        return Share(self.pipe.mesh, split, self.pipe.axis)
+        return Needed(self.pipe.mesh, split, self.pipe.axis)
 
     def chunk_length(self, steps: int, step_bytes: int, streamed: bool) -> int:
         """The number of steps in a chunk: as many as fit, because the pipeline fills and empties in every chunk."""

@@ -207,7 +207,7 @@ def _sample(data: Splits) -> list[tuple[tuple[int, ...], bytes]]:
 
 def _is_streamed(learner: Learner, data: Splits, batch_size: int) -> bool:
     """Whether the examples do not fit on the devices, or a process needs only some of them."""
-    needs_some = learner.share is not None and len(learner.share.rows(batch_size)) < batch_size
+    needs_some = learner.needed is not None and len(learner.needed.rows(batch_size)) < batch_size
     (streamed,) = processes.largest(needs_some or not resident(data))
     return bool(streamed)
 
@@ -217,7 +217,7 @@ def _feed(learner: Learner, data: Splits, order: Order, streamed: bool) -> Resid
     step_bytes = order.batch_size * max(1, order.members) * sum(leaf[:1].nbytes for leaf in data.train)
     length = learner.chunk_length(order.steps, step_bytes, streamed)
     if streamed:
-        return StreamedFeed(data.train, order, length, learner.share)
+        return StreamedFeed(data.train, order, length, learner.needed)
     return ResidentFeed(on_devices(data.train, learner.mesh), order, length)
 
 
