@@ -698,6 +698,13 @@ DEFECTS = (
         details("each_block_has_a_dropout_of_its_own_in_prediction[al]"),
     ),
     Defect(
+        "programs: those of all rules are kept",
+        "programs.py",
+        "@lru_cache(maxsize=KEPT)",
+        "@lru_cache(maxsize=None)",
+        training("a_rule_that_is_used_no_more_is_forgotten"),
+    ),
+    Defect(
         "rule names: a file is looked for in the folder where a command runs later",
         "app/rule_names.py",
         'return f"{path}:{function}"',
@@ -896,22 +903,22 @@ DEFECTS = (
     Defect(
         "fit: every chunk takes the first rows of the epoch",
         "training/learner.py",
-        "rows[begin + i]",
-        "rows[i]",
+        "chunk.rows[chunk.begin + i]",
+        "chunk.rows[i]",
         training("an_epoch_in_chunks_is_the_same[whole-None-False]"),
     ),
     Defect(
         "fit: every chunk draws the augmentation of the first",
         "training/learner.py",
-        "key, first + i)",
-        "key, i)",
+        "chunk.begin + i], chunk.first + i",
+        "chunk.begin + i], i",
         training("an_epoch_in_chunks_is_the_same[whole_shaken-augmentation1-False]"),
     ),
     Defect(
         "fit: an epoch that was interrupted begins anew",
         "training/feed.py",
-        "for at in range(first, self.order.steps, self.length)",
-        "for at in range(0, self.order.steps, self.length)",
+        "for step in range(first, self.order.steps, self.length)",
+        "for step in range(0, self.order.steps, self.length)",
         training("a_stopped_run_continues_as_if_it_had_not_stopped[1]"),
     ),
     Defect(

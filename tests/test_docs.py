@@ -41,6 +41,7 @@ INTERNAL = {
     "locks",
     "memory",
     "outline",
+    "programs",
     "targets",
     "text",
     "tokens",

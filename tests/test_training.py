@@ -1,6 +1,8 @@
 """Training: fit is the plain loop over batches, however it is divided, transformed, stopped or resumed."""
 
+import gc
 import re
+import weakref
 from itertools import chain, repeat
 
 import jax
@@ -11,6 +13,7 @@ import pytest
 from helpers import NETS, make_batch, same
 
 import jaxlocal as jl
+from jaxlocal import programs
 from jaxlocal.training import DivergedError, evaluate, evaluation, fit, learner, loop
 
 pytestmark = pytest.mark.xdist_group("training")
@@ -99,12 +102,45 @@ def test_an_epoch_in_chunks_is_the_same(request, uncut, augmentation, streamed):
     assert same(reports[-1].state.params, whole.params)
 
 
+def counted(rule):
+    """The rule, and a list that gets longer whenever its step or its prediction is traced."""
+    traces = []
+
+    def step(params, batch):
+        traces.append("step")
+        return rule.step(params, batch)
+
+    def predict(params, x, key=None):
+        traces.append("predict")
+        return rule.predict(params, x, key)
+
+    return rule._replace(step=step, predict=predict), traces
+
+
 def test_nothing_is_compiled_again(in_chunks):
-    rule = jl.rules.bp(NET, optax.sgd(0.1))
+    rule, traces = counted(jl.rules.bp(NET, optax.sgd(0.1)))
     fit(rule, SMALL, epochs=1, batch_size=8)
-    programs = learner._learn._cache_size(), evaluation._totals._cache_size()
+    assert {*traces} == {"step", "predict"}
+    before = len(traces)
     fit(rule, SMALL, epochs=3, batch_size=8, seed=1)
-    assert (learner._learn._cache_size(), evaluation._totals._cache_size()) == programs
+    assert len(traces) == before
+
+
+@pytest.mark.slow
+def test_a_rule_that_is_used_no_more_is_forgotten():
+    """With its compiled programs, of which a process can hold only so many."""
+    few = jl.data.Splits(*((x[:8], y[:8]) for x, y in SMALL))
+
+    def train(number):
+        rule, _ = counted(jl.rules.bp(jl.Network((), jl.layers.Head(10)), optax.sgd(0.1 + number)))
+        params = fit(rule, few, epochs=1, batch_size=8).params
+        jl.training.accuracy(rule, params, few.test)
+        jl.training.epoch(rule, params, jl.data.floats(few.train), jax.random.key(0), 8)
+        return weakref.ref(rule.step)
+
+    steps = [train(number) for number in range(programs.KEPT + 1)]
+    gc.collect()
+    assert [step() is None for step in steps] == [True] + [False] * programs.KEPT
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5])
@@ -223,7 +259,7 @@ def test_whole_sets_are_evaluated_in_pieces(monkeypatch, count):
     scores = np.asarray(BP.predict(params, x), np.float64)
     losses = np.log(np.exp(scores).sum(1)) - scores[np.arange(count), y.argmax(1)]
     wanted = {"loss": losses.mean(), "accuracy": (scores.argmax(1) == y.argmax(1)).mean()}
-    evaluation._totals.clear_cache()
+    evaluation._totals.program.cache_clear()
     assert evaluate(BP, params, (jnp.asarray(x), jnp.asarray(y))) == pytest.approx(wanted, rel=1e-5)
     monkeypatch.setattr(evaluation, "CHUNK_BYTES", 50 * (x[:1].nbytes + y[:1].nbytes))
     assert evaluate(BP, params, (x, y)) == pytest.approx(wanted, rel=1e-5)

@@ -19,6 +19,7 @@ from jaxlocal.data.decode import Image, pixels, readable
 from jaxlocal.data.frames import is_frame, read_inputs
 from jaxlocal.data.sources import checked_inputs
 from jaxlocal.network import cross_entropy
+from jaxlocal.programs import compiled
 from jaxlocal.rule import Params, Rule
 from jaxlocal.rules.associated import lowest_decoder
 
@@ -123,7 +124,7 @@ def _of_image(path: Path, like: np.ndarray) -> np.ndarray:
     return pixels(image, "L" if channels == 1 else "RGB", height if height == width else None)[None]
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@compiled(static=3)
 def _probabilities(
     rule: Rule,
     normalise: Callable[[jax.Array], jax.Array],

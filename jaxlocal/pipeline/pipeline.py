@@ -29,6 +29,7 @@ from jaxlocal.pipeline.packing import Slots, pack, unpack
 from jaxlocal.pipeline.program import Program, State, tick
 from jaxlocal.pipeline.schedule import Schedule
 from jaxlocal.pipeline.stages import Stage, steps
+from jaxlocal.programs import compiled
 from jaxlocal.rule import Batch, Component, Info, Params, Rule, forward_stats
 from jaxlocal.tokens import check_padding
 
@@ -202,7 +203,7 @@ class Pipeline:
 
     # The compiled programs.
 
-    @partial(jax.jit, static_argnums=(0, 1))
+    @compiled(static=2)
     def _begin(self, layout: Layout, key: jax.Array, example: Batch) -> Slots:
         """The components at the start; the compiler drops from each branch what makes those of other devices."""
 
@@ -215,7 +216,7 @@ class Pipeline:
 
         return self._devices.run(here, (), (key, example), self.check_vma)
 
-    @partial(jax.jit, static_argnums=(0, 1))
+    @compiled(static=2)
     def _at_rest(self, layout: Layout, slots: Slots) -> PipelineParams:
         """The state with these components and no batch in the pipeline."""
 
@@ -228,7 +229,7 @@ class Pipeline:
         mail = tuple(zeros(slot.shape, slot.dtype, *split) for slot in layout.messages.slots)
         return PipelineParams(slots, mail, zeros((layout.note_length,), jnp.float32), layout)
 
-    @partial(jax.jit, static_argnums=0)
+    @compiled(static=1)
     def _tick(self, params: PipelineParams, batch: Batch | Fed | None) -> tuple[PipelineParams, Info]:
         """All devices learn and exchange their messages."""
         layout = params.layout
@@ -247,19 +248,19 @@ class Pipeline:
         leaving = lax.with_sharding_constraint(notes[-1], self._devices.sharding())
         return PipelineParams(after.components, after.mail, after.notes, layout), layout.info(leaving)
 
-    @partial(jax.jit, static_argnums=0)
+    @compiled(static=1)
     def _finish(self, params: PipelineParams) -> tuple[PipelineParams, Info]:
         """Ticks without a new batch, until the pipeline is empty."""
         return lax.scan(lambda params, _: self._tick(params, None), params, length=len(self.stages) - 1)
 
-    @partial(jax.jit, static_argnums=0)
+    @compiled(static=1)
     def _run(self, params: PipelineParams, batches: Batch | Fed) -> tuple[PipelineParams, Info]:
         params, infos = lax.scan(self._tick, params, batches)
         params, last = self._finish(params)
         waiting = len(self.stages) - 1  # the number of ticks before the first of these batches leaves
         return params, jax.tree.map(lambda *parts: jnp.concatenate(parts)[waiting:], infos, last)
 
-    @partial(jax.jit, static_argnums=0)
+    @compiled(static=1)
     def _drain(self, params: PipelineParams) -> Params:
         params, _ = self._finish(params)
         layout = params.layout

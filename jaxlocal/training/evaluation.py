@@ -1,6 +1,5 @@
 """Evaluation of whole sets, piece by piece: the mean loss and, for classes, the accuracy."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ from jaxlocal.data import Pairs, floats
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.checking import check_augmentation, check_inputs, check_pair, check_targets
 from jaxlocal.network import Loss, has_target
+from jaxlocal.programs import compiled
 from jaxlocal.rule import Batch, Params, Rule
 from jaxlocal.tokens import check_padding
 from jaxlocal.training.feed import CHUNK_BYTES, take
@@ -141,12 +141,12 @@ def _check(rule: Any, params: Any, data: Any) -> None:
     check_padding("data", data[0], data[1], rule.net.layers[0])
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled(static=1)
 def _accuracy(rule: Rule, params: Params, data: Batch) -> jax.Array:
     return totals(rule, params, data).correct / number_of_targets(rule.net.loss, data[1])
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@compiled(static=2)
 def _totals(rule: Rule, augmentation: Augmentation | None, params: Params, data: Batch, count: jax.Array) -> Totals:
     """Compiled once for all sets of one size."""
     return totals(rule, params, data, augmentation, count=count)

@@ -14,6 +14,7 @@ from jaxlocal.data import Pairs, floats
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.pipeline import Pipeline
 from jaxlocal.pipeline.pipeline import Fed, PipelineParams
+from jaxlocal.programs import compiled
 from jaxlocal.rule import Batch, Params, Rule
 from jaxlocal.training.feed import CHUNK_BYTES, Chunk, Needed, fold, per_member, take
 from jaxlocal.training.state import Terms
@@ -138,7 +139,7 @@ def _fitting(step_bytes: int) -> int:
     return max(1, CHUNK_BYTES // step_bytes)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+@compiled(static=3, donate_argnums=0)
 def _learn(
     rule: Rule, augmentation: Augmentation | None, length: int, params: Params, chunk: Chunk
 ) -> tuple[Params, Terms]:
@@ -158,7 +159,7 @@ def _learn(
     return jax.lax.fori_loop(0, chunk.steps, learn, (params, losses))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+@compiled(static=3, donate_argnums=0)
 def _flow(
     pipe: Pipeline, augmentation: Augmentation | None, steps: int, params: PipelineParams, chunk: Chunk
 ) -> tuple[PipelineParams, Terms]:

@@ -17,6 +17,7 @@ from jaxlocal.data.checking import check_augmentation, check_splits
 from jaxlocal.data.streaming import resident
 from jaxlocal.network import Tree
 from jaxlocal.pipeline import Pipeline
+from jaxlocal.programs import compiled
 from jaxlocal.rule import Batch, Info, Params, Rule
 from jaxlocal.training.account import Account
 from jaxlocal.training.bar import Bar
@@ -140,7 +141,6 @@ def fit(
     return Result(account.state(learner.plain(params)), best, unfinished, seconds_to_first_step)
 
 
-@partial(jax.jit, static_argnums=(0, 4), donate_argnums=1)
 def epoch(rule: Rule, params: Params, data: Batch, key: jax.Array, batch_size: int) -> tuple[Params, Info]:
     """One pass over the data in random order. What is left after the last whole batch is not used.
 
@@ -165,8 +165,13 @@ def epoch(rule: Rule, params: Params, data: Batch, key: jax.Array, batch_size: i
       >>> info.losses.shape
       (34, 2)
     """
+    check_batch_size(batch_size, len(data[0]))
+    return _epoch(rule, batch_size, params, data, key)
+
+
+@compiled(static=2, donate_argnums=0)
+def _epoch(rule: Rule, batch_size: int, params: Params, data: Batch, key: jax.Array) -> tuple[Params, Info]:
     x, y = data
-    check_batch_size(batch_size, len(x))
     order = shuffled(key, len(x), batch_size)
     return jax.lax.scan(lambda params, rows: rule.step(params, (x[rows], y[rows])), params, order)
 
