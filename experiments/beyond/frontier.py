@@ -205,13 +205,14 @@ def _costs(recorded: Recorded, name: str, contender: str) -> Row:
 def draw(recorded: Recorded) -> dict[str, "Figure"]:
     """The figure: test accuracy against operations, a panel for each problem.
 
-    The paper's codes are left out: they lie so far to the right that the others could not be told apart.
+    The paper's codes are left out: they lie so far to the right that the others could not be told apart. So are the
+    smaller grids.
     """
     shown = {
         name: {
             contender: (accuracy(record["rows"][0]), _costs(recorded, name, contender)["operations"])
             for contender in contenders(problem)
-            if contender != "al_paper"
+            if contender != "al_paper" and GRID not in contender
             if (record := recorded.records.get(f"{name}_{contender}")) and record["rows"][0]["runs"]
             if accuracy(record["rows"][0])["mean"]  # it has not diverged
         }
@@ -226,8 +227,12 @@ def picture(shown: Mapping[str, Mapping[str, tuple[Row, float]]]) -> "Figure":
 
     Lean codes are joined by a line; where both are known, through the predictions of all components.
     """
-    figure, panels = figures.panels(len(shown), size=(3.6 * len(shown), 3.8))
-    for (name, lines), axes in zip(shown.items(), panels, strict=True):
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    figure, panels = figures.panels(columns, rows, size=(4 * columns, 3.3 * rows))
+    for axes in panels[len(shown) :]:
+        axes.remove()
+    for (name, lines), axes in zip(shown.items(), panels, strict=False):
         lean = []
         for contender, (test, cost) in lines.items():
             height, error = 100 * test["mean"], 100 * (test["std"] or 0)
@@ -241,9 +246,8 @@ def picture(shown: Mapping[str, Mapping[str, tuple[Row, float]]]) -> "Figure":
             if words.removeprefix("al_").isdigit():
                 lean.append((cost, height))
         axes.plot(*zip(*sorted(lean), strict=True) if lean else ([], []), color=figures.BLUE, linewidth=0.8)
-        axes.set(title=name, xlabel="operations of a step, times BP's")
+        axes.set(title=name, xlabel="operations of a step, times BP's", ylabel="test accuracy, %")
         axes.margins(x=0.2)
-    panels[0].set_ylabel("test accuracy, %")
     figure.suptitle("Accuracy against cost; white dots: the last component alone predicts")
     return figure
 
