@@ -49,8 +49,9 @@ def learning_rule(make: Callable[P, R], *, needs_blocks: bool = True) -> Callabl
 
 
 def settings(rule: Callable[..., Any]) -> list[str]:
-    """The names of a rule's settings, which are keyword arguments of its function."""
-    return [name for name, p in inspect.signature(rule).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    """The names of a rule's settings, which are all arguments of its function after the network and the optimizer."""
+    _, _, *others = inspect.signature(rule).parameters.values()
+    return [p.name for p in others if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
 def show(value: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import jax
 
 R = TypeVar("R")
-KEPT = 16  # programs of each function
+KEPT = 32  # programs of each function
 
 
 def compiled(static: int, **options: Any) -> Callable[[Callable[..., R]], Callable[..., R]]:

@@ -712,9 +712,16 @@ DEFECTS = (
         "test_rule_names.py::test_a_rule_in_a_file_is_trained_measured_and_resumed_from_any_folder",
     ),
     Defect(
+        "rule names: a file gets the modules that lie beside another one",
+        "app/rule_names.py",
+        "del sys.modules[name]",
+        "pass",
+        "test_rule_names.py::test_each_file_imports_what_lies_beside_it_and_is_read_again_when_it_has_changed",
+    ),
+    Defect(
         "rule names: settings of a rule's own share the folder of the rule",
         "app/comparison.py",
-        'return ",".join([short(rule), *pairs])',
+        'return " ".join([short(rule), *pairs])',
         "return short(rule)",
         "test_rule_names.py::test_rules_of_ones_own_are_compared_and_searched",
     ),

@@ -326,7 +326,8 @@ def test_the_readmes_numbers_are_those_of_the_tables():
 def test_what_the_readme_says_of_the_time_to_accuracy_is_in_the_table():
     """Sooner than backpropagation on one core in all problems, and in four than with each batch split.
 
-    Than the fastest way on both cores it is twice as fast in one, 1.2 times in two, level in one, and later in one.
+    Than the fastest way on both cores it is three times and almost twice as fast in two, 1.2 times in two, and later
+    in one.
     """
     rows = recorded_rows("docs/lean.md", "advantage")
     header = (ROOT / "docs" / "lean.md").read_text().partition("<!-- advantage -->\n|")[2].splitlines()[0]
@@ -335,9 +336,9 @@ def test_what_the_readme_says_of_the_time_to_accuracy_is_in_the_table():
     assert len(rows) == 5 and all(float(row[alone]) > 1 for row in rows)
     assert {row[0] for row in rows if float(row[split]) > 1} == {"wide_64", "cifar", "ag_news_10k", "sst2"}
     fastest = {row[0]: min(map(float, row[alone + 1 :])) for row in rows}
-    assert 1.9 < fastest.pop("ag_news_10k") < 2.1
+    assert 1.85 < fastest.pop("ag_news_10k") < 2
     assert all(1.15 < fastest.pop(name) < 1.25 for name in ("wide_64", "cifar"))
-    assert 0.95 < fastest.pop("sst2") < 1.05
+    assert 2.95 < fastest.pop("sst2") < 3.1
     assert [*fastest] == ["wide_512"] and fastest["wide_512"] < 0.95
 
 

@@ -1,6 +1,7 @@
 """Rules of one's own on the command line: FILE.py:NAME in place of a rule's name."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ pytestmark = [pytest.mark.usefixtures("elsewhere"), pytest.mark.xdist_group("cli
 
 TINY = "--epochs 2 --model-args hidden=[8]"
 FILE = """
+import functools
 import jaxlocal as jl
 import optax
 from beside import times
@@ -29,6 +31,11 @@ def nothing(net, tx):
 
 def lonely(net):
     return jl.rules.bp(net, optax.sgd(0.1))
+
+def hidden(net, tx, factor: float = 1.0):
+    return jl.rules.bp(net, optax.chain(tx, optax.scale({}["factor"] if factor == 1 else factor)))
+
+narrow = functools.partial(jl.rules.al, width=8)
 """
 
 
@@ -99,8 +106,11 @@ def test_rules_of_ones_own_are_compared_and_searched(file, monkeypatch, capsys):
 def test_a_rule_of_ones_own_is_ranked(file, monkeypatch, capsys):
     short = {name: one._replace(epochs=1) for name, one in jl.ranking.WORKLOADS.items()}
     monkeypatch.setattr(jl.ranking, "WORKLOADS", short)
-    (entry,) = app.rank([f"{file}:slower"], trials=1, seeds=1, folder="ranked")
-    assert entry.rule == "slower"
+    entries = app.rank(
+        [f"{file}:{rule}" for rule in ("slower", "hidden", "narrow")], trials=1, seeds=1, folder="ranked"
+    )
+    assert [entry.rule for entry in entries] == ["slower", "narrow"]
+    assert "KeyError: 'factor', in line 21 of mine.py" in Path("ranked/digits.txt").read_text()
     assert Path("ranked/digits/slower/seeds.json").exists()
 
 
@@ -108,12 +118,15 @@ def test_a_rule_of_ones_own_is_ranked(file, monkeypatch, capsys):
     ("name", "sentence"),
     [
         ("mine.py", "names a file; write mine.py:NAME for a function in it"),
-        ("gone.py:slower", "gone.py cannot be read (there is no such file)"),
+        ("gone.py:slower", "gone.py cannot be read (No such file or directory); put it there"),
         ("mine.py:slow", "mine.py has no function slow; did you mean slower?"),
-        ("mine.py:jl", "mine.py has no function jl; choose from times, slower, choosy, nothing, lonely"),
+        ("mine.py:jl", "mine.py has no function jl; choose from times, slower, choosy, nothing, lonely, hidden"),
         ("mine.py:lonely", "too many positional arguments; a rule is made of a network and an optimizer"),
         ("mine.py:nothing", "which is no jl.Rule; return jl.make_rule(…)"),
-        ("mine.py:choosy", "too many blocks, in line 11 of mine.py"),
+        ("mine.py:choosy", "too many blocks, in line 12 of mine.py"),
+        ("mine.py:hidden", "KeyError: 'factor', in line 21 of mine.py"),
+        ("exits.py:slower", "exits.py cannot be run (SystemExit: "),
+        ("~nobody-here/mine.py:slower", "mine.py cannot be read"),
         (
             "broken.py:slower",
             "broken.py cannot be run (NameError: name 'undefined' is not defined, in line 2 of broken",
@@ -125,7 +138,12 @@ def test_a_rule_of_ones_own_is_ranked(file, monkeypatch, capsys):
 )
 def test_a_mistake_is_one_sentence(name, sentence, file, capsys, monkeypatch):
     monkeypatch.chdir(file.parent)
-    for other, text in (("broken", "\nundefined\n"), ("syntax", "def\n"), ("empty", "")):
+    for other, text in (
+        ("broken", "\nundefined\n"),
+        ("syntax", "def\n"),
+        ("empty", ""),
+        ("exits", "import sys\nsys.exit(0)\n"),
+    ):
         Path(f"{other}.py").write_text(text)
     code, said = train(capsys, "--rule", name)
     assert code == 2
@@ -149,7 +167,32 @@ def test_two_rules_of_one_name_cannot_share_a_folder(file, capsys):
     other.write_text(FILE)
     for command in "compare", "search", "rank":
         assert cli.main([command, f"{file}:slower", f"{other}:slower"]) == 2
-        assert "each once" in capsys.readouterr().err
+        assert "two of them would be called slower" in capsys.readouterr().err
+
+
+def test_each_file_imports_what_lies_beside_it_and_is_read_again_when_it_has_changed(file, tmp_path):
+    other = tmp_path / "other" / "mine.py"
+    other.parent.mkdir()
+    (other.parent / "beside.py").write_text("def times(factor): return 3.0\n")
+    other.write_text(FILE)
+    first, second = (rule_names.rule_maker("RULE", f"{one}:slower") for one in (file, other))
+    assert first.__globals__["times"](1) == 1.0 and second.__globals__["times"](1) == 3.0
+    assert rule_names.rule_maker("RULE", f"{file}:slower") is first
+    file.write_text("def slower(net, tx): ...\n")
+    os.utime(file, ns=(0, 0))
+    assert rule_names.rule_maker("RULE", f"{file}:slower") is not first
+
+
+def test_settings_need_no_star(file, capsys):
+    assert train(capsys, "--rule", f"{file}:hidden", "--rule-args", "factor=0.5")[0] == 0
+    assert cli.main(["compare", f"{file}:hidden factor=0.5", *TINY.split()]) == 0
+
+
+def test_commands_that_cannot_take_such_a_rule_say_so(file, capsys):
+    assert cli.main(["cite", f"{file}:slower"]) == 2
+    assert "its papers are not known here" in capsys.readouterr().err
+    assert cli.main(["search", f"{file}:nothing", "--trials", "1"]) == 2
+    assert "which is no jl.Rule" in capsys.readouterr().err
 
 
 def test_a_name_without_a_file_stays_as_it_is():

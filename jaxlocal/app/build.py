@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxlocal import checks, codes, memory, models, parallel, processes, sequences
-from jaxlocal.app.rule_names import line, rule_maker, short
+from jaxlocal.app.rule_names import check_is_rule, mistakes, reason, rule_maker, short
 from jaxlocal.app.settings import OF_TEXTS, Config, ConfigError, check, flag, known, pairs, shown
 from jaxlocal.data import Encoding, Splits, augmentation, floats, load, load_encoded, load_text
 from jaxlocal.data.augmentation import Augmentation
@@ -84,7 +84,7 @@ class Built(NamedTuple):
 def check_rules(names: Any) -> None:
     """These are the names of one rule or more, each once."""
     check_each_once(names)
-    check_each_once(list(map(short, names)))  # the names of their folders
+    check_apart(list(map(short, names)))
     for name in names:
         rule_maker("RULE", name)
 
@@ -95,6 +95,13 @@ def check_each_once(names: Any) -> None:
         raise TypeError(f"rules={checks.show(names)}: must be a list of names, such as ['al', 'bp']")
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"RULE={' '.join(names)}: name one rule or more, each once, such as al bp dfa")
+
+
+def check_apart(names: Sequence[str]) -> None:
+    """No two of these are the same: they name the folders of rules."""
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"RULE: two of them would be called {name}; give one of the functions another name")
 
 
 def build(config: Config, encoding: Encoding | None = None, inputs: Sequence[str] = ()) -> Built:
@@ -346,12 +353,9 @@ def _rule(config: Config, make: Callable[..., Rule], net: Network, steps: int) -
         given |= {name: optimizer(config.helper_lr) for name in helpers}
     try:
         rule = make(net, optimizer(config.lr), **given)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"--rule={config.rule}: {error}{line(error, config.rule)}") from None
-    if not isinstance(rule, Rule):
-        raise ConfigError(
-            f"--rule={config.rule}: made {checks.show(rule)}, which is no jl.Rule; return jl.make_rule(…)"
-        )
+    except mistakes(config.rule) as error:
+        raise ConfigError(f"--rule={config.rule}: {reason(error, config.rule)}") from None
+    check_is_rule("--rule", config.rule, rule)
     return rule
 
 
@@ -360,8 +364,8 @@ def _check_parameters(config: Config, rule: Rule, data: Splits, augment: Augment
     example = jax.eval_shape(lambda: example_batch(data.train, config.batch_size, augment))
     try:
         params = jax.eval_shape(rule.init, jax.random.key(0), example)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"--rule={config.rule}: {error}{line(error, config.rule)}") from None
+    except mistakes(config.rule) as error:
+        raise ConfigError(f"--rule={config.rule}: {reason(error, config.rule)}") from None
     if (needed := config.seeds * memory.needed(params)) > (there := memory.available()):
         raise ConfigError(
             f"--model={config.model}: the parameters{f' of {config.seeds} seeds' * (config.seeds > 1)} would take "

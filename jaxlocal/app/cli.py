@@ -192,6 +192,10 @@ def cite(argv: Sequence[str]) -> None:
     parser = _parser("cite", "RULE … ")
     _add_rules(parser)
     read = _parsed(parser, argv)
+    from jaxlocal.app.rule_names import is_own
+
+    for name in filter(is_own, read.rules):
+        raise ConfigError(f"RULE={name}: is in a file of your own, and its papers are not known here; leave it out")
     _say(jl.cite(*read.rules))
 
 

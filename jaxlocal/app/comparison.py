@@ -15,7 +15,7 @@ import numpy as np
 from jaxlocal import checks, plots, processes
 from jaxlocal.app import folder as folders
 from jaxlocal.app import runs, settings, text
-from jaxlocal.app.build import build, check_each_once, on_all_devices
+from jaxlocal.app.build import build, check_apart, check_each_once, on_all_devices
 from jaxlocal.app.folder import Summary, folder_or_next
 from jaxlocal.app.provenance import in_picture
 from jaxlocal.app.rule_names import located, rule_maker, short
@@ -103,7 +103,8 @@ def with_own(rules: Sequence[str], config: Config) -> dict[str, Config]:
     """
     check_each_once(rules)
     names = [" ".join(words.split()) for words in rules]
-    check_each_once([_name(name) for name in names])  # other spaces make no other name
+    check_each_once(names)  # other spaces make no other name
+    check_apart(list(map(_label, names)))
     return {name: _with_own(name, config) for name in names}
 
 
@@ -138,13 +139,13 @@ def _try(words: str, config: Config) -> None:
 
 def _place(folder: Path, words: str) -> Path:
     """The folder of one rule's run."""
-    return folder / _name(words)
+    return folder / _label(words).replace(" ", ",")
 
 
-def _name(words: str) -> str:
+def _label(words: str) -> str:
     """A rule without its file, and its own settings."""
     rule, *pairs = words.split(" ")
-    return ",".join([short(rule), *pairs])
+    return " ".join([short(rule), *pairs])
 
 
 def _begin(folder: Path, config: Config, configs: Mapping[str, Config], resume: bool) -> None:
@@ -171,6 +172,7 @@ def differences(summaries: Mapping[str, Summary]) -> Differences:
 
 def _draw(summaries: Mapping[str, Summary], config: Config, folder: Path, say: Say) -> None:
     """Write compare.png and, of two rules or more, differences.png; with the differences as a table."""
+    summaries = {_label(words): summary for words, summary in summaries.items()}
     curves, made_by = folder / "compare.png", in_picture(replace(config, rule=" ".join(summaries)))
     plots.compare({rule: summary.history for rule, summary in summaries.items()}).savefig(
         curves, dpi=120, metadata=made_by

@@ -6,7 +6,7 @@ from pathlib import Path
 from jaxlocal import checks, plots, ranking, rules
 from jaxlocal.app import folder as folders
 from jaxlocal.app.build import check_rules
-from jaxlocal.app.rule_names import rule_maker, short
+from jaxlocal.app.rule_names import mistakes, reason, rule_maker, short
 from jaxlocal.app.runs import Say, interrupted
 from jaxlocal.app.settings import ConfigError, known
 from jaxlocal.data import Splits
@@ -55,10 +55,12 @@ def rank(
         kept = folder / workload / short(name)
         make = rule_maker("RULE", name)
         try:
-            entry = ranking.enter(make, learned, trials=trials, seeds=seeds, data=data, folder=kept, say=say)
+            entry = ranking.enter(
+                make, learned, trials=trials, seeds=seeds, data=data, folder=kept, name=short(name), say=say
+            )
             entries.append(entry)
-        except (ValueError, TypeError) as error:
-            left_out[name] = f"{name} is left out: {error}"
+        except mistakes(name) as error:
+            left_out[name] = f"{name} is left out: {reason(error, name)}"
             say(left_out[name])
         except KeyboardInterrupt:
             raise interrupted(f"a trial or a seed of {name}", folder) from None

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from jaxlocal import rules
+from jaxlocal import checks, rules
 from jaxlocal.app.settings import ConfigError, known, shown
 from jaxlocal.hints import nearest
 from jaxlocal.rule import Rule
@@ -27,12 +28,15 @@ def rule_maker(source: str, name: str) -> Callable[..., Rule]:
         return known(source, name, rules.ALL)
     path, function = _parts(name)
     try:
-        module = _module(path)
+        module = _module(path, path.stat().st_mtime_ns)
     except OSError as error:
-        raise ConfigError(f"{source}={shown(name)}: {path.name} cannot be read ({error.strerror})") from None
-    except Exception as error:  # the file may raise errors of any kind
-        reason = f"{type(error).__name__}: {shown(error)}{line(error, name)}"
-        raise ConfigError(f"{source}={shown(name)}: {path.name} cannot be run ({reason}); mend it") from None
+        raise ConfigError(
+            f"{source}={shown(name)}: {path.name} cannot be read ({error.strerror}); put it there or, if a run "
+            "names it, write its new place into config.yaml"
+        ) from None
+    except (Exception, SystemExit) as error:  # the file may raise anything
+        words = f"{type(error).__name__}: {shown(error)}{_line(error, path)}"
+        raise ConfigError(f"{source}={shown(name)}: {path.name} cannot be run ({words}); mend it") from None
     make = getattr(module, function, None)
     if not callable(make):
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
@@ -66,29 +70,53 @@ def located(name: str) -> str:
     return f"{path}:{function}"
 
 
-def line(error: BaseException, name: str) -> str:
-    """In which line of the rule's file an error was raised, in words; nothing if it was elsewhere."""
+def check_is_rule(source: str, name: str, made: object) -> None:
+    """The function of this name has made a rule."""
+    if not isinstance(made, Rule):
+        raise ConfigError(f"{source}={name}: made {checks.show(made)}, which is no jl.Rule; return jl.make_rule(…)")
+
+
+def mistakes(name: str) -> tuple[type[Exception], ...]:
+    """The errors that say that this rule cannot be made: a function in a file may raise any."""
+    return (Exception,) if is_own(name) else (ValueError, TypeError)
+
+
+def reason(error: BaseException, name: str) -> str:
+    """The message of such an error; of a rule in a file also its kind and its line."""
     if not is_own(name):
-        return ""
-    path = str(_parts(name)[0])
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-    return f", in line {lines[-1]} of {Path(path).name}" if lines else ""
+        return str(error)
+    kind = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
+    return f"{kind}{error}{_line(error, _parts(name)[0])}"
+
+
+def _line(error: BaseException, path: Path) -> str:
+    """In which line of the file an error was raised, in words; nothing if it was elsewhere."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f", in line {lines[-1]} of {path.name}" if lines else ""
 
 
 def _parts(name: str) -> tuple[Path, str]:
     file, _, function = name.rpartition(":")
-    return Path(file).expanduser().resolve(), function
+    return Path(os.path.expanduser(file)).resolve(), function
 
 
 @cache
-def _module(path: Path) -> ModuleType:
-    """The file, run once as a module. What lies beside it can be imported, after all that is installed."""
-    if not path.is_file():
-        raise FileNotFoundError(2, "there is no such file")
+def _module(path: Path, changed: int) -> ModuleType:
+    """The file, run as a module, once unless it has changed since. It can import what lies beside it.
+
+    Such modules are forgotten afterwards, because a file in another folder may have others of the same names.
+    """
+    folder, before = str(path.parent), set(sys.modules)
     spec = importlib.util.spec_from_file_location(f"rules in {path}", path)
     assert spec and spec.loader  # any file that ends in .py has them
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    sys.path.append(str(path.parent))
-    spec.loader.exec_module(module)
+    sys.path.insert(0, folder)
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(folder)
+        for name in set(sys.modules) - before - {spec.name}:
+            if (getattr(sys.modules[name], "__file__", None) or "").startswith(folder + os.sep):
+                del sys.modules[name]
     return module

@@ -53,7 +53,8 @@ def check_targets(name: str, y: Any, net: Network) -> None:
 
 def are_classes(y: Any) -> bool:
     """Whether all rows are probabilities of classes; a token without a target has a row of zeros."""
-    return all(_are_classes(np.asarray(y[at : at + 10_000], np.float32)) for at in range(0, len(y), 10_000))
+    piece = max(1, 2**22 // max(1, y[:1].size))  # so many rows at a time, for y may be larger than the memory
+    return all(_are_classes(np.asarray(y[at : at + piece], np.float32)) for at in range(0, len(y), piece))
 
 
 def _are_classes(rows: np.ndarray) -> bool:

@@ -55,6 +55,7 @@ def enter(
     seeds: int = 5,
     data: Splits | None = None,
     folder: Path | str | None = None,
+    name: str | None = None,
     say: Say = lambda line: None,
 ) -> Entry:
     """Search a rule's settings, train the best one from each seed, and measure it.
@@ -67,6 +68,7 @@ def enter(
       seeds: the number of trainings with the best one. They have the seeds 1, 2 and so on.
       data: the examples, if they are loaded already.
       folder: where finished trials and trainings are kept; the same call resumes from there.
+      name: what the table calls the rule; by default its own name.
       say: called with a line after the search and after each training.
 
     Returns:
@@ -83,7 +85,7 @@ def enter(
     """
     checks.positive_int("trials", trials)
     checks.positive_int("seeds", seeds)
-    name = _name(rule)
+    name = name or _name(rule)
     if not isinstance(workload, Workload):
         raise TypeError(f"workload={checks.show(workload)}: must be a Workload, such as jl.ranking.WORKLOADS['digits']")
     began = time.perf_counter()

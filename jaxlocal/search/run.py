@@ -1,6 +1,5 @@
 """The search itself: groups of settings are trained and measured by one compiled program."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from jaxlocal.search.space import is_number
 from jaxlocal.search.trials import Trial
 from jaxlocal.training.account import has_diverged
 from jaxlocal.training.evaluation import number_of_targets, totals
+from jaxlocal.training.loop import epoch_of
 
 Report = Callable[[int, int, float], None]  # finished trials, epoch of the current group, best goodness on validation
 
@@ -166,10 +166,9 @@ class _Trainer(NamedTuple):
 
         For real targets, the sum of the losses on validation takes the place of the last one.
         """
-        rule = _rule(self.make, setting)
-        # The function under the jit: this rule holds tracers, and the cache of the jit would keep them.
+        rule = _rule(self.make, setting)  # it holds tracers, which the cache of a compiled function would keep
         train = _changed(self.augmentation, key, train)
-        params, info = inspect.unwrap(training.epoch)(rule, params, train, key, self.batch_size)
+        params, info = epoch_of(rule, self.batch_size, params, train, key)
         # In small pieces, because many settings share the memory.
         measured = totals(rule, params, validation, self.augmentation, piece=self.batch_size)
         found = measured.correct if rule.net.loss.of_classes else measured.loss

@@ -165,15 +165,18 @@ def epoch(rule: Rule, params: Params, data: Batch, key: jax.Array, batch_size: i
       >>> info.losses.shape
       (34, 2)
     """
-    check_batch_size(batch_size, len(data[0]))
     return _epoch(rule, batch_size, params, data, key)
 
 
-@compiled(static=2, donate_argnums=0)
-def _epoch(rule: Rule, batch_size: int, params: Params, data: Batch, key: jax.Array) -> tuple[Params, Info]:
+def epoch_of(rule: Rule, batch_size: int, params: Params, data: Batch, key: jax.Array) -> tuple[Params, Info]:
+    """The steps of `epoch`, for a program of one's own."""
     x, y = data
+    check_batch_size(batch_size, len(x))
     order = shuffled(key, len(x), batch_size)
     return jax.lax.scan(lambda params, rows: rule.step(params, (x[rows], y[rows])), params, order)
+
+
+_epoch = compiled(static=2, donate_argnums=0)(epoch_of)
 
 
 def _check(
