@@ -79,14 +79,14 @@ transformer the seeds then differ in who is ahead. The other pairs of texts keep
 The linear model of word frequencies reads whole texts and, except on the Sentiment Treebank, also the texts that the
 networks keep for validation. No network is ahead of it on IMDb. If it reads the networks' tokens alone, it has
 {al_text_classification/trec6_linear_cut} on TREC, {al_text_classification/sst2_linear_cut} on the Sentiment Treebank,
-{al_text_classification/ag_news_10k_linear_cut} on AG News and {al_text_classification/imdb_linear_cut} on IMDb.
-Against this one, in the mean over the seeds: on TREC the LSTM is ahead with every rule, with Associated Learning and
+{al_text_classification/ag_news_10k_linear_cut} on AG News and {al_text_classification/imdb_linear_cut} on IMDb. Against
+this one, in the mean over the seeds: on TREC the LSTM is ahead with every rule, with Associated Learning and
 Kolen-Pollack by fewer than two of 500 texts, and the transformer is behind with every rule. On the Sentiment Treebank
 only Kolen-Pollack with the LSTM is ahead ({al_text_classification/sst2_lstm_kp}), by about nine texts; at the best
 epoch it is backpropagation with the LSTM, and not Kolen-Pollack. On AG News only Associated Learning with the LSTM is
-ahead; with the transformer it is level. On IMDb the LSTM is ahead with every rule and every seed, and the transformer only with direct feedback
-alignment ({al_text_classification/imdb_transformer_dfa}). The networks start from random vectors, and none is
-pretrained on other texts.
+ahead; with the transformer it is level. On IMDb the LSTM is ahead with every rule and every seed, and the transformer
+only with direct feedback alignment ({al_text_classification/imdb_transformer_dfa}). The networks start from random
+vectors, and none is pretrained on other texts.
 
 Direct feedback alignment is behind backpropagation with every seed on AG News and TREC with the transformer, on IMDb
 with the LSTM and on the digits with the transformer. It is ahead with every seed on the Sentiment Treebank and on IMDb
