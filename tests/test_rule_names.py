@@ -8,7 +8,7 @@ import pytest
 
 import jaxlocal as jl
 from jaxlocal import app
-from jaxlocal.app import Config, cli, rule_names
+from jaxlocal.app import cli, rule_names
 
 pytestmark = [pytest.mark.usefixtures("elsewhere"), pytest.mark.xdist_group("cli")]
 
@@ -199,4 +199,4 @@ def test_a_name_without_a_file_stays_as_it_is():
     assert rule_names.located("bp") == rule_names.short("bp") == "bp"
     assert rule_names.located("mine.py:rule") == f"{Path.cwd() / 'mine.py'}:rule"
     assert not rule_names.is_own("bp")
-    assert app.Config(rule="bp") == Config(rule="bp")
+    assert rule_names.is_own("mine.py:rule")

@@ -232,7 +232,7 @@ def picture(shown: Mapping[str, Mapping[str, tuple[Row, float]]]) -> "Figure":
     figure, panels = figures.panels(columns, rows, size=(4 * columns, 3.3 * rows))
     for axes in panels[len(shown) :]:
         axes.remove()
-    for (name, lines), axes in zip(shown.items(), panels, strict=False):
+    for (name, lines), axes in zip(shown.items(), panels[: len(shown)], strict=True):
         lean = []
         for contender, (test, cost) in lines.items():
             height, error = 100 * test["mean"], 100 * (test["std"] or 0)
@@ -259,10 +259,10 @@ EXPERIMENT = Experiment(
     rows=rows(),
     note=(
         f"Adam, its rate falling to zero by a cosine. Each contender chose its rate among {', '.join(map(str, RATES))} "
-        "on the validation set, with a third of the epochs. `al_N` is Associated Learning in N components with its "
-        "default, lean codes. `_long` has twice the epochs, and `_average` predicts by the mean over all components; "
-        "`_grid_N` does, too, and its bridges read images averaged to N by N cells in place of 8 by 8; "
-        "`al_paper` has the paper's codes. "
+        "on the validation set, with a third of the epochs. `al_N` is Associated Learning in N components with lean "
+        "codes, of which the last one predicts. `_long` has twice the epochs. `_average` predicts by the mean over all "
+        "components, which is the default; `_grid_N` does, too, and its bridges read images averaged to N by N cells "
+        "in place of 8 by 8. `al_paper` has the paper's codes. "
         "Operations, time, weights and memory are multiples of backpropagation's. `cifar` is the vanilla CNN on "
         "10,000 images of 16 by 16 pixels, `resnet` ResNet-8 on the same images; `mnist` and `fashion` are 8 layers "
         "of 256 units, `wide_N` is 4 layers of 1024 units on MNIST with batches of N; the other batches have 64 "

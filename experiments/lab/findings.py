@@ -57,12 +57,11 @@ not the best that there are. The epochs are few: in more of them backpropagation
 behind.""",
     "al_text_classification": """\
 The successor's paper reports that Associated Learning is ahead of backpropagation on texts. Here there are eight pairs
-of a set of texts and a network, with smaller networks than the paper's and few epochs. What follows is said of the
-last epoch. Associated Learning is ahead with every seed on four of them: AG News with both networks, the LSTM
+of a set of texts and a network, with smaller networks than the paper's and few epochs. What follows is said of the last
+epoch. Associated Learning is ahead with every seed on four of them: AG News with both networks, the LSTM
 ({al_text_classification/ag_news_10k_lstm_al - al_text_classification/ag_news_10k_lstm_bp}) and the transformer
 ({al_text_classification/ag_news_10k_transformer_al - al_text_classification/ag_news_10k_transformer_bp}; from one seed
-by a single text), and with the
-transformer the Sentiment Treebank ({al_text_classification/sst2_transformer_al -
+by a single text), and with the transformer the Sentiment Treebank ({al_text_classification/sst2_transformer_al -
 al_text_classification/sst2_transformer_bp}, with a smaller rate) and IMDb ({al_text_classification/imdb_transformer_al
 - al_text_classification/imdb_transformer_bp}). It is behind with every seed on two, both with the LSTM: IMDb
 ({al_text_classification/imdb_lstm_al - al_text_classification/imdb_lstm_bp}) and TREC
@@ -73,8 +72,8 @@ transformer ({al_text_classification/digits_transformer_al - al_text_classificat
 
 The epoch matters. At the best epoch by validation, Associated Learning is ahead with every seed on TREC with the
 transformer, from one seed by a single text, and behind with every seed on the Sentiment Treebank with the LSTM, by
-about a point. On AG News with the
-transformer the seeds then differ in who is ahead. The other pairs of texts keep their order with every seed.
+about a point. On AG News with the transformer the seeds then differ in who is ahead. The other pairs of texts keep
+their order with every seed.
 
 The linear model of word frequencies reads whole texts and, except on the Sentiment Treebank, also the texts that the
 networks keep for validation. No network is ahead of it on IMDb. If it reads the networks' tokens alone, it has
@@ -101,8 +100,8 @@ training a smaller one might, too.""",
 Two LSTM layers in place of one, without dropout. After the last epoch Associated Learning is ahead on AG News by
 {al_text_deep/ag_news_10k_al - al_text_deep/ag_news_10k_bp}; on the Sentiment Treebank the two differ by less than two
 tenths of a point. At the best epoch by validation it is ahead on AG News, too, and half a point behind on the Sentiment
-Treebank. Only these two sets were tried. How soon each rule is as accurate as backpropagation, on one device
-and on two, is measured by `python -m experiments.speed.time_to_accuracy`.""",
+Treebank. Only these two sets were tried. How soon each rule is as accurate as backpropagation, on one device and on
+two, is measured by `python -m experiments.speed.time_to_accuracy`.""",
     "bartunov_table1": """\
 The paper's claim is that backpropagation is ahead of the other methods, by little on MNIST. On MNIST, fully connected,
 one seed each with the whole budget, it is ahead of all other methods. The distance is small but for the three that
@@ -210,8 +209,7 @@ Backpropagation ({dkp_table1/fashion_mnist_bp}) is the best and random target pr
 both direct rules and of frozen convolutions, and in the paper it is behind all three. Backpropagation with frozen
 convolutions ({dkp_table1/fashion_mnist_bp_fc}) is ahead of feedback alignment ({dkp_table1/fashion_mnist_fa}), as in
 the paper, and also of both direct rules, which it is not there. Feedback alignment is level with the direct rules, and
-behind them in the paper. Random target projection gets worse in the second epoch in two of the
-three seeds.""",
+behind them in the paper. Random target projection gets worse in the second epoch in two of the three seeds.""",
     "dkp_figure2": """\
 As in the paper, direct feedback fits the network above it better in layers nearer to the output, and it fits better
 where it learns, in all layers except the first. Fixed feedback is fitted by the network itself: that is feedback

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxlocal import checks, codes, memory, models, parallel, processes, sequences
-from jaxlocal.app.rule_names import check_is_rule, mistakes, reason, rule_maker, short
+from jaxlocal.app.rule_names import check_is_rule, making, rule_maker, short
 from jaxlocal.app.settings import OF_TEXTS, Config, ConfigError, check, flag, known, pairs, shown
 from jaxlocal.data import Encoding, Splits, augmentation, floats, load, load_encoded, load_text
 from jaxlocal.data.augmentation import Augmentation
@@ -351,21 +351,17 @@ def _rule(config: Config, make: Callable[..., Rule], net: Network, steps: int) -
         if not helpers:
             raise ConfigError(f"--helper-lr={config.helper_lr}: {config.rule} has one learning rate only; leave it out")
         given |= {name: optimizer(config.helper_lr) for name in helpers}
-    try:
+    with making(config.rule, f"--rule={config.rule}"):
         rule = make(net, optimizer(config.lr), **given)
-    except mistakes(config.rule) as error:
-        raise ConfigError(f"--rule={config.rule}: {reason(error, config.rule)}") from None
-    check_is_rule("--rule", config.rule, rule)
+        check_is_rule(rule)
     return rule
 
 
 def _check_parameters(config: Config, rule: Rule, data: Splits, augment: Augmentation | None) -> None:
     """Refuse a rule that the network cannot have, and parameters that do not fit into memory, before making any."""
     example = jax.eval_shape(lambda: example_batch(data.train, config.batch_size, augment))
-    try:
+    with making(config.rule, f"--rule={config.rule}"):
         params = jax.eval_shape(rule.init, jax.random.key(0), example)
-    except mistakes(config.rule) as error:
-        raise ConfigError(f"--rule={config.rule}: {reason(error, config.rule)}") from None
     if (needed := config.seeds * memory.needed(params)) > (there := memory.available()):
         raise ConfigError(
             f"--model={config.model}: the parameters{f' of {config.seeds} seeds' * (config.seeds > 1)} would take "

@@ -5,7 +5,8 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -70,10 +71,19 @@ def located(name: str) -> str:
     return f"{path}:{function}"
 
 
-def check_is_rule(source: str, name: str, made: object) -> None:
-    """The function of this name has made a rule."""
+def check_is_rule(made: object) -> None:
+    """The function of a rule has made one."""
     if not isinstance(made, Rule):
-        raise ConfigError(f"{source}={name}: made {checks.show(made)}, which is no jl.Rule; return jl.make_rule(…)")
+        raise TypeError(f"made {checks.show(made)}, which is no jl.Rule; return jl.make_rule(…)")
+
+
+@contextmanager
+def making(name: str, beginning: str) -> Iterator[None]:
+    """Say in one sentence, with this beginning, why the rule of this name cannot be made."""
+    try:
+        yield
+    except mistakes(name) as error:
+        raise ConfigError(f"{beginning}: {reason(error, name)}") from None
 
 
 def mistakes(name: str) -> tuple[type[Exception], ...]:

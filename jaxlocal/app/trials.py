@@ -11,7 +11,7 @@ from jaxlocal import models
 from jaxlocal import search as random_search
 from jaxlocal.app import folder as folders
 from jaxlocal.app.build import OPTIMIZERS, SCHEDULES, check_rules, load_data, network, rule_arguments
-from jaxlocal.app.rule_names import check_is_rule, mistakes, reason, rule_maker, short
+from jaxlocal.app.rule_names import check_is_rule, making, rule_maker, short
 from jaxlocal.app.runs import Say, interrupted
 from jaxlocal.app.settings import Config, ConfigError, check, known, shown
 from jaxlocal.app.text import plural
@@ -138,15 +138,10 @@ def _plan(
         **fixed,
     )
     drawn = random_search.draw(space, trials, config.seed)
-    try:
+    with making(rule, f"{rule} with --rule-args {' '.join(config.rule_args) or 'left out'}"):
         made = make(drawn[0])
-        check_is_rule("RULE", rule, made)
+        check_is_rule(made)
         jax.eval_shape(made.init, jax.random.key(0), example_batch(data.train, config.batch_size, None))
-    except ConfigError:
-        raise
-    except mistakes(rule) as error:
-        given = " ".join(config.rule_args) or "left out"
-        raise ConfigError(f"{rule} with --rule-args {given}: {reason(error, rule)}") from None
     return make, drawn
 
 
