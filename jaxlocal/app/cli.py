@@ -93,7 +93,7 @@ def export(argv: Sequence[str]) -> None:
 def compare(argv: Sequence[str]) -> None:
     """Train several rules on the same data and seeds: a table and a picture."""
     parser = _parser("compare", "RULE … ")
-    _add_rules(parser, "rules: al bp, or with own settings: 'al lr=0.01'")
+    _add_rules(parser, "rules such as al bp, FILE.py:NAME or 'al lr=0.01'")
     _add_run_flags(parser, "of the runs, else runs/compare-N")
     settings.add_flags(parser, Config(), [name for name in settings.TYPES if name != "rule"])
     read, config = _joined(argv, lambda: _with_config(parser.parse_intermixed_args(argv), "compare.yaml"))
@@ -190,7 +190,7 @@ def list_names(argv: Sequence[str]) -> None:
 def cite(argv: Sequence[str]) -> None:
     """Print the papers of rules in BibTeX."""
     parser = _parser("cite", "RULE … ")
-    _add_rules(parser)
+    _add_rules(parser, "rules, such as al bp dfa")
     read = _parsed(parser, argv)
     from jaxlocal.app.rule_names import is_own
 
@@ -283,7 +283,7 @@ def _add_run(parser: flags.Parser, help: str = "folder of the run") -> None:
     flags.add_switch(parser, "--best", "the best epoch on validation, not the last one")
 
 
-def _add_rules(parser: flags.Parser, help: str = "rules, such as al bp dfa") -> None:
+def _add_rules(parser: flags.Parser, help: str = "rules, such as al bp, or FILE.py:NAME") -> None:
     parser.add_argument("rules", metavar="RULE", nargs="*", help=help)
 
 
