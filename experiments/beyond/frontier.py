@@ -46,12 +46,12 @@ def contenders(problem: Problem) -> dict[str, Make]:
     paper = partial(jl.rules.al, components=problem.paper, codes=jl.codes.paper)
     longer = {f"al_2{LONGER}": lean["al_2"]} if problem.longer else {}
     averaged = {f"al_{count}{AVERAGED}": partial(jl.rules.al, components=count) for count in problem.averaged}
-    smaller = {
+    grids = {
         f"al_4{GRID}{grid}": partial(jl.rules.al, components=4, bridge=jl.codes.pooled(jl.codes.one_layer, grid))
         for grid in problem.grids
     }
     feedback = {"dfa": jl.rules.dfa, "drtp": jl.rules.drtp} if problem.feedback else {}
-    return {"bp": jl.rules.bp, **lean, **longer, **averaged, **smaller, "al_paper": paper, **feedback}
+    return {"bp": jl.rules.bp, **lean, **longer, **averaged, **grids, "al_paper": paper, **feedback}
 
 
 def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:
@@ -206,7 +206,7 @@ def draw(recorded: Recorded) -> dict[str, "Figure"]:
     """The figure: test accuracy against operations, a panel for each problem.
 
     The paper's codes are left out: they lie so far to the right that the others could not be told apart. So are the
-    smaller grids.
+    other grids.
     """
     shown = {
         name: {

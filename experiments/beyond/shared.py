@@ -49,7 +49,7 @@ PROBLEMS = {
         examples=10_000,
         longer=True,
         averaged=(2, 4, 8),
-        grids=(1, 2, 4),
+        grids=(1, 2, 4, 16),
     ),
     **{
         f"wide_{batch}": Problem(
@@ -78,6 +78,6 @@ PROBLEMS = {
         size=16,
         examples=10_000,
         averaged=(2, 4),
-        grids=(1, 2, 4),
+        grids=(1, 2, 4, 16),
     ),
 }
