@@ -57,8 +57,8 @@ class Component:
 
     `weights` and `opt` are dicts by role. The role "forward" is always a tuple with the weights of each layer of the
     component; any other role that is a tuple has an entry for each layer, too. A role without an optimizer state does
-    not learn. `stats` holds, layer by layer, the Flax collections
-    other than the weights: the batch statistics. The dicts cannot be changed; `jl.set_weights` returns new parameters.
+    not learn. `stats` holds, layer by layer, the Flax collections other than the weights: the batch statistics. The
+    dicts cannot be changed; `jl.set_weights` returns new parameters.
     """
 
     weights: Weights
