@@ -196,10 +196,10 @@ backpropagation with frozen convolutions reaches {dkp_table1/cifar10_bp_fc}. Dir
 feedback learns at the rate of the forward weights, at {dkp_table1/cifar10_dkp_fast}. Random target projection is far
 behind, at {dkp_table1/cifar10_drtp}, and in one of its three seeds it gets worse in the second epoch. The rows of
 direct feedback and target projection were made again, with the feedback sent to the feature maps before pooling.
-With the settings of the authors' public code, which learn more slowly, direct Kolen-Pollack reaches
-{dkp_table1/cifar10_code_dkp}, {dkp_table1/cifar10_code_dkp - dkp_table1/cifar10_code_dfa} to direct feedback alignment.
-Both recipes put direct Kolen-Pollack ahead of direct feedback alignment; which of them reproduces the paper's numbers,
-two epochs cannot tell.
+With the settings of the authors' public code, which learn more slowly, backpropagation reaches
+{dkp_table1/cifar10_code_bp}, direct Kolen-Pollack {dkp_table1/cifar10_code_dkp} and direct feedback alignment
+{dkp_table1/cifar10_code_dfa}. Both recipes have this order, as the paper and the public code have it; which of them
+reproduces the paper's numbers, two epochs cannot tell.
 
 On Fashion-MNIST, after two of the fifty epochs, the claim does not show: direct Kolen-Pollack reaches
 {dkp_table1/fashion_mnist_dkp}, {dkp_table1/fashion_mnist_dkp - dkp_table1/fashion_mnist_dfa} to direct feedback
