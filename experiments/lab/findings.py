@@ -151,8 +151,9 @@ the rest is not tested.""",
     "bartunov_figure4": """\
 The paper's claim is that a larger auxiliary output leads to better accuracy, up to a point. The record cannot test it.
 After two epochs of one seed the auxiliary output adds {bartunov_figure4/aux_16 - bartunov_figure4/sdtp} with the
-smallest size and {bartunov_figure4/aux_1024 - bartunov_figure4/sdtp} with the largest. That is the wrong order, but too
-small a difference to mean anything.""",
+smallest of the six sizes and {bartunov_figure4/aux_1024 - bartunov_figure4/sdtp} with the largest. Those in between
+follow no order, and one of them, 256, is behind no auxiliary output at all. The differences are too small to mean
+anything.""",
     "bartunov_figure5": """\
 The paper finds backpropagation the most stable method, and target propagation the most sensitive to its settings. The
 first holds here, on MNIST, fully connected: the median of backpropagation is closest to its best. The second does not:
