@@ -51,6 +51,18 @@ def test_digits():
     np.testing.assert_array_equal(splits.test[0], again.test[0])
 
 
+@pytest.mark.slow
+def test_the_digits_are_those_of_scikit_learn():
+    """In another order; they are read from its file, without its import."""
+    from sklearn.datasets import load_digits
+
+    x, y = (np.concatenate(sides) for sides in zip(*jl.data.digits(), strict=True))
+    pixels, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    np.testing.assert_array_equal(x.reshape(pixels.shape), pixels[order] / 16)
+    np.testing.assert_array_equal(y.argmax(1), labels[order])
+
+
 @pytest.mark.skipif(not os.path.isdir(f"{PREPARED}/mnist"), reason=f"no prepared MNIST in TFDS_DATA_DIR or {PREPARED}")
 def test_mnist_of_tfds(monkeypatch):
     """A tenth of each split, to save time."""

@@ -1,6 +1,7 @@
 """Loading of data sets by name, by folder, or by file."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -43,12 +44,13 @@ def digits() -> Splits:
     Reference:
       Alpaydin, Kaynak. Optical Recognition of Handwritten Digits. UCI Machine Learning Repository, 1998.
     """
-    from sklearn.datasets import load_digits  # imported here because it is slow and only the digits need it
-
-    pixels, labels = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(labels))
-    x = (pixels.reshape(-1, 8, 8, 1)[order] / 16).astype(np.float32)
-    y = np.eye(10, dtype=np.float32)[labels[order]]
+    sklearn = find_spec("sklearn")
+    assert sklearn and sklearn.origin
+    file = Path(sklearn.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    table = np.loadtxt(file, np.uint8, delimiter=",")  # the import of scikit-learn takes more than a second
+    table = table[np.random.default_rng(0).permutation(len(table))]
+    x = table[:, :-1].reshape(-1, 8, 8, 1) / np.float32(16)
+    y = np.eye(10, dtype=np.float32)[table[:, -1]]
     return Splits((x[:1097], y[:1097]), (x[1097:1397], y[1097:1397]), (x[1397:], y[1397:]))
 
 
