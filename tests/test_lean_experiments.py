@@ -197,7 +197,8 @@ def test_install(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_compile_time(tmp_path):
+def test_compile_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # its processes do not get the flags of these tests
     main(compile_time.EXPERIMENT, ["--quick", "--depths", "2", "--out", str(tmp_path)])
     rows = json.loads((tmp_path / "speed" / "compile.json").read_text())["rows"]
     assert [row["program"] for row in rows] == list(compile_time.WAYS)

@@ -1,7 +1,7 @@
 """How long deep networks of alike layers take to compile, and how long a step then takes.
 
-Every number is from a process of its own without a compilation cache. Processor time of all threads is counted, which
-other work on the machine disturbs less than wall time.
+No number is from a process that has compiled the same before, and there is no compilation cache. Processor time of all
+threads is counted, which other work on the machine disturbs less than wall time.
 """
 
 import time
@@ -72,12 +72,11 @@ def measure(depth: int, way: str, task: Task) -> Row:
     row: Row = {"layers": depth, "program": way}
     with Worker(*made) as worker:
         row["start, s"] = worker.ask("start", False)
+        first, later = worker.ask("step", task.budget["steps"])
     row["start as one program, s"] = None
     if depth <= COMPILED_WHOLE and way in ("bp", "al"):
         with Worker(*made) as worker:
             row["start as one program, s"] = worker.ask("start", True)
-    with Worker(*made) as worker:
-        first, later = worker.ask("step", task.budget["steps"])
     return row | {"first step, s": first, "later steps, ms": 1e3 * later}
 
 
