@@ -100,14 +100,19 @@ def test_flags_that_the_user_has_set_stay():
 
 
 GRADIENTS = """
-import jax, jax.numpy as jnp, optax
+import jax, jax.numpy as jnp, numpy as np, optax
 import jaxlocal as jl
 
-x = jax.random.uniform(jax.random.key(0), (16, 4, 4, 3))
-batch = x, jax.nn.one_hot(jnp.arange(16) % 10, 10)
+def fill(leaf):
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key(0) if is_key else rng.normal(size=leaf.shape, scale=0.3).astype(leaf.dtype)
+
+rng = np.random.default_rng(0)  # JAX's would take seconds to compile
+batch = rng.random((16, 4, 4, 3), np.float32), np.eye(10, dtype=np.float32)[np.arange(16) % 10]
 net = jl.Network([jl.layers.conv(16, norm=True), jl.layers.conv(16, pool_input=2, norm=True)], jl.layers.Head(10))
 rule = jl.rules.bp(net, optax.sgd(1e-2))
-lessons = jax.jit(rule.lessons)(jax.jit(rule.init)(jax.random.key(0), batch), batch)
+params = jax.tree.map(fill, jax.eval_shape(rule.init, jax.random.key(0), batch))
+lessons = jax.jit(rule.lessons)(params, batch)
 print(*(float(jnp.linalg.norm(leaf)) for leaf in jax.tree.leaves(lessons[0].grads)))
 """
 

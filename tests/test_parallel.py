@@ -123,12 +123,16 @@ def test_devices_that_share_a_batch_compute_the_same(name, net):
 def loops(text, depth):
     """The bodies of the loops inside of `depth` others, from the text of a compiled program."""
     parts = {part.removeprefix("ENTRY ").split(maxsplit=1)[0]: part for part in text.split("\n\n") if "{" in part}
+    calls = [
+        (name, called, bool(body))
+        for name, part in parts.items()
+        for body, called in re.findall(r"(body=)?(%[\w.-]+)", part)
+        if called in parts and called != name
+    ]
     found = dict.fromkeys(parts, 0)
     for _ in parts:  # how deep a computation is spreads to those that it calls
-        for name, part in parts.items():
-            for body, called in re.findall(r"(body=)?(%[\w.-]+)", part):
-                if called in parts and called != name:
-                    found[called] = max(found[called], found[name] + bool(body))
+        for name, called, is_body in calls:
+            found[called] = max(found[called], found[name] + is_body)
     return [parts[name] for name in found if found[name] > depth]
 
 
@@ -157,7 +161,7 @@ def test_a_pipeline_that_shares_batches_sums_outside_of_loops():
     """The outer loops are that over the ticks, and one of a single turn if the stage has something to learn from."""
     batch = make_batch(NETS["lstm"])
     pipe = jl.pipelined(jl.rules.al(NETS["lstm"], optax.sgd(0.1)), jl.pipeline.mesh(component=2, data=4))
-    params = pipe.init(jax.random.key(0), batch)
+    params = pipe.place(drawn(pipe.rule, batch), batch)
     text = jax.jit(pipe.update).lower(params, batch).compile().as_text()
     assert "all-reduce(" in text
     assert not [body for body in loops(text, 2) if "all-reduce(" in body]
@@ -169,10 +173,11 @@ def test_a_pipeline_takes_what_shares_batches():
     mesh = jl.pipeline.mesh(component=2, data=4)
     pipe = jl.pipelined(jl.data_parallel(rule, mesh), mesh, stages=(1, 2))
     batch = make_batch(NETS["norm dropout"])
-    params, wanted = pipe.init(jax.random.key(0), batch), rule.init(jax.random.key(0), batch)
+    wanted, update, piped = drawn(rule, batch), jax.jit(rule.update), jax.jit(pipe.update)
+    params = pipe.place(wanted, batch)
     for seed in range(2):
         batch = make_batch(NETS["norm dropout"], seed=seed)
-        params, wanted = pipe.update(params, batch), jax.jit(rule.update)(wanted, batch)
+        params, wanted = piped(params, batch), update(wanted, batch)
     for a, b in zip(weights(pipe.drain(params)), weights(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
