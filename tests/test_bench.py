@@ -179,7 +179,14 @@ def test_bad_flags_are_one_line_and_status_2(flags, complaint, capsys):
     assert complaint in one_line(main, bench.EXPERIMENT, flags, capsys)
 
 
+@pytest.fixture
+def compiled_fast(monkeypatch):
+    """The processes of a timing do not get the flags of these tests."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_fast")
 def test_end_to_end(tmp_path, capsys):
     """All worlds that are installed, in processes of their own."""
     job = Job(Budget(rounds=9), None, lambda task: bench.run("mlp", MLP, task))
@@ -198,6 +205,7 @@ def test_end_to_end(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_fast")
 def test_memory_by_depth(tmp_path):
     job = Job(Budget(), None, lambda task: bench.run_memory(MLP._replace(hidden=(5,)), (1, 2), task))
     made = bench.EXPERIMENT._replace(rows={"memory": job})

@@ -1,6 +1,7 @@
 """The timings of the pipeline run, their model is arithmetic that can be done by hand, and bad flags are one line."""
 
 import os
+import pickle
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ from experiments.lab import tables, workers
 from experiments.lab.experiment import Budget, Task
 from experiments.speed import (
     fit_speed,
+    limits,
     local_rules,
     one_device,
     pipeline_scaling,
@@ -133,7 +135,43 @@ def test_what_the_cases_compare(monkeypatch):
     assert first == second
 
 
+class Here:
+    """A worker in this process: it gets and gives what can be pickled, and has a device for each core."""
+
+    def __init__(self, make, *arguments, cores=(0,)):
+        make, arguments = pickle.loads(pickle.dumps((make, arguments)))
+        devices = jax.devices()[: len(cores)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jax, "devices", lambda: devices)
+            self._made = make(*arguments)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def begin(self):
+        self._found = pickle.loads(pickle.dumps(self._made()))
+
+    def end(self):
+        return self._found
+
+    def ask(self):
+        self.begin()
+        return self.end()
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """No processes, which `test_speed` starts, and a smaller message."""
+    monkeypatch.setattr(pipeline_scaling, "Worker", Here)
+    monkeypatch.setattr(shared, "Worker", Here)
+    monkeypatch.setattr(pipeline_scaling, "LARGE", 2**16)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("here")
 @needs_two_cores
 def test_scaling(tmp_path, capsys):
     flags = [
@@ -167,6 +205,7 @@ def test_scaling(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("here")
 @needs_two_cores
 def test_the_devices_of_a_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline_scaling, "available_cores", lambda: workers.available_cores()[:2])
@@ -185,7 +224,9 @@ def test_the_devices_of_a_machine(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_one_device(tmp_path):
+def test_one_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "BANDWIDTH_BYTES", 2**20)
+    monkeypatch.setattr(limits, "RATE_SIZE", 64)
     size = ["--width", "8", "--batch-size", "8", "--rounds", "2", "--steps", "4", "--latency", "1000"]
     main(one_device.EXPERIMENT, ["--rows", "depth_4", *size, "--out", str(tmp_path)])
     record = one_device.EXPERIMENT.record("depth_4", tmp_path)
