@@ -9,6 +9,7 @@ import pytest
 from lab_helpers import main
 
 from experiments.lab.experiment import Recorded
+from experiments.lab.searched import Searched
 from experiments.papers.al_text import classification, shared
 from experiments.papers.al_text.classification import EXPERIMENT, NETS
 from experiments.papers.al_text.shared import RULES, SETS
@@ -96,10 +97,14 @@ def test_rules_are_compared_with_backpropagation_seed_by_seed():
 
 @pytest.mark.slow
 def test_a_row_of_texts_is_trained_and_drawn(texts, tmp_path, monkeypatch):
+    """With two of its three rates, and on the first sentences."""
     monkeypatch.setattr("experiments.lab.figures.PICTURES", tmp_path)
-    main(
-        EXPERIMENT, [*FLAGS, "--rows", "sst2_lstm_al", "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
-    )
+    cases = EXPERIMENT.rows["sst2_lstm_al"].cases
+    assert tuple(cases) == shared.RATES
+    few = Searched({rate: cases[rate]._replace(examples=64) for rate in shared.RATES[1:]})
+    made = EXPERIMENT._replace(rows={**EXPERIMENT.rows, "sst2_lstm_al": few})
+    folders = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
+    main(made, [*FLAGS, "--rows", "sst2_lstm_al", *folders])
     (record,) = (json.loads(path.read_text()) for path in (tmp_path / "out").rglob("*.json"))
-    assert record["settings"]["rates"] == list(shared.RATES)
-    assert len(record["rows"][0]["trials"]) == 3
+    assert record["settings"]["rates"] == list(shared.RATES[1:])
+    assert len(record["rows"][0]["trials"]) == 2
