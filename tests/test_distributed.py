@@ -169,14 +169,16 @@ def assert_same_runs(first, second):
 @pytest.mark.parametrize(
     ("processes", "devices", "flags"),
     [
-        slow(2, 1, ["--pipeline"]),
         slow(2, 1, ["--pipeline", "--split", "2"]),  # one stage
         slow(2, 2, ["--pipeline", "--split", "2"]),
         slow(2, 1, ["--rule", "dfa"]),
     ],
 )
 def test_the_ordinary_command_in_processes_is_that_of_one(processes, devices, flags, tmp_path, run, command):
-    """As a pipeline, as one that splits its batches, and data-parallel; only process 0 writes and prints."""
+    """As a pipeline that splits its batches, of one stage and of two, and data-parallel; process 0 writes and prints.
+
+    A pipeline that does not is below, where it is resumed.
+    """
     many, one = tmp_path / "many", tmp_path / "one"
     start = ["--processes", str(processes), "--devices", str(devices)]
     done = launch(*start, *command(*flags, "--out", str(many)))
