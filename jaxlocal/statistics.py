@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
 
 from jaxlocal import checks
 
@@ -50,6 +49,8 @@ def paired(
     Reference:
       Student 1908; Cohen 1988, section 2.3.
     """
+    from scipy.special import stdtrit  # imported here because it is slow and few programs need it
+
     if np.ndim(ours) != 1 or np.shape(ours) != np.shape(theirs) or not len(ours):
         raise ValueError(
             f"ours has shape {np.shape(ours)} and theirs has {np.shape(theirs)}: give a number of each for every seed"
