@@ -1,7 +1,7 @@
 """Loading of data sets by name, by folder, or by file."""
 
 import os
-from importlib.util import find_spec
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +44,9 @@ def digits() -> Splits:
     Reference:
       Alpaydin, Kaynak. Optical Recognition of Handwritten Digits. UCI Machine Learning Repository, 1998.
     """
-    sklearn = find_spec("sklearn")
-    assert sklearn and sklearn.origin
-    file = Path(sklearn.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    table = np.loadtxt(file, np.uint8, delimiter=",")  # the import of scikit-learn takes more than a second
+    # Read from scikit-learn's own file, because its import takes more than a second.
+    file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    table = np.loadtxt(str(file), np.uint8, delimiter=",")
     table = table[np.random.default_rng(0).permutation(len(table))]
     x = table[:, :-1].reshape(-1, 8, 8, 1) / np.float32(16)
     y = np.eye(10, dtype=np.float32)[table[:, -1]]
