@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from jaxlocal.hints import nearest
-from jaxlocal.network import Network, Tree, vocabulary
+from jaxlocal.network import Loss, Network, Tree, vocabulary
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,6 +74,8 @@ def network(net: Any, rule: str, needs_blocks: bool) -> None:
     for i, layer in enumerate(net.layers):
         if not isinstance(layer, nn.Module):
             raise TypeError(f"net.layers[{i}]={show(layer)}: {_no_module(layer)}")
+    if not isinstance(net.loss, Loss):
+        raise TypeError(f"loss={show(net.loss)}: must be a jl.Loss, such as jl.Loss(value=…, output=…)")
     if needs_blocks and not net.blocks:
         raise ValueError(
             f"net has one layer, {show(net.head)}: {rule} trains hidden layers, so it needs at least one block below "
@@ -338,6 +340,16 @@ def targets(scores: Any, y: Any) -> None:
         raise ValueError(
             f"batch: y has {y.shape[1:]} units for each example, but the network's output has {scores.shape[1:]}; "
             + remedy
+        )
+
+
+def loss_value(loss: Loss, scores: Any, y: Any) -> None:
+    """The loss of the network gives a number for each example, or for each token that may have a target."""
+    found = jnp.shape(jax.eval_shape(loss.value, scores, y))
+    if found not in (y.shape[:1], y.shape[:-1]):
+        raise ValueError(
+            f"net.loss: value returned an array of shape {found} for {y.shape[0]} examples, but must return one "
+            "number for each example, (B,); leave the first axis out of its sum or mean, as in jnp.mean(…, axis=-1)"
         )
 
 

@@ -173,6 +173,7 @@ def _check_output(net: Network, key: jax.Array, batch: Batch) -> None:
     x, y = (jax.ShapeDtypeStruct((max(2, len(leaf)), *leaf.shape[1:]), leaf.dtype) for leaf in batch)
     scores, _ = jax.eval_shape(init_forward(net.layers), key, (x, y))[2]
     checks.targets(scores, y)
+    checks.loss_value(net.loss, scores, y)
     if net.loss == cross_entropy and y.shape[-1] == 1:
         raise ValueError(
             "batch: y has one class, whose cross entropy is always 0; pass one-hot rows of two classes or more, or, if "

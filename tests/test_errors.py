@@ -115,6 +115,9 @@ def test_bad_network_and_optimizer(name):
         make(jl.Network(jl.layers.dense(4), jl.layers.Head(3)), ADAM)
     says(error, "net.blocks", "tuple")
     with pytest.raises(TypeError) as error:
+        make(NET._replace(loss=optax.huber_loss), ADAM)
+    says(error, "loss=<function huber_loss", "must be a jl.Loss, such as jl.Loss(value=…, output=…)")
+    with pytest.raises(TypeError) as error:
         make(NET, 1e-3)
     says(error, "tx=0.001", "optax.adam")
     with pytest.raises(TypeError, match="call it as") as error:
@@ -249,6 +252,15 @@ def test_codes_by_class_need_labels():
     assert jnp.isfinite(step(params, (x, y))[1].losses).all() and jnp.isnan(step(params, (x, soft))[1].losses).all()
     with pytest.raises(ValueError, match="real targets"):
         jl.rules.al(NET._replace(loss=jl.squared_error), ADAM, by_class=True)
+
+
+@pytest.mark.parametrize(("value", "shape"), [(jnp.mean, "()"), (jnp.abs, "(8, 3)")])
+def test_a_loss_that_is_not_one_number_for_each_example(value, shape):
+    loss = jl.Loss(lambda scores, y: value(scores - y), lambda scores: scores)
+    rule = jl.rules.bp(NET._replace(loss=loss), ADAM)
+    with pytest.raises(ValueError) as error:
+        rule.init(jax.random.key(0), (X, Y))
+    says(error, "net.loss: value", f"of shape {shape} for 8 examples", "(B,)", "jnp.mean(…, axis=-1)")
 
 
 @pytest.mark.parametrize("name", ["ff", "scpl"])
