@@ -75,6 +75,12 @@ def test_fit_is_the_loop_over_shuffled_batches(whole):
         assert row[part]["accuracy"] == pytest.approx(right.mean())
 
 
+@pytest.mark.usefixtures("in_chunks")
+def test_the_line_of_an_epoch_shows_its_mean_losses(capsys):
+    row = fit(AL, SMALL, **BUDGET, progress=True).state.history[-1]
+    assert f"epoch 2 of 2: local losses {sum(row['losses']):.4g}, " in capsys.readouterr().err
+
+
 def test_progress_is_shown_if_asked_for(whole, capsys):
     result = fit(AL, SMALL, **BUDGET, progress=True)
     first, second = capsys.readouterr().err.splitlines()  # no terminal: a line an epoch

@@ -4,12 +4,16 @@ import sys
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from jaxlocal.text import measurement
 from jaxlocal.training.state import Progress
 
 
 class Bar:
     """Shows the progress of `fit`: the sum of the local losses, and after each epoch the validation accuracy.
+
+    Within an epoch the sum is that of the last steps, and after it the mean over the epoch, as in its history.
 
     In a terminal that is a bar; elsewhere, as in a log file, each epoch is a line on stderr.
 
@@ -31,7 +35,9 @@ class Bar:
         """Move the bar."""
         self._shown["local losses"] = f"{progress.loss:.4g}"
         if progress.state:
-            self._shown["validation"] = measurement(progress.state.history[-1]["validation"])
+            row = progress.state.history[-1]
+            self._shown["local losses"] = f"{sum(map(np.mean, row['losses'])):.4g}"
+            self._shown["validation"] = measurement(row["validation"])
         epoch = -(-progress.step // progress.steps)
         self._bar.set_description(f"epoch {epoch}", refresh=False)
         self._bar.set_postfix(self._shown, refresh=False)
