@@ -345,6 +345,18 @@ def test_a_folder_must_be_free(finished):
             train(TINY, folder)
 
 
+def test_the_folder_of_a_run_takes_no_comparison_search_or_ranking(finished):
+    before = sorted(finished[0].rglob("*"))
+    for write in (
+        lambda: app.compare(["bp", "dfa"], TINY, finished[0]),
+        lambda: app.search(["bp"], TINY, finished[0], trials=1),
+        lambda: app.rank(["bp"], "digits", finished[0], trials=1, seeds=1),
+    ):
+        with pytest.raises(ConfigError, match="holds a run of jaxlocal train; name another folder"):
+            write()
+    assert sorted(finished[0].rglob("*")) == before
+
+
 def test_the_next_free_folder():
     assert [folders.folder_or_next(None, name) for name in "aab"] == [
         Path("runs/a-1"),

@@ -131,7 +131,9 @@ def resumed(folder: Path, config: Config) -> tuple[Encoding | None, tuple[str, .
 
 
 def make(folder: Path) -> None:
-    """Make the folder, and refuse it if it cannot be written to."""
+    """Make the folder of several runs or trials; refuse it if it cannot be written to, or is that of a single run."""
+    if (folder / "config.yaml").exists():
+        raise ConfigError(f"--out={folder}: holds a run of jaxlocal train; name another folder")
     if held := _lock(folder):
         held.close()
 
