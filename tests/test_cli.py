@@ -347,6 +347,11 @@ def test_eval_of_the_best_and_of_other_data(trained, run):
     assert (code, out) == (2, "") and "--data=real.npz: holds real numbers as targets, but the run was trained" in error
     code, out, error = run(f"predict {folder} large.npz")
     assert (code, out) == (2, "") and "holds NaN, infinity or a number too large for float32" in error
+    np.savez("bright.npz", x=255 * x[:2])
+    for run_or_name in (folder, "digits_bp"):
+        code, out, error = run(f"predict {run_or_name} bright.npz")
+        remedy = "bright.npz holds numbers up to 255, but the run was trained on images of 0 to 1; save them as uint8"
+        assert (code, out) == (2, "") and remedy in error
 
 
 def test_flags_override_the_file_and_the_file_overrides_the_run(run):

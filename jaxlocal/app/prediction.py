@@ -24,6 +24,7 @@ from jaxlocal.rule import Params, Rule
 from jaxlocal.rules.associated import lowest_decoder
 
 PIECE = 256  # examples that are predicted at a time
+TOO_BRIGHT = 2.0  # for a pixel of 0 to 1; a little above 1 may come from resizing
 
 
 class Prediction(NamedTuple):
@@ -100,8 +101,19 @@ def _examples(files: Sequence[str], built: Built, label: str) -> np.ndarray:
                 f"{path} has examples of shape {x.shape[1:]}, but the run was trained on {like.shape[1:]}; bring it "
                 "into that shape"
             )
-        found.append(floats((x, x))[0])
+        x = floats((x, x))[0]
+        if x.max(initial=0) > TOO_BRIGHT and _are_from_0_to_1(like):
+            raise ValueError(
+                f"{path} holds numbers up to {x.max():g}, but the run was trained on images of 0 to 1; save them as "
+                "uint8, or divide them by 255"
+            )
+        found.append(x)
     return np.concatenate(found)
+
+
+def _are_from_0_to_1(like: np.ndarray) -> bool:
+    """Whether these are images in bytes, which stand for 0 to 1, or in floats of this range."""
+    return like.ndim == 4 and (like.dtype == np.uint8 or (like.min() >= 0 and like.max() <= 1))
 
 
 def _of_file(path: Path, like: np.ndarray) -> np.ndarray:
