@@ -282,6 +282,9 @@ def test_files_that_cannot_be_predicted_are_one_sentence(trained_on_digits, run,
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n"), "utf-8"))
     code, _, error = run(f"predict {trained_on_digits}")
     assert code == 2 and "stdin: is not UTF-8" in error
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    code, out, error = run(f"predict {trained_on_digits}")
+    assert (code, out) == (2, "") and "stdin: is empty; pipe texts or names of files into the command" in error
     monkeypatch.setattr(sys, "stdin", None)
     code, _, error = run(f"predict {trained_on_digits}")
     assert code == 2 and "TEXT: is missing; name a text or a file, or pipe lines into the command" in error

@@ -382,12 +382,15 @@ def _prints() -> bool:
 
 
 def _lines(file: TextIO) -> Iterator[str]:
-    """The lines of a file, without their ends."""
+    """The lines of stdin, without their ends: at least one."""
+    line = None
     try:
         for line in file:
             yield line.rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise ConfigError(f"stdin: is not UTF-8 ({error.reason}); convert it first") from None
+    if line is None:
+        raise ConfigError("stdin: is empty; pipe texts or names of files into the command, one a line")
 
 
 def _say(line: str) -> None:

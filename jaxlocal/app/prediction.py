@@ -101,8 +101,10 @@ def _examples(files: Sequence[str], built: Built, label: str) -> np.ndarray:
                 f"{path} has examples of shape {x.shape[1:]}, but the run was trained on {like.shape[1:]}; bring it "
                 "into that shape"
             )
+        if not len(x):
+            raise ValueError(f"{path} holds no example; give it at least one")
         x = floats((x, x))[0]
-        if x.max(initial=0) > TOO_BRIGHT and _are_from_0_to_1(like):
+        if x.max() > TOO_BRIGHT and _are_from_0_to_1(like):
             raise ValueError(
                 f"{path} holds numbers up to {x.max():g}, but the run was trained on images of 0 to 1; save them as "
                 "uint8, or divide them by 255"
