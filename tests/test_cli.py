@@ -252,9 +252,12 @@ def test_images_of_different_sizes_and_images_too_small_for_the_network(run):
 
 def test_real_targets_need_a_squared_error(run):
     rng = np.random.default_rng(0)
-    np.savez("real.npz", x=rng.random((100, 5)).astype("f4"), y=rng.random((100, 2)).astype("f4"))
-    code, _, error = run(f"train --data real.npz {TINY}")
-    assert code == 2 and "real.npz: cross entropy needs class labels, but the targets are real numbers" in error
+    x, y = rng.random((100, 5)).astype("f4"), rng.random((100, 2)).astype("f4")
+    for targets in (y[:, 0], y[:, :1], y):
+        np.savez("real.npz", x=x, y=targets)
+        code, _, error = run(f"train --data real.npz {TINY}")
+        assert code == 2 and "real.npz: cross entropy needs class labels, but the targets are real numbers" in error
+        assert "add --model-args loss=squared_error" in error
     code, out, _ = run("train --data real.npz --rule bp --epochs 1 --model-args hidden=[8] loss=squared_error")
     assert code == 0 and "%" not in out.splitlines()[-1]
 
@@ -347,6 +350,9 @@ def test_eval_of_the_best_and_of_other_data(trained, run):
     assert (code, out) == (2, "") and "--data=real.npz: holds real numbers as targets, but the run was trained" in error
     code, out, error = run(f"predict {folder} large.npz")
     assert (code, out) == (2, "") and "holds NaN, infinity or a number too large for float32" in error
+    np.savez("empty.npz", x=x[:0])
+    code, out, error = run(f"predict {folder} empty.npz")
+    assert (code, out) == (2, "") and "empty.npz holds no example; give it at least one" in error
     np.savez("bright.npz", x=255 * x[:2])
     for run_or_name in (folder, "digits_bp"):
         code, out, error = run(f"predict {run_or_name} bright.npz")

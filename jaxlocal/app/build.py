@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxlocal import checks, codes, memory, models, parallel, processes, sequences
@@ -305,12 +306,10 @@ def _check_fit(config: Config, net: Network, data: Splits) -> None:
             f"--model={config.model}: cannot take the examples of {config.data}, of shape {x.shape[1:]}, with targets "
             f"of shape {y.shape[1:]} ({reason}); take another network, or --image-size"
         ) from None
-    if net.loss == cross_entropy and y.shape[1:] == (1,):
-        raise ConfigError(
-            f"--data={config.data}: has one class, so that there is nothing to learn; add other classes or, if y holds "
-            "real numbers, --model-args loss=squared_error"
-        )
-    if net.loss == cross_entropy and not are_classes(y):
+    one_column = y.shape[1:] == (1,)
+    if net.loss == cross_entropy and one_column and y.dtype == np.uint8:
+        raise ConfigError(f"--data={config.data}: has one class, so that there is nothing to learn; add other classes")
+    if net.loss == cross_entropy and (one_column or not are_classes(y)):
         raise ConfigError(
             f"--data={config.data}: cross entropy needs class labels, but the targets are real numbers; add "
             "--model-args loss=squared_error"
