@@ -94,6 +94,7 @@ def images(folder, *sizes):
         ("train --devices 16", "--devices=16: mesh(data=16): needs 16 devices, but there are 8"),
         ("train --pipeline --seeds 2", "--seeds=2: a pipeline trains one seed"),
         ("train --pipeline --devices 8", "--devices=8: the rule has 2 components; take at most 2 for --pipeline"),
+        ("train --pipeline --devices 4 --split 3", "--split=3: must divide the number of devices, 4"),
         ("train --pipeline --rule bp", "--pipeline: the components of bp wait for an error"),
         ("train --image-size 16", "digits is not resized"),
         ("train --validation 5000", "the training set has 1397 examples; hold out fewer than that"),

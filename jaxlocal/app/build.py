@@ -390,6 +390,8 @@ def _transformed(config: Config, rule: Rule) -> Rule | Pipeline:
         raise ConfigError(f"--seeds={config.seeds}: a pipeline trains one seed; leave out --pipeline or --seeds")
     if config.split > 1 and not config.pipeline:
         raise ConfigError(f"--split={config.split}: without --pipeline all devices share each batch; leave it out")
+    if config.pipeline:
+        _check_pipeline(config, rule)
     shares = config.split if config.pipeline else config.devices
     if config.batch_size % shares:
         raise ConfigError(
@@ -397,8 +399,6 @@ def _transformed(config: Config, rule: Rule) -> Rule | Pipeline:
         )
     if (dtype := PRECISIONS[config.precision]) is not None:
         rule = parallel.mixed_precision(rule, dtype)
-    if config.pipeline:
-        _check_pipeline(config, rule)
     try:
         if config.pipeline:
             axes = {"data": config.split} if config.split > 1 else {}

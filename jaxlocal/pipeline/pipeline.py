@@ -349,10 +349,15 @@ def _check_mesh(mesh: Mesh, axis: str, components: int) -> None:
 
 def _check_sizes(sizes: tuple[int, ...], devices: int, axis: str, components: int) -> None:
     """Raise an error unless stages of these sizes hold all components and can be divided among the devices."""
-    for size in sizes:
-        checks.positive_int("stages", size)
-    if sum(sizes) != components or len(sizes) % devices:
+    for i, size in enumerate(sizes):
+        checks.positive_int(f"stages[{i}]", size)
+    if sum(sizes) != components:
         raise ValueError(
-            f"stages={sizes}: must be {devices} numbers, or a multiple of that, for the devices of axis {axis!r}, and "
-            f"sum to the rule's {components} components; jl.pipeline.balance finds such numbers"
+            f"stages={sizes}: sums to {sum(sizes)}, but the rule has {components} components; jl.pipeline.balance finds "
+            "such numbers"
+        )
+    if len(sizes) % devices:
+        raise ValueError(
+            f"stages={sizes}: has length {len(sizes)}, but must have {devices}, or a multiple of that, for the devices "
+            f"of axis {axis!r}; jl.pipeline.balance finds such numbers"
         )
