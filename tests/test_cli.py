@@ -76,7 +76,7 @@ def images(folder, *sizes):
         ("train --data ./none", "--data=./none: there is no such folder; check the path"),
         ("train --data none.npz", "--data=none.npz: there is no such file; check the path"),
         ("train --optimizer adm", "--optimizer=adm: unknown name; did you mean adam?"),
-        ("train --precision float64", "--precision=float64: unknown name; did you mean float16?"),
+        ("train --precision float64", "--precision=float64: unknown name; choose from float32, bfloat16, float16"),
         ("train --augment jiter", "--augment=jiter: unknown name; did you mean jitter?"),
         ("train --epoch 3", "unrecognized arguments: --epoch 3; did you mean --epochs?"),
         ("train extra", "unrecognized arguments: extra; see jaxlocal train --help"),
@@ -141,6 +141,7 @@ def images(folder, *sizes):
             "--pipeline: the components of bp wait for an error",
         ),  # found before al is trained
         ("search", "RULE=: name one rule or more"),
+        ("rank --workload iris", "--workload=iris: unknown name; choose from digits, mnist"),
         ("search al --trials 0", "argument --trials: '0' is not a whole number from 1"),
         ("search al --group 0", "argument --group: '0' is not a whole number from 1"),
         ("search al --epochs 0", "--epochs=0: must be at least 1"),

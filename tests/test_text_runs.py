@@ -170,7 +170,7 @@ def test_a_search_over_texts(run):
         ),
         (
             "train --model transformer_classifier --data sentences --model-args positions=cosine",
-            "--model-args positions=cosine: unknown name; did you mean",
+            "--model-args positions=cosine: unknown name; choose from sinusoidal, none",
         ),
     ],
 )
