@@ -258,7 +258,7 @@ def test_codes_by_class_need_labels():
 def test_a_loss_that_is_not_one_number_for_each_example(value, shape):
     loss = jl.Loss(lambda scores, y: value(scores - y), lambda scores: scores)
     rule = jl.rules.bp(NET._replace(loss=loss), ADAM)
-    with pytest.raises(ValueError, match="net.loss: value") as error:
+    with pytest.raises(ValueError, match=r"^net\.loss: value") as error:
         rule.init(jax.random.key(0), (X, Y))
     says(error, f"of shape {shape} for 8 examples", "(B,)", "jnp.mean(…, axis=-1)")
 

@@ -93,7 +93,7 @@ def test_labels_may_be_whole_numbers_or_real_ones(columns):
     [
         (
             {"kind": None},
-            "has no column 'kind' of labels; choose from width, height, split, and name it by label, or --label",
+            "has no column 'kind'; name the column of labels by --label, or label=… in Python; choose from width",
         ),
         ({"width": None, "height": None}, "has no column besides the labels; add columns of numbers"),
         ({"height": [*range(29), "tall"]}, "column 'height': row 30 holds 'tall', which is no number; turn the col"),
@@ -120,7 +120,7 @@ def test_other_mistakes_are_one_sentence(columns, monkeypatch):
     for call, error, message in (
         (lambda: jl.data.load_table({"a": [1]}), TypeError, "must be a file, or a data frame of pandas, polars or py"),
         (lambda: jl.data.load_table("none.parquet"), FileNotFoundError, "there is no such file; check the path"),
-        (lambda: jl.data.load_table(frame, label="knd"), ValueError, r"no column 'knd' of labels; did you mean kind\?"),
+        (lambda: jl.data.load_table(frame, label="knd"), ValueError, r"no column 'knd'; name .*; did you mean kind\?"),
         (lambda: jl.data.load("digits", label="kind"), ValueError, "label='kind': digits is no table of numbers"),
         (lambda: jl.data.load("a.csv", size=3, label="kind"), ValueError, "size=3: a.csv is not resized"),
     ):
@@ -146,7 +146,11 @@ def test_a_run_of_a_table(columns, run):
     code, _, error = run("eval run --data two.csv")
     assert code == 2 and "has the classes huge, odd, thin, wide, but the run was trained on odd, thin, wide" in error
     code, _, error = run("train --data a.csv --label size")
-    assert code == 2 and "--data=a.csv: has no column 'size' of labels; choose from width, height, kind, split" in error
+    assert code == 2 and "--data=a.csv: has no column 'size'; name the column of labels by --label" in error
+    write("reviews.csv", {"review": columns["kind"], "sentiment": columns["kind"], "split": columns["split"]})
+    code, _, error = run("train --data reviews.csv")
+    assert code == 2 and "has neither a column 'label' nor numbers; of a table of texts, rename the columns" in error
+    assert "of review, sentiment, to text and label" in error
     write("texts.csv", {"text": columns["kind"], "label": columns["kind"]})
     code, _, error = run("train --data texts.csv --label kind")
     assert code == 2 and "label='kind': texts.csv holds texts, whose labels are in the column label; leave" in error

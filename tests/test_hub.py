@@ -48,7 +48,7 @@ def test_columns_of_numbers_that_are_saved(datasets):
     assert splits.train[0][:, 0].tolist() != sorted(splits.train[0][:, 0])
     data = build.load_data(build.Config(data="hf:saved", label="kind"))
     np.testing.assert_array_equal(data.splits.train[0], splits.train[0])
-    with pytest.raises(ConfigError, match=r"--data=hf:saved: has no column 'knd' of labels; did you mean kind\?"):
+    with pytest.raises(ConfigError, match=r"--data=hf:saved: has no column 'knd'; name .*; did you mean kind\?"):
         build.load_data(build.Config(data="hf:saved", label="knd"))
 
 
@@ -96,7 +96,7 @@ def test_texts_and_a_run_of_them(datasets, run):
     code, _, error = run("eval run --data hf:none")
     assert code == 2 and "--data=hf:none: the library datasets does not find it" in error
     code, _, error = run(f"train --data hf:saved {settings}")
-    assert code == 2 and "--data=hf:saved: has no column 'label' of labels; choose from number, text, kind" in error
+    assert code == 2 and "--data=hf:saved: has no column 'label'; name the column of labels by --label" in error
     shutil.rmtree("saved")
     code, out, _ = run("predict run 'a good day' 'a bad film'")
     assert code == 0 and [line.split("\t")[0] for line in out.splitlines()] == ["fine", "poor"]
@@ -123,7 +123,7 @@ def test_what_cannot_be_loaded_is_one_sentence(datasets, monkeypatch):
     rows.add_column("name", ["a"] * 20).save_to_disk("names")
     rows.add_column("text", ["a"] * 19 + [None]).save_to_disk("texts")
     for name, settings, error, message in (
-        ("saved", {}, ValueError, "name='hf:saved': has no column 'label' of labels; choose from number, square, kind"),
+        ("saved", {}, ValueError, "name='hf:saved': has no column 'label'; name the column of labels by --label"),
         ("saved", {"label": "kind", "size": 8}, ValueError, "size=8: hf:saved holds no images; leave size out"),
         ("tests", {"label": "kind"}, ValueError, "name='hf:tests': has the splits test, and no train"),
         ("names", {"label": "kind"}, ValueError, "column 'name': row 1 holds 'a', which is no number"),

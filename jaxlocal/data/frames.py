@@ -13,7 +13,7 @@ from jaxlocal.data.cache import kept
 from jaxlocal.data.decode import Decoded, readable
 from jaxlocal.data.sources import LARGEST, Source
 from jaxlocal.data.splits import Pairs, Splits, complete, one_hot
-from jaxlocal.data.tables import FEWEST, check_file, is_table, read_cells, split_of
+from jaxlocal.data.tables import FEWEST, check_file, is_table, read_cells, split_of, unlabelled
 from jaxlocal.files import write_whole
 from jaxlocal.hints import nearest
 
@@ -143,9 +143,13 @@ def labels(name: str, columns: Columns, label: str) -> np.ndarray:
       ValueError: there is no such column, or a row has no label.
     """
     if label not in columns:
-        raise ValueError(
-            f"{name}: has no column {label!r} of labels; {nearest(label, columns)}, and name it by label, or --label"
-        )
+        others = [column for column in columns if column != "split"]
+        if not any(_holds_numbers(columns[column]) for column in others):
+            raise ValueError(
+                f"{name}: has neither a column {label!r} nor numbers; of a table of texts, rename the columns of texts "
+                f"and labels, of {', '.join(others)}, to text and label"
+            )
+        raise ValueError(f"{name}: {unlabelled(label, others)}")
     cells = columns[label]
     if cells.dtype.kind not in "biuf":
         cells = _parsed(np.array([None if _is_missing(cell) else str(cell).strip() for cell in cells], object))
@@ -155,6 +159,10 @@ def labels(name: str, columns: Columns, label: str) -> np.ndarray:
             f"{name}: column {label!r} has no label in row {np.argmax(lacking) + 1}; give it one, or remove the row"
         )
     return cells.astype({"f": np.float32, "O": object}.get(cells.dtype.kind, np.int64))
+
+
+def _holds_numbers(cells: np.ndarray) -> bool:
+    return cells.dtype.kind in "biuf" or _parsed(cells).dtype != cells.dtype
 
 
 def _parsed(texts: np.ndarray) -> np.ndarray:

@@ -15,8 +15,7 @@ import numpy as np
 from jaxlocal.data.decode import Decoded, Decoder, Image, Reader, is_grey
 from jaxlocal.data.frames import inputs, labels, matrix, of_frame, shuffled, targets
 from jaxlocal.data.sources import Source
-from jaxlocal.data.tables import SPLIT_OF, Corpus, Row, gathered, labelled
-from jaxlocal.hints import nearest
+from jaxlocal.data.tables import SPLIT_OF, Corpus, Row, gathered, labelled, unlabelled
 
 HUB = "hf:"  # so begin the names of these data sets
 STATES = "dataset_dict.json", "state.json"  # one of them is in a folder that the library has saved
@@ -121,8 +120,7 @@ def _rows(where: str, found: Mapping[str, Any], label: str) -> Iterator[tuple[st
     """The split and the row of each text."""
     for split, rows in found.items():
         if label not in rows.features:
-            hint = nearest(label, rows.features)
-            raise ValueError(f"{where}: has no column {label!r} of labels; {hint}, and name it by label, or --label")
+            raise ValueError(f"{where}: {unlabelled(label, rows.features)}")
         cells = rows.select_columns(["text", label]).with_format("arrow")[:].to_pylist()
         named = getattr(rows.features[label], "int2str", str)
         for number, cell in enumerate(cells, 1):

@@ -151,6 +151,12 @@ def split_of(where: str, value: str) -> str:
     return SPLIT_OF[split]
 
 
+def unlabelled(label: str, columns: Iterable[str]) -> str:
+    """What is said of a table without a column of labels of this name."""
+    hint = nearest(label, columns)
+    return f"has no column {label!r}; name the column of labels by --label, or label=… in Python; {hint}"
+
+
 def read_cells(path: Path) -> tuple[list[str], list[list[str]]]:
     """The names of the columns of any table, and its rows.
 

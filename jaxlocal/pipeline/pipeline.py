@@ -353,8 +353,8 @@ def _check_sizes(sizes: tuple[int, ...], devices: int, axis: str, components: in
         checks.positive_int(f"stages[{i}]", size)
     if sum(sizes) != components:
         raise ValueError(
-            f"stages={sizes}: sums to {sum(sizes)}, but the rule has {components} components; jl.pipeline.balance finds "
-            "such numbers"
+            f"stages={sizes}: sums to {sum(sizes)}, but the rule has {components} components; jl.pipeline.balance "
+            "finds such numbers"
         )
     if len(sizes) % devices:
         raise ValueError(
