@@ -17,6 +17,7 @@ from flax import struct
 from jax.sharding import Mesh
 
 from jaxlocal.network import Network, Tree
+from jaxlocal.text import plural
 
 Batch = tuple[jax.Array, jax.Array]  # x (B, …), real numbers or token ids, and y (B, C), or (B, T, C) for tokens
 Message = tuple[jax.Array, ...]  # what one component hands to the next: (s, t) in AL, (a, y) elsewhere
@@ -147,7 +148,7 @@ class Rule(NamedTuple):
 
     def __repr__(self) -> str:
         """The network, and what the rule can do, on one line."""
-        kind = "in a backward pass" if self.learn is None else f"forward only, in {len(self.learn)} components"
+        kind = f"forward only, in {plural(len(self.learn), 'component')}" if self.learn else "in a backward pass"
         members = f"{self.placement.members} members, " if self.placement.members else ""
         return f"Rule({members}{kind}, of {self.net!r})"
 

@@ -53,17 +53,30 @@ def measurement(measured: Mapping[str, Any]) -> str:
 
 
 def difference(found: "Difference", form: str = "+.2f") -> str:
-    """The mean difference and, of several seeds, its interval.
+    """The mean difference and, of several seeds whose differences are not all equal, its interval.
 
     Example:
       >>> from jaxlocal.text import difference
       >>> difference(jl.statistics.paired([98.0, 97.0, 98.0], [95.0, 95.0, 96.0]))
       '+2.33 [+0.90, +3.77]'
+      >>> difference(jl.statistics.paired([12.25, 12.25], [98.0, 98.0]))
+      '-85.75'
     """
-    interval = "" if found.low is None else f" [{found.low:{form}}, {found.high:{form}}]"
+    interval = "" if found.low == found.high else f" [{found.low:{form}}, {found.high:{form}}]"
     return f"{found.mean:{form}}{interval}"
 
 
 def effect(found: "Difference") -> str:
     """The effect size, where there is one."""
     return "" if found.effect is None else f"{found.effect:+.1f}"
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """A count and its noun.
+
+    Example:
+      >>> from jaxlocal.text import plural
+      >>> plural(1, "batch", "batches"), plural(2, "batch", "batches"), plural(2, "epoch")
+      ('1 batch', '2 batches', '2 epochs')
+    """
+    return f"{count} {one if count == 1 else many or one + 's'}"

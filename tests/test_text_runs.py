@@ -69,7 +69,7 @@ def test_the_settings_of_texts_reach_the_data(run):
     data = build.load_data(Config(data="reviews.csv", tokenizer="char", vocabulary=9, length=5, validation=3))
     assert [x.shape for x, _ in data.splits] == [(69, 5), (3, 5), (8, 5)]
     assert data.encoding.tokenizer == jl.data.load_text("reviews.csv", tokenizer="char", vocabulary=9).tokenizer
-    assert text.encoding(data.encoding) == "texts: 2 classes, 9 known tokens, the first 5 of each text"
+    assert text.encoding(data.encoding) == "texts: 2 classes, 9 known tokens, the first 5 tokens of each text"
 
 
 def test_texts_are_predicted_without_the_file_that_was_learned(texts, run, monkeypatch):
@@ -250,6 +250,12 @@ def test_an_exported_run_predicts_without_the_library(trained_on_digits, run):
     assert facts["classes"] == list("0123456789") and facts["settings"]["rule"] == "dfa"
     loaded = jl.load_weights("out/weights.safetensors", rule, jax.tree.map(jax.numpy.zeros_like, params))
     np.testing.assert_array_equal(rule.predict(loaded, x), rule.predict(params, x))
+
+
+def test_an_export_into_a_folder_that_cannot_be_written_to(trained_on_digits, run):
+    Path("file").touch()
+    code, out, error = run(f"export {trained_on_digits} --out file/export")
+    assert (code, out) == (2, "") and "--out=file/export: cannot be written to (Not a directory); name anoth" in error
 
 
 def test_an_exported_run_of_texts_brings_its_tokenizer(texts, run, monkeypatch):

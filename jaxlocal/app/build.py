@@ -94,7 +94,9 @@ def check_each_once(names: Any) -> None:
     """These are one text or more, each once."""
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"rules={checks.show(names)}: must be a list of names, such as ['al', 'bp']")
-    if not names or len(set(names)) < len(names):
+    if not names:
+        raise ConfigError("RULE: is missing; name one rule or more, such as al bp dfa")
+    if len(set(names)) < len(names):
         raise ConfigError(f"RULE={' '.join(names)}: name one rule or more, each once, such as al bp dfa")
 
 

@@ -8,6 +8,7 @@ from jax import export as jax_export
 
 from jaxlocal import checks
 from jaxlocal.app.build import Built
+from jaxlocal.app.folder import writing
 from jaxlocal.app.prediction import class_names, meaning
 from jaxlocal.app.runs import Learned, learned_by, prepared
 from jaxlocal.app.settings import ConfigError
@@ -43,7 +44,8 @@ def export(folder: Path | str, out: Path | str | None = None, *, best: bool = Fa
     out = folder / "export" if out is None else checks.path("out", out)
     learned = learned_by(folder, best)
     program = _program(learned).serialize()
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     if learned.built.encoding:
         learned.built.encoding.save(out)
     save_weights(out / "weights.safetensors", learned.built.plain, learned.params)

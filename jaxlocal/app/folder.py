@@ -186,9 +186,16 @@ def write_summary(summary: Summary, config: Config) -> None:
 
 def _lock(folder: Path) -> IO[str] | None:
     """The lock of a process that writes into the folder, which is made if it does not exist; None if it is taken."""
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         return lock(folder / ".lock")
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say in one sentence, with the name of the flag, that a folder cannot be written to."""
+    try:
+        yield
     except OSError as error:
         raise ConfigError(f"--out={folder}: cannot be written to ({error.strerror}); name another folder") from None
 

@@ -12,6 +12,7 @@ from jaxlocal.app.settings import ConfigError, known
 from jaxlocal.data import Splits
 from jaxlocal.files import write_whole
 from jaxlocal.ranking import Entry, Workload
+from jaxlocal.text import plural
 
 
 def rank(
@@ -49,7 +50,8 @@ def rank(
     data = _load(workload, learned)
     folder = folders.folder_or_next(folder, f"rank-{workload}")
     folders.make(folder)
-    say(f"{learned.words}; {learned.epochs} epochs, {trials} settings, {seeds} seeds → {folder}")
+    budget = f"{plural(learned.epochs, 'epoch')}, {plural(trials, 'setting')}, {plural(seeds, 'seed')}"
+    say(f"{learned.words}; {budget} → {folder}")
     entries, left_out = [], {}
     for name in names:
         kept = folder / workload / short(name)

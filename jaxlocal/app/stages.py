@@ -6,9 +6,8 @@ import jax
 
 from jaxlocal.app.build import Built
 from jaxlocal.app.settings import Config
-from jaxlocal.app.text import plural
 from jaxlocal.pipeline import Costs, Pipeline, balanced
-from jaxlocal.text import aligned
+from jaxlocal.text import aligned, plural
 from jaxlocal.training.learner import example_batch
 
 

@@ -11,7 +11,7 @@ from jaxlocal.app.settings import Config
 from jaxlocal.data import SPLITS, Encoding
 from jaxlocal.diagnostics import ParameterCounts
 from jaxlocal.statistics import Difference
-from jaxlocal.text import aligned, difference, effect, measurement
+from jaxlocal.text import aligned, difference, effect, measurement, plural
 from jaxlocal.training import Result, State
 
 
@@ -30,7 +30,7 @@ def encoding(found: Encoding) -> str:
     """How the texts of a run are encoded."""
     return (
         f"texts: {plural(len(found.classes), 'class', 'classes')}, {found.tokenizer.size:,} known tokens, the first "
-        f"{found.length} of each text"
+        f"{plural(found.length, 'token')} of each text"
     )
 
 
@@ -90,14 +90,3 @@ def log_flag(log: Sequence[object]) -> str:
     """
     names = [name for name in log if isinstance(name, str)]
     return f" --log {' '.join(names)}" if names else ""
-
-
-def plural(count: int, one: str, many: str = "") -> str:
-    """A count and its noun.
-
-    Example:
-      >>> from jaxlocal.app.text import plural
-      >>> plural(1, "batch", "batches"), plural(2, "batch", "batches"), plural(2, "epoch")
-      ('1 batch', '2 batches', '2 epochs')
-    """
-    return f"{count} {one if count == 1 else many or one + 's'}"

@@ -14,12 +14,12 @@ from jaxlocal.app.build import OPTIMIZERS, SCHEDULES, check_rules, load_data, ne
 from jaxlocal.app.rule_names import check_is_rule, making, rule_maker, short
 from jaxlocal.app.runs import Say, interrupted
 from jaxlocal.app.settings import Config, ConfigError, check, known, shown
-from jaxlocal.app.text import plural
 from jaxlocal.data import Splits
 from jaxlocal.network import Network
 from jaxlocal.search import Trial
 from jaxlocal.search.rule_settings import ADAM, Make
 from jaxlocal.search.space import Range, log_uniform
+from jaxlocal.text import plural
 from jaxlocal.training.learner import example_batch
 
 SGD = log_uniform(1e-3, 1.0)  # the rates of SGD that are tried if none are given
@@ -71,7 +71,8 @@ def search(
     for rule, (make, drawn) in plans.items():
         name = short(rule)
         found[name] = _search(name, make, drawn, config, data, folder, group)
-        say(f"{name} on {config.data}, {trials} settings, {plural(config.epochs, 'epoch')} each → {folder / name}")
+        budget = f"{plural(trials, 'setting')}, {plural(config.epochs, 'epoch')} each"
+        say(f"{name} on {config.data}, {budget} → {folder / name}")
         say(random_search.table(found[name]))
         say(_test(make, config, data, found[name]))
     if net.loss.of_classes:  # real targets have no accuracy to draw

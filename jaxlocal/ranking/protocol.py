@@ -20,6 +20,7 @@ from jaxlocal.rules import bp
 from jaxlocal.search import Range, Trial, log_uniform
 from jaxlocal.search.rule_settings import HELPERS, OF_TARGETS, WIDENED, Setting, those_of
 from jaxlocal.search.run import trained
+from jaxlocal.text import plural
 from jaxlocal.weights import get_weights, set_weights
 
 RATES = log_uniform(1e-4, 1e-2)
@@ -103,7 +104,7 @@ def enter(
         folder=folder and folder / "search",
     )
     setting = search.best(tried).setting
-    say(f"{name}: of {trials} settings the best on validation has {in_words(setting)}")
+    say(f"{name}: of {plural(trials, 'setting')} the best on validation has {in_words(setting)}")
     measured = _measured(make(setting), workload, data, seeds, _Kept(folder and folder / "seeds.json", setting), say)
     accuracies = {split: [of_seed[split] for of_seed in measured] for split in SPLITS}
     return Entry(name, setting, accuracies, tried, time.perf_counter() - began)
