@@ -373,11 +373,10 @@ def layer_indices(name: str, indices: Collection[int], count: int) -> frozenset[
     return frozenset(int(i) % count for i in indices)
 
 
-def callables(**settings: Any) -> None:
-    """Each value is a function or None."""
-    for name, value in settings.items():
-        if value is not None and (not callable(value) or isinstance(value, nn.Module)):
-            raise TypeError(f"{name}={show(value)}: must be a function, not a {type(value).__name__}")
+def function(name: str, value: Any, example: str) -> None:
+    """The value is a function or None."""
+    if value is not None and (not callable(value) or isinstance(value, nn.Module)):
+        raise TypeError(f"{name}={show(value)}: must be a function, such as {example}, not a {type(value).__name__}")
 
 
 def initializer(name: str, value: Any) -> None:

@@ -50,7 +50,8 @@ def mlp(
     """
     checks.widths("hidden", hidden)
     _options(norm, dropout)
-    checks.callables(activation=activation, init=init)
+    checks.function("activation", activation, "jax.nn.relu")
+    checks.function("init", init, "flax.linen.initializers.he_normal()")
     if not isinstance(loss, Loss):
         raise TypeError(f"loss={checks.show(loss)}: must be a jl.Loss, such as jl.cross_entropy or jl.squared_error")
     blocks = (dense(width, activation, init, norm=norm, dropout=dropout) for width in hidden)
@@ -183,7 +184,7 @@ def resnet(
         )
     if depth > DEEPEST:
         raise ValueError(f"depth={depth}: must be at most {DEEPEST}, the deepest that He et al. have trained")
-    checks.callables(activation=activation)
+    checks.function("activation", activation, "jax.nn.relu")
     checks.flag("shortcut_norm", shortcut_norm)
     stem = conv(16, activation=activation, norm=True)
     strides_after_first = (1,) * (depth // 6 - 1)

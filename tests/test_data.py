@@ -205,7 +205,7 @@ def test_arrays_are_the_same_as_a_file_of_them(tmp_path):
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     assert [len(x) for x, _ in jl.data.from_arrays((x, labels), (x[:7], labels[:7]), (x[:9], labels[:9]))] == [50, 7, 9]
     for wrong, error, message in (
-        ({"train": x}, TypeError, r"train=.*: must be a pair \(x, y\) of arrays"),
+        ({"train": x}, TypeError, r"train=.*: must be a pair \(x, y\) of arrays; write from_arrays\(\(x, y\)\)$"),
         ({"train": (x, labels[:9])}, ValueError, r"^x_train has shape \(50, 4, 4\) and y_train \(9,\); make them"),
         (
             {"train": (x, labels), "test": (x[:, :3], labels)},
@@ -215,7 +215,8 @@ def test_arrays_are_the_same_as_a_file_of_them(tmp_path):
         ({"train": (np.ma.masked_less(x, 0.1), labels)}, TypeError, r"^train: has masked values.*x.filled\(0\)"),
         ({"train": (x * 1e300, labels)}, ValueError, "^x_train holds NaN, infinity or a number too large for float32"),
         ({"train": (x[:2], labels[:2])}, ValueError, "^train: has too few examples to hold some out"),
-        ({"train": (x, -labels)}, ValueError, "^y must hold class labels 0, 1, … as whole numbers"),
+        ({"train": (x, -labels)}, ValueError, "^y holds '-.', but must hold class labels 0, 1, … as whole numbers"),
+        ({"train": (x, labels.astype(str))}, ValueError, r"^y holds '.', .* by np.unique\(y, return_inverse=True\)"),
         ({"train": (x, several)}, ValueError, "^y has rows of whole numbers that are not one-hot, .* make several lab"),
         ({"train": (x, several == 1)}, ValueError, "^y has rows of whole numbers that are not one-hot"),
         ({"train": (x, several * 0)}, ValueError, "^y has rows of whole numbers that are not one-hot"),
@@ -272,8 +273,8 @@ def test_npz_of_floats(tmp_path):
         ({"x": [[1.0]], "y": [0, 1]}, r"x_train has shape \(1, 1\) and y_train \(2,\)"),
         ({"x": [[1.0]], "y": 0}, r"y_train \(\)"),
         ({"x": np.zeros((0, 3)), "y": []}, r"x_train has shape \(0, 3\)"),
-        ({"x": [[1.0]], "y": [-1]}, "y must hold class labels 0, 1"),
-        ({"x": [[1.0]], "y": ["cat"]}, "y must hold class labels 0, 1"),
+        ({"x": [[1.0]], "y": [-1]}, "y holds '-1', but must hold class labels 0, 1"),
+        ({"x": [[1.0]], "y": ["cat"]}, "y holds 'cat', but must hold class labels 0, 1"),
         ({"x": [[1.0]], "y": [[0, 2]]}, "not one-hot"),
         ({"x": [[1.0]], "y": [0], "x_test": [[1.0, 2.0]], "y_test": [0]}, "x_test and y_test differ from"),
     ],

@@ -150,7 +150,7 @@ BAD_SETTINGS = [
     ("bp", {"frozen": 0}, TypeError, ["frozen=0", "frozen={0, 1}"]),
     ("bp", {"frozen": None}, TypeError, ["frozen=None", "set"]),
     ("bp", {"frozen": {True}}, TypeError, ["frozen={True}", "set"]),
-    ("al", {"bridge": nn.Dense(8)}, TypeError, ["bridge=Dense", "function"]),
+    ("al", {"bridge": nn.Dense(8)}, TypeError, ["bridge=Dense", "must be a function, such as jl.codes.hidden_layer"]),
     ("al", {"label_loss": "cross_entropy"}, TypeError, ["label_loss='cross_entropy'", "jl.Loss"]),
     ("al", {"autoencoder_tx": optax.sgd(-1.0)}, ValueError, ["autoencoder_tx", "negative"]),
     ("al", {"components": 4}, ValueError, ["components=4", "number of blocks, 3", "fewer"]),

@@ -201,6 +201,8 @@ def test_networks_and_rules_are_printed_on_one_line():
     assert repr(models.resnet(20)) == "Network(Conv 16 → Residual 16 → … 7 more … → Residual 64 → Head 10)"
     al, bp = (make(net, optax.sgd(0.1)) for make in (jl.rules.al, jl.rules.bp))
     assert repr(al) == f"Rule(forward only, in 2 components, of {net!r})"
+    one = jl.rules.al(net, optax.adam(1e-3), components=1)
+    assert repr(one) == f"Rule(forward only, in 1 component, of {net!r})"
     assert repr(bp) == f"Rule(in a backward pass, of {net!r})"
     assert repr(jl.ensemble(bp, 3)).startswith("Rule(3 members, in a backward pass")
 
@@ -316,3 +318,8 @@ def test_a_rule_takes_the_networks_of_its_paper(name, model, shape, outputs):
     after, _ = jax.eval_shape(rule.step, params, batch)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, params)
     assert jax.eval_shape(rule.predict, params, batch[0]).shape == (2, outputs)
+
+
+def test_an_activation_by_its_name_is_refused():
+    with pytest.raises(TypeError, match=r"activation='relu': must be a function, such as jax\.nn\.relu, not a str"):
+        models.mlp(activation="relu")

@@ -172,7 +172,7 @@ def from_arrays(train: Pairs, validation: Pairs | None = None, test: Pairs | Non
         if pair is None:
             continue
         if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise TypeError(f"{split}={checks.show(pair)}: must be a pair (x, y) of arrays")
+            raise TypeError(f"{split}={checks.show(pair)}: must be a pair (x, y) of arrays; write from_arrays((x, y))")
         if any(np.ma.is_masked(array) for array in pair):
             raise TypeError(f"{split}: has masked values, which would count as others; put numbers there: x.filled(0)")
         pairs[split] = np.asarray(pair[0]), np.asarray(pair[1])

@@ -261,8 +261,13 @@ def _targets(where: str, ys: list[np.ndarray]) -> list[np.ndarray]:
     ys = [y.reshape(len(y), -1) for y in ys]  # labels may have shape (N,) or (N, 1)
     if any(y.dtype.kind == "f" for y in ys):
         return [_as_float32(f"{where}y", y) for y in ys]
-    if any(y.dtype.kind not in "iub" or y.min(initial=0) < 0 for y in ys):
-        raise ValueError(f"{where}y must hold class labels 0, 1, … as whole numbers, or real targets as floats")
+    for y in ys:
+        if y.dtype.kind not in "iub" or y.min(initial=0) < 0:
+            value = str(y.min() if y.dtype.kind in "iub" else y.flat[0])
+            raise ValueError(
+                f"{where}y holds {value!r}, but must hold class labels 0, 1, … as whole numbers, or real targets as "
+                "floats; number the classes by np.unique(y, return_inverse=True)[1]"
+            )
     if any(y.shape[1] > 1 for y in ys):
         if not all(are_one_hot(y).all() for y in ys):
             raise ValueError(

@@ -124,7 +124,8 @@ def al(
       Kao, Chen. Associated Learning: decomposing end-to-end backpropagation based on autoencoders and target
       propagation. Neural Computation 33, 2021. Equations 4.1 to 4.8.
     """
-    checks.callables(bridge=bridge, encoder=encoder, decoder=decoder, readout=readout)
+    for name, coder in {"bridge": bridge, "encoder": encoder, "decoder": decoder, "readout": readout}.items():
+        checks.function(name, coder, "jl.codes.hidden_layer")
     codes = _with(codes, width=width, bridge=bridge, encoder=encoder, decoder=decoder, readout=readout, average=average)
     checks.flag("average", codes.average)
     _check_by_class(by_class, net)

@@ -74,7 +74,8 @@ def search(
     """
     for name, value in {"epochs": epochs, "batch_size": batch_size, "group": group}.items():
         checks.positive_int(name, value)
-    checks.callables(make=make, report=report)
+    checks.function("make", make, 'jl.search.maker("al", net)')
+    checks.function("report", report, "print")
     checks.seed(seed)
     folder = None if folder is None else checks.path("folder", folder)
     numbers = _numbers(settings)
