@@ -36,6 +36,12 @@ def hidden(net, tx, factor: float = 1.0):
     return jl.rules.bp(net, optax.chain(tx, optax.scale({}["factor"] if factor == 1 else factor)))
 
 narrow = functools.partial(jl.rules.al, width=8)
+
+def taught(net, tx, words=1):
+    def teach(weights, stats, message, key):
+        raise ArithmeticError("no\\nlesson. " * words)
+    parts = *(jl.Part((i,), jl.init_forward((block,)), teach) for i, block in enumerate(net.blocks)), jl.head_part(net)
+    return jl.make_rule(net, parts, {"forward": tx}, locality={"forward": jl.upward(len(parts))})
 """
 
 
@@ -125,6 +131,7 @@ def test_a_rule_of_ones_own_is_ranked(file, monkeypatch, capsys):
         ("mine.py:nothing", "which is no jl.Rule; return jl.make_rule(…)"),
         ("mine.py:choosy", "too many blocks, in line 12 of mine.py"),
         ("mine.py:hidden", "KeyError: 'factor', in line 21 of mine.py"),
+        ("mine.py:taught", "ArithmeticError: no lesson, in line 27 of mine.py"),
         ("exits.py:slower", "exits.py cannot be run (SystemExit: "),
         ("~nobody-here/mine.py:slower", "mine.py cannot be read"),
         (
@@ -150,6 +157,14 @@ def test_a_mistake_is_one_sentence(name, sentence, file, capsys, monkeypatch):
     assert said.err.startswith("jaxlocal train: --rule=")
     assert sentence in said.err
     assert said.err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("command", ["train --rule", "compare", "search"])
+def test_a_mistake_in_a_lesson_is_said_before_a_folder_is_made(command, file, capsys):
+    assert cli.main([*command.split(), f"{file}:taught", "--rule-args", "words=99", *TINY.split()]) == 2
+    said = capsys.readouterr().err
+    assert "ArithmeticError: no lesson. no lesson" in said and said.endswith("…, in line 27 of mine.py\n")
     assert not Path("runs").exists()
 
 

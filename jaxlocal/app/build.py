@@ -14,8 +14,8 @@ import numpy as np
 import optax
 
 from jaxlocal import checks, codes, memory, models, parallel, processes, sequences
-from jaxlocal.app.rule_names import check_is_rule, making, rule_maker, short
-from jaxlocal.app.settings import OF_TEXTS, Config, ConfigError, check, flag, known, pairs, shown
+from jaxlocal.app.rule_names import check_is_rule, making, rule_maker, short, traced
+from jaxlocal.app.settings import LONGEST_REASON, OF_TEXTS, Config, ConfigError, check, flag, known, pairs, shown
 from jaxlocal.data import Encoding, Splits, augmentation, floats, load, load_encoded, load_text
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.checking import are_classes
@@ -303,10 +303,9 @@ def _check_fit(config: Config, net: Network, data: Splits) -> None:
     try:
         checks.targets(jax.eval_shape(lambda x: _forward(net, x), inputs), targets)
     except Exception as error:  # the layers may raise errors of any kind
-        reason = " ".join(str(error).split())[:300]
         raise ConfigError(
             f"--model={config.model}: cannot take the examples of {config.data}, of shape {x.shape[1:]}, with targets "
-            f"of shape {y.shape[1:]} ({reason}); take another network, or --image-size"
+            f"of shape {y.shape[1:]} ({shown(error, LONGEST_REASON)}); take another network, or --image-size"
         ) from None
     one_column = y.shape[1:] == (1,)
     if net.loss == cross_entropy and one_column and y.dtype == np.uint8:
@@ -362,7 +361,7 @@ def _check_parameters(config: Config, rule: Rule, data: Splits, augment: Augment
     """Refuse a rule that the network cannot have, and parameters that do not fit into memory, before making any."""
     example = jax.eval_shape(lambda: example_batch(data.train, config.batch_size, augment))
     with making(config.rule, f"--rule={config.rule}"):
-        params = jax.eval_shape(rule.init, jax.random.key(0), example)
+        params = traced(config.rule, rule, example)
     if (needed := config.seeds * memory.needed(params)) > (there := memory.available()):
         raise ConfigError(
             f"--model={config.model}: the parameters{f' of {config.seeds} seeds' * (config.seeds > 1)} would take "

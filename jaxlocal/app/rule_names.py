@@ -11,10 +11,12 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+import jax
+
 from jaxlocal import checks, rules
-from jaxlocal.app.settings import ConfigError, known, shown
+from jaxlocal.app.settings import LONGEST_REASON, ConfigError, known, shown
 from jaxlocal.hints import nearest
-from jaxlocal.rule import Rule
+from jaxlocal.rule import Batch, Params, Rule
 
 
 def rule_maker(source: str, name: str) -> Callable[..., Rule]:
@@ -77,6 +79,17 @@ def check_is_rule(made: object) -> None:
         raise TypeError(f"made {checks.show(made)}, which is no jl.Rule; return jl.make_rule(…)")
 
 
+def traced(name: str, rule: Rule, batch: Batch) -> Params:
+    """The shapes of the rule's parameters. Of a rule in a file the first step is traced, too: its mistakes show here.
+
+    The library's own rules have no such mistakes, and a step takes longer to trace than the start.
+    """
+    params = jax.eval_shape(rule.init, jax.random.key(0), batch)
+    if is_own(name):
+        jax.eval_shape(rule.step, params, batch)
+    return params
+
+
 @contextmanager
 def making(name: str, beginning: str) -> Iterator[None]:
     """Say in one sentence, with this beginning, why the rule of this name cannot be made."""
@@ -92,11 +105,11 @@ def mistakes(name: str) -> tuple[type[Exception], ...]:
 
 
 def reason(error: BaseException, name: str) -> str:
-    """The message of such an error; of a rule in a file also its kind and its line."""
+    """The message of such an error; of a rule in a file on one line, with its kind and its line."""
     if not is_own(name):
         return str(error)
     kind = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
-    return f"{kind}{error}{_line(error, _parts(name)[0])}"
+    return f"{kind}{shown(error, LONGEST_REASON).rstrip('.')}{_line(error, _parts(name)[0])}"
 
 
 def _line(error: BaseException, path: Path) -> str:

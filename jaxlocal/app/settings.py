@@ -181,6 +181,7 @@ MOST = {  # beyond these numbers a run would not end, or not even begin
     "length": 10**5,
 }
 LONGEST_SHOWN = 80  # characters of a value in an error
+LONGEST_REASON = 300  # characters of an error of others: those of JAX may have many lines
 NOUNS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
@@ -209,13 +210,13 @@ def typed(source: str, value: Any, wanted: Any) -> Any:
         raise ConfigError(f"{source}={shown(value)}: must be {NOUNS[wanted]}, and is too large for one") from None
 
 
-def shown(value: Any) -> str:
+def shown(value: Any, longest: int = LONGEST_SHOWN) -> str:
     """The value on one line, cut short if it is long."""
     try:
         text = " ".join(str(value).split())
     except ValueError:  # Python does not print whole numbers of thousands of digits
         text = "a number of thousands of digits"
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+    return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 def known(source: str, name: Any, options: Mapping[str, Any]) -> Any:

@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from tqdm import tqdm
 
 from jaxlocal import models
 from jaxlocal import search as random_search
 from jaxlocal.app import folder as folders
 from jaxlocal.app.build import OPTIMIZERS, SCHEDULES, check_rules, load_data, network, rule_arguments
-from jaxlocal.app.rule_names import check_is_rule, making, rule_maker, short
+from jaxlocal.app.rule_names import check_is_rule, making, rule_maker, short, traced
 from jaxlocal.app.runs import Say, interrupted
 from jaxlocal.app.settings import Config, ConfigError, check, known, shown
 from jaxlocal.data import Splits
@@ -142,7 +141,7 @@ def _plan(
     with making(rule, f"{rule} with --rule-args {' '.join(config.rule_args) or 'left out'}"):
         made = make(drawn[0])
         check_is_rule(made)
-        jax.eval_shape(made.init, jax.random.key(0), example_batch(data.train, config.batch_size, None))
+        traced(rule, made, example_batch(data.train, config.batch_size, None))
     return make, drawn
 
 
