@@ -4,6 +4,7 @@ Many mistakes would train in silence otherwise: JAX broadcasts a gradient of ano
 misspelt keep their values.
 """
 
+import inspect
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,12 @@ from jaxlocal.rule import Component, Lesson, Message, Part, Stats, Weights
 
 def check_parts(net: Network, parts: Sequence[Part], with_head: bool, alone: bool) -> None:
     """The parts have the layers of the network in order; if they learn alone, each of them knows how."""
+    for part in parts:
+        if not isinstance(part.layers, Collection):
+            raise TypeError(f"parts: layers={show(part.layers)}: must be a tuple of layer numbers, such as (0,)")
+        takes(f"init of {_of(part)}", part.init, "key", "message")
+        if part.teach is not None:
+            takes(f"teach of {_of(part)}", part.teach, "weights", "stats", "message", "key")
     found, layers = [layer for part in parts for layer in part.layers], list(range(len(net.layers)))
     if found != layers and (with_head or found != layers[:-1]):
         raise ValueError(
@@ -28,6 +35,14 @@ def check_parts(net: Network, parts: Sequence[Part], with_head: bool, alone: boo
         raise ValueError(
             f"parts: that of {without[0]} has no teach; give it one, or give make_rule a teach for all components"
         )
+
+
+def takes(name: str, function: Any, *arguments: str) -> None:
+    """The function can be called with these arguments."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: {error}; it must take ({', '.join(arguments)})") from None
 
 
 def check_roles(roles: Collection[str], locality: Mapping[str, np.ndarray], parts: int) -> None:
@@ -56,10 +71,7 @@ def started(part: Part, found: Any, locality: Mapping[str, np.ndarray]) -> tuple
     weights, stats, message = found
     forward = weights.get("forward") if isinstance(weights, dict) else None
     for name, value in {'weights["forward"]': forward, "stats": stats}.items():
-        if not isinstance(value, tuple) or len(value) != len(part.layers):
-            raise TypeError(
-                f"init of {_of(part)}: {name} is {show(value)}, but must be a tuple with an entry for each layer"
-            )
+        _check_by_layer(f"init of {_of(part)}: {name}", value, part)
     for role, tree in weights.items():
         if role not in locality:
             raise ValueError(
@@ -106,10 +118,16 @@ def check_lesson(part: Part, component: Component, lesson: Any) -> None:
     whose = f"the lesson of {_of(part)}"
     if not isinstance(lesson, Lesson):
         raise TypeError(f"{whose} is {show(lesson)}, but must be a jl.Lesson(grads, stats, losses)")
+    if not isinstance(lesson.grads, dict) or not all(isinstance(role, str) for role in lesson.grads):
+        raise TypeError(
+            f'{whose}: grads is {show(lesson.grads)}, but must be a dict by role, such as {{"forward": (…,)}}; pass '
+            "the gradient of all weights"
+        )
     for role in component.opt:
         if role not in lesson.grads:
             raise ValueError(f"{whose} has no gradient for the role {role!r}; {nearest(role, lesson.grads)}")
         _check_alike(f"{whose}: grads[{role!r}]", lesson.grads[role], component.weights[role])
+    _check_by_layer(f"{whose}: stats", lesson.stats, part)
     _check_alike(f"{whose}: stats", lesson.stats, component.stats)
     if not isinstance(lesson.losses, dict) or not lesson.losses:
         raise TypeError(
@@ -122,8 +140,14 @@ def check_lesson(part: Part, component: Component, lesson: Any) -> None:
             )
 
 
+def _check_by_layer(name: str, value: Any, part: Part) -> None:
+    """The value is a tuple with an entry for each layer of the part."""
+    if not isinstance(value, tuple) or len(value) != len(part.layers):
+        raise TypeError(f"{name} is {show(value)}, but must be a tuple with an entry for each layer, such as (entry,)")
+
+
 def _check_alike(name: str, found: Tree, wanted: Tree) -> None:
-    """The tree has the names and shapes of another one."""
+    """The tree has the structure of another one, and its names and shapes."""
     has, must_have = (
         {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (found, wanted)
@@ -132,6 +156,9 @@ def _check_alike(name: str, found: Tree, wanted: Tree) -> None:
         if has.get(path) != must_have.get(path):
             here, there = (f"has shape {tree[path]}" if path in tree else "is missing" for tree in (has, must_have))
             raise ValueError(f"{name}{path} {here}, but in the component it {there}")
+    containers: list[Any] = [jax.tree.structure(tree) for tree in (found, wanted)]
+    if containers[0] != containers[1]:
+        raise ValueError(f"{name} is {show(containers[0])}, but in the component it is {show(containers[1])}")
 
 
 def _of(part: Part) -> str:

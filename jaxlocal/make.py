@@ -79,6 +79,8 @@ def make_rule(
     if alternate is not None and teach is None:
         raise ValueError(f"alternate={alternate}: a rule that learns in the forward pass has no turns; leave it out")
     author.check_parts(net, parts, with_head=scores is None, alone=teach is None)
+    if teach is not None:
+        author.takes("teach", teach, "components", "batch", "keys")
     author.check_roles(txs, locality, len(parts))
     frozen = checks.layer_indices("frozen", frozen, len(net.layers))
     author.check_frozen(frozen, parts)

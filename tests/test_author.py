@@ -78,11 +78,27 @@ def test_a_rule_without_mistakes_learns():
             lambda: jl.make_rule(NET, (block(), HEAD), {"forward": TX}, locality={"forward": jl.own(5)}),
             r"the mask of 'forward' has shape \(5, 5\), but must be \(2, 2\)",
         ),
+        (
+            lambda: jl.make_rule(NET, (jl.Part(0, *block()[1:]), HEAD), {"forward": TX}, locality=LOCALITY),
+            r"parts: layers=0: must be a tuple of layer numbers, such as \(0,\)",
+        ),
+        (
+            lambda: alone(init=lambda message: None),
+            r"init of layer 0: too many positional arguments; it must take \(key, message\)",
+        ),
+        (
+            lambda: alone(teach=lambda weights, stats, message: None),
+            r"teach of layer 0: too many positional arguments; it must take \(weights, stats, message, key\)",
+        ),
+        (
+            lambda: jl.make_rule(NET, (block(), HEAD), {"forward": TX}, lambda batch: (), locality=LOCALITY),
+            r"teach: too many positional arguments; it must take \(components, batch, keys\)",
+        ),
         (lambda: alone().locality("foward"), "role='foward': this rule has no mask for it; did you mean forward"),
     ],
 )
 def test_parts_and_masks_are_checked_at_once(make, complaint):
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises((TypeError, ValueError), match=complaint):
         make()
 
 
@@ -137,6 +153,13 @@ BAD_LESSONS = {
         lambda: alone(teach=lambda *_: None),
         r"teach of layer 0: returned None, but must return \(lesson, message\)",
     ),
+    "no gradients": (lambda: lesson(grads=lambda grads: None), "grads is None, but must be a dict by role, such as"),
+    "gradients of a role": (
+        lambda: lesson(grads=lambda grads: grads["forward"]),
+        "but must be a dict by role, such as",
+    ),
+    "gradients of a layer": (lambda: lesson(grads=lambda grads: grads["forward"][0]), "no gradient for the role"),
+    "gradients by number": (lambda: lesson(grads=lambda grads: {0: grads["forward"]}), "must be a dict by role"),
     "a role": (lambda: lesson(grads=lambda grads: {}), "layer 0 has no gradient for the role 'forward'"),
     "a shape": (
         lambda: lesson(grads=lambda grads: jax.tree.map(lambda leaf: leaf[:1], grads)),
@@ -145,6 +168,14 @@ BAD_LESSONS = {
     "statistics": (
         lambda: lesson(stats=lambda stats: ({"mean": jnp.zeros(4)},)),
         r"stats\[0\]\['mean'\] has .* it is missing",
+    ),
+    "empty statistics": (
+        lambda: lesson(stats=lambda stats: stats[0]),
+        r"the lesson of layer 0: stats is {}, but must be a tuple with an entry for each layer, such as \(entry,\)",
+    ),
+    "other statistics": (
+        lambda: lesson(stats=lambda stats: ((),)),
+        "stats is PyTreeDef.*, but in the component it is",
     ),
     "no losses": (lambda: lesson(losses=lambda losses: {}), "losses is {}, but must be a dict of scalars"),
     "a number": (lambda: lesson(losses=lambda losses: 0.5), r"losses is 0\.5, but must be a dict of scalars"),
