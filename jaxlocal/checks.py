@@ -41,7 +41,7 @@ def learning_rule(make: Callable[P, R], *, needs_blocks: bool = True) -> Callabl
             raise TypeError(f"{make.__name__}: {error}; call it as {make.__name__}(net, tx, setting=…)") from None
         network(given["net"], make.__name__, needs_blocks)
         for name, value in given.items():
-            if name == "tx" or (name.endswith("_tx") and value is not None):
+            if name == "tx" or (is_helper(name) and value is not None):
                 optimizer(name, value)
         return make(*args, **kwargs)
 
@@ -52,6 +52,11 @@ def settings(rule: Callable[..., Any]) -> list[str]:
     """The names of a rule's settings, which are all arguments of its function after the network and the optimizer."""
     _, _, *others = inspect.signature(rule).parameters.values()
     return [p.name for p in others if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def is_helper(name: str) -> bool:
+    """Whether a rule's argument of this name is another optimizer than that of the forward weights."""
+    return name.endswith("_tx")
 
 
 def show(value: Any) -> str:

@@ -102,7 +102,7 @@ def images(folder, *sizes):
         ("train --rule-args foo", "--rule-args=foo: must be KEY=VALUE, such as width=256"),
         (
             "train --rule-args foo=1",
-            "--rule-args=foo=1: unknown setting of al; choose from autoencoder_tx, components, codes, width",
+            "--rule-args=foo=1: unknown setting of al; choose from components, codes, width",
         ),
         ("train --rule-args width=[", "--rule-args=width=[: the value is not YAML (while parsing"),
         ("train --model-args hiden=[8]", "--model-args=hiden: unknown argument of mlp; did you mean hidden?"),
@@ -118,6 +118,12 @@ def images(folder, *sizes):
         ("plot none --examples 1", "--examples=1: must be at least 2"),
         ("compare", "RULE: is missing; name one rule or more, such as al bp dfa"),
         ("compare al al", "RULE=al al: name one rule or more, each once"),
+        (
+            "train --rule-args autoencoder_tx=sgd",
+            "--rule-args=autoencoder_tx=sgd: autoencoder_tx is an optimizer, which has no name; leave it out, and set "
+            "--optimizer, --lr or --helper-lr",
+        ),
+        ("compare 'al autoencoder_tx=sgd'", "RULE=al autoencoder_tx=sgd: autoencoder_tx is an optimizer, which has no"),
         ("compare bp al --rule-args codes=paper", "--rule-args=codes=paper: unknown setting of bp; choose from frozen"),
         ("compare al dpt", "RULE=dpt: unknown name; did you mean dtp?"),
         ("compare bp 'al componets=2'", "RULE=al componets=2: componets=2 is no setting of al, written as KEY=VALUE"),

@@ -37,6 +37,9 @@ def hidden(net, tx, factor: float = 1.0):
 
 narrow = functools.partial(jl.rules.al, width=8)
 
+def helped(net, tx, *, readout_tx=None, factor=1.0):
+    return jl.rules.bp(net, tx)
+
 def taught(net, tx, words=1):
     def teach(weights, stats, message, key):
         raise ArithmeticError("no\\nlesson. " * words)
@@ -131,7 +134,7 @@ def test_a_rule_of_ones_own_is_ranked(file, monkeypatch, capsys):
         ("mine.py:nothing", "which is no jl.Rule; return jl.make_rule(…)"),
         ("mine.py:choosy", "too many blocks, in line 12 of mine.py"),
         ("mine.py:hidden", "KeyError: 'factor', in line 21 of mine.py"),
-        ("mine.py:taught", "ArithmeticError: no lesson, in line 27 of mine.py"),
+        ("mine.py:taught", "ArithmeticError: no lesson, in line 30 of mine.py"),
         ("exits.py:slower", "exits.py cannot be run (SystemExit: "),
         ("~nobody-here/mine.py:slower", "mine.py cannot be read"),
         (
@@ -164,7 +167,7 @@ def test_a_mistake_is_one_sentence(name, sentence, file, capsys, monkeypatch):
 def test_a_mistake_in_a_lesson_is_said_before_a_folder_is_made(command, file, capsys):
     assert cli.main([*command.split(), f"{file}:taught", "--rule-args", "words=99", *TINY.split()]) == 2
     said = capsys.readouterr().err
-    assert "ArithmeticError: no lesson. no lesson" in said and said.endswith("…, in line 27 of mine.py\n")
+    assert "ArithmeticError: no lesson. no lesson" in said and said.endswith("…, in line 30 of mine.py\n")
     assert not Path("runs").exists()
 
 
@@ -175,6 +178,21 @@ def test_an_unknown_setting_of_a_rule_in_a_file(file, capsys):
     code, said = train(capsys, "--rule", f"{file}:choosy", "--rule-args", "facto=2")
     assert code == 2
     assert "it has none" in said.err
+
+
+def test_an_optimizer_of_another_name_is_no_setting_and_has_no_rate_of_helpers(file, capsys):
+    renamed = f"in {file}:helped rename readout_tx to one of them, or leave --helper-lr out"
+    for command, sentence in (
+        ("train --helper-lr 0.1 --rule", "sets the rate of autoencoder_tx, inverse_tx, feedback_tx only; " + renamed),
+        ("search --helper-lr 0.1 1 --trials 1", "--helper-lr=0.1 1.0: sets the rate of autoencoder_tx, inverse_tx, "),
+        ("train --rule-args readout_tx=sgd --rule", "readout_tx is an optimizer, which has no name; leave it out"),
+        ("train --rule-args readouts=sgd --rule", "unknown setting of {file}:helped; choose from factor\n"),
+    ):
+        assert cli.main([*command.split(), f"{file}:helped"]) == 2
+        assert sentence.replace("{file}", str(file)) in capsys.readouterr().err
+    for own, sentence in (("readout_tx=sgd", "is an optimizer"), ("readout_lr=0.1", "schedule, l2, factor\n")):
+        assert cli.main(["compare", f"{file}:helped {own}"]) == 2
+        assert sentence in capsys.readouterr().err
 
 
 def test_two_rules_of_one_name_cannot_share_a_folder(file, capsys):

@@ -14,7 +14,16 @@ import numpy as np
 import optax
 
 from jaxlocal import checks, codes, memory, models, parallel, processes, sequences
-from jaxlocal.app.rule_names import check_is_rule, making, rule_maker, short, traced
+from jaxlocal.app.rule_names import (
+    check_is_rule,
+    check_is_written,
+    making,
+    no_helper_rate,
+    rule_maker,
+    setting_names,
+    short,
+    traced,
+)
 from jaxlocal.app.settings import LONGEST_REASON, OF_TEXTS, Config, ConfigError, check, flag, known, pairs, shown
 from jaxlocal.data import Encoding, Splits, augmentation, floats, load, load_encoded, load_text
 from jaxlocal.data.augmentation import Augmentation
@@ -234,10 +243,11 @@ def rule_arguments(rule: str, texts: Sequence[str]) -> dict[str, Any]:
     Raises:
       ConfigError: the rule has no such setting.
     """
-    settings = checks.settings(rule_maker("--rule", rule))
+    settings = setting_names("--rule", rule)
     given = arguments("--rule-args", texts)
     for text in texts:
         if (name := text.partition("=")[0]) not in settings:
+            check_is_written(f"--rule-args={shown(text)}", rule, name)
             hint = nearest(name, settings) if settings else "it has none"
             raise ConfigError(f"--rule-args={shown(text)}: unknown setting of {rule}; {hint}")
     return given
@@ -349,7 +359,7 @@ def _rule(config: Config, make: Callable[..., Rule], net: Network, steps: int) -
     if config.helper_lr is not None:
         helpers = those_of(make, HELPERS)
         if not helpers:
-            raise ConfigError(f"--helper-lr={config.helper_lr}: {config.rule} has one learning rate only; leave it out")
+            raise no_helper_rate(f"--helper-lr={config.helper_lr}", config.rule)
         given |= {name: optimizer(config.helper_lr) for name in helpers}
     with making(config.rule, f"--rule={config.rule}"):
         rule = make(net, optimizer(config.lr), **given)

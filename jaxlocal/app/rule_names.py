@@ -17,6 +17,7 @@ from jaxlocal import checks, rules
 from jaxlocal.app.settings import LONGEST_REASON, ConfigError, known, shown
 from jaxlocal.hints import nearest
 from jaxlocal.rule import Batch, Params, Rule
+from jaxlocal.search.rule_settings import HELPERS
 
 
 def rule_maker(source: str, name: str) -> Callable[..., Rule]:
@@ -53,6 +54,30 @@ def rule_maker(source: str, name: str) -> Callable[..., Rule]:
             f"defaults: def {function}(net, tx, *, setting=1.0)"
         ) from None
     return make
+
+
+def setting_names(source: str, name: str) -> list[str]:
+    """The names of the settings of a rule that can be written: all but its optimizers."""
+    return [setting for setting in checks.settings(rule_maker(source, name)) if not checks.is_helper(setting)]
+
+
+def check_is_written(source: str, rule: str, setting: str) -> None:
+    """Refuse an optimizer among the settings that are written."""
+    if checks.is_helper(setting) and setting in checks.settings(rule_maker(source, rule)):
+        raise ConfigError(
+            f"{source}: {setting} is an optimizer, which has no name; leave it out, and set --optimizer, --lr or "
+            "--helper-lr"
+        )
+
+
+def no_helper_rate(source: str, rule: str) -> ConfigError:
+    """The complaint about --helper-lr for a rule that has no optimizer of a name that it sets."""
+    if others := list(filter(checks.is_helper, checks.settings(rule_maker(source, rule)))):
+        return ConfigError(
+            f"{source}: sets the rate of {', '.join(HELPERS)} only; in {rule} rename {', '.join(others)} to one of "
+            "them, or leave --helper-lr out"
+        )
+    return ConfigError(f"{source}: {rule} has one learning rate only; leave it out")
 
 
 def is_own(name: str) -> bool:

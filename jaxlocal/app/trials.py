@@ -10,7 +10,7 @@ from jaxlocal import models
 from jaxlocal import search as random_search
 from jaxlocal.app import folder as folders
 from jaxlocal.app.build import OPTIMIZERS, SCHEDULES, check_rules, load_data, network, rule_arguments
-from jaxlocal.app.rule_names import check_is_rule, making, rule_maker, short, traced
+from jaxlocal.app.rule_names import check_is_rule, making, no_helper_rate, rule_maker, short, traced
 from jaxlocal.app.runs import Say, interrupted
 from jaxlocal.app.settings import Config, ConfigError, check, known, shown
 from jaxlocal.data import Splits
@@ -97,7 +97,7 @@ def _space(
         space = {name: SGD if name.endswith("lr") else values for name, values in left.items()}
     helpers = [name for name in space if name.endswith("_lr")]
     if helper_lr and not helpers:
-        raise ConfigError(f"--helper-lr={_shown(helper_lr)}: {rule} has one learning rate only; leave it out")
+        raise no_helper_rate(f"--helper-lr={_shown(helper_lr)}", rule)
     space |= {"lr": _rates("--lr", lr)} if lr else {}
     return space | (dict.fromkeys(helpers, _rates("--helper-lr", helper_lr)) if helper_lr else {})
 
