@@ -101,7 +101,8 @@ def test_rules_of_ones_own_are_compared_and_searched(file, monkeypatch, capsys):
     words = "mine.py:slower", "mine.py:slower factor=0.5", "bp"
     assert cli.main(["compare", *words, *TINY.split()]) == 0
     table = capsys.readouterr().out
-    assert all(f"\n{name} last (epoch 2)" in table for name in words)
+    assert all(f"\n{name} last (epoch 2)" in table for name in ("slower", "slower factor=0.5", "bp"))
+    assert "mine.py" not in table
     assert {place.name for place in Path("runs/compare-1").iterdir() if place.is_dir()} == {
         "slower",
         "slower,factor=0.5",
@@ -115,11 +116,12 @@ def test_rules_of_ones_own_are_compared_and_searched(file, monkeypatch, capsys):
 def test_a_rule_of_ones_own_is_ranked(file, monkeypatch, capsys):
     short = {name: one._replace(epochs=1) for name, one in jl.ranking.WORKLOADS.items()}
     monkeypatch.setattr(jl.ranking, "WORKLOADS", short)
-    entries = app.rank(
-        [f"{file}:{rule}" for rule in ("slower", "hidden", "narrow")], trials=1, seeds=1, folder="ranked"
-    )
+    names, lines = [f"{file}:{rule}" for rule in ("slower", "hidden", "narrow")], []
+    entries = app.rank(names, trials=1, seeds=1, folder="ranked", say=lines.append)
     assert [entry.rule for entry in entries] == ["slower", "narrow"]
-    assert "KeyError: 'factor', in line 21 of mine.py" in Path("ranked/digits.txt").read_text()
+    reason = "hidden is left out: KeyError: 'factor', in line 21 of mine.py\n"
+    assert reason in Path("ranked/digits.txt").read_text()
+    assert "\n".join([*lines, ""]).count("hidden is left out") == 1 and f"\n{reason}" in "\n".join([*lines, ""])
     assert Path("ranked/digits/slower/seeds.json").exists()
 
 
@@ -144,6 +146,7 @@ def test_a_rule_of_ones_own_is_ranked(file, monkeypatch, capsys):
         ("syntax.py:slower", "syntax.py cannot be run (SyntaxError: "),
         ("empty.py:slower", "empty.py has no function slower; define it there"),
         ("slower", "unknown name; choose from"),
+        ("mine:slower", "unknown name; for a function of your own write mine.py:slower\n"),
     ],
 )
 def test_a_mistake_is_one_sentence(name, sentence, file, capsys, monkeypatch):
@@ -200,7 +203,8 @@ def test_two_rules_of_one_name_cannot_share_a_folder(file, capsys):
     other.write_text(FILE)
     for command in "compare", "search", "rank":
         assert cli.main([command, f"{file}:slower", f"{other}:slower"]) == 2
-        assert "two of them would be called slower" in capsys.readouterr().err
+        said = f"RULE: {file}:slower and {other}:slower would both be called slower; give one of the functions another"
+        assert said in capsys.readouterr().err
 
 
 def test_each_file_imports_what_lies_beside_it_and_is_read_again_when_it_has_changed(file, tmp_path):

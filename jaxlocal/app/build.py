@@ -94,7 +94,7 @@ class Built(NamedTuple):
 def check_rules(names: Any) -> None:
     """These are the names of one rule or more, each once."""
     check_each_once(names)
-    check_apart(list(map(short, names)))
+    check_apart(names, short)
     for name in names:
         rule_maker("RULE", name)
 
@@ -109,11 +109,14 @@ def check_each_once(names: Any) -> None:
         raise ConfigError(f"RULE={' '.join(names)}: name one rule or more, each once, such as al bp dfa")
 
 
-def check_apart(names: Sequence[str]) -> None:
-    """No two of these are the same: they name the folders of rules."""
+def check_apart(names: Sequence[str], called: Callable[[str], str]) -> None:
+    """No two of these, of which each is there once, are called the same: so are the folders of rules."""
+    first: dict[str, str] = {}
     for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"RULE: two of them would be called {name}; give one of the functions another name")
+        if (other := first.setdefault(called(name), name)) != name:
+            raise ConfigError(
+                f"RULE: {other} and {name} would both be called {called(name)}; give one of the functions another name"
+            )
 
 
 def build(config: Config, encoding: Encoding | None = None, inputs: Sequence[str] = ()) -> Built:

@@ -85,11 +85,12 @@ def compare(
         except Stopped as stop:
             again = f"--out {shlex.quote(str(folder))} --resume{text.log_flag(log)}"
             command = f"jaxlocal compare {shlex.join(configs)} {again}"
-            raise Stopped(stop.signal, f"{stop.after} of {words}", command) from None
+            raise Stopped(stop.signal, f"{stop.after} of {_label(words)}", command) from None
         except DivergedError as error:
-            raise DivergedError(f"{words}: {error}") from None
-    say(f"\n{text.table(summaries)}")
-    processes.first(lambda: _draw(summaries, config, folder, say))
+            raise DivergedError(f"{_label(words)}: {error}") from None
+    labelled = {_label(words): summary for words, summary in summaries.items()}
+    say(f"\n{text.table(labelled)}")
+    processes.first(lambda: _draw(labelled, config, folder, say))
     return summaries
 
 
@@ -104,7 +105,7 @@ def with_own(rules: Sequence[str], config: Config) -> dict[str, Config]:
     check_each_once(rules)
     names = [" ".join(words.split()) for words in rules]
     check_each_once(names)  # other spaces make no other name
-    check_apart(list(map(_label, names)))
+    check_apart(names, _label)
     return {name: _with_own(name, config) for name in names}
 
 
@@ -173,7 +174,6 @@ def differences(summaries: Mapping[str, Summary]) -> Differences:
 
 def _draw(summaries: Mapping[str, Summary], config: Config, folder: Path, say: Say) -> None:
     """Write compare.png and, of two rules or more, differences.png; with the differences as a table."""
-    summaries = {_label(words): summary for words, summary in summaries.items()}
     curves, made_by = folder / "compare.png", in_picture(replace(config, rule=" ".join(summaries)))
     plots.compare({rule: summary.history for rule, summary in summaries.items()}).savefig(
         curves, dpi=120, metadata=made_by

@@ -52,7 +52,7 @@ def rank(
     folders.make(folder)
     budget = f"{plural(learned.epochs, 'epoch')}, {plural(trials, 'setting')}, {plural(seeds, 'seed')}"
     say(f"{learned.words}; {budget} → {folder}")
-    entries, left_out = [], {}
+    entries, left_out = [], []
     for name in names:
         kept = folder / workload / short(name)
         make = rule_maker("RULE", name)
@@ -62,13 +62,12 @@ def rank(
             )
             entries.append(entry)
         except mistakes(name) as error:
-            left_out[name] = f"{name} is left out: {reason(error, name)}"
-            say(left_out[name])
+            left_out.append(f"{short(name)} is left out: {reason(error, name)}")
         except KeyboardInterrupt:
-            raise interrupted(f"a trial or a seed of {name}", folder) from None
+            raise interrupted(f"a trial or a seed of {short(name)}", folder) from None
     if not entries:
-        raise ConfigError("; ".join(left_out.values()))
-    _report(entries, list(left_out.values()), folder, workload, say)
+        raise ConfigError("; ".join(left_out))
+    _report(entries, left_out, folder, workload, say)
     return entries
 
 

@@ -29,6 +29,11 @@ def rule_maker(source: str, name: str) -> Callable[..., Rule]:
     if isinstance(name, str) and name.endswith(".py"):
         raise ConfigError(f"{source}={shown(name)}: names a file; write {shown(name)}:NAME for a function in it")
     if not is_own(name):
+        file, colon, function = name.rpartition(":") if isinstance(name, str) else ("", "", "")
+        if colon:
+            raise ConfigError(
+                f"{source}={shown(name)}: unknown name; for a function of your own write {shown(file)}.py:{function}"
+            )
         return known(source, name, rules.ALL)
     path, function = _parts(name)
     try:
