@@ -162,9 +162,9 @@ def test_a_pipeline_is_cut_by_what_its_components_cost(monkeypatch):
     assert [line.split() for line in lines[2:4]] == [["0", "1", "4"], ["1", "2", "3"]]
     assert "one device would take 7 ms per step; the slowest stage makes a tick of 4 ms" in expected
     share, used = 3.5 / 4, 137 / 138
-    assert f"a stage learns {100 * share:.0f} % of a tick on average" in expected
-    assert f"expected utilisation: {100 * share * used:.0f} %" in expected
-    assert f"137 batches takes 138 ticks, {100 * (1 - used):.1f} % of which a stage waits" in expected
+    assert f"137 batches takes 138 ticks; a stage has a batch in {100 * used:.1f} % of them" in expected
+    assert f"learns {100 * share:.0f} % of a tick on average" in expected
+    assert f"so the devices should work {100 * share * used:.0f} % of the time" in expected
     assert "the devices share" in lines[-1]
 
 

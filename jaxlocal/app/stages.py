@@ -45,9 +45,9 @@ def forecast(pipe: Pipeline, costs: Costs, batches: int) -> str:
         f"pipeline of {plural(len(stages), 'stage')}, cut by the measured time of the components:",
         aligned(rows, left=1, rule=False),
         f"one device would take {_ms(sum(stages))} ms per step; the slowest stage makes a tick of {_ms(tick)} ms",
-        f"a stage learns {100 * even:.0f} % of a tick on average; an epoch of {epoch} takes "
-        f"{schedule.ticks} ticks, {100 * schedule.bubble:.1f} % of which a stage waits",
-        f"expected utilisation: {100 * even * schedule.utilisation:.0f} %",
+        f"an epoch of {epoch} takes {schedule.ticks} ticks; a stage has a batch in "
+        f"{100 * schedule.utilisation:.1f} % of them, and learns {100 * even:.0f} % of a tick on average",
+        f"so the devices should work {100 * even * schedule.utilisation:.0f} % of the time",
     ]
     if pipe.mesh.devices.flat[0].platform == "cpu":
         lines.append(f"the devices share {plural(os.cpu_count() or 1, 'CPU core')}, so a tick can take longer")
