@@ -121,16 +121,18 @@ others. On the test set parallel AO-SDTP is better after its best epoch by less 
 target propagation hardly or not at all. These records were made on different days; those of backpropagation, feedback
 alignment and direct feedback alignment with a setting of the compiler that is off now.
 
-A row with fewer epochs cannot test the claim. On MNIST, locally connected, all ten methods have four of the 500 epochs,
+A row with fewer epochs cannot test the claim. On MNIST, locally connected, all ten rows have four of the 500 epochs,
 one seed each, and the alternating ones train their forward weights in two of them. The convolutional network is first,
 with {bartunov_table1/mnist_lc_bp_convnet}, as in the paper. Feedback alignment ({bartunov_table1/mnist_lc_fa}),
 backpropagation ({bartunov_table1/mnist_lc_bp}), difference target propagation, alternating
 ({bartunov_table1/mnist_lc_dtp_alternating}) and in parallel ({bartunov_table1/mnist_lc_dtp_parallel}), and direct
-feedback alignment ({bartunov_table1/mnist_lc_dfa}) follow within a point of each other; in the paper direct feedback
-alignment is the last of all. SDTP and AO-SDTP are behind them, alternating and in parallel, and alternating SDTP
-({bartunov_table1/mnist_lc_sdtp_alternating}) is the last: its second epoch of forward training makes it worse, as on
-the fully connected network. On CIFAR-10 the rates of Table 5 are so small that after so few epochs the methods lie
-within three points of each other, on both networks.
+feedback alignment ({bartunov_table1/mnist_lc_dfa}) follow within a point of each other. Their order depends on the
+epoch: direct feedback alignment is best after its third one, and would then lead these five. In the paper it is the
+last of all, by less than a tenth of a point. SDTP and AO-SDTP are behind these five, alternating and in parallel; in
+the paper they are behind all but direct feedback alignment. The second epoch of forward training makes alternating SDTP
+worse, by about two points, and alternating AO-SDTP a little, as on the fully connected network; alternating SDTP
+({bartunov_table1/mnist_lc_sdtp_alternating}) is the last. On CIFAR-10 the rates of Table 5 are so small that after so
+few epochs the methods lie within three points of each other, on both networks.
 
 SDTP in parallel, with the settings that Table 5 prints for it, collapses again and again. From the second to the sixth
 epoch it has less than a quarter of the validation images right, and after sixteen epochs more than four fifths. Five
@@ -158,27 +160,26 @@ number, and two of the three were best after ten or twelve. So means would expla
 the rest is not tested.""",
     "bartunov_figure4": """\
 The paper's claim is that a larger auxiliary output leads to better accuracy, up to a point. The record cannot test it.
-After two epochs of one seed the auxiliary output adds {bartunov_figure4/aux_16 - bartunov_figure4/sdtp} with the
-smallest of the six sizes and {bartunov_figure4/aux_1024 - bartunov_figure4/sdtp} with the largest. Those in between
-follow no order, and one of them, 256, is behind no auxiliary output at all. The differences are too small to mean
-anything.""",
+After two epochs of one seed the difference to SDTP without an auxiliary output is {bartunov_figure4/aux_16 -
+bartunov_figure4/sdtp} with the smallest of the six sizes and {bartunov_figure4/aux_1024 - bartunov_figure4/sdtp} with
+the largest. Those in between follow no order; with 256 units it is {bartunov_figure4/aux_256 - bartunov_figure4/sdtp}.
+The differences are too small to mean anything. The rows were made on different days.""",
     "bartunov_figure5": """\
 The paper finds backpropagation the most stable method, and target propagation the most sensitive to its settings. The
 first holds here, on MNIST, fully connected: the median of backpropagation is closest to its best. The second does not:
 feedback alignment is the most sensitive method here, with nearly twice the distance between best and median that SDTP
-and AO-SDTP have, and difference target propagation is the least sensitive after backpropagation. The record is small:
-eight random settings after one epoch each, where the paper has sixty and the best of 500 epochs. After one epoch small
-rates make a method look sensitive. They are not the only reason: with rates of about 1e-3 and the larger β₁, feedback
-alignment stays below four fifths of the images, too. One setting of parallel SDTP stays at chance; it has a large rate
-and a large β₁ for the inverses, as in the collapse of parallel SDTP in Table 1. The alternating methods, which have two
-epochs, are about as sensitive as the parallel ones.
+and AO-SDTP have, and difference target propagation is the least sensitive after backpropagation. The alternating
+methods are about as sensitive as their parallel forms. The record is small: eight random settings after one epoch each
+(two of the alternating methods, whose first epoch trains the inverses alone), where the paper has sixty and the best of
+500 epochs. After one epoch small rates make a method look sensitive. They are not the only reason: with rates of about
+1e-3 and the larger β₁, feedback alignment stays below four fifths of the images, too. One setting of parallel SDTP
+stays at chance; it has a large rate and a large β₁ for the inverses, as in the collapse of parallel SDTP in Table 1.
 
-On CIFAR-10, fully connected, the same settings give another order. Parallel AO-SDTP is the least sensitive method, by a
-sixth of a point to backpropagation, and parallel SDTP and direct feedback alignment follow closely. Alternating SDTP,
-feedback alignment and parallel difference target propagation are the most sensitive, with twice the distance between
-best and median. So neither half of the paper's finding shows in this panel. But after an epoch or two no method has
-more than 35 % of the images right with any of its settings, so that the accuracies lie close together whatever the
-settings are.""",
+On CIFAR-10, fully connected, the same settings give another order. The medians of parallel AO-SDTP, backpropagation,
+parallel SDTP and direct feedback alignment are about three points below their best settings, and those of parallel
+difference target propagation, feedback alignment and alternating SDTP about six. The best setting of parallel AO-SDTP
+is worse than the median of backpropagation, so that it has less to lose. Eight settings after an epoch or two neither
+confirm nor refute the paper's finding here: no method has more than 35 % of the images right with any of them.""",
     "bartunov_figures6_7": """\
 The paper's claim is that SDTP fits an autoencoder less well than difference target propagation and backpropagation, but
 that its reconstructions look alike. Its first half holds after three epochs of one seed: the error of SDTP is more than
@@ -212,11 +213,11 @@ paper's. The paper's second claim, that direct Kolen-Pollack trains the convolut
 backpropagation with frozen convolutions reaches {dkp_table1/cifar10_bp_fc}. Direct Kolen-Pollack is worse when its
 feedback learns at the rate of the forward weights, at {dkp_table1/cifar10_dkp_fast}. Random target projection is far
 behind, at {dkp_table1/cifar10_drtp}, and in one of its three seeds it gets worse in the second epoch. The rows of
-direct feedback and target projection were made again, with the feedback sent to the feature maps before pooling.
-With the settings of the authors' public code, which learn more slowly, backpropagation reaches
-{dkp_table1/cifar10_code_bp}, direct Kolen-Pollack {dkp_table1/cifar10_code_dkp} and direct feedback alignment
-{dkp_table1/cifar10_code_dfa}. Both recipes have this order, as the paper and the public code have it; which of them
-reproduces the paper's numbers, two epochs cannot tell.
+direct feedback and target projection were made again, with the feedback sent to the feature maps before pooling. With
+the settings of the authors' public code, which learn more slowly, backpropagation reaches {dkp_table1/cifar10_code_bp},
+direct Kolen-Pollack {dkp_table1/cifar10_code_dkp} and direct feedback alignment {dkp_table1/cifar10_code_dfa}. Both
+recipes have this order, as the paper's numbers have it, and those that stand beside the code; which of them reproduces
+the paper's numbers, two epochs cannot tell.
 
 On Fashion-MNIST, after two of the fifty epochs, the claim does not show: direct Kolen-Pollack reaches
 {dkp_table1/fashion_mnist_dkp}, {dkp_table1/fashion_mnist_dkp - dkp_table1/fashion_mnist_dfa} to direct feedback
