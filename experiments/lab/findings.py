@@ -179,7 +179,8 @@ On CIFAR-10, fully connected, the same settings give another order. The medians 
 parallel SDTP and direct feedback alignment are about three points below their best settings, and those of parallel
 difference target propagation, feedback alignment and alternating SDTP about six. The best setting of parallel AO-SDTP
 is worse than the median of backpropagation, so that it has less to lose. Eight settings after an epoch or two neither
-confirm nor refute the paper's finding here: no method has more than 35 % of the images right with any of them.""",
+confirm nor refute the paper's finding here: with none of them has any method many more than a third of the images
+right.""",
     "bartunov_figures6_7": """\
 The paper's claim is that SDTP fits an autoencoder less well than difference target propagation and backpropagation, but
 that its reconstructions look alike. Its first half holds after three epochs of one seed: the error of SDTP is more than
