@@ -28,8 +28,6 @@ COUNTED = {
     "steps": "the number of steps in a turn",
 }
 
-OLDER = {"repeats": "rounds", "ticks": "steps"}  # names that older records have
-
 Paper = tuple[float, float | None]  # a paper's test accuracy in percent, and its standard deviation
 
 
@@ -48,7 +46,7 @@ class Budget(dict[str, int]):
 def spent(record: Record, names: Iterable[str]) -> Budget:
     """The budget that a record was made with, as far as it counts what the names say."""
     settings, rows = record["settings"], record["rows"]
-    counted = {OLDER.get(name, name): value for name, value in settings.items() if isinstance(value, int)}
+    counted = {name: value for name, value in settings.items() if isinstance(value, int)}
     counted |= {"seeds": len(settings.get("seeds", ())), "trials": len(rows[0].get("trials", rows))}
     return Budget({name: counted.get(name, 0) for name in names})
 

@@ -114,16 +114,9 @@ def place(name: str, folder: Path | None = None) -> Path:
 
 
 def found(name: str, folder: Path | None = None) -> Record | None:
-    """The record of this name, if there is one; an older one holds the rows of several methods in one file."""
+    """The record of this name, if there is one."""
     path = place(name, folder)
-    if path.exists():
-        return load(path)
-    together, _, row = name.rpartition("/")
-    if not together or not (path := place(together, folder)).exists():
-        return None
-    record = load(path)
-    rows = [one for one in record["rows"] if row == one.get("method")]
-    return {**record, "rows": rows} if rows else None
+    return load(path) if path.exists() else None
 
 
 def load(path: Path) -> Record:
