@@ -149,8 +149,8 @@ def test_a_run_of_a_table(columns, run):
     assert code == 2 and "--data=a.csv: has no column 'size'; name the column of labels by --label" in error
     write("reviews.csv", {"review": columns["kind"], "sentiment": columns["kind"], "split": columns["split"]})
     code, _, error = run("train --data reviews.csv")
-    assert code == 2 and "has neither a column 'label' nor numbers; of a table of texts, rename the columns" in error
-    assert "of review, sentiment, to text and label" in error
+    assert code == 2 and "has neither a column 'label' nor numbers; if it holds texts, call their column text" in error
+    assert "and that of their labels label; it has review, sentiment" in error
     write("texts.csv", {"text": columns["kind"], "label": columns["kind"]})
     code, _, error = run("train --data texts.csv --label kind")
     assert code == 2 and "label='kind': texts.csv holds texts, whose labels are in the column label; leave" in error

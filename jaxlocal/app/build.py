@@ -15,14 +15,14 @@ import optax
 
 from jaxlocal import checks, codes, memory, models, parallel, processes, sequences
 from jaxlocal.app.rule_names import (
+    check_is_no_optimizer,
     check_is_rule,
-    check_is_written,
     making,
     no_helper_rate,
     rule_maker,
-    setting_names,
     short,
     traced,
+    written_settings,
 )
 from jaxlocal.app.settings import LONGEST_REASON, OF_TEXTS, Config, ConfigError, check, flag, known, pairs, shown
 from jaxlocal.data import Encoding, Splits, augmentation, floats, load, load_encoded, load_text
@@ -246,11 +246,12 @@ def rule_arguments(rule: str, texts: Sequence[str]) -> dict[str, Any]:
     Raises:
       ConfigError: the rule has no such setting.
     """
-    settings = setting_names("--rule", rule)
+    make = rule_maker("--rule", rule)
+    settings = written_settings(make)
     given = arguments("--rule-args", texts)
     for text in texts:
         if (name := text.partition("=")[0]) not in settings:
-            check_is_written(f"--rule-args={shown(text)}", rule, name)
+            check_is_no_optimizer(f"--rule-args={shown(text)}", make, name)
             hint = nearest(name, settings) if settings else "it has none"
             raise ConfigError(f"--rule-args={shown(text)}: unknown setting of {rule}; {hint}")
     return given
@@ -362,7 +363,7 @@ def _rule(config: Config, make: Callable[..., Rule], net: Network, steps: int) -
     if config.helper_lr is not None:
         helpers = those_of(make, HELPERS)
         if not helpers:
-            raise no_helper_rate(f"--helper-lr={config.helper_lr}", config.rule)
+            raise no_helper_rate(f"--helper-lr={config.helper_lr}", config.rule, make)
         given |= {name: optimizer(config.helper_lr) for name in helpers}
     with making(config.rule, f"--rule={config.rule}"):
         rule = make(net, optimizer(config.lr), **given)

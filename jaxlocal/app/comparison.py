@@ -18,7 +18,7 @@ from jaxlocal.app import runs, settings, text
 from jaxlocal.app.build import build, check_apart, check_each_once, on_all_devices
 from jaxlocal.app.folder import Summary, folder_or_next
 from jaxlocal.app.provenance import in_picture
-from jaxlocal.app.rule_names import check_is_written, located, setting_names, short
+from jaxlocal.app.rule_names import check_is_no_optimizer, located, rule_maker, short, written_settings
 from jaxlocal.app.runs import Say, Stopped
 from jaxlocal.app.settings import TYPES, Config, ConfigError, shown, typed
 from jaxlocal.hints import nearest
@@ -111,7 +111,8 @@ def with_own(rules: Sequence[str], config: Config) -> dict[str, Config]:
 
 def _with_own(words: str, config: Config) -> Config:
     rule, *pairs = words.split() or [""]
-    its_arguments = setting_names("RULE", rule)
+    make = rule_maker("RULE", rule)
+    its_arguments = written_settings(make)
     learning, arguments = {}, list(config.rule_args)
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -121,7 +122,7 @@ def _with_own(words: str, config: Config) -> Config:
         elif equals and key in its_arguments:
             arguments.append(f"{key}={value}")
         else:
-            check_is_written(f"RULE={shown(words)}", rule, key)
+            check_is_no_optimizer(f"RULE={shown(words)}", make, key)
             raise ConfigError(
                 f"RULE={shown(words)}: {shown(pair)} is no setting of {rule}, written as KEY=VALUE without a space; "
                 f"{nearest(key, [*OWN, *its_arguments])}"

@@ -61,23 +61,23 @@ def rule_maker(source: str, name: str) -> Callable[..., Rule]:
     return make
 
 
-def setting_names(source: str, name: str) -> list[str]:
+def written_settings(make: Callable[..., Rule]) -> list[str]:
     """The names of the settings of a rule that can be written: all but its optimizers."""
-    return [setting for setting in checks.settings(rule_maker(source, name)) if not checks.is_helper(setting)]
+    return [setting for setting in checks.settings(make) if not checks.is_helper(setting)]
 
 
-def check_is_written(source: str, rule: str, setting: str) -> None:
-    """Refuse an optimizer among the settings that are written."""
-    if checks.is_helper(setting) and setting in checks.settings(rule_maker(source, rule)):
+def check_is_no_optimizer(source: str, make: Callable[..., Rule], setting: str) -> None:
+    """Refuse an optimizer of the rule among the settings that are written."""
+    if checks.is_helper(setting) and setting in checks.settings(make):
         raise ConfigError(
             f"{source}: {setting} is an optimizer, which has no name; leave it out, and set --optimizer, --lr or "
             "--helper-lr"
         )
 
 
-def no_helper_rate(source: str, rule: str) -> ConfigError:
+def no_helper_rate(source: str, rule: str, make: Callable[..., Rule]) -> ConfigError:
     """The complaint about --helper-lr for a rule that has no optimizer of a name that it sets."""
-    if others := list(filter(checks.is_helper, checks.settings(rule_maker(source, rule)))):
+    if others := list(filter(checks.is_helper, checks.settings(make))):
         return ConfigError(
             f"{source}: sets the rate of {', '.join(HELPERS)} only; in {rule} rename {', '.join(others)} to one of "
             "them, or leave --helper-lr out"

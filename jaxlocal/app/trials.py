@@ -89,7 +89,8 @@ def _space(
     helper_lr: tuple[float, float] | None,
 ) -> dict[str, Range]:
     """The ranges of the settings. What the user has fixed is not searched, and SGD has nothing but its rates."""
-    whole = random_search.bartunov(rule_maker("RULE", rule))
+    make = rule_maker("RULE", rule)
+    whole = random_search.bartunov(make)
     space = {name: values for name, values in whole.items() if name not in fixed}
     if config.optimizer != "adam":
         of_adam = tuple(name for name in ADAM if name != "lr")
@@ -97,7 +98,7 @@ def _space(
         space = {name: SGD if name.endswith("lr") else values for name, values in left.items()}
     helpers = [name for name in space if name.endswith("_lr")]
     if helper_lr and not helpers:
-        raise no_helper_rate(f"--helper-lr={_shown(helper_lr)}", rule)
+        raise no_helper_rate(f"--helper-lr={_shown(helper_lr)}", rule, make)
     space |= {"lr": _rates("--lr", lr)} if lr else {}
     return space | (dict.fromkeys(helpers, _rates("--helper-lr", helper_lr)) if helper_lr else {})
 

@@ -146,8 +146,8 @@ def labels(name: str, columns: Columns, label: str) -> np.ndarray:
         others = [column for column in columns if column != "split"]
         if not any(_holds_numbers(columns[column]) for column in others):
             raise ValueError(
-                f"{name}: has neither a column {label!r} nor numbers; of a table of texts, rename the columns of texts "
-                f"and labels, of {', '.join(others)}, to text and label"
+                f"{name}: has neither a column {label!r} nor numbers; if it holds texts, call their column text and "
+                f"that of their labels label; it has {', '.join(others)}"
             )
         raise ValueError(f"{name}: {unlabelled(label, others)}")
     cells = columns[label]
