@@ -15,6 +15,7 @@ import pytest
 import jaxlocal as jl
 
 ROOT = Path(__file__).parent.parent
+OWN_RULE = "docs/adding-a-rule.md"
 
 
 def code_blocks(document, language="python"):
@@ -23,8 +24,8 @@ def code_blocks(document, language="python"):
 
 
 def layer_local(net, tx):
-    """The rule that README.md shows, run from its text."""
-    (source,) = [block for block in code_blocks("README.md") if "def layer_local" in block]
+    """The rule that the page on rules of one's own shows, run from its text."""
+    (source,) = [block for block in code_blocks(OWN_RULE) if "def layer_local" in block]
     namespace = {}
     exec(source, namespace)
     return namespace["layer_local"](net, tx)

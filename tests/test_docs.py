@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import ROOT, code_blocks, layer_local, slow
+from helpers import OWN_RULE, ROOT, code_blocks, layer_local, slow
 
 import jaxlocal as jl
 from experiments.lab import records
@@ -269,15 +269,14 @@ def test_the_tests_that_a_page_promises_exist():
     assert len(promised) > 20 and promised <= written
 
 
-def test_readme_shows_a_rule_in_under_thirty_lines():
-    (source,) = [block for block in code_blocks("README.md") if "def layer_local" in block]
+def test_the_page_on_rules_of_ones_own_shows_one_in_under_thirty_lines():
+    (source,) = [block for block in code_blocks(OWN_RULE) if "def layer_local" in block]
     assert sum(bool(line.strip()) for line in source.splitlines()) < 35  # with its imports
     (function,) = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
     assert function.end_lineno - function.lineno + 1 < 30
-    assert source in code_blocks("docs/adding-a-rule.md")  # which explains it
 
 
-def test_the_readmes_rule_learns():
+def test_the_rule_of_this_page_learns():
     data = jl.data.digits()
     rule = layer_local(jl.models.mlp((64, 64)), optax.adam(1e-3))
     params = jax.jit(rule.init)(jax.random.key(0), data.train)
@@ -298,8 +297,13 @@ def recorded_rows(page, name):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
 
 
-def test_the_readmes_numbers_are_those_of_the_tables():
-    text = " ".join((ROOT / "README.md").read_text().split())
+def words_of(page):
+    """A page without its line breaks."""
+    return " ".join((ROOT / page).read_text().split())
+
+
+def test_numbers_in_prose_are_those_of_the_tables():
+    text = words_of("README.md")
     rows = recorded_rows("docs/results.md", "mnist")
     test = {rule: float(accuracy.partition(" ")[0]) for rule, _, _, accuracy, *_ in rows}
     al, bp = test.pop("al"), test.pop("bp")
@@ -311,42 +315,35 @@ def test_the_readmes_numbers_are_those_of_the_tables():
         if case.startswith("two equal components")
     }
     pipeline, ceiling = "pipeline, two devices", "two sequential at once (ceiling)"
-    assert f"{speedups[pipeline, '32']} and {speedups[pipeline, '512']} times as fast" in text
+    text = words_of("docs/locality.md")
+    for batch in ("32", "512"):
+        assert f"{speedups[pipeline, batch]} times" in text
     assert f"reach {speedups[ceiling, '32']} and {speedups[ceiling, '512']} times" in text
     costs = {"al": [], "al, paper's codes": []}
-    for _, rule, operations, *_ in recorded_rows("docs/lean.md", "costs"):
+    for _, rule, operations, *_ in recorded_rows("docs/lean-measured.md", "costs"):
         costs.get(rule, []).append(float(operations))
     lean, paper = costs.values()
-    for page in ("README.md", "docs/speed.md"):
-        text = " ".join((ROOT / page).read_text().split())
+    for page in ("docs/locality.md", "docs/speed.md"):
+        text = words_of(page)
         assert f"{min(paper):.1f} to {max(paper):.1f} times the operations of backpropagation" in text
         assert f"{min(lean):.2f} to {max(lean):.2f} times" in text
 
 
 def test_what_the_readme_says_of_the_time_to_accuracy_is_in_the_table():
-    """Sooner than backpropagation on one core in all problems, and in four than with each batch split.
-
-    Than the fastest way on both cores it is three times and almost twice as fast in two, 1.2 times in two, and later
-    in one.
-    """
-    rows = recorded_rows("docs/lean.md", "advantage")
-    header = (ROOT / "docs" / "lean.md").read_text().partition("<!-- advantage -->\n|")[2].splitlines()[0]
-    columns = [name.strip() for name in header.split("|")]
-    alone, split = (columns.index(name) for name in ("bp", "bp, data-parallel"))
-    assert len(rows) == 5 and all(float(row[alone]) > 1 for row in rows)
-    assert {row[0] for row in rows if float(row[split]) > 1} == {"wide_64", "cifar", "ag_news_10k", "sst2"}
+    """Sooner than the fastest backpropagation on both cores on four problems of five, and later on one."""
+    rows = recorded_rows("docs/lean-measured.md", "advantage")
+    header = (ROOT / "docs" / "lean-measured.md").read_text().partition("<!-- advantage -->\n|")[2].splitlines()[0]
+    alone = [name.strip() for name in header.split("|")].index("bp")
     fastest = {row[0]: min(map(float, row[alone + 1 :])) for row in rows}
-    assert 1.85 < fastest.pop("ag_news_10k") < 2
-    assert all(1.15 < fastest.pop(name) < 1.25 for name in ("wide_64", "cifar"))
-    assert 2.95 < fastest.pop("sst2") < 3.1
-    assert [*fastest] == ["wide_512"] and fastest["wide_512"] < 0.95
+    assert len(fastest) == 5 and [name for name, ratio in fastest.items() if ratio < 1] == ["wide_512"]
 
 
 def test_every_recorded_table_is_shown(tables):
     shown = {page: set(tables.names((ROOT / page).read_text())) for page in PAGES}
     benchmarks = {f"bench/{path.stem}" for path in (records.FOLDER / "bench").glob("*.json")}
     assert shown["docs/multi-device.md"] == {"pipeline/speed", "pipeline/depth", "local_rules"}
-    assert shown["docs/lean.md"] == {"codes", "costs", "frontier", "label_loss", "time_to_accuracy", "advantage"}
+    assert shown["docs/lean.md"] == {"label_loss"}
+    assert shown["docs/lean-measured.md"] == {"codes", "costs", "frontier", "time_to_accuracy", "advantage"}
     assert shown["docs/speed.md"] == benchmarks | {"bench", "speed/compile"}
     assert shown["docs/results.md"] == {"digits", "mnist", "papers", "speed/fit"}
 

@@ -33,7 +33,15 @@ RATES = 5e-4, 1e-3, 2e-3, 4e-3, 8e-3
 SEARCH = 3  # the whole training is this many times as long as that with each of the rates
 
 
-COLOURS = {"bp": figures.ORANGE, "dfa": figures.RED, "drtp": figures.RED}  # those of Associated Learning are blue
+LOOKS = {  # of the dots in the picture
+    "bp": {"color": figures.ORANGE, "marker": "s"},
+    "al_1": {"color": "#b5d4f1", "marker": "o"},
+    "al_2": {"color": "#7fb5e6", "marker": "o"},
+    "al_4": {"color": "#3f87cf", "marker": "o"},
+    "al_8": {"color": "#1b4f8a", "marker": "o"},
+    "dfa": {"color": figures.RED, "marker": "^"},
+    "drtp": {"color": figures.RED, "marker": "v"},
+}
 LONGER = "_long"  # at the end of a contender's name: twice the epochs, with the rate of the shorter training
 AVERAGED = "_average"  # the same training, and the prediction is the mean over the components
 GRID = "_grid_"  # before the number of cells along each axis that the bridges read; the prediction is the mean, too
@@ -42,16 +50,31 @@ Make = Callable[[jl.Network, optax.GradientTransformation], jl.Rule]
 
 def contenders(problem: Problem) -> dict[str, Make]:
     """The rules by the names of their rows."""
-    lean = {f"al_{count}": partial(jl.rules.al, components=count, average=False) for count in problem.components}
+    lean: dict[str, Make] = {}
+    for count in problem.components:
+        if count in problem.averaged:
+            lean[f"al_{count}{AVERAGED}"] = partial(jl.rules.al, components=count)
+        lean[f"al_{count}"] = partial(jl.rules.al, components=count, average=False)
     paper = partial(jl.rules.al, components=problem.paper, codes=jl.codes.paper)
     longer = {f"al_2{LONGER}": lean["al_2"]} if problem.longer else {}
-    averaged = {f"al_{count}{AVERAGED}": partial(jl.rules.al, components=count) for count in problem.averaged}
     grids = {
         f"al_4{GRID}{grid}": partial(jl.rules.al, components=4, bridge=jl.codes.pooled(jl.codes.one_layer, grid))
         for grid in problem.grids
     }
     feedback = {"dfa": jl.rules.dfa, "drtp": jl.rules.drtp} if problem.feedback else {}
-    return {"bp": jl.rules.bp, **lean, **longer, **averaged, **grids, "al_paper": paper, **feedback}
+    return {"bp": jl.rules.bp, **lean, **longer, **grids, "al_paper": paper, **feedback}
+
+
+def shown_as(contender: str) -> str:
+    """The contender's name in tables and pictures: `al_4` predicts as by default, by the mean over its components.
+
+    The records call that one `al_4_average`, and `al_4` the rule whose last component alone predicts.
+    """
+    if contender.endswith(AVERAGED):
+        return contender.removesuffix(AVERAGED)
+    count = contender.removesuffix(LONGER).removeprefix("al_")
+    last = ", last" if count.isdigit() and int(count) > 1 else ""
+    return contender.removesuffix(LONGER) + last + (", longer" if contender.endswith(LONGER) else "")
 
 
 def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:
@@ -166,7 +189,7 @@ def table(recorded: Recorded) -> Iterator[Row]:
     for name, problem in PROBLEMS.items():
         for contender in contenders(problem):
             line: Row = dict.fromkeys(("problem", "contender", *COLUMNS))
-            line |= {"problem": name, "contender": contender} | _costs(recorded, name, contender)
+            line |= {"problem": name, "contender": shown_as(contender)} | _costs(recorded, name, contender)
             record = recorded.records.get(f"{name}_{contender}")
             if not record or not record["rows"][0]["runs"]:
                 yield line | {"test %": "not run"}
@@ -205,50 +228,40 @@ def _costs(recorded: Recorded, name: str, contender: str) -> Row:
 def draw(recorded: Recorded) -> dict[str, "Figure"]:
     """The figure: test accuracy against operations, a panel for each problem.
 
-    The paper's codes are left out: they lie so far to the right that the others could not be told apart. So are the
-    other grids.
+    It has the contenders of `LOOKS`. The paper's codes lie so far to the right that the others could not be told apart.
     """
     shown = {
         name: {
-            contender: (accuracy(record["rows"][0]), _costs(recorded, name, contender)["operations"])
+            words: (accuracy(record["rows"][0]), _costs(recorded, name, contender)["operations"])
             for contender in contenders(problem)
-            if contender != "al_paper" and GRID not in contender
+            if (words := shown_as(contender)) in LOOKS
             if (record := recorded.records.get(f"{name}_{contender}")) and record["rows"][0]["runs"]
             if accuracy(record["rows"][0])["mean"]  # it has not diverged
         }
         for name, problem in PROBLEMS.items()
     }
-    shown = {name: lines for name, lines in shown.items() if lines}
+    shown = {name: dots for name, dots in shown.items() if dots}
     return {"frontier": picture(shown)} if shown else {}
 
 
 def picture(shown: Mapping[str, Mapping[str, tuple[Row, float]]]) -> "Figure":
-    """A dot for each contender, with the sample standard deviation of its accuracy.
-
-    Lean codes are joined by a line; where both are known, through the predictions of all components.
-    """
+    """A dot for each contender, with the sample standard deviation of its accuracy."""
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
-    figure, panels = figures.panels(columns, rows, size=(4 * columns, 3.3 * rows))
+    figure, panels = figures.panels(columns, rows, size=(4 * columns, 3.1 * rows + 0.5))
     for axes in panels[len(shown) :]:
         axes.remove()
-    for (name, lines), axes in zip(shown.items(), panels[: len(shown)], strict=True):
-        lean = []
-        for contender, (test, cost) in lines.items():
+    handles = {}
+    for (name, dots), axes in zip(shown.items(), panels[: len(shown)], strict=True):
+        for words, (test, cost) in dots.items():
             height, error = 100 * test["mean"], 100 * (test["std"] or 0)
-            twice, colour = contender + AVERAGED in lines, COLOURS.get(contender, figures.BLUE)
-            inside = "white" if twice or contender.endswith(LONGER) else colour
-            axes.errorbar(cost, height, error, fmt="o", color=colour, mfc=inside, capsize=2, markersize=4)
-            if twice:  # it is above or below the dot of the same training
-                continue
-            words = contender.removesuffix(AVERAGED)
-            axes.annotate(words, (cost, height), textcoords="offset points", xytext=(5, 3), fontsize=8)
-            if words.removeprefix("al_").isdigit():
-                lean.append((cost, height))
-        axes.plot(*zip(*sorted(lean), strict=True) if lean else ([], []), color=figures.BLUE, linewidth=0.8)
-        axes.set(title=name, xlabel="operations of a step, times BP's", ylabel="test accuracy, %")
-        axes.margins(x=0.2)
-    figure.suptitle("Accuracy against cost; white dots: the last component alone predicts")
+            handles[words] = axes.errorbar(cost, height, error, linestyle="", capsize=2, markersize=7, **LOOKS[words])
+        axes.set(
+            title=PROBLEMS[name].title, xlabel="operations of a step, times those of bp", ylabel="test accuracy, %"
+        )
+        axes.margins(x=0.1)
+    names = [words for words in LOOKS if words in handles]
+    figure.legend([handles[words] for words in names], names, loc="outside upper center", ncols=len(names))
     return figure
 
 
@@ -260,9 +273,9 @@ EXPERIMENT = Experiment(
     note=(
         f"Adam, its rate falling to zero by a cosine. Each contender chose its rate among {', '.join(map(str, RATES))} "
         "on the validation set, with a third of the epochs. `al_N` is Associated Learning in N components with lean "
-        "codes, of which the last one predicts. `_long` has twice the epochs. `_average` predicts by the mean over all "
-        "components, which is the default; `_grid_N` does, too, and its bridges read images averaged to N by N cells "
-        "in place of 8 by 8. `al_paper` has the paper's codes. "
+        "codes; the prediction is the mean over them. With `last` the last component alone predicts, and `longer` has "
+        "twice the epochs. The bridges of `al_4_grid_N` read images averaged to N by N cells in place of 8 by 8. "
+        "`al_paper` has the paper's codes, with which the last component predicts. "
         "Operations, time, weights and memory are multiples of backpropagation's. `cifar` is the vanilla CNN on "
         "10,000 images of 16 by 16 pixels, `resnet` ResNet-8 on the same images; `mnist` and `fashion` are 8 layers "
         "of 256 units, `wide_N` is 4 layers of 1024 units on MNIST with batches of N; the other batches have 64 "

@@ -10,6 +10,7 @@ from experiments.lab.training import images
 class Problem(NamedTuple):
     """What is learned, and by which blocks."""
 
+    title: str
     data: str
     net: jl.Network
     words: str
@@ -35,9 +36,22 @@ class Problem(NamedTuple):
 MLP, WIDE = jl.models.mlp((256,) * 8), jl.models.mlp((1024,) * 4)
 SHORT, LONG = Budget(epochs=6, seeds=3), Budget(epochs=20, seeds=5)
 PROBLEMS = {
-    "mnist": Problem("mnist", MLP, "8 layers of 256 units", 8, (1, 2, 4, 8), LONG, SHORT, averaged=(2, 4, 8)),
-    "fashion": Problem("fashion_mnist", MLP, "8 layers of 256 units", 8, (1, 2, 4, 8), LONG, SHORT, averaged=(2, 4, 8)),
+    "mnist": Problem(
+        "MNIST, 8 dense layers", "mnist", MLP, "8 layers of 256 units", 8, (1, 2, 4, 8), LONG, SHORT, averaged=(2, 4, 8)
+    ),
+    "fashion": Problem(
+        "Fashion-MNIST, 8 dense layers",
+        "fashion_mnist",
+        MLP,
+        "8 layers of 256 units",
+        8,
+        (1, 2, 4, 8),
+        LONG,
+        SHORT,
+        averaged=(2, 4, 8),
+    ),
     "cifar": Problem(
+        "CIFAR-10, vanilla CNN",
         "cifar10",
         jl.models.vanilla_cnn(),
         "vanilla_cnn",
@@ -53,6 +67,7 @@ PROBLEMS = {
     ),
     **{
         f"wide_{batch}": Problem(
+            f"MNIST, 4 wide layers, batches of {batch}",
             "mnist",
             WIDE,
             "4 layers of 1024 units",
@@ -68,6 +83,7 @@ PROBLEMS = {
         for batch, longer, averaged in ((64, False, (2, 4)), (512, True, (2, 4)))
     },
     "resnet": Problem(
+        "CIFAR-10, ResNet-8",
         "cifar10",
         jl.models.resnet(8),
         "resnet(8)",

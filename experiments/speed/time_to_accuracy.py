@@ -71,6 +71,7 @@ class Program(NamedTuple):
 class Contest(NamedTuple):
     """What backpropagation and kinds of Associated Learning learn, each under a name."""
 
+    title: str
     step: Callable[[str], tuple[jl.Rule, Batch]]  # the rule of a contender, and a batch
     lean: Sequence[str]  # Associated Learning with lean codes
     paper: Sequence[str]  # with the paper's, which is timed in the pipeline only
@@ -80,10 +81,11 @@ class Contest(NamedTuple):
 def contest(name: str) -> Contest:
     """Those of `frontier`, and of texts."""
     if name in deep.NAMES:
-        return Contest(partial(deep.stepping, name), ["al"], [], partial(sequences, name))
+        title = f"{deep.TITLES[name]}, two LSTM layers"
+        return Contest(title, partial(deep.stepping, name), ["al"], [], partial(sequences, name))
     learned = frontier.PROBLEMS[name]
     lean = [contender for contender in frontier.contenders(learned) if contender in ("al_2", "al_4")]
-    return Contest(partial(frontier.stepping, learned), lean, ["al_paper"], learned.splits)
+    return Contest(learned.title, partial(frontier.stepping, learned), lean, ["al_paper"], learned.splits)
 
 
 def problem(name: str, contender: str) -> tuple[jl.Rule, Batch]:
@@ -321,9 +323,9 @@ def lines_of(record: Record, name: str, trained: Mapping[str, Record]) -> list[R
     lines = []
     for row in best(record["rows"]):
         averaged = row["contender"] + frontier.AVERAGED
-        lines.append(row)
-        if f"{name}_{averaged}" in trained:
-            lines.append({**row, "program": f"{row['program']}, average", "contender": averaged})
+        for contender in [row["contender"], *([averaged] if f"{name}_{averaged}" in trained else [])]:
+            program = row["program"].replace(row["contender"], frontier.shown_as(contender), 1)
+            lines.append({**row, "program": program, "contender": contender})
     return lines
 
 
@@ -363,7 +365,7 @@ def picture(shown: Mapping[str, Record], trained: Mapping[str, Record]) -> "Figu
             error = stdev(seconds) if len(seconds) > 1 else 0
             axes.barh(place, fmean(seconds), xerr=error, color=colour, alpha=1 if line["devices"] > 1 else 0.5)
         axes.set_yticks(range(len(lines)), [line["program"] for line in lines], fontsize=8)
-        axes.set(title=name, xlabel="seconds", ylim=(-0.6, len(lines) - 0.4))
+        axes.set(title=contest(name).title, xlabel="seconds", ylim=(-0.6, len(lines) - 0.4))
     figure.suptitle("Seconds until the accuracy of backpropagation is reached; pale: one device, full: two devices")
     return figure
 

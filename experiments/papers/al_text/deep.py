@@ -15,7 +15,8 @@ from experiments.lab.searched import rates_in_words, searched
 from experiments.lab.training import Steps
 from experiments.papers.al_text.shared import FEATURES, RATES, SETS, cases, make_rule, sequences
 
-NAMES = "ag_news_10k", "sst2"
+TITLES = {"ag_news_10k": "AG News", "sst2": "Sentiment Treebank"}
+NAMES = tuple(TITLES)
 CONTENDERS = "bp", "al"
 WORDS = f"embedding of {FEATURES}, two LSTMs of {FEATURES} units in each direction, mean"
 
