@@ -49,7 +49,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
         squared_error,
     )
     from jaxlocal.parallel import data_parallel, ensemble, mixed_precision
-    from jaxlocal.parts import head_lesson, head_part, init_forward
+    from jaxlocal.parts import head_lesson, head_part, init_forward, lesson_of
     from jaxlocal.pipeline import pipelined
     from jaxlocal.references import cite
     from jaxlocal.rule import Component, Info, Lesson, Params, Part, Rule
@@ -85,6 +85,7 @@ __all__ = [
     "init_layer",
     "l2",
     "layers",
+    "lesson_of",
     "load",
     "load_weights",
     "loggers",
@@ -132,6 +133,7 @@ _HOMES = {
     "head_lesson": "parts",
     "head_part": "parts",
     "init_forward": "parts",
+    "lesson_of": "parts",
     "init_layer": "network",
     "l2": "decay",
     "load": "app.runs",

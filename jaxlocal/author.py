@@ -95,6 +95,15 @@ def pair(message: Message) -> tuple[jax.Array, jax.Array]:
     return message
 
 
+def objective(found: Any) -> tuple[dict[str, jax.Array], Stats, Message]:
+    """What an objective returns, if it is what it must be."""
+    if not isinstance(found, tuple) or len(found) != 3:
+        raise TypeError(f"objective: returned {show(found)}, but must return (losses by name, stats, message)")
+    losses, stats, message = found
+    _check_losses("objective", losses)
+    return losses, stats, message
+
+
 def taught(part: Part, component: Component, found: Any) -> tuple[Lesson, Message]:
     """What a part's `teach` returns, if it is what it must be."""
     if isinstance(found, Lesson) or not isinstance(found, tuple) or len(found) != 2:
@@ -129,11 +138,14 @@ def check_lesson(part: Part, component: Component, lesson: Any) -> None:
         _check_alike(f"{whose}: grads[{role!r}]", lesson.grads[role], component.weights[role])
     _check_by_layer(f"{whose}: stats", lesson.stats, part)
     _check_alike(f"{whose}: stats", lesson.stats, component.stats)
-    if not isinstance(lesson.losses, dict) or not lesson.losses:
-        raise TypeError(
-            f'{whose}: losses is {show(lesson.losses)}, but must be a dict of scalars, such as {{"local": loss}}'
-        )
-    for name, loss in lesson.losses.items():
+    _check_losses(whose, lesson.losses)
+
+
+def _check_losses(whose: str, losses: Any) -> None:
+    """The losses are scalars by name."""
+    if not isinstance(losses, dict) or not losses:
+        raise TypeError(f'{whose}: losses is {show(losses)}, but must be a dict of scalars, such as {{"local": loss}}')
+    for name, loss in losses.items():
         if np.shape(loss):
             raise ValueError(
                 f"{whose}: the loss {name!r} has shape {np.shape(loss)}, but must be a scalar; take its mean"

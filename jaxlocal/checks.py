@@ -173,7 +173,8 @@ def optimizer(name: str, tx: Any) -> None:
 def key(value: Any) -> None:
     """The value is a random key."""
     keys(value)
-    if len(value.shape) != (value.dtype == jnp.uint32):
+    axes = 1 if value.dtype == jnp.uint32 else 0  # an old key is a vector of two numbers
+    if len(value.shape) != axes:
         raise ValueError(f"key has shape {value.shape}: must be a single key, such as jax.random.key(0)")
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from jaxlocal import checks
 from jaxlocal.costs import Cost, CostTable, costs
 from jaxlocal.layers import flat
-from jaxlocal.network import Tree, apply_layer, mean_of_tokens, vocabulary
-from jaxlocal.rule import Batch, Lesson, Params, Rule, forward_stats, forward_weights
+from jaxlocal.network import Tree, mean_of_tokens, units, vocabulary
+from jaxlocal.rule import Batch, Lesson, Params, Rule
 from jaxlocal.tokens import each_target
 
 __all__ = [
@@ -73,8 +73,8 @@ def local_losses(rule: Rule, params: Params, batch: Batch) -> tuple[dict[str, ja
 def locality(rule: Rule, params: Params, batch: Batch) -> dict[str, np.ndarray]:
     """Measure on whose weights the learning of each component depends, to compare with `rule.locality`.
 
-    The weights of one component and one role are changed at random, by about a fifth. The components whose gradients
-    then change depend on these weights. Optimizers are not involved.
+    The weights of one component and one role are multiplied by 1.2, and noise of standard deviation 0.1 is added. The
+    components whose gradients then change depend on these weights. Optimizers are not involved.
 
     A dependence can be hidden: units that are always zero, as ReLU's can be, pass on nothing. So measure with
     parameters that have learned a little, or with more than one key.
@@ -100,6 +100,11 @@ def locality(rule: Rule, params: Params, batch: Batch) -> dict[str, np.ndarray]:
     checks.one_run("locality", rule, params)
     lessons = jax.jit(rule.lessons)
     before = lessons(params, batch)
+    if not all(jnp.isfinite(leaf).all() for lesson in before for leaf in jax.tree.leaves(lesson.grads)):
+        raise ValueError(
+            "params: the gradients for this batch are NaN or infinite, so it cannot be seen what they depend on; "
+            "measure with parameters that have not diverged"
+        )
     n = len(params.components)
     masks: dict[str, np.ndarray] = {}
     for j, component in enumerate(params.components):
@@ -127,7 +132,7 @@ def _changed(params: Params, j: int, role: str) -> Params:
 def _differ(lesson: Lesson, other: Lesson) -> bool:
     """Whether the gradients differ by more than rounding, which is about a millionth of the largest one."""
     pairs = zip(jax.tree.leaves(lesson.grads), jax.tree.leaves(other.grads), strict=True)
-    return any(jnp.max(jnp.abs(a - b)) > 1e-4 * jnp.max(jnp.abs(a)) for a, b in pairs if a.size)
+    return not all(jnp.max(jnp.abs(a - b)) <= 1e-4 * jnp.max(jnp.abs(a)) for a, b in pairs if a.size)  # also if NaN
 
 
 def angle(a: Tree, b: Tree) -> jax.Array:
@@ -202,23 +207,41 @@ def feedback_alignment(rule: Rule, params: Params, x: jax.Array) -> jax.Array:
       Learning the Connections in Direct Feedback Alignment. Figure 2.
     """
     checks.one_run("feedback_alignment", rule, params)
-    direct = [c.weights["feedback"] for c in params.components[:-1] if "feedback" in c.weights]
-    if not direct:
-        raise ValueError("rule: has no feedback from the output to each block; pass jl.rules.dfa, drtp or dkp")
     *hidden, scores = activations(rule, params, x)
-    pairs = [each_target(a, scores) for a in hidden]
-    replaced = [(flat(a) @ feedback.T, z) for (a, z), feedback in zip(pairs, direct, strict=True)]
+    pairs = [(flat(a), z) for a, z in (each_target(a, scores) for a in hidden)]
+    direct = [c.weights["feedback"] for c in params.components if "feedback" in c.weights]
+    if [getattr(feedback, "shape", None) for feedback in direct] != [(units(z), units(a)) for a, z in pairs]:
+        raise ValueError("rule: has no feedback from the output to each block; pass jl.rules.dfa, drtp or dkp")
+    replaced = [(a @ feedback.T, z) for (a, z), feedback in zip(pairs, direct, strict=True)]
     return jnp.stack([jnp.nanmean(jax.vmap(angle)(a, z)) for a, z in replaced])
 
 
 def activations(rule: Rule, params: Params, x: jax.Array) -> tuple[jax.Array, ...]:
-    """The output of each block, then the scores, as in prediction."""
+    """The output of each block, then the scores, as in prediction.
+
+    Forward-Forward passes each example once for each class: there the first axis of a block's output holds all of them.
+    """
     checks.one_run("activations", rule, params)
-    outputs, a = [], x
-    for layer, weights, stats in zip(rule.net.blocks, forward_weights(params), forward_stats(params), strict=False):
-        a, _ = apply_layer(layer, weights, stats, a)
-        outputs.append(a)
-    return *outputs, rule.predict(params, x)
+    outputs, scores = _recorded(rule, params, x)
+    return *outputs[: len(rule.net.blocks)], scores
+
+
+def _recorded(rule: Rule, params: Params, x: jax.Array) -> tuple[list[jax.Array], jax.Array]:
+    """The outputs of all layers that `predict` calls, in this order, and the scores.
+
+    A layer is a module that is not inside another one.
+    """
+    rule.check(params)  # it may call the layers, too
+    outputs = []
+
+    def record(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        output = call(*args, **kwargs)
+        if context.method_name == "__call__" and not context.module.path:
+            outputs.append(output)
+        return output
+
+    with nn.intercept_methods(record):
+        return outputs, rule.predict(params, x)
 
 
 def layer_outputs(rule: Rule, params: Params, x: jax.Array) -> dict[str, jax.Array]:
@@ -227,7 +250,7 @@ def layer_outputs(rule: Rule, params: Params, x: jax.Array) -> dict[str, jax.Arr
     These are the raw data, the output of each block, and the network's output. The prediction of Associated Learning
     continues from the last block through a bridge and decoders, whose outputs are included. Of sequences it is the mean
     over the tokens, and raw token ids are left out. If each token has a target, the outputs of bridge and decoders are
-    those of the tokens, (N, T, …).
+    those of the tokens, (N, T, …). Forward-Forward has one for each example and class, (N, C, …).
 
     Args:
       rule: the rule.
@@ -245,26 +268,16 @@ def layer_outputs(rule: Rule, params: Params, x: jax.Array) -> dict[str, jax.Arr
       {'raw data': (8, 8, 1), 'block 1': (16,), 'block 2': (8,), 'bridge': (64,), 'decoder 2': (64,), 'output': (10,)}
     """
     checks.one_run("layer_outputs", rule, params)
-    rule.check(params)  # it may call the layers, too
-    outputs = []
-
-    # Only `predict` knows the order of its layers, so each layer records its output when it is called. A layer is a
-    # module that is not inside another one.
-    def record(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        output = call(*args, **kwargs)
-        if context.method_name == "__call__" and not context.module.path:
-            read = mean_of_tokens(output)
-            outputs.append(read if len(read) == len(x) else read.reshape(len(x), -1, read.shape[-1]))
-        return output
-
-    with nn.intercept_methods(record):
-        scores = rule.predict(params, x)
+    outputs, scores = _recorded(rule, params, x)
+    read = [mean_of_tokens(output) for output in outputs]
+    read = [output if len(output) == len(x) else output.reshape(len(x), -1, output.shape[-1]) for output in read]
     blocks = len(rule.net.blocks)
     decoders = range(len(params.components), 1, -1)
     names = (*(f"block {i + 1}" for i in range(blocks)), "bridge", *(f"decoder {i}" for i in decoders))
-    # The last output is the network's own. Without a bridge, the others belong to the blocks and the names end there.
+    # Behind the blocks the last output is the network's own. Without a bridge the names end with the blocks.
+    inner = read if len(read) == blocks else read[:-1]
     raw = {"raw data": x} if vocabulary(rule.net) is None else {}
-    return {**raw, **dict(zip(names, outputs[:-1], strict=False)), "output": scores}
+    return {**raw, **dict(zip(names, inner, strict=False)), "output": scores}
 
 
 def class_distances(features: jax.Array, y: jax.Array) -> ClassDistances:

@@ -78,6 +78,8 @@ def make_rule(
     """
     if alternate is not None and teach is None:
         raise ValueError(f"alternate={alternate}: a rule that learns in the forward pass has no turns; leave it out")
+    if alternate is not None and "inverse" not in txs:
+        raise ValueError(f"alternate={alternate}: the role 'inverse' takes turns, but txs has no optimizer for it")
     author.check_parts(net, parts, with_head=scores is None, alone=teach is None)
     if teach is not None:
         author.takes("teach", teach, "components", "batch", "keys")
@@ -164,7 +166,7 @@ def make_rule(
 
     def mask(role: str) -> np.ndarray:
         if role not in locality:
-            raise ValueError(f"role={role!r}: this rule has no mask for it; {nearest(role, locality)}")
+            raise ValueError(f"role={role!r}: this rule has no mask for it; {nearest(str(role), locality)}")
         return locality[role]
 
     return Rule(init, update, step, predict, net, lessons, effective, mask, check_params, learn)

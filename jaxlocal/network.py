@@ -2,7 +2,7 @@
 
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial, reduce
@@ -198,9 +198,27 @@ def _options(layer: nn.Module, train: bool) -> dict[str, Any]:
 def init_layer(layer: nn.Module, key: jax.Array, x: jax.Array) -> tuple[Tree, Tree, jax.Array]:
     """A layer's new weights, its other collections (batch statistics), and its output for x."""
     keys = {"params": key, "dropout": key}  # modules of flax.nnx ask for both, those of flax.linen for the first
-    y, variables = layer.init_with_output(keys, x, **_options(layer, train=False))
+    with nn.intercept_methods(_check_train_is_passed_on):
+        y, variables = layer.init_with_output(keys, x, **_options(layer, train=False))
     stats = dict(variables)
     return stats.pop("params", {}), stats, y
+
+
+def _check_train_is_passed_on(
+    call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], context: nn.module.InterceptorContext
+) -> Any:
+    """Refuse a layer that calls a module inside it without `train`, if training and prediction differ there."""
+    module = context.module
+    if context.method_name == "__call__" and module.path and len(args) < 2 and "train" not in kwargs:
+        needs_train = "train" in inspect.signature(type(module).__call__).parameters
+        # A block of `jl.layers` says by these two whether training and prediction differ.
+        if needs_train and (getattr(module, "norm", True) or getattr(module, "dropout", True)):
+            raise ValueError(
+                f"the {type(module).__name__} {'/'.join(module.path)!r} inside a layer is called without train, so it "
+                "would never work as in training; pass train on to it, or, in place of nn.Sequential, put each of its "
+                "layers into the network by itself"
+            )
+    return call(*args, **kwargs)
 
 
 def vocabulary(net: Network) -> int | None:

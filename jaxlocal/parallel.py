@@ -45,15 +45,19 @@ def ensemble(rule: Rule, n: int) -> Rule:
     checks.single_rule("ensemble", rule)
     checks.positive_int("n", n)
 
-    def init(key: jax.Array, batch: Batch) -> Params:
+    def member_keys(key: jax.Array) -> jax.Array:
         checks.keys(key)
-        checks.batch(batch, rule.net)
         typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-        if n > MOST:
-            raise ValueError(f"n={n}: must be at most {MOST}")
         keys = jax.random.split(key, n) if key.ndim == (0 if typed else 1) else key
         if len(keys) != n:
             raise ValueError(f"key: {len(keys)} keys for an ensemble of {n}; give one key, or {n}")
+        return keys
+
+    def init(key: jax.Array, batch: Batch) -> Params:
+        checks.batch(batch, rule.net)
+        if n > MOST:
+            raise ValueError(f"n={n}: must be at most {MOST}")
+        keys = member_keys(key)
         example = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), batch)  # only the shapes matter
         if n > MANY:
             needed = n * memory.needed(jax.eval_shape(rule.init, keys[0], example))
@@ -77,7 +81,7 @@ def ensemble(rule: Rule, n: int) -> Rule:
 
     def predict(params: Params, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         checks.members(params, n)
-        keys = None if key is None else jax.random.split(key, n)
+        keys = None if key is None else member_keys(key)
         return jax.vmap(rule.predict, in_axes=(0, None, 0))(params, x, keys)
 
     return rule._replace(

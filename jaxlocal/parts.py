@@ -1,6 +1,8 @@
 """What the parts of many rules are made of: forward weights, the head, modules that only help in training."""
 
+import operator
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import flax.linen as nn
@@ -39,16 +41,43 @@ def activities(
     return stop_gradient(a), stats
 
 
+def lesson_of(
+    objective: Callable[[Weights], tuple[dict[str, jax.Array], Stats, Message]], weights: Weights
+) -> tuple[Lesson, Message]:
+    """The lesson of a component that descends the gradient of its own objective, and the message that it hands on.
+
+    Args:
+      objective: weights -> (losses by name, new stats, message). What is differentiated is the sum of the losses.
+      weights: the component's weights by role.
+
+    Returns:
+      The lesson, and the message.
+
+    Example:
+      >>> def objective(weights):
+      ...     return {"size": jnp.sum(jnp.square(weights["forward"]))}, (), None
+      >>> lesson, _ = jl.lesson_of(objective, {"forward": jnp.array([1.0, 2.0])})
+      >>> lesson.grads["forward"].tolist(), float(lesson.losses["size"])
+      ([2.0, 4.0], 5.0)
+    """
+
+    def total(weights: Weights) -> tuple[jax.Array, tuple[dict[str, jax.Array], Stats, Message]]:
+        losses, stats, message = author.objective(objective(weights))
+        return reduce(operator.add, losses.values()), (losses, stats, message)
+
+    grads, (losses, stats, message) = jax.grad(total, has_aux=True)(weights)
+    return Lesson(grads, stats, losses), message
+
+
 def head_lesson(net: Network, weights: Weights, stats: Stats, message: Message, key: jax.Array) -> Lesson:
     """The lesson of the head: the gradient of the network's loss, the head's input held constant."""
     a, y = author.pair(message)
 
-    def objective(weights: Weights) -> tuple[jax.Array, Stats]:
+    def objective(weights: Weights) -> tuple[dict[str, jax.Array], Stats, Message]:
         scores, new_stats = apply_layer(net.head, weights["forward"][0], stats[0], a, key)
-        return net.loss.mean(scores, y), (new_stats,)
+        return {"task": net.loss.mean(scores, y)}, (new_stats,), message
 
-    (loss, stats), grads = jax.value_and_grad(objective, has_aux=True)(weights)
-    return Lesson(grads, stats, {"task": loss})
+    return lesson_of(objective, weights)[0]
 
 
 def head_part(net: Network) -> Part:
@@ -79,7 +108,10 @@ def init_helper(name: str, module: Any, key: jax.Array, x: jax.Array, shape: tup
 
 
 def own_key(net: Network, key: jax.Array) -> jax.Array:
-    """A key for what the rule itself draws for a batch; those with smaller numbers are of the layers' dropout."""
+    """A key for what the rule itself draws for a batch.
+
+    The dropout of layer i has `fold_in(key, i)`, and no layer has this number. So no key is used twice.
+    """
     return jax.random.fold_in(key, len(net.layers))
 
 

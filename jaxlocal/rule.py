@@ -148,16 +148,17 @@ class Rule(NamedTuple):
 
     def __repr__(self) -> str:
         """The network, and what the rule can do, on one line."""
-        kind = f"forward only, in {plural(len(self.learn), 'component')}" if self.learn else "in a backward pass"
-        members = f"{self.placement.members} members, " if self.placement.members else ""
-        return f"Rule({members}{kind}, of {self.net!r})"
+        members = [f"{self.placement.members} members"] if self.placement.members else []
+        kind = [f"forward only in {plural(len(self.learn), 'component')}"] if self.learn else []
+        return f"Rule({', '.join([*members, *kind, repr(self.net)])})"
 
-    # A rule is known by its step, so it can be a static argument of jit even if its modules hold lists.
+    # Rules are compared by identity of what they hold, so that they can be static arguments of jit: modules may hold
+    # lists, which have no hash.
     def __hash__(self) -> int:
-        return hash(self.step)
+        return hash((self.step, self.predict))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Rule) and self.step is other.step
+        return isinstance(other, Rule) and all(mine is theirs for mine, theirs in zip(self, other, strict=True))
 
 
 def forward_weights(params: Params) -> tuple[Tree, ...]:

@@ -32,18 +32,6 @@ Propagate = Callable[[Inverse, jax.Array, jax.Array, jax.Array], jax.Array]
 Locality = Mapping[str, Callable[[int], np.ndarray]]  # the mask of each role, for a number of components
 
 
-class Settings(NamedTuple):
-    """The settings that the four rules share; `tp` explains them."""
-
-    inverse_tx: optax.GradientTransformation
-    noise: float
-    noise_preserving: bool
-    alternate: int | None
-    inverses: Mapping[int, nn.Module] | None
-    frozen: Collection[int]
-    hybrid: float | None = None  # of `dtp` alone
-
-
 class Output(NamedTuple):
     """What the inverse of the head reads, given the output distribution o and the head's input h."""
 
@@ -64,27 +52,47 @@ PLAIN = Output(init=lambda key, h: {}, read=lambda weights, o, h: o)
 def target_prop(
     net: Network,
     tx: optax.GradientTransformation,
-    settings: Settings,
+    *,
     first: First,
     propagate: Propagate,
     locality: Locality,
     output: Output = PLAIN,
+    hybrid: float | None = None,
+    inverse_tx: optax.GradientTransformation | None,
+    noise: float,
+    noise_preserving: bool,
+    alternate: int | None,
+    inverses: Mapping[int, nn.Module] | None,
+    frozen: Collection[int],
 ) -> Rule:
-    """A rule of the family: where its targets start, how they come down, and what the head's inverse reads."""
-    checks.non_negative("noise", settings.noise)
-    checks.flag("noise_preserving", settings.noise_preserving)
-    if settings.alternate is not None:
-        checks.positive_int("alternate", settings.alternate)
+    """A rule of the family: where its targets start, how they come down, and what the head's inverse reads.
+
+    `hybrid` is explained by `dtp`, which alone has it, and the settings after it by `tp`.
+    """
+    checks.non_negative("noise", noise)
+    checks.flag("noise_preserving", noise_preserving)
+    if alternate is not None:
+        checks.positive_int("alternate", alternate)
     inverted = range(1, first.number)  # no target goes below the first layer
-    family = _Algorithm(net, settings, first, propagate, output, inverted, _checked(settings.inverses, inverted))
+    family = _Algorithm(
+        net=net,
+        first=first,
+        propagate=propagate,
+        output=output,
+        hybrid=hybrid,
+        noise=noise,
+        noise_preserving=noise_preserving,
+        inverted=inverted,
+        inverses=_checked(inverses, inverted),
+    )
     return make_rule(
         net,
         tuple(Part((i,), partial(family.init, i)) for i in range(len(net.layers))),
-        {"forward": tx, "inverse": settings.inverse_tx},
+        {"forward": tx, "inverse": inverse_tx or tx},
         family.teach,
         locality={role: mask(len(net.layers)) for role, mask in locality.items()},
-        frozen=settings.frozen,
-        alternate=settings.alternate,
+        frozen=frozen,
+        alternate=alternate,
     )
 
 
@@ -92,10 +100,12 @@ class _Algorithm(NamedTuple):
     """Algorithm 1 of Bartunov et al., with what its variants change."""
 
     net: Network
-    settings: Settings
     first: First
     propagate: Propagate
     output: Output
+    hybrid: float | None
+    noise: float
+    noise_preserving: bool
     inverted: range  # the layers with an inverse
     inverses: dict[int, nn.Module]  # those that the user gives
 
@@ -154,8 +164,8 @@ class _Algorithm(NamedTuple):
         for i in reversed(self.inverted):
             module, weights = self._inverse(i, h[i], h[i + 1]), components[i].weights["inverse"]
             g: Inverse = partial(_apply, module, weights)
-            if self.settings.hybrid is not None:
-                g = self._mixed(self.settings.hybrid, g, i, components[i], h[i], keys[i])
+            if self.hybrid is not None:
+                g = self._mixed(self.hybrid, g, i, components[i], h[i], keys[i])
             target[i] = self.propagate(g, h[i], h[i + 1], target[i + 1])
         return target
 
@@ -186,10 +196,10 @@ class _Algorithm(NamedTuple):
         self, i: int, component: Component, h: jax.Array, key: jax.Array, noise_key: jax.Array, weights: Tree
     ) -> jax.Array:
         """‖g(f(h_i + ε)) - (h_i + ε)‖², or - h_i where the noise is not preserved."""
-        noisy = h + self.settings.noise * jax.random.normal(noise_key, h.shape, h.dtype)
+        noisy = h + self.noise * jax.random.normal(noise_key, h.shape, h.dtype)
         v, _ = self._forward(i, component, noisy, key)
         again = _apply(self._inverse(i, h, v), weights, v)
-        return squared_distance(again, noisy if self.settings.noise_preserving else h)
+        return squared_distance(again, noisy if self.noise_preserving else h)
 
     def _forward(self, i: int, component: Component, h: jax.Array, key: jax.Array) -> tuple[jax.Array, Tree]:
         """The activity above layer i, at the head what its inverse reads; and the new batch statistics."""

@@ -48,6 +48,19 @@ def together(lessons):
     return jl.make_rule(NET, parts, {"forward": TX}, lambda *_: lessons, locality=LOCALITY)
 
 
+@pytest.mark.parametrize(
+    ("found", "complaint"),
+    [
+        (jnp.zeros(()), r"objective: returned .*, but must return \(losses by name, stats, message\)"),
+        ((jnp.zeros(()), (), None), r"objective: losses is .*, but must be a dict of scalars"),
+        (({"local": jnp.zeros(3)}, (), None), r"the loss 'local' has shape \(3,\)"),
+    ],
+)
+def test_an_objective_is_checked(found, complaint):
+    with pytest.raises((TypeError, ValueError), match=complaint):
+        jl.lesson_of(lambda weights: found, {})
+
+
 def test_a_rule_without_mistakes_learns():
     params = alone().init(jax.random.key(0), BATCH)
     after = alone().update(params, BATCH)

@@ -216,6 +216,9 @@ def test_a_rule_is_a_static_argument_even_if_its_modules_hold_lists():
     assert same(update(rule, params), update(rule, params))
     assert update._cache_size() == 1
     assert rule == rule._replace()
+    other = rule._replace(predict=lambda params, x, key=None: jnp.zeros(()))
+    predict = jax.jit(lambda rule, params: rule.predict(params, batch[0]), static_argnums=0)
+    assert rule != other and predict(rule, params).shape and not predict(other, params).shape
     assert rule != other
 
 

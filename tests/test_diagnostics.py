@@ -148,6 +148,34 @@ def test_activations_are_the_blocks_outputs_and_the_scores():
     assert shapes == [(8, 3, 3, 3), (8, 2, 2, 4), (8, 5), (8, 3)]
 
 
+def test_the_outputs_of_forward_forward_are_those_of_each_label():
+    rule, (x, y) = jl.rules.ff(NETS["dense"], SGD), make_batch(NETS["dense"])
+    params = rule.init(jax.random.key(0), (x, y))
+    outputs = jl.diagnostics.layer_outputs(rule, params, x)
+    assert {name: output.shape for name, output in outputs.items()} == {
+        "raw data": x.shape,
+        **{f"block {i + 1}": (8, 3, block.linear.features) for i, block in enumerate(rule.net.blocks)},
+        "output": (8, 3),
+    }
+    *blocks, scores = activations(rule, params, x)
+    assert len(blocks) == len(rule.net.blocks) and len(blocks[0]) == 8 * 3
+    np.testing.assert_array_equal(scores, outputs["output"])
+
+
+def test_the_locality_of_diverged_parameters_is_not_measured():
+    rule, batch = jl.rules.al(NETS["dense"], SGD), make_batch(NETS["dense"])
+    params = jax.tree.map(lambda leaf: leaf * jnp.nan, rule.init(jax.random.key(0), batch).components[0].weights)
+    params = change(rule.init(jax.random.key(0), batch), params)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        jl.diagnostics.locality(rule, params, batch)
+
+
+def change(params, weights):
+    """The parameters with other weights of the first component."""
+    first, *others = params.components
+    return params.replace(components=(first.replace(weights=weights), *others))
+
+
 def test_local_losses_are_those_that_step_reports():
     rule = jl.rules.al(NETS["dense"], SGD)
 

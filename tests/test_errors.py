@@ -316,6 +316,9 @@ def test_diagnostics_of_the_wrong_rule_or_too_few_examples():
     with pytest.raises(ValueError, match="feedback") as error:
         jl.diagnostics.feedback_alignment(rule, params, X)
     says(error, "rule", "jl.rules.dfa")
+    rule = jl.rules.pepita(NET, ADAM)  # its feedback leads to the input
+    with pytest.raises(ValueError, match="feedback"):
+        jl.diagnostics.feedback_alignment(rule, rule.init(jax.random.key(0), (X, Y)), X)
     with pytest.raises(ValueError, match="classes") as error:
         jl.diagnostics.class_distances(X[:1], Y[:1])
     says(error, "y", "two classes")
@@ -392,6 +395,41 @@ def test_a_module_that_would_never_learn_that_it_is_trained():
     says(error, "Told", "'deterministic'", "'train'")
 
 
+class Mixed(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return jl.layers.dense(5, dropout=0.5)(x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (nn.Sequential([jl.layers.dense(5), jl.layers.dense(5, norm=True)]), ["'layers_1'", "nn.Sequential"]),
+        (Mixed(), ["Block_0", "pass train on"]),
+    ],
+)
+def test_a_layer_that_does_not_pass_on_that_it_is_trained(layer, words):
+    with pytest.raises(ValueError, match="train") as error:
+        jl.rules.bp(jl.Network((layer,), jl.layers.Head(3)), ADAM).init(jax.random.key(0), (X, Y))
+    says(error, *words)
+
+
+def test_a_layer_whose_parts_are_the_same_in_training_need_not_pass_it_on():
+    layer = nn.Sequential([jl.layers.dense(5), jl.layers.dense(5)])
+    jl.rules.bp(jl.Network((layer,), jl.layers.Head(3)), ADAM).init(jax.random.key(0), (X, Y))
+
+
+def test_images_that_a_window_does_not_fit_into():
+    with pytest.raises(ValueError, match="window") as error:
+        jl.layers.max_pool(jnp.ones((8, 1, 4, 3)), 2)
+    says(error, "(8, 1, 4, 3)", "2 by 2", "pooling")
+
+
+def test_a_mask_of_a_role_that_is_no_name():
+    with pytest.raises(ValueError, match="role=0"):
+        jl.rules.bp(NET, ADAM).locality(0)
+
+
 def test_predict_checks_what_it_is_given():
     rule = jl.rules.bp(NET, ADAM)
     params = rule.init(jax.random.key(0), (X, Y))
@@ -423,6 +461,8 @@ def test_parameters_of_another_rule_or_none(name):
 def test_turns_of_a_rule_that_has_none():
     with pytest.raises(ValueError, match="alternate=3"):
         jl.make_rule(NET, (), {}, locality={}, alternate=3)
+    with pytest.raises(ValueError, match="'inverse'"):
+        jl.make_rule(NET, (), {"forward": ADAM}, lambda components, batch, keys: (), locality={}, alternate=3)
 
 
 def made(net, tx=None, rule=jl.rules.dfa):

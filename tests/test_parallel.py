@@ -251,6 +251,13 @@ BATCH = make_batch(NETS["dense"])
             "key: 3 keys for an ensemble of 2",
         ),
         (
+            lambda: jl.ensemble(BP, 2).predict(
+                jl.ensemble(BP, 2).init(jax.random.key(0), BATCH), BATCH[0], jax.random.split(jax.random.key(0), 3)
+            ),
+            ValueError,
+            "key: 3 keys for an ensemble of 2",
+        ),
+        (
             lambda: jl.ensemble(BP, 2).update(
                 jl.ensemble(BP, 2).init(jax.random.key(0), BATCH), tuple(jnp.stack([leaf] * 3) for leaf in BATCH)
             ),

@@ -263,6 +263,18 @@ def test_two_dimensions_are_one_device_on_the_whole_batch():
     assert shards == {8 // 4}  # The messages are split, too.
 
 
+@pytest.mark.parametrize("name", ["ff", *(slow(name) for name in FORWARD_ONLY if name not in ("ff", "al"))])
+def test_every_rule_in_two_dimensions(name):
+    """No example moves between the devices that share a batch: those of a pipeline would wait for each other."""
+    rule = jl.rules.ALL[name](jl.models.mlp((6, 5), 3), optax.sgd(0.1))
+    batch = jax.random.normal(jax.random.key(1), (8, 4)), jax.nn.one_hot(jnp.arange(8) % 3, 3)
+    batches = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), batch)
+    pipe = jl.pipelined(rule, jl.pipeline.mesh(component=2, data=2))
+    params, _ = jax.jit(pipe.run)(pipe.init(jax.random.key(0), batch), batches)
+    wanted, _ = jax.lax.scan(rule.step, rule.init(jax.random.key(0), batch), batches)
+    close(pipe.drain(params), wanted)
+
+
 @pytest.mark.xdist_group("pipeline drtp")
 def test_fed_batches_lie_on_the_first_device_only():
     pipe, wanted = pipeline("drtp", 3), sequential("drtp")

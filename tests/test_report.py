@@ -26,7 +26,9 @@ COMPARED = {
 
 def test_the_page_is_what_the_records_say():
     assert report.PAGE.read_text() == report.build(), "python -m experiments.lab.report brings it up to date"
-    assert "{" not in report.PAGE.read_text()  # every number that a finding names is filled in
+    page = report.PAGE.read_text()
+    assert "{" not in page  # every number that a finding names is filled in
+    assert "(not run)" not in page, "put what names a row without a record in [[double brackets]]"
 
 
 def test_an_experiment_says_which_module_it_is():
@@ -130,6 +132,8 @@ def test_findings_name_accuracies_and_the_points_between_them(tmp_path):
         records.write(f"a/{name}", [row], "command", {}, out=tmp_path)
     text = "{a/one}, {a/one - a/other}, {a/other - a/one}, {a/none}, {a/one - a/none}"
     assert report.filled(text, tmp_path) == "50.00 %, +0.75 points, -0.75 points, (not run), (not run)"
+    text = "One:\n[[it is\n{a/one}]], by {a/one - a/other}[[, and\n{a/none}, by {a/one - a/none}]]. [[Or {a/none}.]]"
+    assert report.filled(text, tmp_path) == "One:\nit is\n50.00 %, by +0.75 points."
 
 
 def test_findings_name_rows_that_there_are():

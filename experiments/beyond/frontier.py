@@ -33,14 +33,14 @@ RATES = 5e-4, 1e-3, 2e-3, 4e-3, 8e-3
 SEARCH = 3  # the whole training is this many times as long as that with each of the rates
 
 
-LOOKS = {  # of the dots in the picture
-    "bp": {"color": figures.ORANGE, "marker": "s"},
-    "al_1": {"color": "#b5d4f1", "marker": "o"},
-    "al_2": {"color": "#7fb5e6", "marker": "o"},
-    "al_4": {"color": "#3f87cf", "marker": "o"},
-    "al_8": {"color": "#1b4f8a", "marker": "o"},
-    "dfa": {"color": figures.RED, "marker": "^"},
-    "drtp": {"color": figures.RED, "marker": "v"},
+LOOKS = {  # the colours and the markers in the picture
+    "bp": (figures.ORANGE, "s"),
+    "al_1": ("#b5d4f1", "o"),
+    "al_2": ("#7fb5e6", "o"),
+    "al_4": ("#3f87cf", "o"),
+    "al_8": ("#1b4f8a", "o"),
+    "dfa": (figures.RED, "^"),
+    "drtp": (figures.RED, "v"),
 }
 LONGER = "_long"  # at the end of a contender's name: twice the epochs, with the rate of the shorter training
 AVERAGED = "_average"  # the same training, and the prediction is the mean over the components
@@ -255,7 +255,9 @@ def picture(shown: Mapping[str, Mapping[str, tuple[Row, float]]]) -> "Figure":
     for (name, dots), axes in zip(shown.items(), panels[: len(shown)], strict=True):
         for words, (test, cost) in dots.items():
             height, error = 100 * test["mean"], 100 * (test["std"] or 0)
-            handles[words] = axes.errorbar(cost, height, error, linestyle="", capsize=2, markersize=7, **LOOKS[words])
+            colour, marker = LOOKS[words]
+            dot, *_ = axes.errorbar(cost, height, error, color=colour, marker=marker, ls="", ms=7, capsize=2)
+            handles[words] = dot
         axes.set(
             title=PROBLEMS[name].title, xlabel="operations of a step, times those of bp", ylabel="test accuracy, %"
         )

@@ -4,7 +4,6 @@ import shlex
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -171,7 +170,7 @@ def prepared(rule: Rule, augmentation: Augmentation | None) -> Rule:
     def predict(params: Params, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         return rule.predict(params, augmentation.test(x), key)
 
-    return rule._replace(predict=predict, step=partial(rule.step))  # another step makes it another rule for `jit`
+    return rule._replace(predict=predict)
 
 
 def evaluate(folder: Path | str, *, best: bool = False, data: str | None = None) -> Summary:

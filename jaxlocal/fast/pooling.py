@@ -19,6 +19,11 @@ def max_pool(x: jax.Array, size: int) -> jax.Array:
       >>> jl.layers.max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2)[0, :, :, 0].tolist()
       [[5.0, 7.0], [13.0, 15.0]]
     """
+    if min(x.shape[1:3]) < size:
+        raise ValueError(
+            f"x has shape {x.shape}, whose images are smaller than a window of {size} by {size}: leave out a pooling, "
+            "or take larger images"
+        )
     height, width = (side // size * size for side in x.shape[1:3])
     return _pool(size, x[:, :height, :width])
 

@@ -61,19 +61,16 @@ class Fed:
 
 @dataclass(frozen=True, eq=False)  # A pipeline is compared by identity, so that it can be a static argument of jit.
 class Pipeline:
-    """A pipelined rule, which `pipelined` makes. Its methods are pure functions, as those of a rule are.
-
-    `check_vma` asks `jax.shard_map` to check which values differ between devices ("varying manual axes"). The rules of
-    this library pass the check. It is off by default because it also refuses correct layers of users: a loop inside a
-    layer that starts from a constant must then say, by `jax.lax.pcast`, that its values differ between devices, which
-    a layer written for one device does not do.
-    """
+    """A pipelined rule, which `pipelined` makes. Its methods are pure functions, as those of a rule are."""
 
     rule: Rule
     mesh: Mesh
     axis: str
     stages: tuple[Stage, ...]
     room: float
+    # Whether `jax.shard_map` checks which values differ between devices ("varying manual axes"). Our tests ask for it.
+    # Otherwise it is off, because it also refuses correct layers of users: a loop that starts from a constant must then
+    # say, by `jax.lax.pcast`, that its values differ between devices, which a layer written for one device does not.
     check_vma: bool = False
 
     def init(self, key: jax.Array, batch: Batch) -> PipelineParams:

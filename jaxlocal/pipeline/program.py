@@ -87,8 +87,8 @@ def _stage_learns(task: Task, mine: Flag, state: State) -> State:
     first = task.group.first == 0
     if first and task.entering is None:
         return state
-    # The first stage learns whenever its device works, which is where `mine` is true. It is always true here, but if
-    # the compiler knew that, it would merge the stage's loop with the device's and copy the arrays that they update.
+    # The first stage always has a batch, so it always learns, and `mine` is true here. A constant in its place would
+    # let the compiler merge the stage's loop with the device's, and copy the arrays that they update.
     busy = mine if first else state.notes[0, -1] > 0
     return run_if(busy, partial(_one_step, task), state)
 

@@ -30,7 +30,7 @@ from jaxlocal.network import (
     mean_where,
     units,
 )
-from jaxlocal.parts import block_groups, init_forward, init_helper
+from jaxlocal.parts import block_groups, init_forward, init_helper, lesson_of
 from jaxlocal.rule import Lesson, Message, Params, Part, Rule, Stats, Weights, forward_weights
 from jaxlocal.sequences import masked
 from jaxlocal.tokens import by_token, rows
@@ -138,7 +138,17 @@ def al(
     readout, label_loss = lowest_decoder(codes, label_loss, of_classes)
     decoders = readout, *(codes.decoder for _ in groups[1:])
     widths = _widths(codes.width, n)
-    pairs = _Associations(f, widths, codes.bridge, encoder, decoders, label_loss, of_classes, by_class, codes.average)
+    pairs = _Associations(
+        f=f,
+        widths=widths,
+        bridge=codes.bridge,
+        encoder=encoder,
+        decoders=decoders,
+        label_loss=label_loss,
+        of_classes=of_classes,
+        by_class=by_class,
+        average=codes.average,
+    )
     parts = tuple(Part(layers, partial(pairs.init, i), partial(pairs.teach, i)) for i, layers in enumerate(groups))
     autoencoder_tx = autoencoder_tx or optax.chain(tx, optax.scale(2.0))
     return make_rule(
@@ -208,10 +218,10 @@ class _Associations(NamedTuple):
         s_below, t_below, y = self.read(message)
         f_key, b_key, g_key, h_key = jax.random.split(key, 4)  # of dropout, where there is any
 
-        def objective(weights: Weights) -> tuple[jax.Array, tuple[dict[str, jax.Array], Message, Stats]]:
+        def objective(weights: Weights) -> tuple[dict[str, jax.Array], Stats, Message]:
             s, new_stats = apply_layers(self.f[i], weights["forward"], stats, s_below, f_key)
             examples = self.examples(s, t_below)
-            targets = each_class(examples, y) if self.by_class else each_example(examples)
+            targets = each_example(examples) if y is None else each_class(examples, y)
             b, g, h = self.coders(i, examples.s, units(examples.t))
             codes = _apply(g, weights["encoder"], targets.rows, g_key)
             t = targets.of_examples(codes)
@@ -219,13 +229,12 @@ class _Associations(NamedTuple):
             autoencoder = targets.mean(
                 self.decoding_error(i, _apply(h, weights["decoder"], codes, h_key), targets.rows)
             )
-            if self.by_class:
+            if y is not None:
                 autoencoder = autoencoder * _one_where_labels(y)
             losses = {"associated": associated, "autoencoder": autoencoder}
-            return associated + autoencoder, (losses, self.message(s, examples.handed_on(t), y), new_stats)
+            return losses, new_stats, self.message(s, examples.handed_on(t), y)
 
-        grads, (losses, message, stats) = jax.grad(objective, has_aux=True)(weights)
-        return Lesson(grads, stats, losses), message
+        return lesson_of(objective, weights)
 
     def examples(self, s: jax.Array | Masked, t_below: jax.Array | Masked) -> "Examples":
         """What the coders read: s_i and t_{i-1} of each example or, where each token has a target, of each token.
@@ -245,19 +254,17 @@ class _Associations(NamedTuple):
             return jnp.square(decoded - t_below)
         return self.label_loss.value(decoded, t_below)[:, None]
 
-    def read(self, message: Message) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """s_{i-1}, t_{i-1}, and with `by_class` the label y. The first component's message is (x, y): t_0 is y.
-
-        Without `by_class` the label does not travel; the last entry takes its place, and nothing reads it.
-        """
-        s, t, y = message[0], message[1], message[-1]
-        if self.by_class and len(message) == 2:
+    def read(self, message: Message) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """s_{i-1}, t_{i-1}, and with `by_class` the label y. The first component's message is (x, y): t_0 is y."""
+        s, t = message[:2]
+        y = message[-1] if self.by_class else None
+        if y is not None and len(message) == 2:
             _check_labels(y)
         return s, t, y
 
-    def message(self, s: jax.Array, t: Any, y: jax.Array) -> Message:
+    def message(self, s: jax.Array, t: Any, y: jax.Array | None) -> Message:
         """What the next component gets; the label is part of it if that component needs it."""
-        return (s, t, y) if self.by_class else (s, t)
+        return (s, t) if y is None else (s, t, y)
 
     def scores(self, params: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
         """Up through f_1 … f_N, across the last bridge, and down through h_N … h_1; or the mean over all bridges."""

@@ -16,7 +16,7 @@ from jaxlocal.layers import flat, he_normal
 from jaxlocal.locality import own, upward
 from jaxlocal.make import make_rule
 from jaxlocal.network import Masked, Network, apply_layer, apply_layers
-from jaxlocal.parts import block_groups, head_part, init_forward, init_helper
+from jaxlocal.parts import block_groups, head_part, init_forward, init_helper, lesson_of
 from jaxlocal.rule import Lesson, Message, Part, Rule, Stats, Weights
 
 
@@ -120,13 +120,12 @@ class _Contrastive(NamedTuple):
         """a_l = f_l(a_{l-1}), and the gradient of L_l."""
         below, y = message
 
-        def objective(weights: Weights) -> tuple[jax.Array, tuple[jax.Array, Stats]]:
+        def objective(weights: Weights) -> tuple[dict[str, jax.Array], Stats, Message]:
             a, new_stats = apply_layers(self.blocks, weights["forward"], stats, below, key)
             projected, _ = apply_layer(self.projection, weights["projection"], {}, a)
-            return _contrast(direction(projected), y, self.temperature), (a, new_stats)
+            return {"contrastive": _contrast(direction(projected), y, self.temperature)}, new_stats, (a, y)
 
-        (loss, (a, new_stats)), grads = jax.value_and_grad(objective, has_aux=True)(weights)
-        return Lesson(grads, new_stats, {"contrastive": loss}), (a, y)
+        return lesson_of(objective, weights)
 
 
 def _contrast(v: jax.Array, y: jax.Array, temperature: float) -> jax.Array:

@@ -16,7 +16,7 @@ from jaxlocal.layers import flat, he_normal
 from jaxlocal.locality import own, upward
 from jaxlocal.make import make_rule
 from jaxlocal.network import Loss, Masked, Network, apply_layer, apply_layers, mean_of_tokens, units
-from jaxlocal.parts import block_groups, init_forward, init_helper
+from jaxlocal.parts import block_groups, init_forward, init_helper, lesson_of
 from jaxlocal.rule import Lesson, Message, Part, Rule, Stats, Weights
 from jaxlocal.sequences import masked
 from jaxlocal.tokens import by_token, each_target
@@ -119,7 +119,7 @@ class _Decoupled(NamedTuple):
         """a_i = f_i(a_{i-1}), and the gradient of L_i."""
         below, y = message
 
-        def objective(weights: Weights) -> tuple[jax.Array, tuple[jax.Array, Stats]]:
+        def objective(weights: Weights) -> tuple[dict[str, jax.Array], Stats, Message]:
             a, new_stats = apply_layers(self.layers, weights["forward"], stats, below, key)
             scores = a
             if self.classifier:
@@ -127,7 +127,7 @@ class _Decoupled(NamedTuple):
                 scores, _ = apply_layer(self.classifier(units(targets)), weights["classifier"], {}, read)
                 if by_token(a, y.shape[1:]):
                     scores = masked(a).clear(scores.reshape(y.shape))
-            return self.loss.mean(scores.reshape(y.shape), y), (a, new_stats)
+            loss = self.loss.mean(scores.reshape(y.shape), y)
+            return {"auxiliary" if self.classifier else "task": loss}, new_stats, (a, y)
 
-        (loss, (a, new_stats)), grads = jax.value_and_grad(objective, has_aux=True)(weights)
-        return Lesson(grads, new_stats, {"auxiliary" if self.classifier else "task": loss}), (a, y)
+        return lesson_of(objective, weights)

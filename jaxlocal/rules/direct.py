@@ -7,14 +7,14 @@ signal, divided by their number. Where each token has a target, the objective is
 ⟨a_lt, signal_t·B_l⟩: each token receives its own signal, and all of them share B_l.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.lax import stop_gradient
 
 from jaxlocal import checks
 from jaxlocal.checks import learning_rule
@@ -23,7 +23,7 @@ from jaxlocal.layers import flat, he_normal
 from jaxlocal.locality import everywhere, own, upward
 from jaxlocal.make import make_rule
 from jaxlocal.network import Loss, Network, Tree, apply_layer, has_target, one_over, units
-from jaxlocal.parts import activities, head_lesson, head_part, init_forward
+from jaxlocal.parts import head_lesson, head_part, init_forward
 from jaxlocal.rule import Batch, Component, Lesson, Message, Part, Rule, Stats, Weights
 from jaxlocal.tokens import each_target
 
@@ -164,8 +164,8 @@ def drtp(
         block: nn.Module, weights: Weights, stats: Stats, message: Message, key: jax.Array
     ) -> tuple[Lesson, Message]:
         below, y = message
-        lesson, a = _project(block, weights, stats, below, _scaled(net.loss, y), key)
-        return lesson, (a, y)
+        passed = _forward(block, weights, stats, below, y, key)
+        return passed.lesson(weights["feedback"], _scaled(net.loss, y)), (passed.a, y)
 
     *blocks, head = _parts(net, feedback_init)
     teaching = (part._replace(teach=partial(teach, block)) for part, block in zip(blocks, net.blocks, strict=True))
@@ -190,15 +190,16 @@ def _direct(
     """DFA; with an optimizer for the role "feedback", DKP."""
 
     def teach(components: tuple[Component, ...], batch: Batch, keys: tuple[jax.Array, ...]) -> tuple[Lesson, ...]:
-        x, y = batch
-        (*a, scores), _ = activities(net, components, x, keys)
-        error = stop_gradient(net.loss.error(scores, y))  # δ_k
-        lessons = [
-            _project(block, c.weights, c.stats, below, error, key)[0]
-            for block, c, below, key in zip(net.blocks, components, a, keys, strict=False)
-        ]
-        head = components[-1]
-        return *lessons, head_lesson(net, head.weights, head.stats, (a[-1], y), keys[-1])
+        a, y = batch
+        *hidden, head = components
+        passed = []
+        for block, c, key in zip(net.blocks, hidden, keys, strict=False):
+            passed.append(_forward(block, c.weights, c.stats, a, y, key))
+            a = passed[-1].a
+        scores, _ = apply_layer(net.head, head.weights["forward"][0], head.stats[0], a, keys[-1])
+        error = net.loss.error(scores, y)  # δ_k
+        lessons = (block.lesson(c.weights["feedback"], error) for block, c in zip(passed, hidden, strict=True))
+        return *lessons, head_lesson(net, head.weights, head.stats, (a, y), keys[-1])
 
     n = len(net.layers)
     locality = {"forward": everywhere(n), "feedback": own(n)}
@@ -220,19 +221,28 @@ def _parts(net: Network, feedback_init: nn.initializers.Initializer) -> tuple[Pa
     return *blocks, head_part(net)
 
 
-def _project(
-    block: nn.Module, weights: Weights, stats: Stats, below: jax.Array, signal: jax.Array, key: jax.Array
-) -> tuple[Lesson, jax.Array]:
-    """The lesson of a block, whose objective is ⟨a_l, signal·B_l⟩; and a_l.
+class _Passed(NamedTuple):
+    """A block after its forward pass: its output a_l, and the way back from a_l to its weights."""
 
-    DFA and DKP have computed a_l before, on the way to the error. The compiler sees that it is the same computation,
-    and does it once.
-    """
+    a: Any  # as the next block gets it
+    stats: Tree
+    rows: jax.Array  # a_l with a row for each example, or for each token that has a target
+    back: Callable[[jax.Array], tuple[Tree]]
 
-    def objective(weights: Weights) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
-        a, new_stats = apply_layer(block, weights["forward"][0], stats[0], below, key)
-        activities, signals = map(flat, each_target(a, signal))
-        return jnp.vdot(activities, signals @ weights["feedback"]), (a, new_stats)
+    def lesson(self, feedback: jax.Array, signal: jax.Array) -> Lesson:
+        """The gradient of ⟨a_l, signal·B_l⟩, for the block's weights and for B_l."""
+        signals = flat(each_target(self.a, signal)[1])
+        wanted = signals @ feedback
+        grads = {"forward": self.back(wanted), "feedback": signals.T @ self.rows}
+        return Lesson(grads, (self.stats,), {"projection": jnp.vdot(self.rows, wanted)})
 
-    (loss, (a, new_stats)), grads = jax.value_and_grad(objective, has_aux=True)(weights)
-    return Lesson(grads, (new_stats,), {"projection": loss}), a
+
+def _forward(
+    block: nn.Module, weights: Weights, stats: Stats, below: jax.Array, y: jax.Array, key: jax.Array
+) -> _Passed:
+    def output(weights: Tree) -> tuple[jax.Array, tuple[Any, Tree]]:
+        a, new_stats = apply_layer(block, weights, stats[0], below, key)
+        return flat(each_target(a, y)[0]), (a, new_stats)
+
+    rows, back, (a, new_stats) = jax.vjp(output, weights["forward"][0], has_aux=True)
+    return _Passed(a, new_stats, rows, back)

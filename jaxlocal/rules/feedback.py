@@ -83,11 +83,12 @@ def kp(
         \Delta B_l = -\eta_B\, \delta_l^\top a_{l-1} - \lambda B_l
 
     so that with the same optimizer W - Bᵀ shrinks by 1 - λ a step. B is stored in the layout of W, as in `fa`. The
-    decay is the paper's: it is not multiplied by the learning rate, and biases and scales have none.
+    decay is the paper's: it is not multiplied by the learning rate, and biases and scales have none. A weight decay
+    inside `tx`, as in `optax.adamw`, reaches B as part of W's move, and does not bring the two together.
 
     Args:
       net: the network, as for `fa`.
-      tx: the optimizer of the forward weights.
+      tx: the optimizer of the forward weights, without a weight decay of its own.
       feedback_tx: the optimizer of B; by default B takes the very moves of W, whose gradient it has, so that one
         optimizer state serves both.
       decay: λ of the forward weights.

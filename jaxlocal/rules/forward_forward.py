@@ -16,7 +16,7 @@ from jaxlocal.layers import flat
 from jaxlocal.locality import upward
 from jaxlocal.make import make_rule
 from jaxlocal.network import Masked, Network, Tree, apply_layer, key_of, units, vocabulary
-from jaxlocal.parts import init_forward, own_key
+from jaxlocal.parts import init_forward, lesson_of, own_key
 from jaxlocal.rule import Lesson, Message, Params, Part, Rule, Stats, Weights
 
 SMALLEST = 1e-8  # no mean square counts as less, so that nothing is divided by zero
@@ -98,17 +98,15 @@ class _Component(NamedTuple):
 
     def teach(self, weights: Weights, stats: Stats, message: Message, key: jax.Array) -> tuple[Lesson, Message]:
         """Both streams through the block, and the gradient of L_l."""
-        both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *self.streams(message, key))
-        below = _normalised(both)
+        below = _normalised(jax.tree.map(_in_turns, *self.streams(message, key)))
 
-        def objective(weights: Weights) -> tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array, Stats]]:
+        def objective(weights: Weights) -> tuple[dict[str, jax.Array], Stats, Message]:
             a, new_stats = apply_layer(self.block, weights["forward"][0], stats[0], below, key)
-            positive, negative = _halves(_goodness(a) - self.threshold * units(a))
+            positive, negative = _apart(_goodness(a) - self.threshold * units(a))
             losses = {"positive": jnp.mean(nn.softplus(-positive)), "negative": jnp.mean(nn.softplus(negative))}
-            return losses["positive"] + losses["negative"], (losses, a, (new_stats,))
+            return losses, (new_stats,), _apart(a)
 
-        grads, (losses, a, new_stats) = jax.grad(objective, has_aux=True)(weights)
-        return Lesson(grads, new_stats, losses), _halves(a)
+        return lesson_of(objective, weights)
 
 
 def _streams(net: Network, batch: Message, key: jax.Array) -> Message:
@@ -120,10 +118,19 @@ def _streams(net: Network, batch: Message, key: jax.Array) -> Message:
     return _labelled(net, x, y), _labelled(net, x, jax.nn.one_hot(wrong, classes, dtype=y.dtype))
 
 
-def _halves(both: Tree) -> tuple[Tree, Tree]:
-    """The positive and the negative examples."""
-    n = len(jax.tree.leaves(both)[0]) // 2
-    return jax.tree.map(lambda leaf: leaf[:n], both), jax.tree.map(lambda leaf: leaf[n:], both)
+def _in_turns(positive: jax.Array, negative: jax.Array) -> jax.Array:
+    """The examples of both streams in turns.
+
+    So a device that has a share of the batch has both streams of its examples. If one stream came after the other,
+    examples would have to move between devices, and in a pipeline the devices would wait for each other for ever.
+    """
+    return jnp.stack([positive, negative], axis=1).reshape(-1, *positive.shape[1:])
+
+
+def _apart(both: Tree) -> tuple[Tree, Tree]:
+    """The positive and the negative stream."""
+    pairs = jax.tree.map(lambda leaf: leaf.reshape(-1, 2, *leaf.shape[1:]), both)
+    return jax.tree.map(lambda leaf: leaf[:, 0], pairs), jax.tree.map(lambda leaf: leaf[:, 1], pairs)
 
 
 def _labelled(net: Network, x: jax.Array, y: jax.Array) -> jax.Array:

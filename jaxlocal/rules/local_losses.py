@@ -1,8 +1,7 @@
 """Local losses: every block predicts the label through a small head, and makes examples of a class similar."""
 
-import operator
 from collections.abc import Collection
-from functools import partial, reduce
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -13,14 +12,14 @@ import optax
 from jaxlocal import checks
 from jaxlocal.checks import learning_rule
 from jaxlocal.fast.convolution import convolve
-from jaxlocal.fast.lengths import direction, length
+from jaxlocal.fast.lengths import TINY, direction, length
 from jaxlocal.fast.pooling import average_to
 from jaxlocal.fast.product import product
 from jaxlocal.layers import Head, flat
 from jaxlocal.locality import own, upward
 from jaxlocal.make import make_rule
 from jaxlocal.network import Loss, Network, apply_layer, mean_of_tokens, units
-from jaxlocal.parts import head_part, init_forward, init_helper
+from jaxlocal.parts import head_part, init_forward, init_helper, lesson_of
 from jaxlocal.rule import Lesson, Message, Part, Rule, Stats, Weights
 
 FEW = 3  # up to this many channels are too few to compare images by
@@ -115,7 +114,7 @@ class _LocalLosses(NamedTuple):
         """a_l = f_l(a_{l-1}) and the gradient of L_l."""
         below, y = message
 
-        def objective(weights: Weights) -> tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array, Stats]]:
+        def objective(weights: Weights) -> tuple[dict[str, jax.Array], Stats, Message]:
             a, new_stats = apply_layer(block, weights["forward"][0], stats[0], below, key)
             a_read, losses = mean_of_tokens(a), {}
             if self.beta < 1:
@@ -123,11 +122,11 @@ class _LocalLosses(NamedTuple):
                 losses["prediction"] = (1 - self.beta) * self.loss.mean(scores, flat(y))
             if self.beta > 0:
                 v, _ = apply_layer(_map(a_read), weights["similarity"], {}, a_read)
-                losses["similarity"] = self.beta * jnp.mean(jnp.square(_similarities(_features(v)) - _similarities(y)))
-            return reduce(operator.add, losses.values()), (losses, a, (new_stats,))
+                wanted = _similarities(y / jnp.maximum(jnp.max(jnp.abs(y)), TINY))  # of targets of any size
+                losses["similarity"] = self.beta * jnp.mean(jnp.square(_similarities(_features(v)) - wanted))
+            return losses, (new_stats,), (a, y)
 
-        grads, (losses, a, new_stats) = jax.grad(objective, has_aux=True)(weights)
-        return Lesson(grads, new_stats, losses), (a, y)
+        return lesson_of(objective, weights)
 
 
 def _similarities(v: jax.Array) -> jax.Array:

@@ -20,7 +20,7 @@ from jaxlocal.layers import flat
 from jaxlocal.locality import downward, everywhere, upward
 from jaxlocal.network import Network, apply_layer, init_layer
 from jaxlocal.rule import Component, Rule, Weights
-from jaxlocal.targets import PLAIN, First, Inverse, Locality, Output, Settings, dense, target_prop
+from jaxlocal.targets import PLAIN, First, Inverse, Locality, Output, dense, target_prop
 
 
 def vanilla(g: Inverse, h: jax.Array, above: jax.Array, target: jax.Array) -> jax.Array:
@@ -124,8 +124,19 @@ def tp(
       Bartunov, Santoro, Richards, Marris, Hinton, Lillicrap. Assessing the scalability of biologically-motivated deep
       learning algorithms and architectures. NeurIPS 2018, section 2.1.2.
     """
-    settings = Settings(inverse_tx or tx, noise, noise_preserving, alternate, inverses, frozen)
-    return target_prop(net, tx, settings, label(net), vanilla, {"forward": upward, "inverse": downward})
+    return target_prop(
+        net,
+        tx,
+        first=label(net),
+        propagate=vanilla,
+        locality={"forward": upward, "inverse": downward},
+        inverse_tx=inverse_tx,
+        noise=noise,
+        noise_preserving=noise_preserving,
+        alternate=alternate,
+        inverses=inverses,
+        frozen=frozen,
+    )
 
 
 @learning_rule
@@ -186,8 +197,20 @@ def dtp(
     checks.positive("alpha", alpha)
     if hybrid is not None:
         checks.fraction("hybrid", hybrid)
-    settings = Settings(inverse_tx or tx, noise, noise_preserving, alternate, inverses, frozen, hybrid)
-    return target_prop(net, tx, settings, gradient(net, alpha), difference, TARGETS_FROM_ALL)
+    return target_prop(
+        net,
+        tx,
+        first=gradient(net, alpha),
+        propagate=difference,
+        locality=TARGETS_FROM_ALL,
+        hybrid=hybrid,
+        inverse_tx=inverse_tx,
+        noise=noise,
+        noise_preserving=noise_preserving,
+        alternate=alternate,
+        inverses=inverses,
+        frozen=frozen,
+    )
 
 
 @learning_rule
@@ -232,8 +255,19 @@ def sdtp(
     Reference:
       Bartunov et al. 2018, algorithm 1.
     """
-    settings = Settings(inverse_tx or tx, noise, noise_preserving, alternate, inverses, frozen)
-    return target_prop(net, tx, settings, label(net), difference, TARGETS_FROM_ALL)
+    return target_prop(
+        net,
+        tx,
+        first=label(net),
+        propagate=difference,
+        locality=TARGETS_FROM_ALL,
+        inverse_tx=inverse_tx,
+        noise=noise,
+        noise_preserving=noise_preserving,
+        alternate=alternate,
+        inverses=inverses,
+        frozen=frozen,
+    )
 
 
 @learning_rule
@@ -282,7 +316,19 @@ def ao_sdtp(
       Bartunov et al. 2018, equation 3 and algorithm 2.
     """
     checks.positive_int("auxiliary", auxiliary)
-    settings = Settings(inverse_tx or tx, noise, noise_preserving, alternate, inverses, frozen)
     output = with_features(auxiliary)
     locality = {**TARGETS_FROM_ALL, "auxiliary": everywhere}
-    return target_prop(net, tx, settings, label(net, output), difference, locality, output)
+    return target_prop(
+        net,
+        tx,
+        first=label(net, output),
+        propagate=difference,
+        locality=locality,
+        output=output,
+        inverse_tx=inverse_tx,
+        noise=noise,
+        noise_preserving=noise_preserving,
+        alternate=alternate,
+        inverses=inverses,
+        frozen=frozen,
+    )
