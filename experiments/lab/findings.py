@@ -1,6 +1,7 @@
 """The meaning of the report's numbers, experiment by experiment; numbers are named, not typed.
 
 {experiment/row} is the row's test accuracy, and {experiment/row - experiment/row} the difference of two in points.
+What is in [[double brackets]] is left out as long as a row that it names has no record.
 """
 
 FINDINGS = {
@@ -12,20 +13,20 @@ those of another paper, and its forward weights are trained in only half of the 
 with settings from a search of equal budget, as many epochs and as many prediction parameters, the difference of
 Associated Learning to backpropagation on these layers is {al_table2/mlp_256_tuned_al - al_table2/mlp_256_tuned_bp},
 less than the deviation over its seeds. On layers of 1024 units the difference is {al_table2/mlp_tuned_al -
-al_table2/mlp_tuned_bp}, with a quarter of the prediction parameters; there both rules have the settings that were
-searched on the narrower net, and few epochs. The rows with the paper's own settings, {al_table2/mlp_bp} and
-{al_table2/mlp_al}, say more about the budget than about the rules: the rate is reduced after two fifths of the run,
-when Associated Learning has hardly begun to learn.""",
+al_table2/mlp_tuned_bp}, although Associated Learning has about a quarter of the prediction parameters of
+backpropagation there; both rules have the settings that were searched on the narrower net, and few epochs. The rows
+with the paper's own settings, {al_table2/mlp_bp} and {al_table2/mlp_al}, say more about the budget than about the
+rules: the rate is reduced after two fifths of the run, when Associated Learning has hardly begun to learn.""",
     "al_table3": """\
 In the paper, after 200 epochs, Associated Learning is ahead on the MLP, the vanilla CNN and VGG, and behind on the
 ResNets. No row here has this budget, so the claim is neither confirmed nor refuted. In short runs, each rule with the
 best of the same rates, the narrow MLP reaches {al_table3/mlp_512_bp} by backpropagation and {al_table3/mlp_512_al} by
-Associated Learning, with half as many prediction parameters: {al_table3/mlp_512_al - al_table3/mlp_512_bp}. With the
-rates that the search found on MNIST it reaches {al_table3/mlp_512_tuned_bp} and {al_table3/mlp_512_tuned_al}, and the
-two seeds differ in the order. On small images the vanilla CNN reaches {al_table3/cnn_small_bp} by backpropagation and
-{al_table3/cnn_small_al} by Associated Learning, with as many prediction parameters: {al_table3/cnn_small_al -
-al_table3/cnn_small_bp}. After one epoch of the paper's schedule, in one seed, backpropagation has {al_table3/cnn_bp} on
-the vanilla CNN, and Associated Learning, with {al_table3/cnn_al}, has not begun to learn.""",
+Associated Learning, which has half as many prediction parameters: {al_table3/mlp_512_al - al_table3/mlp_512_bp}. With
+the rates that the search found on MNIST it reaches {al_table3/mlp_512_tuned_bp} and {al_table3/mlp_512_tuned_al}, and
+the two seeds differ in the order. [[On small images the vanilla CNN reaches {al_table3/cnn_small_bp} by backpropagation
+and {al_table3/cnn_small_al} by Associated Learning, with as many prediction parameters: {al_table3/cnn_small_al -
+al_table3/cnn_small_bp}.]] After one epoch of the paper's schedule, in one seed, backpropagation has {al_table3/cnn_bp}
+on the vanilla CNN, and Associated Learning, with {al_table3/cnn_al}, has not begun to learn.""",
     "al_table7": """\
 The paper's claim is that the classes are farther apart, relative to their own width, in Associated Learning than in
 backpropagation. On the narrow MLP, with the rates that the row chose (`mlp_512`) and with those of the search on MNIST
@@ -100,8 +101,8 @@ training a smaller one might, too.""",
 Two LSTM layers in place of one, without dropout. After the last epoch Associated Learning is ahead on AG News by
 {al_text_deep/ag_news_10k_al - al_text_deep/ag_news_10k_bp}; on the Sentiment Treebank the two differ by less than two
 tenths of a point. At the best epoch by validation it is ahead on AG News, too, and half a point behind on the Sentiment
-Treebank. Only these two sets were tried. How soon each rule is as accurate as backpropagation, on one device and on
-two, is measured by `python -m experiments.speed.time_to_accuracy`.""",
+Treebank. Only these two sets were tried. [Time to accuracy](lean-measured.md#time-to-accuracy) shows how soon each rule
+is as accurate as backpropagation, on one device and on two.""",
     "bartunov_table1": """\
 The paper's claim is that backpropagation is ahead of the other methods, by little on MNIST. On MNIST, fully connected,
 one seed each with the whole budget, it is ahead of all other methods. The distance is small but for the three that
@@ -189,9 +190,9 @@ see the pictures: with SDTP there are artefacts, but the digits are legible.""",
     "bartunov_section3_2": """\
 The paper's claim is that larger receptive fields and fully connected inverses lead to no significant improvement. On
 MNIST, locally connected, with the budget of the table, wider receptive fields change the test accuracy of difference
-target propagation by {bartunov_section3_2/mnist_lc_wider - bartunov_section3_2/mnist_lc_same}, and fully connected
-inverses by {bartunov_section3_2/mnist_lc_dense - bartunov_section3_2/mnist_lc_same}. The paper's own case, CIFAR-10, is
-not tested before its rows are run.""",
+target propagation by {bartunov_section3_2/mnist_lc_wider - bartunov_section3_2/mnist_lc_same}[[, and fully connected
+inverses by {bartunov_section3_2/mnist_lc_dense - bartunov_section3_2/mnist_lc_same}]]. The paper's own case, CIFAR-10,
+is not tested before its rows are run.""",
     "bartunov_section5_6": """\
 The paper makes no claim here but the identity that a test holds exact: with g_bp alone the gradients are those of
 backpropagation. After a few epochs a quarter of g_bp in the targets changes the test accuracy of difference target

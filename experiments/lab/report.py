@@ -1,8 +1,7 @@
 """One page with all tables and figures of the papers: their numbers beside ours, the budgets, and what is not run yet.
 
-`python -m experiments.lab.report` writes docs/report.md from the records in experiments/records and from nothing else:
-no number in it is typed. The meaning of the numbers is in `experiments.lab.findings`, where numbers are names of
-records.
+`python -m experiments.lab.report` writes docs/report.md from the records in experiments/records. The meaning of the
+numbers is in `experiments.lab.findings`, where the name of a record stands for its number.
 """
 
 import re
@@ -27,6 +26,7 @@ from experiments.papers.local_errors import cifar10
 from jaxlocal import flags
 
 PAGE = records.ROOT / "docs" / "report.md"
+OPTIONAL = re.compile(r"(\s*)\[\[(.*?)\]\]", re.DOTALL)
 NUMBER = re.compile(r"\{([a-z0-9_]+/[a-z0-9_]+)(?:\s+-\s+([a-z0-9_]+/[a-z0-9_]+))?\}")
 
 # The experiments in the order of the page.
@@ -143,7 +143,14 @@ def _section(experiment: Experiment, out: Path | None) -> Iterator[str]:
 
 
 def filled(text: str, out: Path | None = None) -> str:
-    """The text with the test accuracies that it names: {study/row}, or {study/row - study/row} for a difference."""
+    """The text with the test accuracies that it names: {study/row}, or {study/row - study/row} for a difference.
+
+    What is in [[double brackets]] is left out if a row that it names is not run.
+    """
+
+    def known(place: re.Match[str]) -> str:
+        names = [name for number in NUMBER.finditer(place[2]) for name in number.groups() if name]
+        return place[1] + place[2] if len(accuracies(names)) == len(names) else ""
 
     def accuracies(names: Sequence[str]) -> list[dict[str, Any]]:
         found = (records.found(name, out) for name in names)
@@ -158,7 +165,7 @@ def filled(text: str, out: Path | None = None) -> str:
             return f"{tables.percent(found[0])} %"
         return f"{100 * (found[0]['mean'] - found[1]['mean']):+.2f} points"
 
-    return NUMBER.sub(number, text)
+    return NUMBER.sub(number, OPTIONAL.sub(known, text))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -207,18 +214,21 @@ def _machine(device: Mapping[str, Any]) -> str:
 
 HEAD = """# The papers' tables
 
-The papers' numbers beside those of this library, row by row, with the budget of each. The page is written by
-`python -m experiments.lab.report` from the records in `experiments/records`, which name the command, commit, seeds,
-versions and device; no number in it is typed.
+The papers' numbers beside those of this library, row by row, with the budget of each. The page is written from the
+records in `experiments/records` by `python -m experiments.lab.report`. A record names the command, commit, seeds,
+versions and device. Accuracies in digits, and the points between them, come from the records; other numbers in the
+text, such as "about three points", are written by hand. [Which of the papers' claims hold
+here](results.md#which-of-the-papers-claims-hold-here) is a summary.
 
 Each experiment is one command. Without flags it has the paper's budget; `--quick` takes a shorter budget, and leaves
 out rows that take too long even then; `--rows`, `--epochs` and `--seeds` choose; `--minutes` stops in time, and the
 same command resumes. `python -m experiments.lab.minutes --minutes 30 bartunov_table1 dkp_table1` trains what fits into
 a time, the shortest rows first. A row that is "not run" lacks the time, or its data set on our machines. Where a row
 has fewer epochs than its paper's, the budgets explain part of the difference. Our own settings were chosen on
-validation sets, never on test sets. Accuracies are those after the last epoch, mean ± sample standard deviation over
-the seeds; newer records also have the test accuracy after the best epoch on the validation set. CIFAR-10 here comes
-from JPEG copies of its images, so none of its numbers is exactly comparable."""
+validation sets, with one exception: two defaults of `al`, its loss and its prediction by all components, [were changed
+after test results had been seen](ranking.md#the-protocol). Accuracies are those after the last epoch, mean ± sample
+standard deviation over the seeds; newer records also have the test accuracy after the best epoch on the validation set.
+CIFAR-10 here comes from JPEG copies of its images, so none of its numbers is exactly comparable."""
 
 if __name__ == "__main__":
     main()
