@@ -418,12 +418,12 @@ def positive(name: str, value: float) -> None:
     _number(name, value, "more than zero", lambda v: 0 < v < float("inf"))
 
 
-def share(name: str, value: float) -> None:
+def below_one(name: str, value: float) -> None:
     """The value is a number, zero or more and less than one."""
     _number(name, value, "zero or more and less than one", lambda v: 0 <= v < 1)
 
 
-def fraction(name: str, value: float) -> None:
+def up_to_one(name: str, value: float) -> None:
     """The value is a number from 0 to 1."""
     _number(name, value, "a number from 0 to 1", lambda v: 0 <= v <= 1)
 

@@ -154,7 +154,7 @@ def _local_error_vgg(shapes: Sequence[tuple[int, int]], classes: int, times: flo
     checks.positive("times", times)
     if any(times * features % 1 for features, _ in shapes):
         raise ValueError(f"times={times}: does not give whole numbers of features; take 0.25, 0.5 or a whole number")
-    checks.share("dropout", dropout)
+    checks.below_one("dropout", dropout)
     options: dict[str, Any] = {"norm": True, "dropout": dropout}
     convs = (conv(int(times * features), pool_input=pool, **options) for features, pool in shapes)
     return Network((*convs, dense(1024, pool_input=2, **options)), _head(classes, he_normal))
@@ -243,7 +243,7 @@ def alexnet(classes: int = 100, *, image_size: int = 32, width: int = 4096, drop
       7
     """
     checks.positive_int("width", width)
-    checks.share("dropout", dropout)
+    checks.below_one("dropout", dropout)
     if image_size not in (32, 64):
         raise ValueError(f"image_size={checks.show(image_size)}: must be 32 or 64; resize the images to one of them")
     shapes = [(64, image_size // 32, 2), (192, 1, 2), (384, 1, 1), (256, 1, 1), (256, 1, 2)]
@@ -439,4 +439,4 @@ def _head(classes: int, init: InitMaker, average: bool = False) -> Head:
 
 def _options(norm: bool, dropout: float) -> None:
     checks.flag("norm", norm)
-    checks.share("dropout", dropout)
+    checks.below_one("dropout", dropout)

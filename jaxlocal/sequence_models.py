@@ -170,7 +170,7 @@ def _first(
 ) -> nn.Module:
     """The embedding, or a dense layer for real numbers."""
     checks.positive_int("features", features)
-    checks.share("dropout", dropout)
+    checks.below_one("dropout", dropout)
     if vocabulary is None:
         if vectors is not None:
             raise ValueError(

@@ -55,7 +55,7 @@ def paired(
         raise ValueError(
             f"ours has shape {np.shape(ours)} and theirs has {np.shape(theirs)}: give a number of each for every seed"
         )
-    checks.share("confidence", confidence)
+    checks.below_one("confidence", confidence)
     values = np.asarray([ours, theirs])
     differences = values[0] - values[1]
     mean, count = float(differences.mean()), len(differences)

@@ -888,7 +888,7 @@ DEFECTS = (
     ),
     Defect(
         "pipeline: the cut that is dearest",
-        "pipeline/costs.py",
+        "pipeline/cut.py",
         "            n: min(",
         "            n: max(",
         pipeline("balance_finds_the_best_cut"),

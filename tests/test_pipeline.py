@@ -470,7 +470,7 @@ def test_balanced_cuts_by_what_it_measures(monkeypatch):
     params = sequential("drtp").params[0]
     costs = jl.pipeline.Costs(seconds=(2.0, 1.0, 1.5), message=(1, 1, 1))
     seen = []
-    monkeypatch.setattr("jaxlocal.pipeline.costs.measure", lambda *arguments: (seen.append(arguments), costs)[1])
+    monkeypatch.setattr("jaxlocal.pipeline.cut.measure", lambda *arguments: (seen.append(arguments), costs)[1])
     pipe, found = jl.pipeline.balanced(RULE["drtp"], params, batch("drtp", 0), mesh(data=2, stage=2), "stage", room=2)
     assert found == costs and len(seen) == 1 and seen[0][0] is RULE["drtp"]
     assert pipe.sizes == (1, 2) and pipe.room == 2 and pipe.axis == "stage"

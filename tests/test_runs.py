@@ -153,7 +153,7 @@ def test_a_run_that_was_interrupted_ends_like_one_that_was_not(changed, then):
 def test_a_pipeline_is_cut_by_what_its_components_cost(monkeypatch):
     """And it says what to expect: a tick as long as the slowest stage, and an epoch of 137 batches."""
     costs = Costs(seconds=(0.004, 0.001, 0.002), message=(1, 1, 1))
-    monkeypatch.setattr("jaxlocal.pipeline.costs.measure", lambda *arguments: costs)
+    monkeypatch.setattr("jaxlocal.pipeline.cut.measure", lambda *arguments: costs)
     config = replace(TINY, rule="al", model_args=("hidden=[8,8,8]",), pipeline=True, devices=2)
     built, expected = stages.cut(config, build.build(config))
     assert built.rule.sizes == (1, 2)
@@ -169,7 +169,7 @@ def test_a_pipeline_is_cut_by_what_its_components_cost(monkeypatch):
 
 
 def test_one_device_and_rules_without_a_pipeline_are_not_measured(monkeypatch):
-    monkeypatch.setattr("jaxlocal.pipeline.costs.measure", None)
+    monkeypatch.setattr("jaxlocal.pipeline.cut.measure", None)
     alone = "pipeline of 1 stage: no components learn in parallel; name more devices with --devices"
     for config, expected in ((TINY, None), (replace(TINY, rule="al", pipeline=True), alone)):
         built = build.build(config)
@@ -439,7 +439,7 @@ def test_pictures_of_several_seeds():
         "distances.png",
         "tsne.png",
     ]
-    with pytest.raises(ConfigError, match=r"--examples=2: y: has .* distances need two classes"):
+    with pytest.raises(ConfigError, match=r"--examples=2: y has .* distances need two classes"):
         list(app.draw(Path("run"), examples=2))
 
 

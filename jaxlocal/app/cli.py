@@ -59,7 +59,7 @@ def evaluate(argv: Sequence[str]) -> None:
 
 
 def predict(argv: Sequence[str]) -> None:
-    """Name the class of texts or images, with its probability, by a run."""
+    """Name the class of texts, images or rows of tables, with its probability, by a run."""
     parser = _parser("predict", "RUN [TEXT …] ")
     _add_run(parser, RUN_OR_NAME)
     parser.add_argument(

@@ -233,11 +233,11 @@ def predict(folder: Path | str, inputs: Iterable[str], *, best: bool = False) ->
 
     Args:
       folder: the folder of the run, or the name of a trained network that comes with the library.
-      inputs: texts; or, if the run was trained on images or arrays, files: images, and .npz files with an array x.
+      inputs: texts; or, if the run was trained on numbers, files: images, .npz files with an array x, and tables.
       best: whether to take the best checkpoint instead of the last one.
 
     Yields:
-      The prediction for each text, for each image, and for each row of a .npz file.
+      The prediction for each text, for each image, and for each row of a .npz file or of a table.
     """
     learned = learned_by(folder, best)
     yield from predictions(learned.config, learned.built, learned.params, inputs)
@@ -286,7 +286,8 @@ def draw(folder: Path | str, *, best: bool = False, examples: int = 1000) -> Ite
     try:
         distances, tsne = plots.distances(panels, y), plots.tsne(panels, y)
     except ValueError as error:
-        raise ConfigError(f"--examples={examples}: {error}") from None
+        all_of_them = len(y) == len(built.data.test[1])
+        raise ConfigError(f"{'the test set' if all_of_them else f'--examples={examples}'}: {error}") from None
     yield save("distances", distances)
     yield save("tsne", tsne)
 

@@ -4,7 +4,7 @@
 network into stages; `balanced` does it all in one call. `Schedule` is the timetable.
 """
 
-from jaxlocal.pipeline.costs import Costs, balance, balanced, measure
+from jaxlocal.pipeline.cut import Costs, balance, balanced, measure
 from jaxlocal.pipeline.devices import mesh
 from jaxlocal.pipeline.pipeline import Fed, Pipeline, PipelineParams, pipelined
 from jaxlocal.pipeline.schedule import Schedule

@@ -114,8 +114,8 @@ def dkp(
       Webster, Choi, Ahn. Learning the connections in direct feedback alignment. OpenReview 2021. Equation 8.
     """
     feedback_decay = decay if feedback_decay is None else feedback_decay
-    checks.share("decay", decay)
-    checks.share("feedback_decay", feedback_decay)
+    checks.below_one("decay", decay)
+    checks.below_one("feedback_decay", feedback_decay)
     txs = {"forward": decayed(tx, decay), "feedback": decayed(feedback_tx or tx, feedback_decay)}
     return _direct(net, txs, feedback_init, frozen)
 

@@ -111,8 +111,8 @@ def kp(
       Notation: Learning the connections in direct feedback alignment, eq. 5 and 6.
     """
     feedback_decay = decay if feedback_decay is None else feedback_decay
-    checks.share("decay", decay)
-    checks.share("feedback_decay", feedback_decay)
+    checks.below_one("decay", decay)
+    checks.below_one("feedback_decay", feedback_decay)
     start, learn = drawn(net, feedback_init), partial(_learn, net)
     if feedback_tx is not None:
         txs = {"forward": decayed(tx, decay), "feedback": decayed(feedback_tx, feedback_decay)}

@@ -73,7 +73,7 @@ def predsim(
     Reference:
       Nøkland, Eidnes. Training neural networks with local error signals. ICML 2019.
     """
-    checks.fraction("beta", beta)
+    checks.up_to_one("beta", beta)
     checks.positive_int("inputs", inputs)
     losses = _LocalLosses(net.loss, beta, inputs)
     blocks = (Part((i,), partial(losses.init, f), partial(losses.teach, f)) for i, f in enumerate(net.blocks))

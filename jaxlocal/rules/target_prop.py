@@ -196,7 +196,7 @@ def dtp(
     """
     checks.positive("alpha", alpha)
     if hybrid is not None:
-        checks.fraction("hybrid", hybrid)
+        checks.up_to_one("hybrid", hybrid)
     return target_prop(
         net,
         tx,

@@ -64,8 +64,8 @@ def wm(
       Akrout, Wilson, Humphreys, Lillicrap, Tweed. Deep learning without weight transport. NeurIPS 2019.
     """
     mirror_decay = mirror_rate if mirror_decay is None else mirror_decay
-    checks.share("mirror_rate", mirror_rate)
-    checks.share("mirror_decay", mirror_decay)
+    checks.below_one("mirror_rate", mirror_rate)
+    checks.below_one("mirror_decay", mirror_decay)
 
     def learn(component: Component, batch: Batch, key: jax.Array) -> Lesson:
         weights, (x, _) = component.weights["forward"], batch
