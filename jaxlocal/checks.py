@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
@@ -16,6 +16,7 @@ import optax
 
 from jaxlocal.hints import nearest
 from jaxlocal.network import Loss, Network, Tree, vocabulary
+from jaxlocal.text import plural
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -416,6 +417,15 @@ def non_negative(name: str, value: float) -> None:
 def positive(name: str, value: float) -> None:
     """The value is a finite number, more than zero."""
     _number(name, value, "more than zero", lambda v: 0 < v < float("inf"))
+
+
+def comparable_classes(name: str, sizes: Sequence[int]) -> None:
+    """There are two classes or more, with two examples or more each."""
+    if len(sizes) < 2 or min(sizes) < 2:
+        raise ValueError(
+            f"{name}: has {plural(len(sizes), 'class', 'classes')}, the smallest with "
+            f"{plural(min(sizes, default=0), 'example')}; distances need two classes or more, of two examples or more"
+        )
 
 
 def below_one(name: str, value: float) -> None:

@@ -14,7 +14,6 @@ from jaxlocal.costs import Cost, CostTable, costs
 from jaxlocal.layers import flat
 from jaxlocal.network import Tree, mean_of_tokens, units, vocabulary
 from jaxlocal.rule import Batch, Lesson, Params, Rule
-from jaxlocal.text import plural
 from jaxlocal.tokens import each_target
 
 __all__ = [
@@ -304,12 +303,7 @@ def class_distances(features: jax.Array, y: jax.Array) -> ClassDistances:
     features = flat(features)
     labels = np.asarray(y).argmax(-1)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    smallest = min(map(len, members))
-    if len(members) < 2 or smallest < 2:
-        raise ValueError(
-            f"y has {plural(len(members), 'class', 'classes')}, the smallest with {plural(smallest, 'example')}; "
-            "distances need two classes or more, of two examples or more"
-        )
+    checks.comparable_classes("y", [len(rows) for rows in members])
     # Each class is padded to the size of the largest, so that one compiled program measures them all.
     size = max(map(len, members))
     intra = jnp.stack([_mean_distance(features[np.resize(rows, size)], len(rows)) for rows in members]).mean()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Replace a file's content in one step, so that neither a reader nor a crash ever sees half of it."""
+    """Replace a file's content in one step, so that no reader sees half of it, even if this process is killed."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         draft.write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -72,7 +72,11 @@ class _MLflow:
         self._library = library
         library.set_experiment(PROJECT)
         library.start_run(run_name=folder.name, tags={name: json.dumps(value) for name, value in facts.items()})
-        library.log_params(facts.get("settings", {}))
+        try:
+            library.log_params(facts.get("settings", {}))
+        except Exception:
+            library.end_run()  # as long as a run is open, MLflow begins no other
+            raise
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._library.log_metrics(dict(values), step=step)
@@ -131,24 +135,27 @@ def opened(
     check(names)
     folder = checks.path("folder", folder)
     loggers: list[tuple[str, Logger]] = []
+
+    def start(label: str, name: str | Opener) -> None:
+        loggers.append((label, _opener(name)(folder, facts or {}, first)))
+
     for name in names if processes.writes() else ():
         label = name if isinstance(name, str) else getattr(name, "__name__", "logger")
-        with _excused(label, "start"):
-            loggers.append((label, _opener(name)(folder, facts or {}, first)))
+        _works(label, "start", partial(start, label, name))
 
     def watch(progress: Progress) -> bool:
         values = _of_epoch(progress.state.history[-1]) if progress.state else {"loss": progress.loss}
         for label, logger in tuple(loggers):
-            with _excused(label, "log", partial(loggers.remove, (label, logger))):
-                logger.log(progress.step, values)
+            if not _works(label, "log", partial(logger.log, progress.step, values)):
+                loggers.remove((label, logger))
+                _works(label, "end", logger.close)
         return False
 
     try:
         yield watch
     finally:
         for label, logger in loggers:
-            with _excused(label, "end"):
-                logger.close()
+            _works(label, "end", logger.close)
 
 
 def _opener(name: str | Opener) -> Opener:
@@ -163,15 +170,15 @@ def _opener(name: str | Opener) -> Opener:
         raise ImportError(f"log={name}: needs {library}; install it with pip install 'jaxlocal[{name}]'") from None
 
 
-@contextmanager
-def _excused(label: str, what: str, otherwise: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Whatever a logger raises becomes a warning: it may cost a curve, but not the training."""
+def _works(label: str, what: str, do: Callable[[], object]) -> bool:
+    """Whether a logger could do this. What it raises becomes a warning: it may cost a curve, but not the training."""
     try:
-        yield
+        do()
+        return True
     except Exception as error:  # of any library
-        otherwise()
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         warnings.warn(f"{label} cannot {what} ({reason}); the training goes on without it", stacklevel=2)
+        return False
 
 
 def _of_epoch(row: Metrics) -> dict[str, float]:

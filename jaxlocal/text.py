@@ -43,12 +43,14 @@ def measurement(measured: Mapping[str, Any]) -> str:
       >>> from jaxlocal.text import measurement
       >>> measurement({"loss": [0.2, 0.2], "accuracy": [0.92, 0.94]})
       '93.00 ± 1.41 %'
+      >>> measurement({"loss": [0.0012, 0.0016]})
+      '0.0014 ± 0.00028'
     """
     if "accuracy" in measured:
-        values, form, unit = 100 * np.atleast_1d(measured["accuracy"]), ".2f", " %"
+        values, form, of_spread, unit = 100 * np.atleast_1d(measured["accuracy"]), ".2f", ".2f", " %"
     else:
-        values, form, unit = np.atleast_1d(measured["loss"]), ".4g", ""
-    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+        values, form, of_spread, unit = np.atleast_1d(measured["loss"]), ".4g", ".2g", ""
+    spread = f" ± {np.std(values, ddof=1):{of_spread}}" if len(values) > 1 else ""
     return f"{np.mean(values):{form}}{spread}{unit}"
 
 

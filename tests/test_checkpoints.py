@@ -1,5 +1,6 @@
 """Checkpoints: they come back bit for bit; damaged ones are skipped; the last and the best are kept."""
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -117,6 +118,19 @@ def test_a_damaged_checkpoint_is_named_and_put_aside(tmp_path):
         checkpoints.save(2, make(2), FACTS)  # the place is free again
     with Checkpoints(folder) as checkpoints:
         assert checkpoints.latest(make(0)).step == 2
+
+
+def test_after_an_error_of_the_machine_a_checkpoint_stays(tmp_path, monkeypatch):
+    folder = written(tmp_path, 1, 2)
+
+    def fail(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with Checkpoints(folder) as checkpoints:
+        monkeypatch.setattr(checkpoints, "_read", fail)
+        with pytest.raises(OSError, match="Too many open files"):
+            checkpoints.latest(make(0))
+    assert names(folder) == ["1", "2"]
 
 
 def test_if_all_are_damaged_none_is_used(tmp_path):

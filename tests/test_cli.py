@@ -461,6 +461,8 @@ def test_compare_a_rule_with_itself_by_settings_of_its_own(run):
     code, _, error = run(f"compare {rules} --out both --resume --lr 0.1")
     assert code == 2 and "--lr=0.1: the run in both/al has 0.001" in error
     assert Path("both/compare.yaml").read_text() == kept
+    code, _, error = run("compare 'al width=5' --out both --resume --seed 9")  # there is no run of it yet
+    assert code == 2 and "--seed=9: the run in both has 0" in error and not Path("both/al,width=5").exists()
     code, out, _ = run(f"compare {rules} --out both --resume --epochs 2")  # each rule keeps its own settings
     assert code == 0 and "al width=4 lr=0.01 last (epoch 2)" in out
 

@@ -15,7 +15,7 @@ import jaxlocal as jl
 from experiments.lab import figures, records, report, tables, training, workers
 from experiments.lab import main as lab
 from experiments.lab import minutes as driver
-from experiments.lab.experiment import Budget, CannotRun, Experiment, Job, Option, Outcome, comparison, spent
+from experiments.lab.experiment import Budget, CannotRun, Experiment, Job, Option, Outcome, Task, comparison, spent
 from experiments.lab.main import main
 from experiments.lab.training import Case
 from jaxlocal import flags as types
@@ -174,6 +174,19 @@ def test_a_row_that_is_not_run_says_what_is_missing(tmp_path):
     here, elsewhere = comparison(TOY._replace(rows=rows).recorded(tmp_path))
     assert (here["test %"], elsewhere["test %"]) == ("not run: no time", "not run: no data")
     assert "paper's train %" not in here
+
+
+def test_a_row_that_ends_as_the_time_does_clears_its_folder(tmp_path):
+    """It clears it after its last outcome. Otherwise `--again` would find what it has just recorded."""
+    cleared = []
+
+    def train(task):
+        yield Outcome([{}], {}, task.budget, "done")
+        cleared.append(task.row)
+
+    experiment = TOY._replace(rows={"only": Job(budget(1, 1), None, train)})
+    assert lab.run_row(Task(experiment, "only", budget(1, 1), {}, tmp_path, float("-inf"), tmp_path, False))
+    assert cleared == ["only"]
 
 
 def test_an_accelerator_trains_all_seeds_at_once(run, monkeypatch):

@@ -269,8 +269,8 @@ def test_distances_of_rules_and_of_classes_without_width(tmp_path):
         (PANELS, LABELS.astype(float), "^NAME=array.*one-hot"),
         (PANELS, LABELS - 1, "^NAME=array.*one-hot"),
         (PANELS, LABELS[:, None, None], "^NAME=array.*one-hot"),
-        (PANELS, 0 * LABELS, "^NAME: has 1 classes.*two classes or more"),
-        (PANELS, np.arange(60), "^NAME: has 60 classes, the smallest with 1 examples"),
+        (PANELS, 0 * LABELS, "^NAME: has 1 class,.*two classes or more"),
+        (PANELS, np.arange(60), "^NAME: has 60 classes, the smallest with 1 example;"),
     ],
 )
 def test_panels_and_labels_that_do_not_fit(panels, labels, says):

@@ -331,6 +331,15 @@ def test_a_folder_is_for_one_process(finished):
         assert app.evaluate(finished[0]).measured  # reading needs no lock
 
 
+@pytest.mark.parametrize("command", [app.compare, app.search])
+def test_a_folder_of_several_runs_is_for_one_process(command):
+    Path("many").mkdir()
+    with Path("many/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="many: another process is training there; name another folder"):
+            command(["bp"], TINY, "many")
+
+
 def test_a_folder_must_be_free(finished):
     Path("file").touch()
     Path("full").mkdir()
@@ -396,7 +405,8 @@ def test_loggers_show_the_curves_and_what_made_them(monkeypatch):
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", draw)
     with pytest.warns(UserWarning, match=r"mine cannot log \(no route\); the training goes on without it"):
         summary, _ = train(replace(TINY, epochs=1), "run", log=["tensorboard", *libraries, mine])
-    assert list(Path("run/tensorboard").glob("events*")) and failing.log.call_count == 2 and not failing.close.called
+    assert list(Path("run/tensorboard").glob("events*")) and failing.log.call_count == 2
+    failing.close.assert_called_once_with()
     facts = json.loads(Path("run/summary.json").read_text())
     in_picture = json.loads(draw.call_args.kwargs["metadata"]["Description"])
     assert in_picture.items() <= facts.items() and in_picture["command"] == "jaxlocal train --out 'my run'"
@@ -439,7 +449,7 @@ def test_pictures_of_several_seeds():
         "distances.png",
         "tsne.png",
     ]
-    with pytest.raises(ConfigError, match=r"--examples=2: y has .* distances need two classes"):
+    with pytest.raises(ConfigError, match=r"--examples=2: y: has 2 classes, the smallest with 1 example;"):
         list(app.draw(Path("run"), examples=2))
 
 

@@ -210,6 +210,8 @@ START = "text,label\na,0\nb,1\nc,0\n"
         ("text,label\na,0\n", "has 1 row of the training set; give at least 3"),
         ("text,label,split\na,0,test\n", "has 0 rows of the training set; give at least 3, or leave out the column"),
         (START + "\nd, \n", "line 6 has no label; give it one"),
+        ("text,label,split,split\n", "names 2 columns split; leave one"),
+        (f"text,label\n{'a' * 140_000},0\n", "shorten texts of more than 131072 characters"),
         (START + "d,0,1\n", "line 5 has 3 columns, but the header has 2; put texts"),
         (START + 'e,"f\ng"\nd\n', "line 7 has 1 columns"),
         (START + 'd,"0" x\n', "line 5 begins a row that is not one of a table"),

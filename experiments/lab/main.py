@@ -96,7 +96,7 @@ def run_row(task: Task) -> bool:
         reached = outcome.budget
         _record(task, outcome)
         print(outcome.message, flush=True)
-        if time.monotonic() > task.until:
+        if time.monotonic() > task.until and not reached.covers(task.budget):  # else the row clears its folder
             break
     return reached.covers(task.budget)
 

@@ -73,9 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         while waiting and time.monotonic() < until:
             begun += _priced(waiting, until, failed)
             begun = _run(sorted(begun, key=_order), until, failed)
-        for row in begun:  # none of them fits, but what is trained now need not be trained later
-            if time.monotonic() < until:
-                _train(row, failed)
+        # None of them fits, but what is trained now need not be trained later.
+        begun = [row for row in begun if time.monotonic() >= until or not _train(row, failed)]
     except Interrupted as stop:
         parser.exit(128 + stop.signal, f"{stop}; the same command resumes\n")
     print(f"not recorded: {len(begun)} rows that have begun, and {len(waiting)} others; the same command goes on")

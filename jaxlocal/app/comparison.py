@@ -5,6 +5,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -75,22 +76,23 @@ def compare(
     for words, one in configs.items():  # a mistake in the last one is reported before the first one is trained
         processes.together(partial(_try, words, one))
     folder = processes.first(partial(folder_or_next, folder, "compare"))
-    processes.first(partial(_begin, folder, config, configs, resume))
-    summaries = {}
-    for words, one in configs.items():
-        place = _place(folder, words)
-        try:
-            begun = resume and processes.first((place / "config.yaml").exists)
-            summaries[words] = runs.train(one, place, resume=begun, log=log, say=say)
-        except Stopped as stop:
-            again = f"--out {shlex.quote(str(folder))} --resume{text.log_flag(log)}"
-            command = f"jaxlocal compare {shlex.join(configs)} {again}"
-            raise Stopped(stop.signal, f"{stop.after} of {_label(words)}", command) from None
-        except DivergedError as error:
-            raise DivergedError(f"{_label(words)}: {error}") from None
-    labelled = {_label(words): summary for words, summary in summaries.items()}
-    say(f"\n{text.table(labelled)}")
-    processes.first(lambda: _draw(labelled, config, folder, say))
+    with ExitStack() as held:
+        processes.first(partial(_begin, held, folder, config, configs, resume))
+        summaries = {}
+        for words, one in configs.items():
+            place = _place(folder, words)
+            try:
+                begun = resume and processes.first((place / "config.yaml").exists)
+                summaries[words] = runs.train(one, place, resume=begun, log=log, say=say)
+            except Stopped as stop:
+                again = f"--out {shlex.quote(str(folder))} --resume{text.log_flag(log)}"
+                command = f"jaxlocal compare {shlex.join(configs)} {again}"
+                raise Stopped(stop.signal, f"{stop.after} of {_label(words)}", command) from None
+            except DivergedError as error:
+                raise DivergedError(f"{_label(words)}: {error}") from None
+        labelled = {_label(words): summary for words, summary in summaries.items()}
+        say(f"\n{text.table(labelled)}")
+        processes.first(lambda: _draw(labelled, config, folder, say))
     return summaries
 
 
@@ -151,15 +153,18 @@ def _label(words: str) -> str:
     return " ".join([short(rule), *pairs])
 
 
-def _begin(folder: Path, config: Config, configs: Mapping[str, Config], resume: bool) -> None:
-    """Make the folder, and keep the settings that all rules share, unless a run in it was trained with others."""
-    folders.make(folder)
-    if not resume and (folder / SHARED).exists():
+def _begin(held: ExitStack, folder: Path, config: Config, configs: Mapping[str, Config], resume: bool) -> None:
+    """Hold the folder, and keep the settings that all rules share, unless it holds a comparison with others."""
+    held.enter_context(folders.shared(folder))
+    began = (folder / SHARED).exists()
+    if began and not resume:
         raise ConfigError(f"--out={folder}: holds a comparison; resume it with --resume, or name another folder")
     for words, one in configs.items():
         if ((place := _place(folder, words)) / "config.yaml").exists():
             folders.check_same(place, one)
             runs.check_epochs(one, place, len(folders.history(place)))
+    if began:  # also if it has no run of these rules yet
+        folders.check_same(folder, config, SHARED)
     settings.write(config, folder / SHARED)
 
 

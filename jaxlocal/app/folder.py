@@ -69,9 +69,7 @@ def opened(
 def _begin(
     held: ExitStack, folder: Path, config: Config, resume: bool, encoding: Encoding | None, inputs: Sequence[str]
 ) -> None:
-    if (locked := _lock(folder)) is None:
-        raise ConfigError(f"--out={folder}: another process is training there; name another folder")
-    held.enter_context(locked)
+    held.enter_context(_locked(folder))
     if resume:
         check_same(folder, config)
     elif (folder / "config.yaml").exists():
@@ -130,12 +128,17 @@ def resumed(folder: Path, config: Config) -> tuple[Encoding | None, tuple[str, .
     return kept_encoding(folder, config), kept_inputs(folder)
 
 
-def make(folder: Path) -> None:
-    """Make the folder of several runs or trials; refuse it if it cannot be written to, or is that of a single run."""
+@contextmanager
+def shared(folder: Path) -> Iterator[None]:
+    """Hold the folder of several runs or trials for one command alone; it is made if it does not exist.
+
+    Raises:
+      ConfigError: the folder is in use, cannot be written to, or is that of a single run.
+    """
     if (folder / "config.yaml").exists():
         raise ConfigError(f"--out={folder}: holds a run of jaxlocal train; name another folder")
-    if held := _lock(folder):
-        held.close()
+    with _locked(folder):
+        yield
 
 
 def folder_or_next(folder: Path | str | None, name: str) -> Path:
@@ -184,11 +187,14 @@ def write_summary(summary: Summary, config: Config) -> None:
     write_whole(summary.folder / "summary.json", json.dumps(content, indent=2) + "\n")
 
 
-def _lock(folder: Path) -> IO[str] | None:
-    """The lock of a process that writes into the folder, which is made if it does not exist; None if it is taken."""
+def _locked(folder: Path) -> IO[str]:
+    """The lock of a process that writes into the folder, which is made if it does not exist."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        return lock(folder / ".lock")
+        locked = lock(folder / ".lock")
+    if locked is None:
+        raise ConfigError(f"--out={folder}: another process is training there; name another folder")
+    return locked
 
 
 @contextmanager
@@ -200,17 +206,17 @@ def writing(folder: Path) -> Iterator[None]:
         raise ConfigError(f"--out={folder}: cannot be written to ({error.strerror}); name another folder") from None
 
 
-def check_same(folder: Path, config: Config) -> None:
+def check_same(folder: Path, config: Config, file: str = "config.yaml") -> None:
     """A run resumes with the settings it began with, apart from where it runs, and how long if its rate is constant."""
-    if not (folder / "config.yaml").exists():
+    if not (folder / file).exists():
         raise nothing_to_resume(folder)
-    saved = settings.read(folder / "config.yaml")
+    saved = settings.read(folder / file)
     free = (*PLACEMENT, "epochs", "patience") if saved.schedule == "constant" else PLACEMENT
     for name, value in asdict(saved).items():
         if name not in free and getattr(config, name) != value:
             asked, has = (" ".join(one) if isinstance(one, tuple) else one for one in (getattr(config, name), value))
             reason = f", on which the rates of --schedule {saved.schedule} depend" if name == "epochs" else ""
             raise ConfigError(
-                f"{flag(name)}={asked}: the run in {folder} has {has or 'none'}{reason}; leave out the flag, or name "
+                f"{flag(name)}={asked}: the run in {folder} has {'none' if has in (None, '') else has}{reason}; leave out the flag, or name "
                 "another folder"
             )

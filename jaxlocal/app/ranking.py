@@ -49,25 +49,25 @@ def rank(
     learned = known("--workload", workload, ranking.WORKLOADS)
     data = _load(workload, learned)
     folder = folders.folder_or_next(folder, f"rank-{workload}")
-    folders.make(folder)
-    budget = f"{plural(learned.epochs, 'epoch')}, {plural(trials, 'setting')}, {plural(seeds, 'seed')}"
-    say(f"{learned.words}; {budget} → {folder}")
-    entries, left_out = [], []
-    for name in names:
-        kept = folder / workload / short(name)
-        make = rule_maker("RULE", name)
-        try:
-            entry = ranking.enter(
-                make, learned, trials=trials, seeds=seeds, data=data, folder=kept, name=short(name), say=say
-            )
-            entries.append(entry)
-        except mistakes(name) as error:
-            left_out.append(f"{short(name)} is left out: {reason(error, name)}")
-        except KeyboardInterrupt:
-            raise interrupted(f"a trial or a seed of {short(name)}", folder) from None
-    if not entries:
-        raise ConfigError("; ".join(left_out))
-    _report(entries, left_out, folder, workload, say)
+    with folders.shared(folder):
+        budget = f"{plural(learned.epochs, 'epoch')}, {plural(trials, 'setting')}, {plural(seeds, 'seed')}"
+        say(f"{learned.words}; {budget} → {folder}")
+        entries, left_out = [], []
+        for name in names:
+            kept = folder / workload / short(name)
+            make = rule_maker("RULE", name)
+            try:
+                entry = ranking.enter(
+                    make, learned, trials=trials, seeds=seeds, data=data, folder=kept, name=short(name), say=say
+                )
+                entries.append(entry)
+            except mistakes(name) as error:
+                left_out.append(f"{short(name)} is left out: {reason(error, name)}")
+            except KeyboardInterrupt:
+                raise interrupted(f"a trial or a seed of {short(name)}", folder) from None
+        if not entries:
+            raise ConfigError("; ".join(left_out))
+        _report(entries, left_out, folder, workload, say)
     return entries
 
 

@@ -269,7 +269,7 @@ def draw(folder: Path | str, *, best: bool = False, examples: int = 1000) -> Ite
         ) from None
     if config.seeds > 1:
         params = jax.tree.map(lambda leaf: leaf[0], params)
-        built = build(replace(config, seeds=1), built.encoding)
+        built = build(replace(config, seeds=1), built.encoding, built.inputs)
 
     def save(name: str, figure: "Figure") -> Path:
         figure.savefig(folder / f"{name}.png", dpi=120, metadata=in_picture(config))

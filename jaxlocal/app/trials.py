@@ -65,19 +65,19 @@ def search(
     spaces = {rule: _space(rule, config, fixed[rule], lr, helper_lr) for rule in rules}
     plans = {rule: _plan(rule, net, fixed[rule], config, data, spaces[rule], trials) for rule in rules}
     folder = folders.folder_or_next(folder, "search")
-    folders.make(folder)
-    found = {}
-    for rule, (make, drawn) in plans.items():
-        name = short(rule)
-        found[name] = _search(name, make, drawn, config, data, folder, group)
-        budget = f"{plural(trials, 'setting')}, {plural(config.epochs, 'epoch')} each"
-        say(f"{name} on {config.data}, {budget} → {folder / name}")
-        say(random_search.table(found[name]))
-        say(_test(make, config, data, found[name]))
-    if net.loss.of_classes:  # real targets have no accuracy to draw
-        picture = folder / "histograms.png"
-        random_search.histograms(found).savefig(picture, dpi=120)
-        say(f"picture: {picture}")
+    with folders.shared(folder):
+        found = {}
+        for rule, (make, drawn) in plans.items():
+            name = short(rule)
+            found[name] = _search(name, make, drawn, config, data, folder, group)
+            budget = f"{plural(trials, 'setting')}, {plural(config.epochs, 'epoch')} each"
+            say(f"{name} on {config.data}, {budget} → {folder / name}")
+            say(random_search.table(found[name]))
+            say(_test(make, config, data, found[name]))
+        if net.loss.of_classes:  # real targets have no accuracy to draw
+            picture = folder / "histograms.png"
+            random_search.histograms(found).savefig(picture, dpi=120)
+            say(f"picture: {picture}")
     return found
 
 

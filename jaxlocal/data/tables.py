@@ -197,11 +197,13 @@ def _lines(name: str, file: TextIO, delimiter: str) -> Iterator[tuple[int, list[
     except csv.Error as error:
         raise ValueError(
             f"{name}: line {line} begins a row that is not one of a table ({error}); put texts with quotes between "
-            'quotes, and write each quote within as ""'
+            f'quotes, write each quote within as "", and shorten texts of more than {csv.field_size_limit()} characters'
         ) from None
 
 
 def _check_columns(name: str, columns: Sequence[str]) -> None:
+    if columns.count("split") > 1:
+        raise ValueError(f"{name}: the header names {columns.count('split')} columns split; leave one")
     for column in ("text", "label"):
         if (count := columns.count(column)) != 1:
             held = ", ".join(columns)[:200] or "nothing"

@@ -188,11 +188,7 @@ def _classes(argument: str, labels: ArrayLike) -> np.ndarray:
             f"{argument}={checks.show(labels)}: must be one-hot, (N, C), or the numbers of the classes, (N,), from 0"
         )
     counts = np.unique(classes, return_counts=True)[1]
-    if len(counts) < 2 or min(counts) < 2:
-        raise ValueError(
-            f"{argument}: has {len(counts)} classes, the smallest with {min(counts, default=0)} examples; distances "
-            "need two classes or more, of two examples or more"
-        )
+    checks.comparable_classes(argument, counts.tolist())
     return classes
 
 

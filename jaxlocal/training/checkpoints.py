@@ -24,6 +24,8 @@ import numpy as np
 from jaxlocal import checks, processes
 from jaxlocal.network import Tree
 
+# Errors of the machine, after which a checkpoint can be sound.
+PASSING = {errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
 SPARE = 2**20  # bytes that a checkpoint may need in addition to its arrays
 
 
@@ -149,9 +151,11 @@ class Checkpoints:
         for step in steps:
             try:
                 return self._read(step, like)
-            except MismatchError:
+            except (MismatchError, MemoryError):
                 raise
             except Exception as error:  # Orbax and TensorStore raise errors of many kinds
+                if isinstance(error, OSError) and error.errno in PASSING:
+                    raise
                 if (self.folder / str(step)).exists():  # otherwise a training process has just removed it
                     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                     self._skip(step, reason[:200])
@@ -166,7 +170,11 @@ class Checkpoints:
     def _score(self, step: int) -> float | None:
         try:
             return float(json.loads((self.folder / str(step) / "metrics" / "metrics").read_text())["score"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except OSError as error:
+            if error.errno in PASSING:
+                raise
+            return None
+        except (ValueError, KeyError, TypeError):
             return None
 
     def _read(self, step: int, like: Tree) -> Saved:
