@@ -217,6 +217,6 @@ def check_same(folder: Path, config: Config, file: str = "config.yaml") -> None:
             asked, has = (" ".join(one) if isinstance(one, tuple) else one for one in (getattr(config, name), value))
             reason = f", on which the rates of --schedule {saved.schedule} depend" if name == "epochs" else ""
             raise ConfigError(
-                f"{flag(name)}={asked}: the run in {folder} has {'none' if has in (None, '') else has}{reason}; leave out the flag, or name "
-                "another folder"
+                f"{flag(name)}={asked}: the run in {folder} has {'none' if has in (None, '') else has}{reason}; leave "
+                "out the flag, or name another folder"
             )
