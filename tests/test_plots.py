@@ -9,6 +9,7 @@ import pytest
 from helpers import NETS, start
 
 import jaxlocal as jl
+from jaxlocal.rule import forward_stats, forward_weights
 
 RNG = np.random.default_rng(0)
 
@@ -291,12 +292,17 @@ def test_too_few_names_of_classes():
     ("name", "net", "above"), [("bp", "conv", []), ("al", "norm dropout", ["bridge", "decoder 3", "decoder 2"])]
 )
 def test_layer_outputs(name, net, above):
-    rule, _, _, params, (x, _) = start(name, NETS[net])
+    net = NETS[net]
+    rule, _, _, params, (x, _) = start(name, net)
     outputs = jl.diagnostics.layer_outputs(rule, params, x)
     assert list(outputs) == ["raw data", "block 1", "block 2", "block 3", *above, "output"]
     *blocks, scores = jl.diagnostics.activations(rule, params, x)
-    for i, block in enumerate(blocks, 1):
-        np.testing.assert_allclose(outputs[f"block {i}"], block, rtol=1e-5)
+    a, by_layer = x, zip(net.blocks, forward_weights(params), forward_stats(params), strict=False)
+    for i, (block, (layer, weights, stats)) in enumerate(zip(blocks, by_layer, strict=False), 1):
+        a, _ = jl.apply_layer(layer, weights, stats, a)
+        np.testing.assert_allclose(block, a, rtol=1e-5)
+        np.testing.assert_allclose(outputs[f"block {i}"], a, rtol=1e-5)
+    assert len(blocks) == 3
     np.testing.assert_array_equal(outputs["raw data"], x)
     np.testing.assert_allclose(outputs["output"], scores, rtol=1e-5)
 

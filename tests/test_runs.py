@@ -449,7 +449,8 @@ def test_pictures_of_several_seeds():
         "distances.png",
         "tsne.png",
     ]
-    with pytest.raises(ConfigError, match=r"--examples=2: y: has 2 classes, the smallest with 1 example;"):
+    complaint = r"--examples=2: y: has 2 classes, the smallest with 1 example; distances need two classes"
+    with pytest.raises(ConfigError, match=complaint):
         list(app.draw(Path("run"), examples=2))
 
 

@@ -72,9 +72,10 @@ def shown_as(contender: str) -> str:
     """
     if contender.endswith(AVERAGED):
         return contender.removesuffix(AVERAGED)
-    count = contender.removesuffix(LONGER).removeprefix("al_")
-    last = ", last" if count.isdigit() and int(count) > 1 else ""
-    return contender.removesuffix(LONGER) + last + (", longer" if contender.endswith(LONGER) else "")
+    name = contender.removesuffix(LONGER)
+    last = ", last" if name.removeprefix("al_").isdigit() and name != "al_1" else ""
+    longer = ", longer" if name != contender else ""
+    return f"{name}{last}{longer}"
 
 
 def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:

@@ -24,7 +24,7 @@ import numpy as np
 from jaxlocal import checks, processes
 from jaxlocal.network import Tree
 
-# Errors of the machine, after which a checkpoint can be sound.
+# The numbers of errors of the machine.
 PASSING = {errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
 SPARE = 2**20  # bytes that a checkpoint may need in addition to its arrays
 
@@ -151,10 +151,10 @@ class Checkpoints:
         for step in steps:
             try:
                 return self._read(step, like)
-            except (MismatchError, MemoryError):
+            except MismatchError:
                 raise
             except Exception as error:  # Orbax and TensorStore raise errors of many kinds
-                if isinstance(error, OSError) and error.errno in PASSING:
+                if _is_of_the_machine(error):
                     raise
                 if (self.folder / str(step)).exists():  # otherwise a training process has just removed it
                     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -170,11 +170,9 @@ class Checkpoints:
     def _score(self, step: int) -> float | None:
         try:
             return float(json.loads((self.folder / str(step) / "metrics" / "metrics").read_text())["score"])
-        except OSError as error:
-            if error.errno in PASSING:
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if _is_of_the_machine(error):
                 raise
-            return None
-        except (ValueError, KeyError, TypeError):
             return None
 
     def _read(self, step: int, like: Tree) -> Saved:
@@ -210,6 +208,11 @@ class Checkpoints:
         if self._manager:
             self._manager.reload()
         return place
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Whether the machine could not read, and the checkpoint may be sound."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in PASSING)
 
 
 def _on_devices(like: Tree, saved: Saved | None) -> Saved | None:
