@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -66,8 +67,20 @@ def parameter_counts(rule: Rule, params: Params) -> ParameterCounts:
 
 def local_losses(rule: Rule, params: Params, batch: Batch) -> tuple[dict[str, jax.Array], ...]:
     """The terms of each component's local objective on a batch. Nothing is updated."""
-    checks.some_params(params)
+    _check("local_losses", rule, params, batch)
+    return _losses(rule, params, batch)
+
+
+@partial(jax.jit, static_argnums=0)
+def _losses(rule: Rule, params: Params, batch: Batch) -> tuple[dict[str, jax.Array], ...]:
     return tuple(lesson.losses for lesson in rule.lessons(params, batch))
+
+
+def _check(function: str, rule: Rule, params: Params, batch: Batch) -> None:
+    """Before anything is compiled, whose own messages about bad arrays say less."""
+    checks.one_run(function, rule, params)
+    rule.check(params)
+    checks.batch(batch, rule.net, params.shapes)
 
 
 def locality(rule: Rule, params: Params, batch: Batch) -> dict[str, np.ndarray]:
@@ -91,13 +104,13 @@ def locality(rule: Rule, params: Params, batch: Batch) -> dict[str, np.ndarray]:
     Example:
       >>> rule = jl.rules.al(jl.models.mlp(hidden=(16, 8)), optax.adam(1e-3))
       >>> batch = tuple(a[:32] for a in jl.data.digits().train)
-      >>> params = rule.update(rule.init(jax.random.key(0), batch), batch)
+      >>> params = jax.jit(rule.update)(rule.init(jax.random.key(0), batch), batch)
       >>> jl.diagnostics.locality(rule, params, batch)["forward"].tolist()
       [[True, False], [True, True]]
       >>> rule.locality("forward").tolist()
       [[True, False], [True, True]]
     """
-    checks.one_run("locality", rule, params)
+    _check("locality", rule, params, batch)
     lessons = jax.jit(rule.lessons)
     before = lessons(params, batch)
     if not all(jnp.isfinite(leaf).all() for lesson in before for leaf in jax.tree.leaves(lesson.grads)):
@@ -172,7 +185,12 @@ def alignment(rule: Rule, params: Params, batch: Batch) -> jax.Array:
       >>> bool(jnp.all(jl.diagnostics.alignment(rule, params, batch) < 0.1))
       True
     """
-    checks.one_run("alignment", rule, params)
+    _check("alignment", rule, params, batch)
+    return _alignment(rule, params, batch)
+
+
+@partial(jax.jit, static_argnums=0)
+def _alignment(rule: Rule, params: Params, batch: Batch) -> jax.Array:
     x, y = batch
 
     def loss(forward: tuple[tuple[Tree, ...], ...]) -> jax.Array:
@@ -207,6 +225,13 @@ def feedback_alignment(rule: Rule, params: Params, x: jax.Array) -> jax.Array:
       Learning the Connections in Direct Feedback Alignment. Figure 2.
     """
     checks.one_run("feedback_alignment", rule, params)
+    rule.check(params)
+    checks.examples("x", x, params.shapes[0], vocabulary(rule.net))
+    return _feedback_alignment(rule, params, x)
+
+
+@partial(jax.jit, static_argnums=0)
+def _feedback_alignment(rule: Rule, params: Params, x: jax.Array) -> jax.Array:
     *hidden, scores = activations(rule, params, x)
     pairs = [(flat(a), z) for a, z in (each_target(a, scores) for a in hidden)]
     direct = [c.weights["feedback"] for c in params.components if "feedback" in c.weights]

@@ -61,6 +61,16 @@ def test_bad_batch(name, case):
         says(error, *words)
 
 
+@pytest.mark.parametrize("function", ["alignment", "local_losses", "locality"])
+@pytest.mark.parametrize("case", BAD_BATCHES)
+def test_bad_batch_for_a_diagnostic(function, case):
+    batch, kind, words = BAD_BATCHES[case]
+    rule = jl.rules.dfa(NET, ADAM)
+    with pytest.raises(kind) as error:
+        getattr(jl.diagnostics, function)(rule, outline("dfa")[1], batch)
+    says(error, *words)
+
+
 @every_rule
 def test_batch_of_another_shape_than_at_the_start(name):
     rule, params = outline(name)
@@ -322,6 +332,8 @@ def test_diagnostics_of_the_wrong_rule_or_too_few_examples():
     with pytest.raises(ValueError, match="classes") as error:
         jl.diagnostics.class_distances(X[:1], Y[:1])
     says(error, "y", "two classes")
+    with pytest.raises(TypeError, match=r"^x=\[1\.0\] is not an array") as error:
+        jl.diagnostics.feedback_alignment(rule, rule.init(jax.random.key(0), (X, Y)), [1.0])
 
 
 def test_errors_are_raised_under_jit_too():

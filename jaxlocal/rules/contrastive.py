@@ -65,7 +65,7 @@ def scpl(
       >>> net = jl.models.mlp(hidden=(16, 16), classes=10)
       >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
       >>> rule = jl.rules.scpl(net, optax.adam(1e-3))
-      >>> params, info = rule.step(rule.init(jax.random.key(0), batch), batch)
+      >>> params, info = jax.jit(rule.step)(rule.init(jax.random.key(0), batch), batch)
       >>> [sorted(terms) for terms in info.terms]
       [['contrastive'], ['contrastive'], ['task']]
 

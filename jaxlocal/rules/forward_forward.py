@@ -61,7 +61,7 @@ def ff(net: Network, tx: optax.GradientTransformation, *, threshold: float = 0.5
       >>> net = jl.models.mlp(hidden=(16, 16), classes=10)
       >>> batch = jnp.ones((4, 64)), jax.nn.one_hot(jnp.arange(4), 10)
       >>> rule = jl.rules.ff(net, optax.adam(1e-3))
-      >>> params, info = rule.step(rule.init(jax.random.key(0), batch), batch)
+      >>> params, info = jax.jit(rule.step)(rule.init(jax.random.key(0), batch), batch)
       >>> sorted(info.terms[0]), rule.predict(params, batch[0]).shape
       (['negative', 'positive'], (4, 10))
 
