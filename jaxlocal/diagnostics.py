@@ -113,7 +113,7 @@ def locality(rule: Rule, params: Params, batch: Batch) -> dict[str, np.ndarray]:
     _check("locality", rule, params, batch)
     lessons = jax.jit(rule.lessons)
     before = lessons(params, batch)
-    if not all(jnp.isfinite(leaf).all() for lesson in before for leaf in jax.tree.leaves(lesson.grads)):
+    if not all(np.isfinite(leaf).all() for lesson in before for leaf in jax.tree.leaves(lesson.grads)):
         raise ValueError(
             "params: the gradients for this batch are NaN or infinite, so it cannot be seen what they depend on; "
             "measure with parameters that have not diverged"
@@ -135,7 +135,7 @@ def _changed(params: Params, j: int, role: str) -> Params:
     noise = np.random.default_rng(j)
 
     def other(leaf: jax.Array) -> jax.Array:
-        return jnp.asarray(1.2 * leaf + 0.1 * noise.normal(size=leaf.shape), leaf.dtype)
+        return jnp.asarray(1.2 * np.asarray(leaf) + 0.1 * noise.normal(size=leaf.shape), leaf.dtype)
 
     weights = {**component.weights, role: jax.tree.map(other, component.weights[role])}
     components = (*params.components[:j], replace(component, weights=weights), *params.components[j + 1 :])
@@ -144,8 +144,8 @@ def _changed(params: Params, j: int, role: str) -> Params:
 
 def _differ(lesson: Lesson, other: Lesson) -> bool:
     """Whether the gradients differ by more than rounding, which is about a millionth of the largest one."""
-    pairs = zip(jax.tree.leaves(lesson.grads), jax.tree.leaves(other.grads), strict=True)
-    return not all(jnp.max(jnp.abs(a - b)) <= 1e-4 * jnp.max(jnp.abs(a)) for a, b in pairs if a.size)  # also if NaN
+    pairs = zip(*(map(np.asarray, jax.tree.leaves(grads)) for grads in (lesson.grads, other.grads)), strict=True)
+    return not all(np.max(np.abs(a - b)) <= 1e-4 * np.max(np.abs(a)) for a, b in pairs if a.size)  # also if NaN
 
 
 def angle(a: Tree, b: Tree) -> jax.Array:
