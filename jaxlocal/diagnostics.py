@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,6 +13,7 @@ from jaxlocal import checks
 from jaxlocal.costs import Cost, CostTable, costs
 from jaxlocal.layers import flat
 from jaxlocal.network import Tree, mean_of_tokens, units, vocabulary
+from jaxlocal.programs import compiled
 from jaxlocal.rule import Batch, Lesson, Params, Rule
 from jaxlocal.tokens import each_target
 
@@ -71,7 +71,7 @@ def local_losses(rule: Rule, params: Params, batch: Batch) -> tuple[dict[str, ja
     return _losses(rule, params, batch)
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled(static=1)
 def _losses(rule: Rule, params: Params, batch: Batch) -> tuple[dict[str, jax.Array], ...]:
     return tuple(lesson.losses for lesson in rule.lessons(params, batch))
 
@@ -189,7 +189,7 @@ def alignment(rule: Rule, params: Params, batch: Batch) -> jax.Array:
     return _alignment(rule, params, batch)
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled(static=1)
 def _alignment(rule: Rule, params: Params, batch: Batch) -> jax.Array:
     x, y = batch
 
@@ -230,7 +230,7 @@ def feedback_alignment(rule: Rule, params: Params, x: jax.Array) -> jax.Array:
     return _feedback_alignment(rule, params, x)
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled(static=1)
 def _feedback_alignment(rule: Rule, params: Params, x: jax.Array) -> jax.Array:
     *hidden, scores = activations(rule, params, x)
     pairs = [(flat(a), z) for a, z in (each_target(a, scores) for a in hidden)]

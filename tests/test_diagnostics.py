@@ -48,7 +48,7 @@ def test_alignment_of_feedback_alignment_with_the_opposite_weights():
     (component,) = params.components
     opposite = ({}, {"linear": -component.weights["forward"][1]["linear"]["kernel"]})
     params = replace(params, components=(replace(component, weights=component.weights | {"feedback": opposite}),))
-    angles = jax.jit(alignment, static_argnums=0)(rule, params, batch)
+    angles = alignment(rule, params, batch)
     np.testing.assert_allclose(angles, [180, 0], atol=0.1)
 
 
@@ -81,7 +81,7 @@ def test_learning_the_feedback_aligns_it_with_the_output():
         params = jax.jit(rule.init)(jax.random.key(0), train)
         for epoch in range(5):
             params, _ = jl.training.epoch(rule, params, train, jax.random.key(epoch), 32)
-        return jax.jit(feedback_alignment, static_argnums=0)(rule, params, train[0])
+        return feedback_alignment(rule, params, train[0])
 
     # The first block gains little, in the paper too.
     dkp, dfa = angles(jl.rules.dkp), angles(jl.rules.dfa)

@@ -218,10 +218,10 @@ def one_device(monkeypatch):
 def test_the_pipeline_trains_the_same_network(run, one_device, small, monkeypatch):
     # With both of the compiler flags of these tests, which nobody else has, sums may differ in the last bit.
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    record = run(pipeline, "--epochs", "1", "--seeds", "2").records["al"]
-    assert record["command"] == "python -m experiments.beyond.pipeline --epochs 1 --seeds 2"
+    record = run(pipeline, "--epochs", "1", "--seeds", "1").records["al"]
+    assert record["command"] == "python -m experiments.beyond.pipeline --epochs 1 --seeds 1"
     assert record["settings"]["devices"] == "4, of the CPU's cores"
-    assert [row["seed"] for row in record["rows"]] == record["settings"]["seeds"] == [0, 1]
+    assert [row["seed"] for row in record["rows"]] == record["settings"]["seeds"] == [0]
     for row in record["rows"]:
         assert row["largest difference"] == 0 and row["bit-identical"]
         assert row["sequential, test %"] == row["pipeline, test %"]

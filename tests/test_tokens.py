@@ -43,7 +43,7 @@ close = partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-6)
     ("name", "inputs"),
     [
         *((name, "texts") if name in QUICK else slow(name, "texts") for name in jl.rules.ALL),
-        *(slow(name, "series") for name in KINDS_ON_TOKENS),
+        *(slow(name, "series") for name in ("bp", "al")),
     ],
 )
 def test_every_rule_learns_a_tag_for_each_token_or_names_one_that_does(name, inputs):
@@ -142,7 +142,7 @@ def test_zeros_are_real_targets_like_others():
         close(moves[0][name], moves[1][name] + moves[2][name])
 
 
-@by_rule(KINDS_ON_TOKENS, quick=("bp",))
+@by_rule(["bp", "al", "dgl"], quick=("bp",))
 def test_longer_padding_changes_no_prediction_and_no_update(name):
     """The other blocks are in test_sequences."""
     blocks = Embedding(7, 4), Recurrent(nn.GRUCell(2), bidirectional=True), Convolution(3)
@@ -232,7 +232,6 @@ def test_evaluation_counts_tokens_that_have_a_class():
 # Sequences that end in a pool, series, and a quick case are in test_pipeline.
 PIPES = {
     "lstm": (jl.rules.al, jl.models.lstm_classifier(7, 3, features=4, hidden=(3, 5), pool=None), {}),
-    "by class": (jl.rules.al, jl.models.gru_classifier(7, 3, features=4, hidden=(3, 5), pool=None), {"by_class": True}),
     "post": (
         jl.rules.al,
         jl.models.transformer_classifier(7, 3, features=4, heads=2, hidden=5, norm_first=False, pool=None),
@@ -243,7 +242,6 @@ PIPES = {
         jl.Network((Embedding(7, 4), Convolution(5), Convolution(3)), Readout(3, None)),
         {"codes": jl.codes.paper},
     ),
-    "drtp": (jl.rules.drtp, jl.models.lstm_classifier(7, 3, features=4, hidden=(3,), pool=None), {}),
     "dgl": (jl.rules.dgl, jl.models.lstm_classifier(7, 3, features=4, hidden=(3, 5), pool=None), {}),
 }
 
