@@ -114,7 +114,7 @@ def slow(*values):
 
 
 class Start(NamedTuple):
-    """A compiled rule, and parameters after one step, when no bias is zero."""
+    """A rule, its functions, parameters and a batch. `step` compiles when it is called first."""
 
     rule: jl.Rule
     init: Callable
@@ -125,20 +125,18 @@ class Start(NamedTuple):
 
 @cache
 def start(name, net):
-    """Compile a rule for a net, once for all tests of a process."""
+    """Make a rule for a net, once for all tests of a process."""
     rate = 0.05 if name == "ff" else 0.5  # its loss is of a sum over units, and larger steps switch off a whole block
     rule, batch = RULES[name](net, optax.sgd(rate)), make_batch(net)
-    step = jax.jit(rule.step)
-    params, _ = step(drawn(rule, batch), batch)
-    return Start(rule, rule.init, step, params, batch)
+    return Start(rule, rule.init, jax.jit(rule.step), drawn(rule, batch), batch)
 
 
 def drawn(rule, batch, seed=2):
-    """Parameters like those of `rule.init`, drawn by NumPy: JAX would compile a program for each shape.
+    """Parameters drawn by NumPy, as JAX would compile a program for each shape; no bias is zero.
 
     With this seed no component of the small nets is dead at the start, which would learn the same whatever it gets.
     """
-    rng = np.random.default_rng(seed)
+    rng, small = np.random.default_rng(seed), np.random.default_rng([seed, 1])
 
     def fill(path, leaf):
         names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
@@ -147,7 +145,8 @@ def drawn(rule, batch, seed=2):
         if "weights" not in names:  # no steps, no momentum, and statistics of mean 0 and variance 1
             return jax.device_put(np.full(leaf.shape, names[-1] == "var", leaf.dtype))
         if names[-1] in ("bias", "scale"):
-            return jax.device_put(np.full(leaf.shape, names[-1] == "scale", leaf.dtype))
+            values = small.normal(names[-1] == "scale", 0.1, size=leaf.shape)
+            return jax.device_put(values.astype(leaf.dtype))
         values = rng.normal(size=leaf.shape, scale=max(np.prod(leaf.shape[:-1]), *leaf.shape[-1:], 1) ** -0.5)
         return jax.device_put(values.astype(leaf.dtype))
 
