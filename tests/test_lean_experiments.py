@@ -204,13 +204,32 @@ def test_install(tmp_path, monkeypatch):
     assert {"text", "test", "dev", "docs"} <= {*install.extras()} and "bench" not in install.extras()
 
 
+class Here:
+    """A worker without a process."""
+
+    def __init__(self, make, *arguments):
+        self._made = make(*arguments)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def ask(self, method, *arguments):
+        return getattr(self._made, method)(*arguments)
+
+
 @pytest.mark.slow
 def test_compile_time(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # its processes do not get the flags of these tests
+    asked = {}
+    monkeypatch.setattr(compile_time, "Worker", Here)
+    monkeypatch.setattr(jax.config, "update", asked.__setitem__)  # the compilation cache of these tests stays on
     main(compile_time.EXPERIMENT, ["--quick", "--depths", "1", "--out", str(tmp_path)])
     rows = json.loads((tmp_path / "speed" / "compile.json").read_text())["rows"]
     assert [row["program"] for row in rows] == list(compile_time.WAYS)
     assert all(row["first step, s"] > 0 and row["start, s"] > 0 for row in rows)
+    assert asked == {"jax_enable_compilation_cache": False}
 
 
 class Known:
