@@ -1,4 +1,4 @@
-"""Every rule with its defaults learns the digits: a network of two hidden layers of 256 reaches a known accuracy."""
+"""Every rule with its defaults learns the digits: a network of two hidden layers of 64 units reaches a known accuracy."""
 
 import jax
 import optax
@@ -7,13 +7,13 @@ import pytest
 import jaxlocal as jl
 from jaxlocal.diagnostics import angle
 
-LEAST = dict.fromkeys(jl.rules.ALL, 0.95) | dict.fromkeys(("tp", "sdtp", "ao_sdtp", "drtp"), 0.90)
+LEAST = dict.fromkeys(jl.rules.ALL, 0.95) | dict.fromkeys(("tp", "ao_sdtp", "drtp", "pepita"), 0.92)
 
 
 def trained(name, epochs):
     """The data, the rule, and its parameters after these epochs."""
     data = jl.data.digits()
-    rule = jl.rules.ALL[name](jl.models.mlp((256, 256), classes=10), optax.adam(1e-3))
+    rule = jl.rules.ALL[name](jl.models.mlp((64, 64), classes=10), optax.adam(3e-3))
     params = jax.jit(rule.init)(jax.random.key(0), data.train)
     for epoch in range(epochs):
         params, _ = jl.training.epoch(rule, params, data.train, jax.random.key(epoch), 32)
