@@ -55,9 +55,6 @@ def test_what_the_timetables_promise():
     ("schedule", "sizes", "micro"),
     [
         (one_forward_one_backward, (3, 1), 4),
-        slow(gpipe, (3, 1), 4),
-        slow(gpipe, (4,), 2),
-        slow(one_forward_one_backward, (4,), 2),
         slow(gpipe, (1, 3), 1),
         slow(gpipe, (1, 1, 1, 1), 2),
         slow(one_forward_one_backward, (1, 1, 1, 1), 8),

@@ -166,27 +166,22 @@ def assert_same_runs(first, second):
         assert array.tobytes() == theirs[name].tobytes(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("processes", "devices", "flags"),
-    [
-        slow(2, 2, ["--pipeline", "--split", "2"]),
-        slow(2, 1, ["--rule", "dfa"]),
-    ],
+    "flags", [["--pipeline", "--split", "2"], ["--rule", "dfa"]], ids=["pipeline", "data-parallel"]
 )
-def test_the_ordinary_command_in_processes_is_that_of_one(processes, devices, flags, tmp_path, run, command):
-    """As a pipeline that splits its batches, and data-parallel; process 0 writes and prints.
+def test_the_ordinary_command_in_processes_is_that_of_one(flags, tmp_path, run, command):
+    """The processes share each batch. Process 0 writes and prints.
 
-    A pipeline that does not is below, where it is resumed.
+    A pipeline whose stages are in different processes is below, where it is resumed.
     """
     many, one = tmp_path / "many", tmp_path / "one"
-    start = ["--processes", str(processes), "--devices", str(devices)]
-    done = launch(*start, *command(*flags, "--out", str(many)))
+    done = launch("--processes", "2", *command(*flags, "--out", str(many)))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(f"{processes * devices} devices → {many}") == 1
+    assert done.stdout.count(f"2 devices → {many}") == 1
     assert [line for line in done.stderr.splitlines() if "epoch 3 of 3" in line and "[1]" not in line]
     assert "[1]" not in done.stderr
-    options = ["--devices", str(processes * devices), "--out", str(one)]
-    assert run(shlex.join([*command(*flags, *options)[2:]]))[0] == 0
+    assert run(shlex.join(command(*flags, "--devices", "2", "--out", str(one))[2:]))[0] == 0
     assert_same_runs(many, one)
 
 
@@ -274,7 +269,7 @@ def test_a_pipeline_under_the_launcher_of_a_cluster(launcher, tmp_path, run, com
             distributed.LOST,
             "process 0 of 2 stops: it has lost another process, whose own output says why",
         ),
-        (signal.SIGSTOP, -signal.SIGABRT, "another task died"),
+        slow(signal.SIGSTOP, -signal.SIGABRT, "another task died"),
     ],
 )
 def test_without_a_launcher_the_others_stop_by_themselves(sent, code, message, script):
@@ -295,7 +290,7 @@ def test_without_a_launcher_the_others_stop_by_themselves(sent, code, message, s
     first, second = (
         subprocess.Popen(
             command,
-            env={**ENVIRONMENT, "JAXLOCAL_PATIENCE": "4", **shared, **dict.fromkeys(own, str(number))},
+            env={**ENVIRONMENT, "JAXLOCAL_PATIENCE": "2", **shared, **dict.fromkeys(own, str(number))},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -1,6 +1,5 @@
 """Direct Kolen-Pollack's tables and Figure 2, and the pipeline beside the sequence: small networks on the digits."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -398,8 +398,8 @@ CASES_BY_NET = [
 ]
 
 
-# Quick are every rule on a dense net, and one rule of each file on images: with pooling where it can, and batch norm.
-ON_IMAGES = "bp", "al", "kp", "dkp", "predsim", "dgl", "scpl", "ff"
+# Quick are every rule on a dense net, and one rule of each kind on images: with pooling where it can, and batch norm.
+ON_IMAGES = "bp", "al", "kp", "dkp"
 OTHERS = ("dtp", "conv strided"), ("dkp", "dense real")
 
 

@@ -178,7 +178,7 @@ def test_sequences_on_three_devices_bit_for_bit(name):
 
 
 # How a batch is taken from the stack does not depend on what the components learn.
-@cuts(quick=[("dense", 3), ("one", 1)], of=[cut for cut in CUTS if cut[0] in ("dense", "alike", "mixed", "one")])
+@cuts(quick=[("one", 1)], of=[cut for cut in CUTS if cut[0] in ("dense", "alike", "mixed", "one")])
 def test_run_is_a_scan_of_the_rule_with_losses_by_batch(name, devices, stages):
     pipe, wanted = pipeline(name, devices, stages), sequential(name)
     params, info = pipe.run(start(name, pipe), batches(name))
@@ -263,15 +263,16 @@ def test_two_dimensions_are_one_device_on_the_whole_batch():
     assert shards == {8 // 4}  # The messages are split, too.
 
 
-@pytest.mark.parametrize("name", ["ff", *(slow(name) for name in FORWARD_ONLY if name not in ("ff", "al"))])
-def test_every_rule_in_two_dimensions(name):
+@pytest.mark.parametrize("name", ["ff", slow("predsim"), slow("scpl")])
+def test_rules_that_compare_examples_in_two_dimensions(name):
     """No example moves between the devices that share a batch: those of a pipeline would wait for each other."""
     rule = jl.rules.ALL[name](jl.models.mlp((6, 5), 3), optax.sgd(0.1))
     batch = jax.random.normal(jax.random.key(1), (8, 4)), jax.nn.one_hot(jnp.arange(8) % 3, 3)
     batches = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), batch)
     pipe = jl.pipelined(rule, jl.pipeline.mesh(component=2, data=2))
-    params, _ = jax.jit(pipe.run)(pipe.init(jax.random.key(0), batch), batches)
-    wanted, _ = jax.lax.scan(rule.step, rule.init(jax.random.key(0), batch), batches)
+    params = drawn(rule, batch)
+    wanted, _ = jax.lax.scan(rule.step, params, batches)
+    params, _ = jax.jit(pipe.run)(pipe.place(params, batch), batches)
     close(pipe.drain(params), wanted)
 
 
@@ -335,18 +336,16 @@ def test_an_epoch_is_one_program_that_exchanges_messages_between_neighbours_only
 
 
 @pytest.mark.xdist_group("pipeline drtp")
-def test_a_second_tick_compiles_nothing_and_changes_no_input(caplog):
+def test_a_second_tick_compiles_nothing(caplog):
     pipe = pipeline("drtp", 3)
     step = jax.jit(lambda params, batch: pipe.step(params, batch))  # No other test has compiled this function.
     params = start("drtp", pipe)
-    before = jax.tree.map(np.copy, plain(params))
     with jax.log_compiles():
         after, _ = step(params, batch("drtp", 0))
         assert "Compiling" in caplog.text
         caplog.clear()
         step(after, batch("drtp", 1))
         assert "Compiling" not in caplog.text
-    assert same(plain(params), before)
     assert jax.tree.structure(after) == jax.tree.structure(params)
     assert [leaf.sharding for leaf in jax.tree.leaves(after)] == [leaf.sharding for leaf in jax.tree.leaves(params)]
 
@@ -402,7 +401,6 @@ def test_more_room_is_the_same_run():
 @pytest.mark.parametrize(
     ("name", "devices", "stages", "data"),
     [
-        ("dense", 2, None, 1),
         ("alike", 2, (1,) * 6, 1),
         ("mixed", 2, (2, 1), 4),
     ],

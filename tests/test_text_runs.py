@@ -135,7 +135,7 @@ def test_a_search_over_texts(run):
     write("reviews.csv", REVIEWS)
     code, out, _ = run(
         "search bp --trials 2 --epochs 1 --batch-size 8 --data reviews.csv --vocabulary 6 --model gru_classifier "
-        "--model-args features=4 hidden=[4] --out s"
+        "--model-args features=4 hidden=[4] bidirectional=false --out s"
     )
     assert code == 0 and "test accuracy of the best setting" in out
 
