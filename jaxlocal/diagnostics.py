@@ -67,20 +67,13 @@ def parameter_counts(rule: Rule, params: Params) -> ParameterCounts:
 
 def local_losses(rule: Rule, params: Params, batch: Batch) -> tuple[dict[str, jax.Array], ...]:
     """The terms of each component's local objective on a batch. Nothing is updated."""
-    _check("local_losses", rule, params, batch)
+    _check_batch("local_losses", rule, params, batch)
     return _losses(rule, params, batch)
 
 
 @compiled(static=1)
 def _losses(rule: Rule, params: Params, batch: Batch) -> tuple[dict[str, jax.Array], ...]:
     return tuple(lesson.losses for lesson in rule.lessons(params, batch))
-
-
-def _check(function: str, rule: Rule, params: Params, batch: Batch) -> None:
-    """Before anything is compiled, whose own messages about bad arrays say less."""
-    checks.one_run(function, rule, params)
-    rule.check(params)
-    checks.batch(batch, rule.net, params.shapes)
 
 
 def locality(rule: Rule, params: Params, batch: Batch) -> dict[str, np.ndarray]:
@@ -110,7 +103,7 @@ def locality(rule: Rule, params: Params, batch: Batch) -> dict[str, np.ndarray]:
       >>> rule.locality("forward").tolist()
       [[True, False], [True, True]]
     """
-    _check("locality", rule, params, batch)
+    _check_batch("locality", rule, params, batch)
     lessons = jax.jit(rule.lessons)
     before = lessons(params, batch)
     if not all(np.isfinite(leaf).all() for lesson in before for leaf in jax.tree.leaves(lesson.grads)):
@@ -185,7 +178,7 @@ def alignment(rule: Rule, params: Params, batch: Batch) -> jax.Array:
       >>> bool(jnp.all(jl.diagnostics.alignment(rule, params, batch) < 0.1))
       True
     """
-    _check("alignment", rule, params, batch)
+    _check_batch("alignment", rule, params, batch)
     return _alignment(rule, params, batch)
 
 
@@ -224,9 +217,7 @@ def feedback_alignment(rule: Rule, params: Params, x: jax.Array) -> jax.Array:
     Reference:
       Learning the Connections in Direct Feedback Alignment. Figure 2.
     """
-    checks.one_run("feedback_alignment", rule, params)
-    rule.check(params)
-    checks.examples("x", x, params.shapes[0], vocabulary(rule.net))
+    _check_examples("feedback_alignment", rule, params, x)
     return _feedback_alignment(rule, params, x)
 
 
@@ -246,17 +237,18 @@ def activations(rule: Rule, params: Params, x: jax.Array) -> tuple[jax.Array, ..
 
     Forward-Forward passes each example once for each class: there the first axis of a block's output holds all of them.
     """
-    checks.one_run("activations", rule, params)
+    _check_examples("activations", rule, params, x)
     outputs, scores = _recorded(rule, params, x)
     return *outputs[: len(rule.net.blocks)], scores
 
 
+@compiled(static=1)
 def _recorded(rule: Rule, params: Params, x: jax.Array) -> tuple[list[jax.Array], jax.Array]:
     """The outputs of all layers that `predict` calls, in this order, and the scores.
 
-    A layer is a module that is not inside another one.
+    A layer is a module that is not inside another one. The parameters are checked before: the first check calls the
+    layers, too.
     """
-    rule.check(params)  # it may call the layers, too
     outputs = []
 
     def record(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
@@ -292,7 +284,7 @@ def layer_outputs(rule: Rule, params: Params, x: jax.Array) -> dict[str, jax.Arr
       >>> {name: output.shape[1:] for name, output in outputs.items()}
       {'raw data': (8, 8, 1), 'block 1': (16,), 'block 2': (8,), 'bridge': (64,), 'decoder 2': (64,), 'output': (10,)}
     """
-    checks.one_run("layer_outputs", rule, params)
+    _check_examples("layer_outputs", rule, params, x)
     outputs, scores = _recorded(rule, params, x)
     read = [mean_of_tokens(output) for output in outputs]
     read = [output if len(output) == len(x) else output.reshape(len(x), -1, output.shape[-1]) for output in read]
@@ -351,3 +343,18 @@ def _sum_of_distances(points: jax.Array, among: jax.Array) -> jax.Array:
         return jnp.sum(jnp.sqrt(jnp.sum(jnp.square(points - point[None]), 1)), where=among)
 
     return jnp.sum(jax.lax.map(from_one, points), where=among)
+
+
+# Arguments are checked before anything is compiled: JAX's own messages about bad arrays say less.
+
+
+def _check_batch(function: str, rule: Rule, params: Params, batch: Batch) -> None:
+    checks.one_run(function, rule, params)
+    rule.check(params)
+    checks.batch(batch, rule.net, params.shapes)
+
+
+def _check_examples(function: str, rule: Rule, params: Params, x: jax.Array) -> None:
+    checks.one_run(function, rule, params)
+    rule.check(params)
+    checks.examples("x", x, params.shapes[0], vocabulary(rule.net))
