@@ -132,7 +132,9 @@ def start(name, net):
 
 
 def drawn(rule, batch, seed=2):
-    """Parameters drawn by NumPy, as JAX would compile a program for each shape; no bias is zero.
+    """Parameters drawn by NumPy, as JAX would compile a program for each shape.
+
+    No bias is zero, and statistics are not those of a start, so that it shows if one of them is lost.
 
     With this seed no component of the small nets is dead at the start, which would learn the same whatever it gets.
     """
@@ -142,10 +144,10 @@ def drawn(rule, batch, seed=2):
         names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.key(int(rng.integers(2**31)))
-        if "weights" not in names:  # no steps, no momentum, and statistics of mean 0 and variance 1
-            return jax.device_put(np.full(leaf.shape, names[-1] == "var", leaf.dtype))
-        if names[-1] in ("bias", "scale"):
-            values = small.normal(names[-1] == "scale", 0.1, size=leaf.shape)
+        if "weights" not in names and "stats" not in names:  # no steps and no momentum
+            return jax.device_put(np.zeros(leaf.shape, leaf.dtype))
+        if names[-1] in ("bias", "mean", "scale", "var"):
+            values = (names[-1] in ("scale", "var")) + small.uniform(-0.1, 0.1, size=leaf.shape)
             return jax.device_put(values.astype(leaf.dtype))
         values = rng.normal(size=leaf.shape, scale=max(np.prod(leaf.shape[:-1]), *leaf.shape[-1:], 1) ** -0.5)
         return jax.device_put(values.astype(leaf.dtype))

@@ -100,12 +100,12 @@ def test_direct_feedback_has_the_error_of_the_network_that_the_head_learns_from(
     """All activities are 1 and B has a one for class 0 alone, so both see the sum of the errors of class 0."""
     net = jl.Network((jl.layers.dense(16),), DroppingHead(), jl.cross_entropy)
     rule, batch = jl.rules.dfa(net, SGD), (jnp.ones((4, 5)), jax.nn.one_hot(jnp.array([0, 1, 2, 0]), 3))
-    params = rule.init(jax.random.key(0), batch)
+    params = drawn(rule, batch)
     weights = jl.get_weights(rule, params)
     ones = {"layers.0/forward/linear/kernel": np.zeros((5, 16)), "layers.0/forward/linear/bias": np.ones(16)}
     feedback = {"components.0/feedback": np.eye(3)[:, :1] @ np.ones((1, 16))}
     assert {*ones, *feedback} <= {*weights}
-    block, head = rule.lessons(jl.set_weights(rule, params, ones | feedback), batch)
+    block, head = jax.jit(rule.lessons)(jl.set_weights(rule, params, ones | feedback), batch)
     bias = head.grads["forward"][0]["Dense_0"]["bias"]
     np.testing.assert_allclose(block.losses["projection"] / 16, bias[0], rtol=1e-5)
 
@@ -134,18 +134,21 @@ def test_each_block_has_a_dropout_of_its_own_in_prediction(name):
 @pytest.mark.parametrize("net", ["conv", slow("norm dropout")])
 def test_forward_forward_scores_a_label_by_the_goodness_of_all_blocks_but_the_first(net):
     rule, _, _, params, (x, _) = start("ff", NETS[net])
-    scores = []
-    for label in jnp.eye(3):
+
+    @jax.jit
+    def score(label):
         a, goodness = jnp.concatenate([jnp.broadcast_to(label, (*x.shape[:-1], 3)), x], -1), []
         for block, c in zip(rule.net.blocks, params.components, strict=True):
             units = tuple(range(1, a.ndim))
             a = a / jnp.sqrt(jnp.maximum(jnp.mean(jnp.square(a), units, keepdims=True), 1e-8))
             a, _ = apply_layer(block, c.weights["forward"][0], c.stats[0], a)
             goodness.append(jnp.sum(jnp.square(a), tuple(range(1, a.ndim))))
-        scores.append(goodness[1] + goodness[2])
-    assert_close(rule.predict(params, x), jnp.stack(scores, 1))
-    in_training = rule.predict(params, x, jax.random.key(3))  # with dropout, or the batch's own statistics
-    assert not np.allclose(in_training, jnp.stack(scores, 1), rtol=0.01)
+        return goodness[1] + goodness[2]
+
+    scores, predict = np.stack([score(label) for label in np.eye(3, dtype=np.float32)], 1), jax.jit(rule.predict)
+    assert_close(predict(params, x), scores)
+    in_training = predict(params, x, jax.random.key(3))  # with dropout, or the batch's own statistics
+    assert not np.allclose(in_training, scores, rtol=0.01)
 
 
 @by_rule(RULES)
@@ -172,7 +175,7 @@ def test_one_dropout_mask_a_step(name):
     rule = RULES[name](net, SGD)
     learn, dropped = jax.jit(rule.lessons), 0
     for seed in range(3):
-        params = rule.init(jax.random.key(seed), batch)
+        params = drawn(rule, batch, seed)
         *_, last, head = (grads for lesson in learn(params, batch) for grads in lesson.grads["forward"])
         taught = np.any(head["linear"]["kernel"] != 0, 1)
         np.testing.assert_array_equal(np.any(last["linear"]["kernel"] != 0, 0), taught)

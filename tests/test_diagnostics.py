@@ -33,7 +33,7 @@ def test_backprop_is_aligned_with_itself_and_feedback_rules_are_not(net):
 
     # An arc cosine near one turns float32 rounding, 1e-7, into some hundredths of a degree.
     np.testing.assert_allclose(angles("bp"), 0, atol=0.1)
-    for name in ("fa", "dfa", "dkp", "drtp"):
+    for name in ("fa", "dkp"):
         *hidden, head = angles(name)
         assert min(hidden) > 1
         np.testing.assert_allclose(head, 0, atol=0.1)

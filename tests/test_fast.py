@@ -95,7 +95,6 @@ def test_flags_that_the_user_has_set_stay():
     first, *others = xla_flags.SETTINGS
     given = f"{first.partition('=')[0]}=false --xla_cpu_enable_fast_math=false"
     flags = "import os, jaxlocal; print(os.environ['XLA_FLAGS'])"
-    assert process(flags).split() == list(xla_flags.SETTINGS)
     assert process(flags, XLA_FLAGS=given).split() == [*given.split(), *others]
 
 

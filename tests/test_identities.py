@@ -70,13 +70,10 @@ def run(rule, params, batches):
         ("fa", "norm dropout"),
         ("fa", "resnet"),
         ("fa", "lstm"),
-        ("fa", "transformer"),
+        slow("fa", "transformer"),
         slow("fa", "conv"),
         slow("kp", "norm dropout"),
-        slow("kp", "resnet"),
-        slow("kp", "lstm"),
         slow("fa", "tagger"),
-        slow("kp", "transformer"),
     ],
 )
 def test_feedback_through_the_transposed_weights_is_backprop(rule, net):

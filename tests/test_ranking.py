@@ -40,8 +40,12 @@ def test_every_rule_starts_a_seed_with_the_same_forward_weights():
         assert len(same) == len(jax.tree.leaves(forward_weights(params))) - kernels_with_a_label
 
 
-def test_it_resumes_from_its_folder(tmp_path):
-    whole = ranking.enter("bp", TINY, trials=2, seeds=2, folder=tmp_path / "whole")
+def test_it_resumes_from_its_folder_and_a_rule_of_ones_own_can_enter(tmp_path):
+    def mine(net, tx):
+        return jl.rules.bp(net, tx)
+
+    whole = ranking.enter(mine, TINY, trials=2, seeds=2, folder=tmp_path / "whole")
+    assert whole.rule == "mine"
     ranking.enter("bp", TINY, trials=2, seeds=1, folder=tmp_path / "parts")
     lines = []
     parts = ranking.enter("bp", TINY, trials=2, seeds=2, folder=tmp_path / "parts", say=lines.append)
@@ -50,13 +54,6 @@ def test_it_resumes_from_its_folder(tmp_path):
     (tmp_path / "parts" / "seeds.json").write_text(json.dumps({"setting": {}}))
     with pytest.raises(ValueError, match=r"seeds\.json' is damaged; remove it"):
         ranking.enter("bp", TINY, trials=2, seeds=2, folder=tmp_path / "parts")
-
-
-def test_a_rule_of_ones_own_can_enter():
-    def mine(net, tx):
-        return jl.rules.dfa(net, tx)
-
-    assert ranking.enter(mine, TINY, trials=1, seeds=1).rule == "mine"
 
 
 def test_wrong_arguments_are_one_sentence_before_anything_is_trained(tmp_path):
