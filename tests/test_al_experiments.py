@@ -18,7 +18,6 @@ from experiments.lab import searched, training
 from experiments.lab.experiment import Budget, Experiment, Recorded
 from experiments.lab.training import Case, Steps, Trained
 from experiments.papers.al import bridges, depth, shared, table4, table7
-from jaxlocal.training import DivergedError
 
 pytestmark = pytest.mark.usefixtures("drawn_once")
 
@@ -120,7 +119,7 @@ def test_a_rate_that_diverges_is_not_chosen(search, monkeypatch):
 
     def diverging(case, task):
         if case.settings["rate in words"] == "2.0":
-            raise DivergedError("diverged")
+            return iter([case._diverged(task, [0], "its loss is nan")])
         return run(case, task)
 
     monkeypatch.setattr(Case, "run", diverging)

@@ -103,24 +103,23 @@ def test_more_epochs_of_fewer_seeds_do_not_replace_a_record(run, capsys):
     assert spent(run(*short("first", 2, 2))["first"], ("epochs", "seeds")) == budget(2, 2)
 
 
-def test_a_seed_that_diverges_does_not_stop_the_other_rows(run, monkeypatch, capsys):
+def test_a_seed_that_diverges_ends_its_row_and_is_recorded(run, monkeypatch, capsys, tmp_path):
     fit = session.fit
 
     def diverge(rule, *args, seed, **kwargs):
-        if kwargs["epochs"] == 3:
+        if (kwargs["epochs"], seed) == (3, 1):
             raise jl.training.DivergedError("component 0: its loss is nan")
         return fit(rule, *args, seed=seed, **kwargs)
 
     monkeypatch.setattr(session, "fit", diverge)
-    with pytest.raises(SystemExit) as stop:
-        run()
-    assert stop.value.code == 1
+    record = run()["first"]
+    assert record["rows"] == [{"rule": "first", "diverged": "seed 1: component 0: its loss is nan"}]
+    assert record["settings"]["seeds"] == [0, 1] and record["command"].endswith("--epochs 3 --seeds 2")
     printed = capsys.readouterr()
-    assert printed.err.splitlines() == [
-        "python -m experiments.toy: first: component 0: its loss is nan",
-        "python -m experiments.toy: not trained: first",
-    ]
-    assert "second: test" in printed.out
+    assert "first: component 0: its loss is nan" in printed.out and "second: test" in printed.out
+    line, _ = comparison(TOY.recorded(tmp_path / "out"))
+    assert (line["test %"], line["difference"], line["train %"], line["minutes"]) == ("diverged", "", "", "")
+    assert report.filled("[[{toy/first}]] {toy/first}", tmp_path / "out") == " (not run)"
 
 
 def slow_clock(monkeypatch):

@@ -137,8 +137,9 @@ class Recorded(NamedTuple):
     work: Path
 
     def rows(self) -> dict[str, Row]:
-        """The first line of each record."""
-        return {row: record["rows"][0] for row, record in self.records.items()}
+        """The first line of each record, but for rows that have diverged."""
+        lines = {row: record["rows"][0] for row, record in self.records.items()}
+        return {row: line for row, line in lines.items() if "diverged" not in line}
 
 
 def comparison(recorded: Recorded) -> Iterator[Row]:
@@ -152,10 +153,11 @@ def comparison(recorded: Recorded) -> Iterator[Row]:
     for row, entry in entries.items():
         record, ours = recorded.records.get(row), found.get(row, {})
         test, best = ours.get("test"), ours.get("best")
+        without = "diverged" if record else f"not run: {entry.lacks}"
         yield {
             "row": row,
             "paper's test %": accuracy(entry.paper),
-            "test %": percent(test) if test else f"not run: {entry.lacks}",
+            "test %": percent(test) if test else without,
             "difference": f"{100 * test['mean'] - entry.paper[0]:+.2f}" if test and entry.paper else "",
             **({"best epoch's test %": percent(best["test"]) if best else ""} if with_best else {}),
             **({"paper's train %": accuracy(entry.paper_train)} if with_train else {}),

@@ -9,7 +9,6 @@ from experiments.lab.experiment import Budget, Outcome, Paper, Task
 from experiments.lab.records import Row
 from experiments.lab.training import Case
 from jaxlocal.files import write_whole
-from jaxlocal.training import DivergedError
 
 RATES = 3e-4, 1e-3, 3e-3, 1e-2
 SHARE = 3  # the whole training is this many times as long as that with each of the rates
@@ -84,11 +83,9 @@ def _tried(case: Case, rate: float, epochs: int, task: Task) -> Row | None:
     """The validation accuracy of one seed after the epochs, 0 if it diverged; None if the time was over before."""
     trial = task._replace(budget=Budget(epochs=epochs, seeds=1), folder=task.folder / f"rate-{rate:g}")
     validation = None
-    try:
-        for outcome in case._replace(measure=None).run(trial):
-            validation = outcome.rows[0]["validation"]["mean"]
-    except DivergedError:
-        validation = 0.0
+    for outcome in case._replace(measure=None).run(trial):
+        (row,) = outcome.rows
+        validation = 0.0 if "diverged" in row else row["validation"]["mean"]
     if validation is None:
         return None
     print(f"{task.row}: rate {rate:g}: {100 * validation:.2f} % on the validation set", flush=True)

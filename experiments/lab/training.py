@@ -73,11 +73,18 @@ class Case(NamedTuple):
         return "no data" if self.data in NOT_HERE else "no time"
 
     def run(self, task: Task) -> Iterator[Outcome]:
-        """Train every seed; there is an outcome after each of them, or after all if they are trained at once."""
+        """Train every seed; there is an outcome after each of them, or after all if they are trained at once.
+
+        A seed that diverges ends the row.
+        """
         training = _Training(self, task)
         done: list[dict[str, Any]] = []
         for group in self._groups(task.budget["seeds"]):
-            trained = training.train(group)
+            try:
+                trained = training.train(group)
+            except jl.training.DivergedError as error:
+                yield self._diverged(task, group, str(error))
+                break
             if trained is None:
                 return
             done += trained
@@ -117,18 +124,27 @@ class Case(NamedTuple):
             "measured": [one["measured"] for one in done],
             "history": merged([one["history"] for one in done]),
         }
-        settings = {
-            "seeds": [one["seed"] for one in done],
+        settings = self._settings(task, [one["seed"] for one in done])
+        settings["reported"] = "accuracy after the last epoch, and after the best one on the validation set"
+        message = f"{task.row}: test {percent(row['test'])} % of {len(done)} seeds ({seconds:.0f} s)"
+        budget = Budget(epochs=task.budget["epochs"], seeds=len(done))
+        return Outcome([row], settings, budget, message, NOTES.get(self.data, ""))
+
+    def _diverged(self, task: Task, group: Sequence[int], where: str) -> Outcome:
+        """The end of a row: no accuracies, but where it diverged."""
+        settings = self._settings(task, list(range(group[-1] + 1)))
+        row = {"rule": task.row, "diverged": f"seed {group[0]}: {where}"}
+        return Outcome([row], settings, task.budget, f"{task.row}: {where}", NOTES.get(self.data, ""))
+
+    def _settings(self, task: Task, seeds: list[int]) -> dict[str, Any]:
+        return {
+            "seeds": seeds,
             "data": self.data,
             **{name: value for name in ("size", "examples") if (value := getattr(self, name))},
             **self.settings,
             "batch_size": self.batch_size,
             "epochs": task.budget["epochs"],
-            "reported": "accuracy after the last epoch, and after the best one on the validation set",
         }
-        message = f"{task.row}: test {percent(row['test'])} % of {len(done)} seeds ({seconds:.0f} s)"
-        budget = Budget(epochs=task.budget["epochs"], seeds=len(done))
-        return Outcome([row], settings, budget, message, NOTES.get(self.data, ""))
 
 
 class _Training:
