@@ -1156,7 +1156,7 @@ DEFECTS = (
     Defect(
         "the gradients of diverged parameters depend on nothing",
         "diagnostics.py",
-        "jnp.isfinite(leaf).all() for lesson",
+        "np.isfinite(leaf).all() for lesson",
         "True for lesson",
         "test_diagnostics.py::test_the_locality_of_diverged_parameters_is_not_measured",
     ),

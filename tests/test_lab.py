@@ -113,7 +113,7 @@ def test_a_seed_that_diverges_ends_its_row_and_is_recorded(run, monkeypatch, cap
 
     monkeypatch.setattr(session, "fit", diverge)
     record = run()["first"]
-    assert record["rows"] == [{"rule": "first", "diverged": "seed 1: component 0: its loss is nan"}]
+    assert record["rows"] == [{"rule": "first", "diverged at": "seed 1: component 0: its loss is nan"}]
     assert record["settings"]["seeds"] == [0, 1] and record["command"].endswith("--epochs 3 --seeds 2")
     printed = capsys.readouterr()
     assert "first: component 0: its loss is nan" in printed.out and "second: test" in printed.out

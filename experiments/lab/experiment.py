@@ -139,7 +139,7 @@ class Recorded(NamedTuple):
     def rows(self) -> dict[str, Row]:
         """The first line of each record, but for rows that have diverged."""
         lines = {row: record["rows"][0] for row, record in self.records.items()}
-        return {row: line for row, line in lines.items() if "diverged" not in line}
+        return {row: line for row, line in lines.items() if "diverged at" not in line}
 
 
 def comparison(recorded: Recorded) -> Iterator[Row]:

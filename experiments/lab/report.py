@@ -154,7 +154,7 @@ def filled(text: str, out: Path | None = None) -> str:
 
     def accuracies(names: Sequence[str]) -> list[dict[str, Any]]:
         found = (records.found(name, out) for name in names)
-        return [record["rows"][0]["test"] for record in found if record and "diverged" not in record["rows"][0]]
+        return [record["rows"][0]["test"] for record in found if record and "diverged at" not in record["rows"][0]]
 
     def number(place: re.Match[str]) -> str:
         names = [name for name in place.groups() if name]

@@ -85,7 +85,7 @@ def _tried(case: Case, rate: float, epochs: int, task: Task) -> Row | None:
     validation = None
     for outcome in case._replace(measure=None).run(trial):
         (row,) = outcome.rows
-        validation = 0.0 if "diverged" in row else row["validation"]["mean"]
+        validation = 0.0 if "diverged at" in row else row["validation"]["mean"]
     if validation is None:
         return None
     print(f"{task.row}: rate {rate:g}: {100 * validation:.2f} % on the validation set", flush=True)

@@ -133,7 +133,7 @@ class Case(NamedTuple):
     def _diverged(self, task: Task, group: Sequence[int], where: str) -> Outcome:
         """The end of a row: no accuracies, but where it diverged."""
         settings = self._settings(task, list(range(group[-1] + 1)))
-        row = {"rule": task.row, "diverged": f"seed {group[0]}: {where}"}
+        row = {"rule": task.row, "diverged at": f"seed {group[0]}: {where}"}
         return Outcome([row], settings, task.budget, f"{task.row}: {where}", NOTES.get(self.data, ""))
 
     def _settings(self, task: Task, seeds: list[int]) -> dict[str, Any]:
