@@ -22,7 +22,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = "jaxlocal", "tests", "README.md", "pyproject.toml"
+COPIED = "jaxlocal", "tests", "docs/adding-a-rule.md", "README.md", "pyproject.toml"
 # How the message begins if an assertion, `pytest.raises` or `pytest.fail` has failed.
 FOUND = "AssertionError", "assert ", "Failed"
 
@@ -1262,6 +1262,7 @@ def copy(source: Path, folder: Path) -> None:
         if (source / name).is_dir():
             shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(source / name, folder / name)
 
 

@@ -176,11 +176,11 @@ methods are about as sensitive as their parallel forms. The record is small: eig
 1e-3 and the larger β₁, feedback alignment stays below four fifths of the images, too. One setting of parallel SDTP
 stays at chance; it has a large rate and a large β₁ for the inverses, as in the collapse of parallel SDTP in Table 1.
 
-On MNIST, locally connected, only backpropagation and feedback alignment, with and without a direct way, are run. The
-worst setting of backpropagation has more than four fifths of the images right, and those of the other two hardly more
-than a half and three fifths. By this backpropagation is the most stable here, too. By the distance between best and
-median it is not: for backpropagation that is about four points, with this network and with an ordinary convolutional
-one, and for the other two about two.
+On MNIST, locally connected, only backpropagation, feedback alignment and direct feedback alignment are run. The worst
+setting of backpropagation has more than four fifths of the images right, and those of the other two a little more than
+a half and three fifths. By this backpropagation is the most stable here, too. By the distance between best and median
+it is not: for backpropagation that is about four points, with this network and with an ordinary convolutional one, and
+for the other two about two.
 
 On CIFAR-10, fully connected, the same settings give another order. The medians of parallel AO-SDTP, backpropagation,
 parallel SDTP and direct feedback alignment are about three points below their best settings, and those of parallel
@@ -241,8 +241,8 @@ Kolen-Pollack is no better if its feedback learns at the rate of the forward wei
 
 The paper writes that batch norm was necessary for stable training by both direct rules, and that direct Kolen-Pollack
 often had exploding gradients without it. So it is here. Without batch norm, and with the paper's rates, the first seed
-of each rule diverges within the first epoch, on both data sets, and that of direct Kolen-Pollack after fewer
-steps. Such a row ends there; its record says where. Smaller rates were not tried.""",
+of each rule diverges within the first epoch, on both data sets, and that of direct Kolen-Pollack after fewer steps.
+Such a row ends there; its record says where. Smaller rates were not tried.""",
     "dkp_figure2": """\
 As in the paper, direct feedback fits the network above it better in layers nearer to the output, and it fits better
 where it learns, in all layers except the first. Fixed feedback is fitted by the network itself: that is feedback
