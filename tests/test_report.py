@@ -87,6 +87,8 @@ def test_the_records_of_a_table_are_its_own(name):
         if isinstance(case, Job):  # it has no epochs
             continue
         assert record["settings"].items() >= dict(case.settings).items()
+        if "diverged at" in row:
+            continue
         assert len(row["history"]) == record["settings"]["epochs"]
         seeds = record["settings"]["seeds"]
         for split in records.SPLITS:
