@@ -169,7 +169,7 @@ DEFECTS = (
         "fast/pooling.py",
         "np.minimum(window, side - window * np.arange(count))",
         "np.full(count, window)",
-        "test_equations.py::test_other_codes_of_associated_learning[lean conv]",
+        "test_equations.py::test_other_codes_of_associated_learning[lean conv, squared]",
     ),
     Defect(
         "costs: the ratio is upside down",
