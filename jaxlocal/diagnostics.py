@@ -148,10 +148,18 @@ def angle(a: Tree, b: Tree) -> jax.Array:
       >>> round(float(jl.diagnostics.angle(jnp.array([1.0, 0.0]), jnp.array([1.0, 1.0]))))
       45
     """
-    pairs = tuple(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
-    dot, a_square, b_square = (sum(jnp.vdot(pair[i], pair[j]) for pair in pairs) for i, j in ((0, 1), (0, 0), (1, 1)))
-    # If either side is zero it has no direction, and the result is NaN.
-    return jnp.degrees(jnp.arccos(jnp.clip(dot / jnp.sqrt(a_square * b_square), -1, 1)))
+    cosine = jnp.vdot(_direction(a), _direction(b), precision=jax.lax.Precision.HIGHEST)
+    return jnp.degrees(jnp.arccos(jnp.clip(cosine, -1, 1)))
+
+
+def _direction(tree: Tree) -> jax.Array:
+    """All numbers as one vector of length one; NaN if all are zero or there are none."""
+    leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)] or [jnp.zeros(1)]
+    vector = jnp.concatenate(
+        [leaf.astype(jnp.float64 if leaf.dtype == jnp.float64 else jnp.float32) for leaf in leaves]
+    )
+    vector = vector / jnp.max(jnp.abs(vector))  # or squares could be too large or too small for the type
+    return vector / jnp.linalg.norm(vector)
 
 
 def alignment(rule: Rule, params: Params, batch: Batch) -> jax.Array:
@@ -317,7 +325,7 @@ def class_distances(features: jax.Array, y: jax.Array) -> ClassDistances:
     checks.features("y", y)
     if len(features) != len(y):
         raise ValueError(f"features are of {len(features)} examples and y of {len(y)}; give both the same examples")
-    features = flat(features)
+    features = flat(jnp.asarray(features, jnp.float32))
     labels = np.asarray(y).argmax(-1)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     checks.comparable_classes("y", [len(rows) for rows in members])

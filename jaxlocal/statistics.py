@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxlocal import checks
+from jaxlocal.hints import nearest
 
-ROUNDING = 1e-12  # a spread that is smaller, beside the numbers themselves, comes from rounding
+ROUNDINGS = 10  # a spread that is no larger than so many roundings of the numbers comes from rounding
 
 
 class Difference(NamedTuple):
@@ -56,13 +57,15 @@ def paired(
             f"ours has shape {np.shape(ours)} and theirs has {np.shape(theirs)}: give a number of each for every seed"
         )
     checks.below_one("confidence", confidence)
-    values = np.asarray([ours, theirs])
+    given = [np.asarray(numbers) for numbers in (ours, theirs)]
+    rounding = max(np.finfo(one.dtype if one.dtype.kind == "f" else np.float64).eps for one in given)
+    values = np.asarray(given, np.float64)
     differences = values[0] - values[1]
     mean, count = float(differences.mean()), len(differences)
     if count == 1:
         return Difference(mean, None, None, None)
     spread = float(differences.std(ddof=1))
-    if spread < ROUNDING * float(np.abs(values).max()):
+    if spread < ROUNDINGS * rounding * np.abs(values).max():
         spread = 0.0
     half = float(stdtrit(count - 1, (1 + confidence) / 2)) * spread / count**0.5
     return Difference(mean, mean - half, mean + half, mean / spread if spread else None)
@@ -75,4 +78,6 @@ def against(baseline: str, numbers: Mapping[str, Sequence[float] | np.ndarray]) 
       >>> [*jl.statistics.against("bp", {"al": [0.98, 0.97], "bp": [0.95, 0.95]})]
       ['al']
     """
+    if baseline not in numbers:
+        raise ValueError(f"baseline={baseline!r}: has no numbers; {nearest(baseline, numbers)}")
     return {rule: paired(ours, numbers[baseline]) for rule, ours in numbers.items() if rule != baseline}

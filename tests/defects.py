@@ -1154,6 +1154,13 @@ DEFECTS = (
         "test_contract.py::test_a_rule_is_a_static_argument_even_if_its_modules_hold_lists",
     ),
     Defect(
+        "the angle of small vectors is that of their rounded squares",
+        "diagnostics.py",
+        "vector = vector / jnp.max(jnp.abs(vector))",
+        "pass",
+        "test_diagnostics.py::test_the_angle_does_not_depend_on_the_lengths[1e-20]",
+    ),
+    Defect(
         "the gradients of diverged parameters depend on nothing",
         "diagnostics.py",
         "np.isfinite(leaf).all() for lesson",

@@ -118,7 +118,7 @@ def test_a_folder_of_class_folders(pictures, tmp_path):
     np.testing.assert_array_equal(again.test[0], splits.test[0])  # apart from training, whatever is kept
 
 
-@pytest.mark.parametrize("validation", ["val", "validation"])
+@pytest.mark.parametrize("validation", ["val", "valid", "validation"])
 def test_a_folder_with_sets_of_its_own(pictures, tmp_path, validation):
     for label, name in enumerate("ab"):
         pictures(f"set/train/{name}", range(label * 10, label * 10 + 10))
@@ -254,7 +254,8 @@ def test_npz_of_floats(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {f"x_{part}": rng.normal(size=(n, 7)) for part, n in (("train", 30), ("validation", 5), ("test", 3))}
     arrays |= {f"y_{part}": arrays[f"x_{part}"].sum(1) for part in ("train", "validation", "test")}
-    np.savez(tmp_path / "parts.npz", **arrays)
+    names = {name.replace("validation", "val"): array for name, array in arrays.items()}
+    np.savez(tmp_path / "parts.npz", **names)
     splits = jl.data.load(tmp_path / "parts.npz")
     for (x, y), count in zip(splits, (30, 5, 3), strict=True):
         assert x.dtype == y.dtype == np.float32
@@ -268,6 +269,8 @@ def test_npz_of_floats(tmp_path):
     ("arrays", "message"),
     [
         ({"images": [0]}, "holds images; name its arrays x_train, y_train"),
+        ({"x": [[1.0]], "y": [0], "x_tets": [[1.0]]}, "holds x_tets, which is not read; .*: did you mean x_test"),
+        ({"x": [[1.0]], "x_train": [[1.0]], "y": [0]}, "holds x_train twice"),
         ({"x": [[1.0]], "y_train": [1], "x_test": [[1.0]]}, "name its arrays x_train, y_train"),
         ({"x": [[1]], "y": [0]}, "x_train is int64 of shape"),
         ({"x": [[1.0]], "y": [0, 1]}, r"x_train has shape \(1, 1\) and y_train \(2,\)"),
@@ -504,6 +507,7 @@ def test_digits_with_another_validation_set():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
+        ({"name": 123}, TypeError, "name=123: must be the name or the path of a data set"),
         ({"validation": 0}, ValueError, "validation=0: must be at least 1"),
         ({"validation": 1397}, ValueError, "validation=1397: the training set has 1397 examples"),
         ({"validation": 0.1}, TypeError, r"validation=0\.1: must be a whole number"),

@@ -21,6 +21,14 @@ def test_angle(b, degrees):
     np.testing.assert_allclose(angle({"w": jnp.array([1.0, 0.0])}, {"w": jnp.array(b)}), degrees, atol=0.03)
 
 
+@pytest.mark.parametrize("size", [1e-20, 1e-10, 1e10, 1e30])
+def test_the_angle_does_not_depend_on_the_lengths(size):
+    """Squares of these lengths are too small or too large for float32."""
+    a, b = jnp.array([1.0, 0.0]) * size, jnp.array([1.0, 1.0]) * size
+    np.testing.assert_allclose(angle(a, b), 45, atol=0.03)
+    assert jnp.isnan(angle(a, 0 * b)) and jnp.isnan(angle({}, {}))
+
+
 def first_alignment(rule, batch):
     """With the first parameters, in one program."""
     return np.asarray(jax.jit(lambda batch: alignment(rule, rule.init(jax.random.key(0), batch), batch))(batch))
@@ -103,6 +111,11 @@ def test_class_distances_against_plain_loops():
     centroids = [flat[labels == k].mean(0) for k in range(3)]
     inter = np.mean([np.linalg.norm(centroids[i] - centroids[j]) for i, j in ((0, 1), (0, 2), (1, 2))])
     np.testing.assert_allclose(distances, [inter, intra, inter / intra], rtol=1e-5)
+
+
+def test_class_distances_of_pixels_are_those_of_the_same_real_numbers():
+    pixels, y = np.arange(240, dtype=np.uint8).reshape(12, 20), jax.nn.one_hot(np.arange(12) % 2, 2)
+    np.testing.assert_array_equal(class_distances(pixels, y), class_distances(pixels.astype(np.float32), y))
 
 
 def counts(rule, shape, classes=10):

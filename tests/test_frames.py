@@ -88,6 +88,18 @@ def test_labels_may_be_whole_numbers_or_real_ones(columns):
     assert {*table.splits.train[1][:, 0].tolist()} == {0.5, 2, 1000}
 
 
+def test_true_and_false_are_numbers_in_a_file_too(columns):
+    tall = [i % 3 == 0 for i in range(30)]
+    write("one.csv", {**columns, "height": tall})
+    write("two.csv", {**columns, "height": [str(one).lower() for one in tall]})
+    write("numbers.csv", {**columns, "height": list(map(int, tall))})
+    ours, theirs, numbers = (
+        jl.data.load_table(f"{name}.csv", label="kind").splits for name in ("one", "two", "numbers")
+    )
+    for splits in (ours, theirs):
+        np.testing.assert_array_equal(splits.train[0], numbers.train[0])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

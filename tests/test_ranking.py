@@ -50,6 +50,10 @@ def test_it_resumes_from_its_folder_and_a_rule_of_ones_own_can_enter(tmp_path):
     lines = []
     parts = ranking.enter("bp", TINY, trials=2, seeds=2, folder=tmp_path / "parts", say=lines.append)
     assert parts.accuracies == whole.accuracies and parts.trials == whole.trials
+    again = ranking.enter("bp", TINY, trials=2, seeds=2, folder=tmp_path / "parts")
+    assert again == parts  # with the minutes that it took
+    other = ranking.enter("bp", TINY, trials=2, seeds=1, folder=tmp_path / "parts", data=DATA._replace(test=DATA.train))
+    assert other.accuracies["test"] == other.accuracies["train"]  # not what was kept of the other test set
     assert [line.partition(":")[0] for line in lines] == ["bp", "seed 2"]  # the first seed was kept
     (tmp_path / "parts" / "seeds.json").write_text(json.dumps({"setting": {}}))
     with pytest.raises(ValueError, match=r"seeds\.json' is damaged; remove it"):
@@ -61,6 +65,10 @@ def test_wrong_arguments_are_one_sentence_before_anything_is_trained(tmp_path):
         ranking.enter("bp", "digits")
     with pytest.raises(TypeError, match=r"^rule=.*: has no name for the table"):
         ranking.enter(partial(jl.rules.dfa), TINY)
+    with pytest.raises(ValueError, match=r"^batch_size=65: .*64"):
+        ranking.enter("bp", TINY._replace(batch_size=65))
+    with pytest.raises(ValueError, match=r"^workload: its network's loss is for real targets"):
+        ranking.enter("bp", TINY._replace(net=lambda: jl.models.mlp((4,), loss=jl.squared_error)))
     with pytest.raises(ValueError, match=r"^entries: is empty"):
         ranking.table([])
     with pytest.raises(ValueError, match=r"^entries: several are of a rule called 'bp'"):

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import same, slow
+from PIL import Image
 
 from jaxlocal import app
 from jaxlocal.app import Config, ConfigError, build, runs, settings, stages, text
@@ -451,6 +452,25 @@ def test_pictures_of_several_seeds():
     complaint = r"--examples=2: y: has 2 classes, the smallest with 1 example; distances need two classes"
     with pytest.raises(ConfigError, match=complaint):
         list(app.draw(Path("run"), examples=2))
+
+
+def test_a_run_knows_the_classes_of_its_images_by_their_folders():
+    for folder, classes in {"abc": "abc", "bc": "bc", "xyz": "xyz"}.items():
+        for name in classes:
+            (Path(folder) / name).mkdir(parents=True)
+            for shade in range(8):
+                colour = tuple(200 * (channel == "abcxyz".index(name) % 3) + shade for channel in range(3))
+                Image.new("RGB", (4, 4), colour).save(Path(folder) / name / f"{shade}.png")
+    train(replace(TINY, data="abc", batch_size=4, epochs=20, validation=3, image_size=4), "run")
+    parts = app.evaluate(Path("run"), data="bc").measured[0].parts
+    assert {part["accuracy"] for part in parts.values()} == {1.0}
+    (prediction,) = app.predict(Path("run"), ["abc/b/0.png"])
+    assert prediction.label == "b"
+    with pytest.raises(ConfigError, match="--data=xyz: has the classes x, y, z, but the run was trained on a, b, c"):
+        app.evaluate(Path("run"), data="xyz")
+    x = np.random.default_rng(0).random((6, 4, 4, 3), np.float32)
+    np.savez("few.npz", x=x, y=np.arange(6) % 3)  # fewer than the run held out, and not resized
+    assert app.evaluate(Path("run"), data="few.npz").measured[0].parts["train"]["accuracy"] <= 1
 
 
 def test_an_autoencoder_has_a_loss_and_no_accuracy():

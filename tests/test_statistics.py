@@ -29,6 +29,14 @@ def test_one_seed_and_equal_differences_have_no_spread():
     assert rounded.effect is None and rounded.low == rounded.high == pytest.approx(0.2)
 
 
+def test_numbers_of_any_type_are_compared_alike():
+    ours, theirs = [0.98, 0.97, 0.96], [0.95, 0.94, 0.93]
+    single = jl.statistics.paired(np.array(ours, np.float32), np.array(theirs, np.float32))
+    assert single.effect is None and single.low == single.high == pytest.approx(0.03)
+    whole = jl.statistics.paired(np.array([90, 91], np.uint8), np.array([95, 97], np.uint8))
+    assert whole == jl.statistics.paired([90.0, 91.0], [95.0, 97.0])
+
+
 def test_numbers_that_have_no_partner_are_refused():
     with pytest.raises(ValueError, match=r"ours has shape \(2,\) and theirs has \(1,\)"):
         jl.statistics.paired([0.9, 0.8], [0.8])
@@ -36,3 +44,5 @@ def test_numbers_that_have_no_partner_are_refused():
         jl.statistics.paired(0.9, 0.8)
     with pytest.raises(ValueError, match="confidence=95"):
         jl.statistics.paired([0.9, 0.8], [0.8, 0.7], 95)
+    with pytest.raises(ValueError, match="baseline='bpp': has no numbers; did you mean bp"):
+        jl.statistics.against("bpp", {"al": [0.9], "bp": [0.8]})

@@ -157,8 +157,9 @@ Their β₁ is that of Table 4. But the rate and the ε of the inverses are the 
 acts depends on the scale of the losses, which the paper writes as sums over the units of a layer. If they were means, ε
 would act as if it were larger, as many times as a layer has units. With that ε (the row `means`) none of three seeds of
 SDTP collapses in thirty epochs. They end at {bartunov_table1/mnist_fc_sdtp_alternating_means}, far below the paper's
-number, and two of the three were best after ten or twelve. So means would explain the collapse. Whether they explain
-the rest is not tested.""",
+number, and two of the three were best after ten or twelve. With it none of three seeds of AO-SDTP collapses, either.
+They end at {bartunov_table1/mnist_fc_ao_sdtp_alternating_means}, and are best after the 28th or the last epoch. So
+means would explain both collapses. Whether they explain the rest is not tested.""",
     "bartunov_figure4": """\
 The paper's claim is that a larger auxiliary output leads to better accuracy, up to a point. The record cannot test it.
 After two epochs of one seed the difference to SDTP without an auxiliary output is {bartunov_figure4/aux_16 -
@@ -262,10 +263,11 @@ layers by which they predict, and {beyond_resnet/bp_elu_long} with the ELU of As
 is ahead of all three in each of the three seeds. This order is not settled: where both rules searched their rates, on
 the same network and images, backpropagation is ahead after six epochs of lean codes ([Accuracy against
 cost](#accuracy-against-cost)). Two changes harm: bridges on the spatial mean, like the network's own readout, with
-{beyond_resnet/al_4_pooled}, and L2 on all weights, which keeps Associated Learning at chance, {beyond_resnet/al_4_l2}:
-the gradients of encoders and decoders are so small that Adam follows the decay alone. The paper says only that ResNets
-have the decay. None of this says what happens on ResNet-20 with all images and 200 epochs, where Associated Learning is
-behind in the paper.""",
+{beyond_resnet/al_1_pooled} in one component, {beyond_resnet/al_2_pooled} in two and {beyond_resnet/al_4_pooled} in
+four, and L2 on all weights, which keeps Associated Learning at chance, {beyond_resnet/al_4_l2}: the gradients of
+encoders and decoders are so small that Adam follows the decay alone. The paper says only that ResNets have the decay.
+None of this says what happens on ResNet-20 with all images and 200 epochs, where Associated Learning is behind in the
+paper.""",
     "beyond_tuning": """\
 With its best trial Associated Learning reaches the best of backpropagation, but its median is far lower: among these
 choices it is the more sensitive of the two, and it has more of them. Which setting matters most cannot be told from so

@@ -25,10 +25,11 @@ from jaxlocal.app.rule_names import (
     written_settings,
 )
 from jaxlocal.app.settings import LONGEST_REASON, OF_TEXTS, Config, ConfigError, check, flag, known, pairs, shown
-from jaxlocal.data import Encoding, Splits, augmentation, floats, load, load_encoded, load_text
+from jaxlocal.data import NAMES, Encoding, Splits, augmentation, floats, load, load_encoded, load_text
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.checking import are_classes
 from jaxlocal.data.frames import Names, is_frame, places, read_names
+from jaxlocal.data.sources import classes_in
 from jaxlocal.data.splits import autoencoding, one_hot
 from jaxlocal.data.text import is_text, origin
 from jaxlocal.decay import l2
@@ -207,12 +208,20 @@ def load_data(config: Config, encoding: Encoding | None = None, inputs: Sequence
         _check_no_text_settings(config)
         data = load(config.data, validation=config.validation, size=config.image_size, label=config.label)
         path = Path(config.data).expanduser()
-        names = read_names(path, config.label) if is_frame(path) else Names((), ())
+        names = _names(config, path)
         if inputs and names.inputs:
             order = places(f"name={config.data!r}", names.inputs, inputs)
             data = Splits(*((x[:, order], y) for x, y in data))
     splits = autoencoding(data) if config.model == "autoencoder" else data
     return Data(splits, None, names.classes, tuple(inputs) or names.inputs)
+
+
+def _names(config: Config, path: Path) -> Names:
+    """The names of the columns and classes of a table, and of the classes of a folder of images."""
+    if is_frame(path):
+        return read_names(path, config.label)
+    is_folder = path.is_dir() and config.data not in ("digits", *NAMES)
+    return Names((), classes_in(path) if is_folder else ())
 
 
 @contextmanager

@@ -452,6 +452,8 @@ def command() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # some terminals have no → or ±
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")  # in some locales Python lets wrong bytes pass
     code = main()
     if code > 128:  # XLA may still be computing, and crashes if Python shuts down under it
         os._exit(code)

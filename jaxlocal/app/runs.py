@@ -32,6 +32,8 @@ from jaxlocal.app.settings import Config, ConfigError, shown
 from jaxlocal.data import SPLITS, Splits, floats
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.checking import are_classes
+from jaxlocal.data.hub import HUB
+from jaxlocal.data.sets import has_columns, is_resized
 from jaxlocal.data.text import is_text
 from jaxlocal.diagnostics import alignment, layer_outputs, parameter_counts
 from jaxlocal.loggers import Opener
@@ -191,13 +193,13 @@ def evaluate(folder: Path | str, *, best: bool = False, data: str | None = None)
                 f"--data={data}: holds {kinds[0]}, but the run was trained on {kinds[1]}; take a data set like "
                 f"{config.data}"
             )
-        given = load_data(replace(config, data=data), built.encoding, built.inputs)
+        given = load_data(_with_other_data(config, data), built.encoding, built.inputs)
         if built.classes and (others := set(given.classes) - set(built.classes)):
             raise ConfigError(
                 f"--data={data}: has the classes {shown(', '.join(given.classes))}, but the run was trained on "
                 f"{shown(', '.join(built.classes))}; leave out {shown(min(others))}"
             )
-        other = _with_all_classes(built, given)
+        other = _with_all_classes(built, data, given)
         for ours, theirs in zip(built.data.train, other.train, strict=True):
             if ours.shape[1:] != theirs.shape[1:]:
                 raise ConfigError(
@@ -214,12 +216,28 @@ def evaluate(folder: Path | str, *, best: bool = False, data: str | None = None)
     return Summary(Path(folder), (measured,), learned.history, 0.0)
 
 
-def _with_all_classes(built: Built, given: Data) -> Splits:
+def _with_other_data(config: Config, data: str) -> Config:
+    """The settings of a run for other data, without those that these data do not take."""
+    return replace(
+        config,
+        data=data,
+        validation=None,
+        label=config.label if has_columns(data) else Config().label,
+        image_size=config.image_size if is_resized(data) else None,
+    )
+
+
+def _with_all_classes(built: Built, data: str, given: Data) -> Splits:
     """Other data, whose targets have a column for each class of a run, also if these data have fewer classes."""
     count, width = given.splits.train[1].shape[-1], built.data.train[1].shape[-1]
     names = given.classes if built.classes else ()
     columns = [built.classes.index(name) for name in names] or list(range(count))
     of_classes = given.splits.train[1].dtype == np.uint8
+    if of_classes and count < width and not names and data.startswith(HUB):
+        raise ConfigError(
+            f"--data={data}: has {count} classes and the run {width}, and it is not known which; take data that has "
+            "all of them"
+        )
     if not of_classes or count > width or columns == list(range(width)):
         return given.splits
     return Splits(*((x, np.eye(width, dtype=np.uint8)[columns][y.argmax(-1)]) for x, y in given.splits))

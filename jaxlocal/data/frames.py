@@ -280,6 +280,8 @@ def _numbers(where: str, cells: np.ndarray) -> np.ndarray:
 def _number(where: str, cell: Any) -> float:
     if _is_missing(cell):
         raise ValueError(f"{where} is empty; fill it, or remove the row")
+    if isinstance(cell, str) and cell.strip().lower() in ("true", "false"):
+        return float(cell.strip().lower() == "true")
     try:
         return float(cell)
     except (ValueError, TypeError):

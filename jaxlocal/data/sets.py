@@ -85,9 +85,9 @@ def load(
     calls reuse it as long as the data set's files have the same content; for sets above 2 GB, as long as the files have
     the same names, sizes and dates.
 
-    The test split is the data set's own. If that has no labels or does not exist, the validation set takes its place;
-    if there is none either, a tenth of the examples, which are the same in every call. Folders and files are shuffled
-    with a fixed seed first.
+    The test split is the data set's own. If that does not exist, or if TFDS or `datasets` mark its labels as secret by
+    -1, the validation set takes its place; if there is none either, a tenth of the examples, which are the same in
+    every call. Folders and files are shuffled with a fixed seed first.
 
     Args:
       name: "digits" or "sentences"; a name in TFDS, such as those in `NAMES`; a folder with one folder of images for
@@ -109,6 +109,8 @@ def load(
       >>> jl.data.load("digits", validation=97).train[0].shape
       (1300, 8, 8, 1)
     """
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(f"name={checks.show(name)}: must be the name or the path of a data set, such as 'digits'")
     name = os.fspath(name)
     for argument, value in (("validation", validation), ("size", size)):
         if value is not None:
@@ -116,10 +118,9 @@ def load(
     path = Path(name).expanduser()
     if (texts := is_text(name)) and size is not None:
         raise ValueError(f"size={size}: {name} holds texts, which have no such size; leave size out")
-    of_columns = (is_frame(path) and not texts) or name.startswith(HUB)
-    if label != LABEL and not of_columns:
+    if label != LABEL and (texts or not has_columns(name)):
         raise ValueError(f"label={checks.show(label)}: {name} is no table of numbers; leave label out")
-    if size is not None and (name == "digits" or path.suffix == ".npz" or is_frame(path)):
+    if size is not None and not is_resized(name):
         raise ValueError(f"size={size}: {name} is not resized; leave size out, or resize the arrays yourself")
     if texts:
         return load_text(name, label=label, validation=validation).splits
@@ -138,6 +139,17 @@ def load(
     else:
         source = from_tfds(name, NAMES, size, data_dir)
     return complete(cached(source, size), validation)
+
+
+def has_columns(name: str) -> bool:
+    """Whether a data set has columns by name, one of which holds the labels."""
+    return is_frame(Path(name)) or name.startswith(HUB)
+
+
+def is_resized(name: str) -> bool:
+    """Whether a data set is one of image files, which can be given another size."""
+    path = Path(name)
+    return name != "digits" and path.suffix != ".npz" and not is_frame(path)
 
 
 def from_arrays(train: Pairs, validation: Pairs | None = None, test: Pairs | None = None) -> Splits:

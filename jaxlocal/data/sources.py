@@ -14,6 +14,7 @@ import numpy as np
 from jaxlocal.checks import show
 from jaxlocal.data.decode import Decoded, Decoder, Image, Reader, is_grey, readable
 from jaxlocal.data.splits import SPLITS, Pairs, one_hot
+from jaxlocal.data.tables import SPLIT_OF
 from jaxlocal.hints import nearest
 from jaxlocal.network import are_one_hot
 
@@ -108,13 +109,27 @@ def _not_found(name: str, known: Sequence[str], builder: Any, data_dir: str | No
     )
 
 
+def classes_in(root: Path) -> tuple[str, ...]:
+    """The names of the classes in a folder of images."""
+    return tuple(folder.name for folder in _folders(_of_training(root)))
+
+
+def _of_training(root: Path) -> Path:
+    return root / "train" if (root / "train").is_dir() else root
+
+
 def from_folder(root: Path, size: int | None) -> Source:
     """A folder with one folder of images for each class, or with such folders in train, val (validation) and test."""
-    train = root / "train" if (root / "train").is_dir() else root
-    labels = {folder.name: label for label, folder in enumerate(_folders(train))}
+    train = _of_training(root)
+    labels = {name: label for label, name in enumerate(classes_in(root))}
     found = {"train": _images(train, labels)}
-    for split, folder in (("validation", "validation"), ("validation", "val"), ("test", "test")):
-        if train != root and _has_labels(root / folder, labels) and (images := _images(root / folder, labels)):
+    for folder, split in SPLIT_OF.items():
+        if (
+            split != "train"
+            and train != root
+            and _has_labels(root / folder, labels)
+            and (images := _images(root / folder, labels))
+        ):
             found[split] = images
     missing = set(labels.values()) - {image.label for image in found["train"]}
     if len(labels) < 2 or missing:
@@ -185,16 +200,30 @@ def from_npz(path: Path) -> Source:
 
 
 def _arrays(path: Path) -> dict[str, Decoded]:
+    arrays: dict[str, np.ndarray] = {}
     with readable(str(path)), np.load(path, allow_pickle=False) as file:
-        arrays = {{"x": "x_train", "y": "y_train"}.get(name, name): file[name] for name in file.files}
+        for name in file.files:
+            if (full := _in_full(name)) in arrays:
+                raise ValueError(f"{path} holds {full} twice, once as {name}; remove one")
+            arrays[full] = file[name]
     found = [split for split in SPLITS if f"x_{split}" in arrays]
     if "train" not in found or not all(f"y_{split}" in arrays for split in found):
         raise ValueError(
             f"{path} holds {', '.join(arrays) or 'nothing'}; name its arrays x_train, y_train, x_test and y_test, or "
             "x and y"
         )
+    if unread := arrays.keys() - {f"{part}_{split}" for part in "xy" for split in found}:
+        names = [f"{part}_{split}" for part in "xy" for split in SPLITS]
+        hint = nearest(min(unread), names)
+        raise ValueError(f"{path} holds {min(unread)}, which is not read; remove or rename it: {hint}")
     pairs = of_pairs(f"{path}: ", {split: (arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in found})
     return {split: Decoded(len(x), iter([(x, y)])) for split, (x, y) in pairs.items()}
+
+
+def _in_full(name: str) -> str:
+    """The name of an array with that of its split: x is x_train, and x_val is x_validation."""
+    part, _, split = name.partition("_")
+    return f"{part}_{SPLIT_OF.get(split or 'train', split)}" if part in ("x", "y") else name
 
 
 def of_pairs(where: str, pairs: dict[str, Pairs]) -> dict[str, Pairs]:

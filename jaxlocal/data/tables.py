@@ -16,6 +16,7 @@ SPLIT_OF = {
     "train": "train",
     "all": "train",  # there are no splits, so that they are cut from the training set
     "validation": "validation",
+    "val": "validation",
     "valid": "validation",
     "dev": "validation",
     "test": "test",

@@ -18,9 +18,11 @@ from jaxlocal.ranking.workloads import Workload
 from jaxlocal.rule import Params, Rule
 from jaxlocal.rules import bp
 from jaxlocal.search import Range, Trial, log_uniform
+from jaxlocal.search.fingerprint import digest
 from jaxlocal.search.rule_settings import HELPERS, OF_TARGETS, WIDENED, Setting, those_of
 from jaxlocal.search.run import trained
 from jaxlocal.text import plural
+from jaxlocal.training.feed import check_batch_size
 from jaxlocal.weights import get_weights, set_weights
 
 RATES = log_uniform(1e-4, 1e-2)
@@ -92,6 +94,7 @@ def enter(
     began = time.perf_counter()
     folder = None if folder is None else checks.path("folder", folder)
     data = data or workload.load()
+    _check(workload, data)
     steps = workload.epochs * (len(data.train[0]) // workload.batch_size)
     make = search.maker(rule, workload.net(), schedule=lambda rate: optax.cosine_decay_schedule(rate, steps))
     tried = search.search(
@@ -105,9 +108,16 @@ def enter(
     )
     setting = search.best(tried).setting
     say(f"{name}: of {plural(trials, 'setting')} the best on validation has {in_words(setting)}")
-    measured = _measured(make(setting), workload, data, seeds, _Kept(folder and folder / "seeds.json", setting), say)
+    kept = _Kept(folder and folder / "seeds.json", setting, digest(*data.test)[:16])
+    measured = _measured(make(setting), workload, data, seeds, kept, say, began)
     accuracies = {split: [of_seed[split] for of_seed in measured] for split in SPLITS}
-    return Entry(name, setting, accuracies, tried, time.perf_counter() - began)
+    return Entry(name, setting, accuracies, tried, sum(of_seed["seconds"] for of_seed in measured))
+
+
+def _check(workload: Workload, data: Splits) -> None:
+    if not workload.net().loss.of_classes:
+        raise ValueError("workload: its network's loss is for real targets, and rules are ranked by accuracy")
+    check_batch_size(workload.batch_size, len(data.train[0]))
 
 
 def _name(rule: str | Callable[..., Rule]) -> str:
@@ -123,30 +133,39 @@ def in_words(setting: Setting) -> str:
 
 
 class _Kept(NamedTuple):
-    """The file of the accuracies that are measured already, if there is one; those of another setting do not count."""
+    """The file of the accuracies that are measured already, if there is one.
+
+    Those of another setting or on another test set do not count.
+    """
 
     file: Path | None
     setting: dict[str, float]
+    test: str  # the fingerprint of the test set
 
     def read(self) -> list[dict[str, float]]:
         if self.file is None or not self.file.exists():
             return []
         try:
             kept = json.loads(self.file.read_text(encoding="utf-8"))
-            setting, seeds = kept["setting"], [{split: float(one[split]) for split in SPLITS} for one in kept["seeds"]]
+            same = (kept["setting"], kept["test"]) == (self.setting, self.test)
+            seeds = [{name: float(one[name]) for name in (*SPLITS, "seconds")} for one in kept["seeds"]]
         except (ValueError, TypeError, KeyError):
             raise ValueError(f"{str(self.file)!r} is damaged; remove it") from None
-        return seeds if setting == self.setting else []
+        return seeds if same else []
 
     def write(self, seeds: list[dict[str, float]]) -> None:
         if self.file is not None:
-            write_whole(self.file, json.dumps({"setting": self.setting, "seeds": seeds}, indent=2) + "\n")
+            kept = {"setting": self.setting, "test": self.test, "seeds": seeds}
+            write_whole(self.file, json.dumps(kept, indent=2) + "\n")
 
 
 def _measured(
-    rule: Rule, workload: Workload, data: Splits, seeds: int, kept: _Kept, say: Say
+    rule: Rule, workload: Workload, data: Splits, seeds: int, kept: _Kept, say: Say, began: float
 ) -> list[dict[str, float]]:
-    """The accuracies of each seed on the training, validation and test sets."""
+    """The accuracies of each seed on the training, validation and test sets, and the seconds since the one before.
+
+    Those of the first seed count from `began`, so that they hold the search, too.
+    """
     train = jax.tree.map(jnp.asarray, floats(data.train))
     baseline = bp(rule.net, optax.sgd(0.0))
     init, init_baseline = jax.jit(rule.init), jax.jit(baseline.init)
@@ -157,7 +176,10 @@ def _measured(
         params = with_forward_weights(rule, init(init_key, train), shared)
         params = trained(rule, params, train, order_key, epochs=workload.epochs, batch_size=workload.batch_size)
         parts = zip(SPLITS, data, strict=True)
-        measured.append({split: _accuracy(rule, params, pair) for split, pair in parts})
+        accuracies = {split: _accuracy(rule, params, pair) for split, pair in parts}
+        ended = time.perf_counter()
+        measured.append({**accuracies, "seconds": ended - began})
+        began = ended
         kept.write(measured)
         say(f"seed {seed}: test {100 * measured[-1]['test']:.2f} %")
     return measured

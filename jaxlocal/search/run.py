@@ -118,6 +118,8 @@ def on_test(
       >>> jl.search.on_test(make, {"lr": 1e-2}, jl.data.digits(), epochs=3, batch_size=32) > 0.9
       True
     """
+    checks.positive_int("epochs", epochs)
+    check_splits(data)
     rule, train = _rule(make, setting), jax.tree.map(jnp.asarray, floats(data.train))
     init_key, order_key = jax.random.split(jax.random.key(seed))
     params = jax.jit(rule.init)(init_key, train)

@@ -56,6 +56,9 @@ def draw(space: Mapping[str, Range], trials: int, seed: int = 0) -> list[dict[st
       True
     """
     checks.positive_int("trials", trials)
+    checks.seed(seed)
+    if not isinstance(space, Mapping):
+        raise TypeError(f"space={checks.show(space)}: must be a dict of ranges by the names of the settings")
     for name, values in space.items():
         if not isinstance(values, Range):
             raise TypeError(f"space[{name!r}]={checks.show(values)}: must be a range, such as choice({values!r})")
