@@ -129,6 +129,10 @@ def test_a_folder_with_sets_of_its_own(pictures, tmp_path, validation):
     assert colours(splits.validation) == [(100, 0), (101, 1)]
     assert colours(splits.test) == [(110, 0), (111, 1), (120, 0), (121, 1)]
     assert [len(x) for x, _ in jl.data.load(tmp_path / "set", validation=4)] == [16, 4, 4]
+    pictures("set/dev/a", [100])
+    with pytest.raises(ValueError, match="holds two validation sets, one in dev; remove one"):
+        jl.data.load(tmp_path / "set")
+    shutil.rmtree(tmp_path / "set/dev")
     shutil.rmtree(tmp_path / "set/test")
     splits = jl.data.load(tmp_path / "set")  # the validation set is the test set
     assert [len(x) for x, _ in splits] == [18, 2, 2]

@@ -122,6 +122,13 @@ def test_what_cannot_be_loaded_is_one_sentence(datasets, monkeypatch):
     datasets.DatasetDict(test=rows).save_to_disk("tests")
     rows.add_column("name", ["a"] * 20).save_to_disk("names")
     rows.add_column("text", ["a"] * 19 + [None]).save_to_disk("texts")
+    datasets.DatasetDict(train=rows, test=rows.select([])).save_to_disk("empty")
+    cells = [np.zeros((4, 4), np.uint8)] * 9 + [None]
+    pictures = datasets.Dataset.from_dict(
+        {"image": cells, "label": [0, 1] * 5},
+        datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")}),
+    )
+    pictures.save_to_disk("pictures")
     for name, settings, error, message in (
         ("saved", {}, ValueError, "name='hf:saved': has no column 'label'; name the column of labels by --label"),
         ("saved", {"label": "kind", "size": 8}, ValueError, "size=8: hf:saved holds no images; leave size out"),
@@ -131,6 +138,9 @@ def test_what_cannot_be_loaded_is_one_sentence(datasets, monkeypatch):
         ("texts", {"label": "kind", "size": 8}, ValueError, "size=8: hf:texts holds texts, which have no such size"),
         ("none", {}, FileNotFoundError, r"name='hf:none': the library datasets does not find it \(.*; check the name"),
         ("./none", {}, FileNotFoundError, "name='hf:./none': the library datasets does not find it"),
+        ("", {}, ValueError, "name='hf:': names no data set; write hf:NAME"),
+        ("empty", {}, FileNotFoundError, "name='hf:empty': the library datasets does not find it"),
+        ("pictures", {}, ValueError, "name='hf:pictures': image 9 of train is missing; remove its row"),
     ):
         with pytest.raises(error, match=message) as raised:
             jl.data.load(f"hf:{name}", **settings)

@@ -78,12 +78,14 @@ def _found(name: str) -> Mapping[str, Any]:
             f"name={name!r}: needs the library datasets; install it with pip install 'jaxlocal[hf]'"
         ) from None
     place, _, configuration = name.removeprefix(HUB).partition(":")
+    if not place:
+        raise ValueError(f"name={name!r}: names no data set; write hf:NAME, such as hf:ylecun/mnist")
     try:
         if any((Path(place) / state).is_file() for state in STATES):
             found = datasets.load_from_disk(place)
         else:
             found = _of_cache_or_hub(place, configuration or None)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # the library raises errors of any kind
         raise FileNotFoundError(
             f"name={name!r}: the library datasets does not find it ({' '.join(str(error).split())}); check the name, "
             f"or call datasets.load_dataset({place!r}) on a machine with internet access and bring its cache"
@@ -152,6 +154,8 @@ def _of_images(where: str, found: Mapping[str, Any], picture: str, size: int | N
         """So many images, which have not been decoded yet."""
         rows = found[split].select_columns(picture).with_format("arrow")[numbers]
         cells = rows[picture].to_pylist()
+        if None in cells:
+            raise ValueError(f"{where}: image {numbers[cells.index(None)]} of {split} is missing; remove its row")
         return [
             Image(
                 f"{where}: image {number} of {split}",

@@ -118,7 +118,7 @@ def load(
     path = Path(name).expanduser()
     if (texts := is_text(name)) and size is not None:
         raise ValueError(f"size={size}: {name} holds texts, which have no such size; leave size out")
-    if label != LABEL and (texts or not has_columns(name)):
+    if label != LABEL and (not has_columns(name) or (texts and not name.startswith(HUB))):
         raise ValueError(f"label={checks.show(label)}: {name} is no table of numbers; leave label out")
     if size is not None and not is_resized(name):
         raise ValueError(f"size={size}: {name} is not resized; leave size out, or resize the arrays yourself")

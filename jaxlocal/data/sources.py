@@ -123,13 +123,11 @@ def from_folder(root: Path, size: int | None) -> Source:
     train = _of_training(root)
     labels = {name: label for label, name in enumerate(classes_in(root))}
     found = {"train": _images(train, labels)}
-    for folder, split in SPLIT_OF.items():
-        if (
-            split != "train"
-            and train != root
-            and _has_labels(root / folder, labels)
-            and (images := _images(root / folder, labels))
-        ):
+    others = {} if train == root else {folder: split for folder, split in SPLIT_OF.items() if split != "train"}
+    for folder, split in others.items():
+        if _has_labels(root / folder, labels) and (images := _images(root / folder, labels)):
+            if split in found:
+                raise ValueError(f"name={str(root)!r}: holds two validation sets, one in {folder}; remove one")
             found[split] = images
     missing = set(labels.values()) - {image.label for image in found["train"]}
     if len(labels) < 2 or missing:
