@@ -100,8 +100,9 @@ def check(names: Sequence[str | Opener]) -> None:
       ValueError: there is no logger of this name.
       ImportError: its library is not installed.
     """
-    if isinstance(names, str):
-        raise TypeError(f"log={names!r}: must be a list of names, such as [{names!r}]")
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        example = [names] if isinstance(names, str) else ["tensorboard"]
+        raise TypeError(f"log={names!r}: must be a list of names, such as {example}")
     for name in names:
         _opener(name)
 

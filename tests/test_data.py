@@ -284,6 +284,10 @@ def test_npz_of_floats(tmp_path):
         ({"x": [[1.0]], "y": ["cat"]}, "y holds 'cat', but must hold class labels 0, 1"),
         ({"x": [[1.0]], "y": [[0, 2]]}, "not one-hot"),
         ({"x": [[1.0]], "y": [0], "x_test": [[1.0, 2.0]], "y_test": [0]}, "x_test and y_test differ from"),
+        (
+            {"x": [[1.0]], "y": [0], "x_test": np.zeros((1, 1), np.uint8), "y_test": [0]},
+            "x_test is uint8 and x_train float32; make them of one type",
+        ),
     ],
 )
 def test_a_bad_npz_is_refused(tmp_path, arrays, message):

@@ -19,7 +19,7 @@ import pytest
 from helpers import same, slow
 from PIL import Image
 
-from jaxlocal import app
+from jaxlocal import app, loggers
 from jaxlocal.app import Config, ConfigError, build, runs, settings, stages, text
 from jaxlocal.app import folder as folders
 from jaxlocal.pipeline import Costs
@@ -432,6 +432,9 @@ def test_a_logger_that_is_missing_is_one_sentence(monkeypatch):
         ConfigError, match=r"^--log=wandb: needs wandb; install it with pip install 'jaxlocal\[wandb\]'$"
     ):
         train(TINY, "run", log=["tensorboard", "wandb"])
+    with pytest.raises(TypeError, match=r"^log=None: must be a list of names, such as \['tensorboard'\]"):
+        with loggers.opened(None, "run"):
+            pass
     with pytest.raises(ConfigError, match="--log=wanbd: unknown name; did you mean wandb"):
         train(TINY, "run", log=["wanbd"])
     assert not Path("run").exists()

@@ -243,8 +243,10 @@ def of_pairs(where: str, pairs: dict[str, Pairs]) -> dict[str, Pairs]:
     inputs = [checked_inputs(f"{where}x_{split}", x) for split, (x, _) in pairs.items()]
     targets = _targets(where, [y for _, y in pairs.values()])
     for split, x, y in zip(pairs, inputs, targets, strict=True):
-        if x.shape[1:] != inputs[0].shape[1:] or x.dtype != inputs[0].dtype or y.shape[1:] != targets[0].shape[1:]:
+        if x.shape[1:] != inputs[0].shape[1:] or y.shape[1:] != targets[0].shape[1:]:
             raise ValueError(f"{where}x_{split} and y_{split} differ from those of train in shape; make them alike")
+        if x.dtype != inputs[0].dtype:
+            raise ValueError(f"{where}x_{split} is {x.dtype} and x_train {inputs[0].dtype}; make them of one type")
     if _is_one_class(targets[0]):
         raise ValueError(
             f"{where}y_train has one class, {targets[0][0].argmax()}, so that there is nothing to learn; add examples "
