@@ -48,6 +48,10 @@ class Panel(NamedTuple):
     def methods(self) -> tuple[str, ...]:
         return (*METHODS, *(["bp_convnet"] if self.convnet else []))
 
+    def net_of(self, method: str) -> str:
+        """The name of a method's network in jl.models."""
+        return self.convnet if self.convnet and method == "bp_convnet" else self.net
+
 
 PANELS = {  # by what the names of their rows begin with
     "": Panel("MNIST, fully connected", "mnist", "mnist_fc"),
@@ -82,7 +86,7 @@ def run(panel: Panel, method: str, task: Task) -> Iterator[Outcome]:
     settings = {
         "seeds": [0],
         "data": panel.data,
-        "net": panel.net,
+        "net": panel.net_of(method),
         "batch_size": BATCH,
         "epochs": task.budget["epochs"],
         "ranges": EXACT if task.options["table4"] else WIDENED,
@@ -94,13 +98,14 @@ def run(panel: Panel, method: str, task: Task) -> Iterator[Outcome]:
 def search(panel: Panel, method: str, task: Task) -> list[Trial]:
     """The trials of a method."""
     splits, rule, table4 = images(panel.data), rule_of(method), bool(task.options["table4"])
-    net = panel.convnet if panel.convnet and method == "bp_convnet" else panel.net
 
     def report(done: int, epoch: int, best: float) -> None:
         print(f"  {task.row}, {done} settings done, epoch {epoch}: best validation {100 * best:.2f} %", flush=True)
 
     return jl.search.search(
-        jl.search.maker(rule, getattr(jl.models, net)(), **turns(method, len(splits.train[0]) // BATCH)),
+        jl.search.maker(
+            rule, getattr(jl.models, panel.net_of(method))(), **turns(method, len(splits.train[0]) // BATCH)
+        ),
         jl.search.draw(jl.search.bartunov(rule, table4=table4), task.budget["trials"]),
         splits,
         epochs=task.budget["epochs"],
