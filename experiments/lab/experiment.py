@@ -162,7 +162,7 @@ def comparison(recorded: Recorded) -> Iterator[Row]:
             **({"best epoch's test %": percent(best["test"]) if best else ""} if with_best else {}),
             **({"paper's train %": accuracy(entry.paper_train)} if with_train else {}),
             "train %": percent(ours["train"]) if ours else "",
-            **_of_full(entry.full, record and spent(record, entry.full)),
+            **_of_full(entry.full, spent(record, entry.full) if record and ours else None),
             "minutes": f"{ours['seconds'] / 60:.1f}" if ours else "",
         }
 

@@ -133,7 +133,8 @@ last of all, by less than a tenth of a point. SDTP and AO-SDTP are behind these 
 the paper they are behind all but direct feedback alignment. The second epoch of forward training makes alternating SDTP
 worse, by about two points, and alternating AO-SDTP a little, as on the fully connected network; alternating SDTP
 ({bartunov_table1/mnist_lc_sdtp_alternating}) is the last. On CIFAR-10 the rates of Table 5 are so small that after so
-few epochs the methods lie within three points of each other, on both networks.
+few epochs the methods lie within three points of each other, on both networks. The convolutional network, after one
+epoch, has {bartunov_table1/cifar_lc_bp_convnet}, and is first, as in the paper.
 
 SDTP in parallel, with the settings that Table 5 prints for it, collapses again and again. From the second to the sixth
 epoch it has less than a quarter of the validation images right, and after sixteen epochs more than four fifths. Five
@@ -155,11 +156,12 @@ This is one seed of each.
 
 Their β₁ is that of Table 4. But the rate and the ε of the inverses are the largest of all inverses in Table 5. How an ε
 acts depends on the scale of the losses, which the paper writes as sums over the units of a layer. If they were means, ε
-would act as if it were larger, as many times as a layer has units. With that ε (the row `means`) none of three seeds of
-SDTP collapses in thirty epochs. They end at {bartunov_table1/mnist_fc_sdtp_alternating_means}, far below the paper's
-number, and two of the three were best after ten or twelve. With it none of three seeds of AO-SDTP collapses, either.
-They end at {bartunov_table1/mnist_fc_ao_sdtp_alternating_means}, and are best after the 28th or the last epoch. So
-means would explain both collapses. Whether they explain the rest is not tested.""",
+would act as if it were larger, as many times as a layer has units. With that, in both optimizers (the rows `means`),
+none of three seeds of SDTP collapses in thirty epochs. They end at {bartunov_table1/mnist_fc_sdtp_alternating_means},
+far below the paper's number, and two of the three were best after ten or twelve. None of three seeds of AO-SDTP
+collapses, either. They end at {bartunov_table1/mnist_fc_ao_sdtp_alternating_means}, still rising, but behind SDTP, far
+below the paper's number, and below what the printed settings reach after two epochs. So means would explain why the two
+alternating forms collapse, but not their accuracies.""",
     "bartunov_figure4": """\
 The paper's claim is that a larger auxiliary output leads to better accuracy, up to a point. The record cannot test it.
 After two epochs of one seed the difference to SDTP without an auxiliary output is {bartunov_figure4/aux_16 -
@@ -171,17 +173,19 @@ The paper finds backpropagation the most stable method, and target propagation t
 first holds here, on MNIST, fully connected: the median of backpropagation is closest to its best. The second does not:
 feedback alignment is the most sensitive method here, with nearly twice the distance between best and median that SDTP
 and AO-SDTP have, and difference target propagation is the least sensitive after backpropagation. The alternating
-methods are about as sensitive as their parallel forms. The record is small: eight random settings after one epoch each
-(two of the alternating methods, whose first epoch trains the inverses alone), where the paper has sixty and the best of
-500 epochs. After one epoch small rates make a method look sensitive. They are not the only reason: with rates of about
-1e-3 and the larger β₁, feedback alignment stays below four fifths of the images, too. One setting of parallel SDTP
-stays at chance; it has a large rate and a large β₁ for the inverses, as in the collapse of parallel SDTP in Table 1.
+methods are about as sensitive as their parallel forms. By its worst setting parallel SDTP is the most sensitive, and
+backpropagation again the most stable. The record is small: eight random settings after one epoch each (two of the
+alternating methods, whose first epoch trains the inverses alone), where the paper has sixty and the best of 500 epochs.
+After one epoch small rates make a method look sensitive. They are not the only reason: with rates of about 1e-3 and the
+larger β₁, feedback alignment stays below four fifths of the images, too. One setting of parallel SDTP stays at chance;
+it has a large rate and a large β₁ for the inverses, as in the collapse of parallel SDTP in Table 1.
 
-On MNIST, locally connected, only backpropagation, feedback alignment and direct feedback alignment are run. The worst
-setting of backpropagation has more than four fifths of the images right, and those of the other two a little more than
-a half and three fifths. By this backpropagation is the most stable here, too. By the distance between best and median
-it is not: for backpropagation that is about four points, with this network and with an ordinary convolutional one, and
-for the other two about two.
+On MNIST, locally connected, no method of target propagation is run. The worst setting of backpropagation has more than
+four fifths of the images right, and those of feedback alignment and direct feedback alignment a little more than a half
+and three fifths. By this backpropagation is the most stable here, too. These are the settings with the smallest rates,
+so that after one epoch it tells how fast a method learns with a small rate. By the distance between best and median
+backpropagation is the most sensitive: that is about four points, with this network and with an ordinary convolutional
+one, and for the other two about two.
 
 On CIFAR-10, fully connected, the same settings give another order. The medians of parallel AO-SDTP, backpropagation,
 parallel SDTP and direct feedback alignment are about three points below their best settings, and those of parallel
@@ -237,13 +241,14 @@ both direct rules and of frozen convolutions, and in the paper it is behind all 
 convolutions ({dkp_table1/fashion_mnist_bp_fc}) is ahead of feedback alignment ({dkp_table1/fashion_mnist_fa}), as in
 the paper, and also of both direct rules, which it is not there. Feedback alignment is level with the direct rules, and
 behind them in the paper. Random target projection gets worse in the second epoch in two of the three seeds. Direct
-Kolen-Pollack is no better if its feedback learns at the rate of the forward weights:
-{dkp_table1/fashion_mnist_dkp_fast}.
+Kolen-Pollack is worse here, too, when its feedback learns at the rate of the forward weights, in each of the three
+seeds: {dkp_table1/fashion_mnist_dkp_fast}.
 
 The paper writes that batch norm was necessary for stable training by both direct rules, and that direct Kolen-Pollack
-often had exploding gradients without it. So it is here. Without batch norm, and with the paper's rates, the first seed
-of each rule diverges within the first epoch, on both data sets, and that of direct Kolen-Pollack after fewer steps.
-Such a row ends there; its record says where. Smaller rates were not tried.""",
+often had exploding gradients without it. Here, without batch norm and with the paper's rates for CIFAR-10, the first
+seed of each rule diverges in the first epoch, on both data sets: a loss grows beyond what training accepts. With direct
+Kolen-Pollack that comes after fewer steps. Such a row ends there, and its record says where. Smaller rates, and
+backpropagation without batch norm, were not tried.""",
     "dkp_figure2": """\
 As in the paper, direct feedback fits the network above it better in layers nearer to the output, and it fits better
 where it learns, in all layers except the first. Fixed feedback is fitted by the network itself: that is feedback
@@ -262,12 +267,12 @@ the first three or four of the ten epochs. After three times as many epochs the 
 layers by which they predict, and {beyond_resnet/bp_elu_long} with the ELU of Associated Learning; Associated Learning
 is ahead of all three in each of the three seeds. This order is not settled: where both rules searched their rates, on
 the same network and images, backpropagation is ahead after six epochs of lean codes ([Accuracy against
-cost](#accuracy-against-cost)). Two changes harm: bridges on the spatial mean, like the network's own readout, with
-{beyond_resnet/al_1_pooled} in one component, {beyond_resnet/al_2_pooled} in two and {beyond_resnet/al_4_pooled} in
-four, and L2 on all weights, which keeps Associated Learning at chance, {beyond_resnet/al_4_l2}: the gradients of
-encoders and decoders are so small that Adam follows the decay alone. The paper says only that ResNets have the decay.
-None of this says what happens on ResNet-20 with all images and 200 epochs, where Associated Learning is behind in the
-paper.""",
+cost](#accuracy-against-cost)). Two changes harm: bridges on the spatial mean, like the network's own readout, the more
+so the more components there are ({beyond_resnet/al_1_pooled - beyond_resnet/al_1} in one component,
+{beyond_resnet/al_2_pooled - beyond_resnet/al_2} in two and {beyond_resnet/al_4_pooled - beyond_resnet/al_4} in four),
+and L2 on all weights, which keeps Associated Learning at chance, {beyond_resnet/al_4_l2}: the gradients of encoders and
+decoders are so small that Adam follows the decay alone. The paper says only that ResNets have the decay. None of this
+says what happens on ResNet-20 with all images and 200 epochs, where Associated Learning is behind in the paper.""",
     "beyond_tuning": """\
 With its best trial Associated Learning reaches the best of backpropagation, but its median is far lower: among these
 choices it is the more sensitive of the two, and it has more of them. Which setting matters most cannot be told from so
