@@ -132,7 +132,7 @@ def start(name, net):
 
 
 def drawn(rule, batch, seed=2):
-    """Parameters drawn by NumPy, as JAX would compile a program for each shape.
+    """Parameters drawn by NumPy, because JAX would compile a program for each shape.
 
     No bias is zero, and statistics are not those of a start, so that it shows if one of them is lost.
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from lab_helpers import main, one_line
+from lab_helpers import Here, main, one_line
 
 import jaxlocal as jl
 from experiments.lab import tables
@@ -217,21 +217,12 @@ def test_memory_by_depth(tmp_path):
 
 
 def test_a_program_that_cannot_run_has_a_line_that_says_why(monkeypatch):
-    class Here:
-        """A worker without a process."""
-
-        def __init__(self, world):
-            self.world = world
-
-        def ask(self, method, *arguments):
-            return getattr(self.world, method)(*arguments)
-
     def missing():
         raise ModuleNotFoundError(name="torch")
 
     monkeypatch.setitem(worlds.WORLDS, "torch", missing)
     peer = Program("torch", "bp, eager")
-    ready, refused = bench.build({"torch": Here(worlds.make("torch"))}, MLP, [peer])
+    ready, refused = bench.build({"torch": Here(worlds.make, "torch")}, MLP, [peer])
     assert not ready
     ran = bench.line(bench.UNIT, {bench.UNIT: [1.0]}, {}, {}, {})
     (row,) = (bench.blank(one, why, ran) for one, why in refused.items())

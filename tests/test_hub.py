@@ -116,6 +116,15 @@ def test_a_run_is_measured_where_the_labels_of_the_test_set_are_secret(datasets,
 
 
 @pytest.mark.slow
+def test_numbers_of_fewer_classes_than_a_run_has_are_refused(datasets, run):
+    for name, labels in (("all", [0, 1, 2] * 10), ("few", [1, 2] * 15)):
+        datasets.Dataset.from_dict({"width": [float(i) for i in labels], "label": labels}).save_to_disk(name)
+    assert run("train --data hf:all --model-args hidden=[4] --batch-size 8 --epochs 1 --out run")[0] == 0
+    code, _, error = run("eval run --data hf:few")
+    assert code == 2 and "has 2 classes and the run 3, and it is not known which of them these are; take" in error
+
+
+@pytest.mark.slow
 def test_what_cannot_be_loaded_is_one_sentence(datasets, monkeypatch):
     rows = numbers(datasets)
     rows.save_to_disk("saved")

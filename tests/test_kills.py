@@ -36,7 +36,7 @@ def start(line):
         "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", ""),
     }
-    del environment["JAX_COMPILATION_CACHE_DIR"]  # by default in the cache's folder, where it may be killed, too
+    del environment["JAX_COMPILATION_CACHE_DIR"]  # the default lies in JAXLOCAL_CACHE: killed while it writes there
     return subprocess.Popen(
         [sys.executable, "-m", "jaxlocal.app.cli", *shlex.split(line)],
         env=environment,

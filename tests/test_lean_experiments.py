@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from lab_helpers import few_digits, main
+from lab_helpers import Here, few_digits, main
 
 import jaxlocal as jl
 from experiments.beyond import codes, frontier
@@ -202,22 +202,6 @@ def test_install(tmp_path, monkeypatch):
     rows = install.EXPERIMENT.record("install", tmp_path)["rows"]
     assert [(row["extra"], row["MB"], row["packages"]) for row in rows] == [("none", 6, 2), ("hf", 3, 1)]
     assert {"text", "test", "dev", "docs"} <= {*install.extras()} and "bench" not in install.extras()
-
-
-class Here:
-    """A worker without a process."""
-
-    def __init__(self, make, *arguments):
-        self._made = make(*arguments)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def ask(self, method, *arguments):
-        return getattr(self._made, method)(*arguments)
 
 
 @pytest.mark.slow

@@ -182,8 +182,8 @@ it has a large rate and a large β₁ for the inverses, as in the collapse of pa
 
 On MNIST, locally connected, no method of target propagation is run. The worst setting of backpropagation has more than
 four fifths of the images right, and those of feedback alignment and direct feedback alignment a little more than a half
-and three fifths. By this backpropagation is the most stable here, too. These are the settings with the smallest rates,
-so that after one epoch it tells how fast a method learns with a small rate. By the distance between best and median
+and three fifths. By this backpropagation is the most stable here, too. But these are the settings with the smallest
+rates, and after one epoch they tell how fast a method learns with a small rate. By the distance between best and median
 backpropagation is the most sensitive: that is about four points, with this network and with an ordinary convolutional
 one, and for the other two about two.
 

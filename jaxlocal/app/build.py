@@ -25,10 +25,11 @@ from jaxlocal.app.rule_names import (
     written_settings,
 )
 from jaxlocal.app.settings import LONGEST_REASON, OF_TEXTS, Config, ConfigError, check, flag, known, pairs, shown
-from jaxlocal.data import NAMES, Encoding, Splits, augmentation, floats, load, load_encoded, load_text
+from jaxlocal.data import Encoding, Splits, augmentation, floats, load, load_encoded, load_text
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.checking import are_classes
 from jaxlocal.data.frames import Names, is_frame, places, read_names
+from jaxlocal.data.sets import is_folder
 from jaxlocal.data.sources import classes_in
 from jaxlocal.data.splits import autoencoding, one_hot
 from jaxlocal.data.text import is_text, origin
@@ -220,8 +221,7 @@ def _names(config: Config, path: Path) -> Names:
     """The names of the columns and classes of a table, and of the classes of a folder of images."""
     if is_frame(path):
         return read_names(path, config.label)
-    is_folder = path.is_dir() and config.data not in ("digits", *NAMES)
-    return Names((), classes_in(path) if is_folder else ())
+    return Names((), classes_in(path) if is_folder(config.data) else ())
 
 
 @contextmanager

@@ -235,8 +235,8 @@ def _with_all_classes(built: Built, data: str, given: Data) -> Splits:
     of_classes = given.splits.train[1].dtype == np.uint8
     if of_classes and count < width and not names and data.startswith(HUB):
         raise ConfigError(
-            f"--data={data}: has {count} classes and the run {width}, and it is not known which; take data that has "
-            "all of them"
+            f"--data={data}: has {count} classes and the run {width}, and it is not known which of them these are; "
+            "take data with all of them"
         )
     if not of_classes or count > width or columns == list(range(width)):
         return given.splits

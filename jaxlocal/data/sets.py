@@ -132,7 +132,7 @@ def load(
         return complete(cached(from_table(path, label), label), validation)
     if path.suffix == ".npz":
         source = from_npz(path)
-    elif name and name not in NAMES and path.is_dir():
+    elif is_folder(name):
         source = from_folder(path, size)
     elif name.startswith((".", "/", "~")):
         raise FileNotFoundError(f"name={name!r}: there is no such folder; check the path")
@@ -144,6 +144,11 @@ def load(
 def has_columns(name: str) -> bool:
     """Whether a data set has columns by name, one of which holds the labels."""
     return is_frame(Path(name)) or name.startswith(HUB)
+
+
+def is_folder(name: str) -> bool:
+    """Whether a data set is a folder of images."""
+    return name not in ("", "digits", *NAMES) and Path(name).expanduser().is_dir()
 
 
 def is_resized(name: str) -> bool:

@@ -94,9 +94,12 @@ def enter(
     began = time.perf_counter()
     folder = None if folder is None else checks.path("folder", folder)
     data = data or workload.load()
-    _check(workload, data)
+    net = workload.net()
+    if not net.loss.of_classes:
+        raise ValueError("workload: its network's loss is for real targets, and rules are ranked by accuracy")
+    check_batch_size(workload.batch_size, len(data.train[0]))
     steps = workload.epochs * (len(data.train[0]) // workload.batch_size)
-    make = search.maker(rule, workload.net(), schedule=lambda rate: optax.cosine_decay_schedule(rate, steps))
+    make = search.maker(rule, net, schedule=lambda rate: optax.cosine_decay_schedule(rate, steps))
     tried = search.search(
         make,
         search.draw(space(rule), trials),
@@ -112,12 +115,6 @@ def enter(
     measured = _measured(make(setting), workload, data, seeds, kept, say, began)
     accuracies = {split: [of_seed[split] for of_seed in measured] for split in SPLITS}
     return Entry(name, setting, accuracies, tried, sum(of_seed["seconds"] for of_seed in measured))
-
-
-def _check(workload: Workload, data: Splits) -> None:
-    if not workload.net().loss.of_classes:
-        raise ValueError("workload: its network's loss is for real targets, and rules are ranked by accuracy")
-    check_batch_size(workload.batch_size, len(data.train[0]))
 
 
 def _name(rule: str | Callable[..., Rule]) -> str:
