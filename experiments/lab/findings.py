@@ -133,8 +133,9 @@ last of all, by less than a tenth of a point. SDTP and AO-SDTP are behind these 
 the paper they are behind all but direct feedback alignment. The second epoch of forward training makes alternating SDTP
 worse, by about two points, and alternating AO-SDTP a little, as on the fully connected network; alternating SDTP
 ({bartunov_table1/mnist_lc_sdtp_alternating}) is the last. On CIFAR-10 the rates of Table 5 are so small that after so
-few epochs the methods lie within three points of each other, on both networks. The convolutional network, after one
-epoch, has {bartunov_table1/cifar_lc_bp_convnet}, and is first, as in the paper.
+few epochs the methods lie within three points of each other, on both networks. The convolutional network has
+{bartunov_table1/cifar_lc_bp_convnet} after one epoch, and is ahead of the four methods that are run on the locally
+connected network after as many, as in the paper; this is one seed of each.
 
 SDTP in parallel, with the settings that Table 5 prints for it, collapses again and again. From the second to the sixth
 epoch it has less than a quarter of the validation images right, and after sixteen epochs more than four fifths. Five
@@ -159,9 +160,10 @@ acts depends on the scale of the losses, which the paper writes as sums over the
 would act as if it were larger, as many times as a layer has units. With that, in both optimizers (the rows `means`),
 none of three seeds of SDTP collapses in thirty epochs. They end at {bartunov_table1/mnist_fc_sdtp_alternating_means},
 far below the paper's number, and two of the three were best after ten or twelve. None of three seeds of AO-SDTP
-collapses, either. They end at {bartunov_table1/mnist_fc_ao_sdtp_alternating_means}, still rising, but behind SDTP, far
-below the paper's number, and below what the printed settings reach after two epochs. So means would explain why the two
-alternating forms collapse, but not their accuracies.""",
+collapses, either. They end at {bartunov_table1/mnist_fc_ao_sdtp_alternating_means}, two of the three still rising by
+validation, but behind SDTP, far below the paper's number, and, by validation, below what one seed of the printed
+settings has after two epochs. So means would explain why the two alternating forms collapse so early here. Whether they
+would also lead to the paper's accuracies, thirty of 500 epochs cannot tell.""",
     "bartunov_figure4": """\
 The paper's claim is that a larger auxiliary output leads to better accuracy, up to a point. The record cannot test it.
 After two epochs of one seed the difference to SDTP without an auxiliary output is {bartunov_figure4/aux_16 -
@@ -182,10 +184,10 @@ it has a large rate and a large β₁ for the inverses, as in the collapse of pa
 
 On MNIST, locally connected, no method of target propagation is run. The worst setting of backpropagation has more than
 four fifths of the images right, and those of feedback alignment and direct feedback alignment a little more than a half
-and three fifths. By this backpropagation is the most stable here, too. But these are the settings with the smallest
-rates, and after one epoch they tell how fast a method learns with a small rate. By the distance between best and median
-backpropagation is the most sensitive: that is about four points, with this network and with an ordinary convolutional
-one, and for the other two about two.
+and three fifths. By this backpropagation is the most stable here, too. But this is the same setting for all three, with
+the second smallest rate and the largest ε; after one epoch it tells how fast a method learns with small steps. By the
+distance between best and median backpropagation is the most sensitive: that is about four points, with this network and
+with an ordinary convolutional one, and for the other two about two.
 
 On CIFAR-10, fully connected, the same settings give another order. The medians of parallel AO-SDTP, backpropagation,
 parallel SDTP and direct feedback alignment are about three points below their best settings, and those of parallel
@@ -246,9 +248,9 @@ seeds: {dkp_table1/fashion_mnist_dkp_fast}.
 
 The paper writes that batch norm was necessary for stable training by both direct rules, and that direct Kolen-Pollack
 often had exploding gradients without it. Here, without batch norm and with the paper's rates for CIFAR-10, the first
-seed of each rule diverges in the first epoch, on both data sets: a loss grows beyond what training accepts. With direct
-Kolen-Pollack that comes after fewer steps. Such a row ends there, and its record says where. Smaller rates, and
-backpropagation without batch norm, were not tried.""",
+seed of each rule diverges in the first epoch, on both data sets: a loss grows in size beyond what training accepts.
+With direct Kolen-Pollack that comes after fewer steps. Such a row ends there, and its record says where. Smaller rates,
+and backpropagation without batch norm, were not tried.""",
     "dkp_figure2": """\
 As in the paper, direct feedback fits the network above it better in layers nearer to the output, and it fits better
 where it learns, in all layers except the first. Fixed feedback is fitted by the network itself: that is feedback
@@ -269,10 +271,11 @@ is ahead of all three in each of the three seeds. This order is not settled: whe
 the same network and images, backpropagation is ahead after six epochs of lean codes ([Accuracy against
 cost](#accuracy-against-cost)). Two changes harm: bridges on the spatial mean, like the network's own readout, the more
 so the more components there are ({beyond_resnet/al_1_pooled - beyond_resnet/al_1} in one component,
-{beyond_resnet/al_2_pooled - beyond_resnet/al_2} in two and {beyond_resnet/al_4_pooled - beyond_resnet/al_4} in four),
-and L2 on all weights, which keeps Associated Learning at chance, {beyond_resnet/al_4_l2}: the gradients of encoders and
-decoders are so small that Adam follows the decay alone. The paper says only that ResNets have the decay. None of this
-says what happens on ResNet-20 with all images and 200 epochs, where Associated Learning is behind in the paper.""",
+{beyond_resnet/al_2_pooled - beyond_resnet/al_2} in two, where the row without them has one seed, and
+{beyond_resnet/al_4_pooled - beyond_resnet/al_4} in four), and L2 on all weights, which keeps Associated Learning at
+chance, {beyond_resnet/al_4_l2}: the gradients of encoders and decoders are so small that Adam follows the decay alone.
+The paper says only that ResNets have the decay. None of this says what happens on ResNet-20 with all images and 200
+epochs, where Associated Learning is behind in the paper.""",
     "beyond_tuning": """\
 With its best trial Associated Learning reaches the best of backpropagation, but its median is far lower: among these
 choices it is the more sensitive of the two, and it has more of them. Which setting matters most cannot be told from so

@@ -224,12 +224,12 @@ Each experiment is one command. Without flags it has the paper's budget; `--quic
 out rows that take too long even then; `--rows`, `--epochs` and `--seeds` choose; `--minutes` stops in time, and the
 same command resumes. `python -m experiments.lab.minutes --minutes 30 bartunov_table1 dkp_table1` trains what fits into
 a time, the shortest rows first. A row that is "not run" lacks the time, or its data set on our machines. One that has
-"diverged" was stopped where a loss of one seed became NaN, infinite or larger than 10⁸. Where a row has fewer epochs
-than its paper's, the budgets explain part of the difference. Our own settings were chosen on validation sets, with one
-exception: two defaults of `al`, its loss and its prediction by all components, [were changed after test results had
-been seen](ranking.md#the-protocol). Accuracies are those after the last epoch, mean ± sample standard deviation over
-the seeds; newer records also have the test accuracy after the best epoch on the validation set. CIFAR-10 here comes
-from JPEG copies of its images, so none of its numbers is exactly comparable."""
+"diverged" was stopped where a loss of one seed became NaN, infinite or larger than 10⁸ in size. Where a row has fewer
+epochs than its paper's, the budgets explain part of the difference. Our own settings were chosen on validation sets,
+with one exception: two defaults of `al`, its loss and its prediction by all components, [were changed after test
+results had been seen](ranking.md#the-protocol). Accuracies are those after the last epoch, mean ± sample standard
+deviation over the seeds; newer records also have the test accuracy after the best epoch on the validation set. CIFAR-10
+here comes from JPEG copies of its images, so none of its numbers is exactly comparable."""
 
 if __name__ == "__main__":
     main()
