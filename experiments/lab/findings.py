@@ -204,8 +204,8 @@ see the pictures: with SDTP there are artefacts, but the digits are legible.""",
 The paper's claim is that larger receptive fields and fully connected inverses lead to no significant improvement. On
 MNIST, locally connected, with the budget of the table, wider receptive fields change the test accuracy of difference
 target propagation by {bartunov_section3_2/mnist_lc_wider - bartunov_section3_2/mnist_lc_same}[[, and fully connected
-inverses by {bartunov_section3_2/mnist_lc_dense - bartunov_section3_2/mnist_lc_same}]]. The paper's own case, CIFAR-10,
-is not tested before its rows are run.""",
+inverses by {bartunov_section3_2/mnist_lc_dense - bartunov_section3_2/mnist_lc_same}]]. From one seed such differences
+cannot be told from chance. The paper's own case, CIFAR-10, is not tested before its rows are run.""",
     "bartunov_section5_6": """\
 The paper makes no claim here but the identity that a test holds exact: with g_bp alone the gradients are those of
 backpropagation. After a few epochs a quarter of g_bp in the targets changes the test accuracy of difference target
