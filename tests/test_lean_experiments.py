@@ -20,7 +20,9 @@ from experiments.speed import compile_time, costs, install, shared, time_to_accu
 pytestmark = [pytest.mark.usefixtures("drawn_once"), pytest.mark.xdist_group("lean")]
 
 SHORT = Budget(epochs=2, seeds=2)
-TINY = beyond.Problem("Tiny", "digits", jl.models.mlp((8, 8)), "tiny", 2, (1, 2), SHORT, SHORT, batch=16, longer=True)
+TINY = beyond.Problem(
+    "Tiny", "digits", jl.models.mlp((8, 8)), "tiny", 2, (1, 2), SHORT, SHORT, batch=16, longer=("al_2",)
+)
 
 
 @pytest.fixture

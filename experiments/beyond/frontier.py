@@ -50,19 +50,19 @@ Make = Callable[[jl.Network, optax.GradientTransformation], jl.Rule]
 
 def contenders(problem: Problem) -> dict[str, Make]:
     """The rules by the names of their rows."""
-    lean: dict[str, Make] = {}
+    plain: dict[str, Make] = {"bp": jl.rules.bp}
     for count in problem.components:
         if count in problem.averaged:
-            lean[f"al_{count}{AVERAGED}"] = partial(jl.rules.al, components=count)
-        lean[f"al_{count}"] = partial(jl.rules.al, components=count, average=False)
+            plain[f"al_{count}{AVERAGED}"] = partial(jl.rules.al, components=count)
+        plain[f"al_{count}"] = partial(jl.rules.al, components=count, average=False)
     paper = partial(jl.rules.al, components=problem.paper, codes=jl.codes.paper)
-    longer = {f"al_2{LONGER}": lean["al_2"]} if problem.longer else {}
+    longer = {name + LONGER: plain[name] for name in problem.longer}
     grids = {
         f"al_4{GRID}{grid}": partial(jl.rules.al, components=4, bridge=jl.codes.pooled(jl.codes.one_layer, grid))
         for grid in problem.grids
     }
     feedback = {"dfa": jl.rules.dfa, "drtp": jl.rules.drtp} if problem.feedback else {}
-    return {"bp": jl.rules.bp, **lean, **longer, **grids, "al_paper": paper, **feedback}
+    return {**plain, **longer, **grids, "al_paper": paper, **feedback}
 
 
 def shown_as(contender: str) -> str:
@@ -70,12 +70,10 @@ def shown_as(contender: str) -> str:
 
     The records call that one `al_4_average`, and `al_4` the rule whose last component alone predicts.
     """
-    if contender.endswith(AVERAGED):
-        return contender.removesuffix(AVERAGED)
     name = contender.removesuffix(LONGER)
     last = ", last" if name.removeprefix("al_").isdigit() and name != "al_1" else ""
     longer = ", longer" if name != contender else ""
-    return f"{name}{last}{longer}"
+    return f"{name.removesuffix(AVERAGED)}{last}{longer}"
 
 
 def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:

@@ -22,7 +22,7 @@ class Problem(NamedTuple):
     examples: int | None = None  # the number of training examples; by default all
     batch: int = 64
     feedback: bool = True  # whether DFA and DRTP are among the contenders
-    longer: bool = False  # whether Associated Learning in two components is also trained for twice the time
+    longer: tuple[str, ...] = ()  # the contenders that are also trained for twice the time
     averaged: tuple[int, ...] = ()  # the numbers of components in the rows whose prediction is the mean over them
     grids: tuple[int, ...] = ()  # the cells along each axis of the images that the bridges read, in rows of their own
 
@@ -61,7 +61,7 @@ PROBLEMS = {
         SHORT,
         size=16,
         examples=10_000,
-        longer=True,
+        longer=("bp", "al_2"),
         averaged=(2, 4, 8),
         grids=(1, 2, 4, 16),
     ),
@@ -78,9 +78,9 @@ PROBLEMS = {
             batch=batch,
             feedback=False,
             longer=longer,
-            averaged=averaged,
+            averaged=(2, 4),
         )
-        for batch, longer, averaged in ((64, False, (2, 4)), (512, True, (2, 4)))
+        for batch, longer in ((64, ()), (512, ("bp", "al_2_average", "al_2", "al_4_average", "al_4")))
     },
     "resnet": Problem(
         "CIFAR-10, ResNet-8",
