@@ -21,6 +21,7 @@ import jaxlocal as jl
 from jaxlocal.data import cache as data_cache
 from jaxlocal.data import decode
 from jaxlocal.data.checking import are_classes
+from jaxlocal.data.sets import names_in
 
 PREPARED = os.environ.get("TFDS_DATA_DIR") or str(ROOT.parent / "shared" / "tensorflow_datasets")
 
@@ -310,7 +311,7 @@ def fake_tfds(monkeypatch, tmp_path, splits, label=lambda part, i: i % 3):
         return {"photo": file.getvalue(), "kind": label(part, i)}
 
     photo = SimpleNamespace(shape=(None, None, 3), np_dtype=np.uint8)
-    features = {"photo": photo, "kind": SimpleNamespace(num_classes=3)}
+    features = {"photo": photo, "kind": SimpleNamespace(num_classes=3, names=["cat", "dog", "eel"])}
     builder = SimpleNamespace(
         info=SimpleNamespace(splits=splits, supervised_keys=("photo", "kind"), features=features),
         data_path=tmp_path,
@@ -328,6 +329,7 @@ def test_a_test_set_without_labels_gives_way_to_the_validation_set(monkeypatch, 
     assert [x.shape for x, _ in splits] == [(36, 8, 8, 3), (4, 8, 8, 3), (10, 8, 8, 3)]
     np.testing.assert_array_equal(splits.validation[1].argmax(1), np.arange(36, 40) % 3)  # the last of train
     np.testing.assert_array_equal(splits.test[1].argmax(1), np.arange(10) % 3)
+    assert names_in("imagenet2012", "label").classes == ("cat", "dog", "eel")
 
 
 def test_a_set_that_cannot_be_trained_on(monkeypatch, tmp_path):

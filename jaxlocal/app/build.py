@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -28,9 +27,8 @@ from jaxlocal.app.settings import LONGEST_REASON, OF_TEXTS, Config, ConfigError,
 from jaxlocal.data import Encoding, Splits, augmentation, floats, load, load_encoded, load_text
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.checking import are_classes
-from jaxlocal.data.frames import Names, is_frame, places, read_names
-from jaxlocal.data.sets import is_folder
-from jaxlocal.data.sources import classes_in
+from jaxlocal.data.frames import places
+from jaxlocal.data.sets import names_in
 from jaxlocal.data.splits import autoencoding, one_hot
 from jaxlocal.data.text import is_text, origin
 from jaxlocal.decay import l2
@@ -208,20 +206,12 @@ def load_data(config: Config, encoding: Encoding | None = None, inputs: Sequence
             return _load_texts(config, encoding)
         _check_no_text_settings(config)
         data = load(config.data, validation=config.validation, size=config.image_size, label=config.label)
-        path = Path(config.data).expanduser()
-        names = _names(config, path)
+        names = names_in(config.data, config.label)
         if inputs and names.inputs:
             order = places(f"name={config.data!r}", names.inputs, inputs)
             data = Splits(*((x[:, order], y) for x, y in data))
     splits = autoencoding(data) if config.model == "autoencoder" else data
     return Data(splits, None, names.classes, tuple(inputs) or names.inputs)
-
-
-def _names(config: Config, path: Path) -> Names:
-    """The names of the columns and classes of a table, and of the classes of a folder of images."""
-    if is_frame(path):
-        return read_names(path, config.label)
-    return Names((), classes_in(path) if is_folder(config.data) else ())
 
 
 @contextmanager

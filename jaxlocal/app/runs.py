@@ -32,7 +32,6 @@ from jaxlocal.app.settings import Config, ConfigError, shown
 from jaxlocal.data import SPLITS, Splits, floats
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.checking import are_classes
-from jaxlocal.data.hub import HUB
 from jaxlocal.data.sets import has_columns, is_resized
 from jaxlocal.data.text import is_text
 from jaxlocal.diagnostics import alignment, layer_outputs, parameter_counts
@@ -230,10 +229,9 @@ def _with_other_data(config: Config, data: str) -> Config:
 def _with_all_classes(built: Built, data: str, given: Data) -> Splits:
     """Other data, whose targets have a column for each class of a run, also if these data have fewer classes."""
     count, width = given.splits.train[1].shape[-1], built.data.train[1].shape[-1]
-    names = given.classes if built.classes else ()
-    columns = [built.classes.index(name) for name in names] or list(range(count))
+    columns = [built.classes.index(name) for name in given.classes if built.classes] or list(range(count))
     of_classes = given.splits.train[1].dtype == np.uint8
-    if of_classes and count < width and not names and data.startswith(HUB):
+    if of_classes and count < width and given.classes and not built.classes:
         raise ConfigError(
             f"--data={data}: has {count} classes and the run {width}, and it is not known which of them these are; "
             "take data with all of them"

@@ -79,10 +79,10 @@ def from_table(path: Path, label: str) -> Source:
 
 
 class Names(NamedTuple):
-    """The names of a table's columns of inputs, and of its classes; there are none for labels that are real numbers."""
+    """The names of a data set's columns of inputs, and of its classes, where it has such names."""
 
-    inputs: tuple[str, ...]
-    classes: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
 
 def read_names(path: Path, label: str) -> Names:

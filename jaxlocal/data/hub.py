@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxlocal.data.decode import Decoded, Decoder, Image, Reader, is_grey
-from jaxlocal.data.frames import inputs, labels, matrix, of_frame, shuffled, targets
+from jaxlocal.data.frames import Names, inputs, labels, matrix, of_frame, shuffled, targets
 from jaxlocal.data.sources import Source
 from jaxlocal.data.tables import SPLIT_OF, Corpus, Row, gathered, labelled, unlabelled
 
@@ -33,8 +33,7 @@ def from_hub(name: str, size: int | None, label: str) -> Source:
       The source.
     """
     found, where = _labelled(name, label), f"name={name!r}"
-    kinds = {column: type(feature).__name__ for column, feature in found["train"].features.items()}
-    pictures = [column for column, kind in kinds.items() if kind == "Image"]
+    pictures = _pictures(found["train"])
     if len(pictures) > 1:
         raise ValueError(f"{where}: has the images {', '.join(pictures)}; save it with one of them alone")
     if size is not None and not pictures:
@@ -46,6 +45,20 @@ def from_hub(name: str, size: int | None, label: str) -> Source:
         return _of_images(where, found, pictures[0], size, label)
 
     return Source(name, *_files(found), decode)
+
+
+def hub_names(name: str, label: str) -> Names:
+    """The names of the columns of numbers, and of the classes; `name` and `label` are as in `from_hub`."""
+    train = _labelled(name, label)["train"]
+    cells = _labels(f"name={name!r}", train, label)
+    named = getattr(train.features[label], "int2str", str)
+    classes = () if cells.dtype.kind == "f" else tuple(map(named, np.unique(cells).tolist()))
+    return Names(() if _pictures(train) else tuple(inputs(train.features, label)), classes)
+
+
+def _pictures(rows: Any) -> list[str]:
+    """The columns of images."""
+    return [column for column, feature in rows.features.items() if type(feature).__name__ == "Image"]
 
 
 def holds_texts(name: str) -> bool:
@@ -142,11 +155,12 @@ def _of_numbers(where: str, found: Mapping[str, Any], label: str) -> dict[str, D
     return {split: Decoded(len(x[split]), iter([(x[split], ys[split])])) for split in found}
 
 
+def _labels(where: str, rows: Any, label: str) -> np.ndarray:
+    return labels(where, of_frame(where, rows.select_columns(label).with_format("arrow")[:]), label)
+
+
 def _of_images(where: str, found: Mapping[str, Any], picture: str, size: int | None, label: str) -> dict[str, Decoded]:
-    columns = {
-        split: of_frame(where, rows.select_columns(label).with_format("arrow")[:]) for split, rows in found.items()
-    }
-    ys, classes = targets(where, {split: labels(where, cells, label) for split, cells in columns.items()})
+    ys, classes = targets(where, {split: _labels(where, rows, label) for split, rows in found.items()})
     if not classes:
         raise ValueError(f"{where}: the labels of its images are real numbers; name a column of classes by label")
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from jaxlocal import checks
 from jaxlocal.data.cache import cached
-from jaxlocal.data.frames import LABEL, from_table, is_frame
-from jaxlocal.data.hub import HUB, from_hub
-from jaxlocal.data.sources import from_folder, from_npz, from_tfds, of_pairs
+from jaxlocal.data.frames import LABEL, Names, from_table, is_frame, read_names
+from jaxlocal.data.hub import HUB, from_hub, hub_names
+from jaxlocal.data.sources import classes_in, from_folder, from_npz, from_tfds, of_pairs, tfds_classes
 from jaxlocal.data.splits import Pairs, Splits, complete, floats
 from jaxlocal.data.text import is_text, load_text
 
@@ -139,6 +139,18 @@ def load(
     else:
         source = from_tfds(name, NAMES, size, data_dir)
     return complete(cached(source, size), validation)
+
+
+def names_in(name: str, label: str) -> Names:
+    """The names of the columns and classes of a data set that `load` can load, other than texts."""
+    path = Path(name).expanduser()
+    if name.startswith(HUB):
+        return hub_names(name, label)
+    if is_frame(path):
+        return read_names(path, label)
+    if is_folder(name):
+        return Names(classes=classes_in(path))
+    return Names() if name == "digits" or path.suffix == ".npz" else Names(classes=tfds_classes(name))
 
 
 def has_columns(name: str) -> bool:

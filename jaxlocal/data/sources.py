@@ -82,6 +82,13 @@ def from_tfds(name: str, known: Sequence[str], size: int | None, data_dir: str |
     return Source(name, root, [path for path in root.iterdir() if path.is_file()], decode)
 
 
+def tfds_classes(name: str) -> tuple[str, ...]:
+    """The names of the classes of an image set that `from_tfds` reads."""
+    info = _tfds(name).builder(name, data_dir=os.environ.get("TFDS_DATA_DIR")).info
+    _, label = info.supervised_keys or ("image", "label")
+    return tuple(info.features[label].names)
+
+
 def _tfds(name: str) -> Any:
     """The library, which is slow to import and needed by these data sets only; it must not stop all others."""
     try:
