@@ -64,7 +64,7 @@ def check_frozen(frozen: frozenset[int], parts: Sequence[Part]) -> None:
         raise ValueError(f"frozen: layer {layer} is the head, which this rule does not use; leave it out")
 
 
-def started(part: Part, found: Any, locality: Mapping[str, np.ndarray]) -> tuple[Weights, Stats, Message]:
+def checked_start(part: Part, found: Any, locality: Mapping[str, np.ndarray]) -> tuple[Weights, Stats, Message]:
     """What a part's `init` returns, if it is what it must be."""
     if not isinstance(found, tuple) or len(found) != 3:
         raise TypeError(f"init of {_of(part)}: returned {show(found)}, but must return (weights, stats, message)")
@@ -86,7 +86,7 @@ def started(part: Part, found: Any, locality: Mapping[str, np.ndarray]) -> tuple
     return weights, stats, message
 
 
-def pair(message: Message) -> tuple[jax.Array, jax.Array]:
+def checked_pair(message: Message) -> tuple[jax.Array, jax.Array]:
     """A message (x, y)."""
     if not isinstance(message, tuple) or len(message) != 2:
         raise TypeError(
@@ -95,7 +95,7 @@ def pair(message: Message) -> tuple[jax.Array, jax.Array]:
     return message
 
 
-def objective(found: Any) -> tuple[dict[str, jax.Array], Stats, Message]:
+def checked_objective(found: Any) -> tuple[dict[str, jax.Array], Stats, Message]:
     """What an objective returns, if it is what it must be."""
     if not isinstance(found, tuple) or len(found) != 3:
         raise TypeError(f"objective: returned {show(found)}, but must return (losses by name, stats, message)")
@@ -104,7 +104,7 @@ def objective(found: Any) -> tuple[dict[str, jax.Array], Stats, Message]:
     return losses, stats, message
 
 
-def taught(part: Part, component: Component, found: Any) -> tuple[Lesson, Message]:
+def checked_lesson(part: Part, component: Component, found: Any) -> tuple[Lesson, Message]:
     """What a part's `teach` returns, if it is what it must be."""
     if isinstance(found, Lesson) or not isinstance(found, tuple) or len(found) != 2:
         raise TypeError(f"teach of {_of(part)}: returned {show(found)}, but must return (lesson, message)")

@@ -1,6 +1,7 @@
 """What a rule costs: operations, weights, memory, and how much of it is moved, beside backpropagation."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import optax
 
 from jaxlocal import checks
 from jaxlocal.network import Tree
-from jaxlocal.rule import Batch, Rule
+from jaxlocal.rule import Batch, Learn, Rule
 from jaxlocal.rules.backprop import bp
 from jaxlocal.text import aligned
 
@@ -85,13 +86,14 @@ def _of_components(rule: Rule, message: Any) -> tuple[Cost, ...]:
     """The cost of each component's own step, if the rule's components learn one after the other."""
     if rule.learn is None:
         return ()
+
+    def without_lesson(learn: Learn, component: Any, message: Any) -> Any:
+        return learn(component, message)[:2]
+
     found = []
     components = jax.eval_shape(rule.init, jax.random.key(0), message).components
     for learn, component in zip(rule.learn, components, strict=True):
-
-        def step(component: Any, message: Any, learn: Any = learn) -> Any:
-            return learn(component, message)[:2]
-
+        step = partial(without_lesson, learn)
         found.append(_cost(step, component, message, component.weights))
         _, message = jax.eval_shape(step, component, message)
     return tuple(found)

@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxlocal import checks, processes
 from jaxlocal.hints import nearest
+from jaxlocal.text import reason
 from jaxlocal.training.loop import Watch
 from jaxlocal.training.state import Metrics, Progress
 
@@ -177,8 +178,7 @@ def _works(label: str, what: str, do: Callable[[], object]) -> bool:
         do()
         return True
     except Exception as error:  # of any library
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        warnings.warn(f"{label} cannot {what} ({reason}); the training goes on without it", stacklevel=2)
+        warnings.warn(f"{label} cannot {what} ({reason(error)}); the training goes on without it", stacklevel=2)
         return False
 
 

@@ -34,7 +34,6 @@ from jaxlocal.rule import (
     Rule,
     forward_stats,
     forward_weights,
-    report,
 )
 from jaxlocal.tokens import check_padding
 
@@ -108,7 +107,7 @@ def make_rule(
             pairs = zip(params.shapes, dtypes, strict=True)
             example = tuple(jax.ShapeDtypeStruct((1, *shape), dtype) for shape, dtype in pairs)
             try:
-                jax.eval_shape(init, jax.random.key(0), example)
+                outlines[params.shapes] = Outline.of(jax.eval_shape(init, jax.random.key(0), example).components)
             except Exception as error:  # of this library, of Flax, or of a layer of the user's own
                 x, y = params.shapes
                 raise ValueError(
@@ -144,7 +143,7 @@ def make_rule(
             inverses_turn = (params.components[0].count // alternate) % 2 == 0
             turns = partial(learn_once, {"inverse"}), partial(learn_once, txs.keys() - {"inverse"})
             components, terms = jax.lax.cond(inverses_turn, *turns, params.components, batch)
-        return replace(params, components=components), report(terms)
+        return replace(params, components=components), Info.of(terms)
 
     def update(params: Params, batch: Batch) -> Params:
         return step(params, batch)[0]
@@ -192,7 +191,7 @@ def _start(
     components = []
     for part, part_key in zip(parts, jax.random.split(key, len(parts)), strict=True):
         init_key, own_key = jax.random.split(part_key)
-        weights, stats, message = author.started(part, part.init(init_key, message), locality)
+        weights, stats, message = author.checked_start(part, part.init(init_key, message), locality)
         opt = descent.start(part, weights)
         components.append(Component(weights, opt, stats, own_key, count=jnp.zeros((), jnp.int32)))
     return tuple(components)
@@ -210,7 +209,7 @@ def _learn_alone(
     assert part.teach is not None
     key = _batch_key(component)
     found = part.teach(component.weights, component.stats, stop_gradient(message), key)
-    lesson, onward = author.taught(part, component, found)
+    lesson, onward = author.checked_lesson(part, component, found)
     return descent.step(part, component, lesson, descent.txs.keys()), onward, lesson
 
 

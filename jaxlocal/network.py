@@ -3,7 +3,7 @@
 import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial, reduce
 from itertools import islice
@@ -237,20 +237,24 @@ def apply_layer(
     With a key, the layer works as in training: it uses the batch's own statistics, and dropout draws from the key.
     Without a key, it works as in prediction.
     """
-    options = _options(layer, train=key is not None)
     dtype = _COMPUTES_IN.get()
+    if dtype is None:
+        return _apply(layer, weights, stats, x, key)
     given = next((leaf.dtype for leaf in jax.tree.leaves(x) if _is_real(leaf)), jnp.float32)
-    if dtype is not None:
-        weights, x = _in_type((weights, x), dtype)
-    variables = {"params": weights, **stats}
+    weights, x = _in_type((weights, x), dtype)
     # Batch statistics keep their type, so the layer combines them with numbers of the other type.
-    with nullcontext() if dtype is None else jax.numpy_dtype_promotion("standard"):
-        if key is None:
-            y: Any = layer.apply(variables, x, **options)
-        else:
-            y, updated = layer.apply(variables, x, rngs={"dropout": key}, mutable=list(stats), **options)
-            stats = dict(updated)
-    return y if dtype is None else _in_type(y, given), stats
+    with jax.numpy_dtype_promotion("standard"):
+        y, stats = _apply(layer, weights, stats, x, key)
+    return _in_type(y, given), stats
+
+
+def _apply(layer: nn.Module, weights: Tree, stats: Tree, x: jax.Array, key: jax.Array | None) -> tuple[Any, Tree]:
+    options = _options(layer, train=key is not None)
+    variables = {"params": weights, **stats}
+    if key is None:
+        return layer.apply(variables, x, **options), stats
+    y, updated = layer.apply(variables, x, rngs={"dropout": key}, mutable=list(stats), **options)
+    return y, dict(updated)
 
 
 def _in_type(tree: Tree, dtype: Any) -> Tree:

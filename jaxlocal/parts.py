@@ -7,18 +7,17 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from jax.lax import stop_gradient
 
 from jaxlocal import author, checks
 from jaxlocal.network import Network, Tree, apply_layer, evenly, init_layer, neighbours
-from jaxlocal.rule import Component, Lesson, Message, Part, Stats, Weights
+from jaxlocal.rule import Lesson, Message, Part, Stats, Weights
 
 
 def init_forward(layers: tuple[nn.Module, ...]) -> Callable[[jax.Array, Message], tuple[Weights, Stats, Message]]:
     """The `init` of a part with forward weights and nothing else."""
 
     def init(key: jax.Array, message: Message) -> tuple[Weights, Stats, Message]:
-        x, y = author.pair(message)
+        x, y = author.checked_pair(message)
         weights, stats = [], []
         for layer, layer_key in zip(layers, jax.random.split(key, len(layers)), strict=True):
             w, s, x = init_layer(layer, layer_key, x)
@@ -27,18 +26,6 @@ def init_forward(layers: tuple[nn.Module, ...]) -> Callable[[jax.Array, Message]
         return {"forward": tuple(weights)}, tuple(stats), (x, y)
 
     return init
-
-
-def activities(
-    net: Network, components: tuple[Component, ...], x: jax.Array, keys: tuple[jax.Array, ...]
-) -> tuple[list[jax.Array], list[Tree]]:
-    """x and the output of each layer, all held constant, and the new batch statistics of each layer."""
-    a, stats = [x], []
-    for layer, c, key in zip(net.layers, components, keys, strict=True):
-        above, s = apply_layer(layer, c.weights["forward"][0], c.stats[0], a[-1], key)
-        a.append(above)
-        stats.append(s)
-    return stop_gradient(a), stats
 
 
 def lesson_of(
@@ -62,7 +49,7 @@ def lesson_of(
     """
 
     def total(weights: Weights) -> tuple[jax.Array, tuple[dict[str, jax.Array], Stats, Message]]:
-        losses, stats, message = author.objective(objective(weights))
+        losses, stats, message = author.checked_objective(objective(weights))
         return reduce(operator.add, losses.values()), (losses, stats, message)
 
     grads, (losses, stats, message) = jax.grad(total, has_aux=True)(weights)
@@ -71,7 +58,7 @@ def lesson_of(
 
 def head_lesson(net: Network, weights: Weights, stats: Stats, message: Message, key: jax.Array) -> Lesson:
     """The lesson of the head: the gradient of the network's loss, the head's input held constant."""
-    a, y = author.pair(message)
+    a, y = author.checked_pair(message)
 
     def objective(weights: Weights) -> tuple[dict[str, jax.Array], Stats, Message]:
         scores, new_stats = apply_layer(net.head, weights["forward"][0], stats[0], a, key)

@@ -96,10 +96,10 @@ class Info(NamedTuple):
     losses: jax.Array  # (number of components,)
     terms: tuple[dict[str, jax.Array], ...]
 
-
-def report(terms: tuple[dict[str, jax.Array], ...]) -> Info:
-    """The info of these terms: the loss of a component is their sum."""
-    return Info(jnp.stack([reduce(operator.add, term.values()) for term in terms]), terms)
+    @classmethod
+    def of(cls, terms: tuple[dict[str, jax.Array], ...]) -> Self:
+        """The info of these terms: the loss of a component is their sum."""
+        return cls(jnp.stack([reduce(operator.add, term.values()) for term in terms]), terms)
 
 
 class Part(NamedTuple):

@@ -49,18 +49,8 @@ def lstm_classifier(
       >>> len(net.blocks)
       3
     """
-    return _recurrent(
-        nn.LSTMCell,
-        vocabulary,
-        classes,
-        features,
-        hidden,
-        bidirectional,
-        dropout,
-        pool=pool,
-        vectors=vectors,
-        loss=loss,
-    )
+    layers = _recurrent(nn.LSTMCell, hidden, bidirectional, dropout)
+    return Network((_first(vocabulary, features, None, dropout, vectors), *layers), _readout(classes, pool), loss)
 
 
 def gru_classifier(
@@ -83,9 +73,8 @@ def gru_classifier(
       >>> type(jl.models.gru_classifier(vocabulary=1000, classes=4).blocks[1].cell).__name__
       'GRUCell'
     """
-    return _recurrent(
-        nn.GRUCell, vocabulary, classes, features, hidden, bidirectional, dropout, pool=pool, vectors=vectors, loss=loss
-    )
+    layers = _recurrent(nn.GRUCell, hidden, bidirectional, dropout)
+    return Network((_first(vocabulary, features, None, dropout, vectors), *layers), _readout(classes, pool), loss)
 
 
 def transformer_classifier(
@@ -142,23 +131,12 @@ def transformer_classifier(
 
 
 def _recurrent(
-    cell: type[nn.RNNCellBase],
-    vocabulary: int | None,
-    classes: int,
-    features: int,
-    hidden: Sequence[int],
-    bidirectional: bool,
-    dropout: float,
-    *,
-    pool: Pool | None,
-    vectors: nn.initializers.Initializer | None,
-    loss: Loss,
-) -> Network:
+    cell: type[nn.RNNCellBase], hidden: Sequence[int], bidirectional: bool, dropout: float
+) -> list[Recurrent]:
+    """A layer of cells for each of these numbers of units."""
     checks.widths("hidden", hidden)
     checks.flag("bidirectional", bidirectional)
-    first = _first(vocabulary, features, None, dropout, vectors)
-    layers = (Recurrent(cell(features=width), bidirectional, dropout) for width in hidden)  # type: ignore[call-arg]
-    return Network((first, *layers), _readout(classes, pool), loss)
+    return [Recurrent(cell(features=width), bidirectional, dropout) for width in hidden]  # type: ignore[call-arg]
 
 
 def _first(

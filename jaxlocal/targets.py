@@ -119,11 +119,10 @@ class _Algorithm(NamedTuple):
                 f"net.layers[{i}] is {type(self.net.layers[i]).__name__}, which hands on sequences of different "
                 "lengths, and target propagation has no inverse for them; take another rule, such as jl.rules.al or dfa"
             )
-        v = above
         if self._is_head(i):
             weights |= self.output.init(z_key, h)
-            v = self.output.read(weights, self.net.loss.output(above), h) if i in self.inverted else above
         if i in self.inverted:
+            v = self.output.read(weights, self.net.loss.output(above), h) if self._is_head(i) else above
             g = self._inverse(i, h, v)
             weights["inverse"] = init_helper(f"inverses[{i}]", g, inverse_key, v, h.shape[1:])
         return weights, stats, (above, y)
@@ -215,7 +214,7 @@ class _Algorithm(NamedTuple):
         shape, activation = h.shape[1:], getattr(self.net.layers[i - 1], "activation", identity)
         activation = activation if callable(activation) else identity
         if self._is_head(i):
-            return Transposed(dense(units(above)), shape, activation)
+            return Transposed(glorot_dense(units(above)), shape, activation)
         layer = self.net.layers[i]
         if not hasattr(layer, "inverse"):
             raise ValueError(
@@ -248,6 +247,6 @@ def squared_distance(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.sum(jnp.square(a - b)) / a.shape[0]
 
 
-def dense(features: int) -> nn.Dense:
+def glorot_dense(features: int) -> nn.Dense:
     """A linear map with Glorot weights, as the paper has everywhere."""
     return nn.Dense(features, kernel_init=nn.initializers.glorot_uniform())

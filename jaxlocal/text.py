@@ -73,6 +73,11 @@ def effect(found: "Difference") -> str:
     return "" if found.effect is None else f"{found.effect:+.1f}"
 
 
+def reason(error: BaseException) -> str:
+    """The message of another library's error on one line, cut short; its type if there is none."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def plural(count: int, one: str, many: str = "") -> str:
     """A count and its noun.
 

@@ -756,8 +756,8 @@ DEFECTS = (
     Defect(
         "al: the average leaves out the first component",
         "rules/associated.py",
-        "0 if self.average else n - 1",
-        "1 if self.average else n - 1",
+        "0 if self.codes.average else n - 1",
+        "1 if self.codes.average else n - 1",
         details("the_average_is_over_the_predictions_of_all_components[dense]"),
     ),
     Defect(
@@ -924,8 +924,8 @@ DEFECTS = (
     Defect(
         "fit: every epoch takes the examples in the same order",
         "training/feed.py",
-        "partial(fold, epoch)",
-        "partial(fold, 0)",
+        "jax.random.fold_in(key, epoch)",
+        "jax.random.fold_in(key, 0)",
         training("fit_is_the_loop_over_shuffled_batches"),
     ),
     Defect(

@@ -21,7 +21,7 @@ from jaxlocal.data.sources import checked_inputs
 from jaxlocal.network import cross_entropy
 from jaxlocal.programs import compiled
 from jaxlocal.rule import Params, Rule
-from jaxlocal.rules.associated import lowest_decoder
+from jaxlocal.rules.associated import completed
 
 PIECE = 256  # examples that are predicted at a time
 TOO_BRIGHT = 2.0  # for a pixel of 0 to 1; a little above 1 may come from resizing
@@ -78,8 +78,8 @@ def meaning(config: Config, built: Built) -> str:
     given = arguments("--rule-args", config.rule_args)
     parts = {part: given[part] for part in ("decoder", "readout") if part in given}
     chosen = given.get("codes", codes.lean)._replace(**parts)
-    readout, label_loss = lowest_decoder(chosen, given.get("label_loss"), of_classes=True)
-    return "logits" if label_loss == cross_entropy or readout is codes.linear else "shares"
+    lowest = completed(chosen, given.get("label_loss"), of_classes=True)
+    return "logits" if lowest.label_loss == cross_entropy or lowest.readout is codes.linear else "shares"
 
 
 def _shares(scores: jax.Array) -> jax.Array:

@@ -180,39 +180,39 @@ def evaluate(folder: Path | str, *, best: bool = False, data: str | None = None)
     In place of the folder it takes the name of a trained network that comes with the library.
     """
     learned = learned_by(folder, best, own_data=data is None)
-    config, built = learned.config, learned.built
+    built = learned.built
     if data is None and _comes_with_the_library(folder):
-        data = config.data
+        data = learned.config.data
     if data is not None:
-        with reading(data):
-            texts = is_text(data)
-        if texts != bool(built.encoding):
-            kinds = ("texts", "no texts") if texts else ("no texts", "texts")
-            raise ConfigError(
-                f"--data={data}: holds {kinds[0]}, but the run was trained on {kinds[1]}; take a data set like "
-                f"{config.data}"
-            )
-        given = load_data(_with_other_data(config, data), built.encoding, built.inputs)
-        if built.classes and (others := set(given.classes) - set(built.classes)):
-            raise ConfigError(
-                f"--data={data}: has the classes {shown(', '.join(given.classes))}, but the run was trained on "
-                f"{shown(', '.join(built.classes))}; leave out {shown(min(others))}"
-            )
-        other = _with_all_classes(built, data, given)
-        for ours, theirs in zip(built.data.train, other.train, strict=True):
-            if ours.shape[1:] != theirs.shape[1:]:
-                raise ConfigError(
-                    f"--data={data}: has examples or targets of shape {theirs.shape[1:]}, but the run was trained on "
-                    f"{ours.shape[1:]}; take a data set like {config.data}"
-                )
-        if built.plain.net.loss.of_classes and not all(are_classes(y) for _, y in other):
-            raise ConfigError(
-                f"--data={data}: holds real numbers as targets, but the run was trained on classes; take a data set "
-                f"like {config.data}"
-            )
-        built = built._replace(data=other)
+        built = built._replace(data=_other_data(learned.config, built, data))
     measured = _measure_parts(built, "best" if best else "last", learned.params, learned.made_by["epoch"])
     return Summary(Path(folder), (measured,), learned.history, 0.0)
+
+
+def _other_data(config: Config, built: Built, data: str) -> Splits:
+    """Data other than those of the run, if they are alike in kind, shape and classes."""
+    like = f"take a data set like {config.data}"
+    with reading(data):
+        texts = is_text(data)
+    if texts != bool(built.encoding):
+        kinds = ("texts", "no texts") if texts else ("no texts", "texts")
+        raise ConfigError(f"--data={data}: holds {kinds[0]}, but the run was trained on {kinds[1]}; {like}")
+    given = load_data(_with_other_data(config, data), built.encoding, built.inputs)
+    if built.classes and (others := set(given.classes) - set(built.classes)):
+        raise ConfigError(
+            f"--data={data}: has the classes {shown(', '.join(given.classes))}, but the run was trained on "
+            f"{shown(', '.join(built.classes))}; leave out {shown(min(others))}"
+        )
+    other = _with_all_classes(built, data, given)
+    for ours, theirs in zip(built.data.train, other.train, strict=True):
+        if ours.shape[1:] != theirs.shape[1:]:
+            raise ConfigError(
+                f"--data={data}: has examples or targets of shape {theirs.shape[1:]}, but the run was trained on "
+                f"{ours.shape[1:]}; {like}"
+            )
+    if built.plain.net.loss.of_classes and not all(are_classes(y) for _, y in other):
+        raise ConfigError(f"--data={data}: holds real numbers as targets, but the run was trained on classes; {like}")
+    return other
 
 
 def _with_other_data(config: Config, data: str) -> Config:

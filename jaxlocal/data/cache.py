@@ -72,8 +72,7 @@ def _digest(name: str, root: Path, files: Sequence[Path], settings: object) -> s
         digest.update(repr((path.relative_to(root).as_posix(), stat.st_size)).encode())
         if small:
             with path.open("rb") as file:
-                while block := file.read(2**20):
-                    digest.update(block)
+                file_digest(file, lambda: digest)
         else:
             digest.update(repr(stat.st_mtime_ns).encode())
     return digest.hexdigest()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlocal.data.decode import Decoded, Decoder, Image, Reader, is_grey
+from jaxlocal.data.decode import PIECE, Decoded, Decoder, Image, Reader, is_grey
 from jaxlocal.data.frames import Names, inputs, labels, matrix, of_frame, shuffled, targets
 from jaxlocal.data.sources import Source
 from jaxlocal.data.tables import SPLIT_OF, Corpus, Row, gathered, labelled, unlabelled
@@ -180,7 +180,8 @@ def _of_images(where: str, found: Mapping[str, Any], picture: str, size: int | N
         ]
 
     order = {split: np.arange(len(rows)) for split, rows in found.items()}
-    grey = all(is_grey(read(split, [row])[0].file) for split, rows in order.items() for row in rows)
+    pieces = ((split, rows[i : i + PIECE]) for split, rows in order.items() for i in range(0, len(rows), PIECE))
+    grey = all(is_grey(image.file) for split, rows in pieces for image in read(split, rows))
     order["train"] = shuffled(where, order["train"])
 
     def reader(split: str) -> Reader:

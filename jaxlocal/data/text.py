@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from functools import cache
-from hashlib import blake2b
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -202,8 +202,7 @@ def _hash(texts: Corpus) -> str:
     digest = blake2b(digest_size=8)
     for path in texts.files:
         with path.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
+            file_digest(file, lambda: digest)
     return digest.hexdigest()
 
 

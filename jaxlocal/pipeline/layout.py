@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxlocal.network import Tree
 from jaxlocal.pipeline.packing import Packing, packing
 from jaxlocal.pipeline.stages import Stage, learn_stage
-from jaxlocal.rule import Component, Info, Learn, Params, report
+from jaxlocal.rule import Component, Info, Learn, Params
 
 Shapes = tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]  # of a batch or a message
 
@@ -72,7 +72,7 @@ class Layout(NamedTuple):
     def info(self, note: jax.Array) -> Info:
         """The losses of a note by their names; all are NaN if there is no batch."""
         values = iter(jnp.where(note[-1] > 0, note[:-1], jnp.nan))
-        return report(tuple({name: next(values) for name in names} for names in self.losses))
+        return Info.of(tuple({name: next(values) for name in names} for names in self.losses))
 
 
 def lay_out(

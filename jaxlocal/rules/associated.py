@@ -126,29 +126,15 @@ def al(
     """
     for name, coder in {"bridge": bridge, "encoder": encoder, "decoder": decoder, "readout": readout}.items():
         checks.function(name, coder, "jl.codes.hidden_layer")
+    _check_label_loss(label_loss)
     codes = _with(codes, width=width, bridge=bridge, encoder=encoder, decoder=decoder, readout=readout, average=average)
+    codes = completed(codes, label_loss, net.loss.of_classes)
     checks.flag("average", codes.average)
     _check_by_class(by_class, net)
     groups = block_groups(components, len(net.blocks))
     n = len(groups)
     f = tuple(tuple(net.blocks[layer] for layer in layers) for layers in groups)
-    of_classes = net.loss.of_classes
-    encoder = codes.encoder or (spread if of_classes else one_layer)
-    _check_label_loss(label_loss)
-    readout, label_loss = lowest_decoder(codes, label_loss, of_classes)
-    decoders = readout, *(codes.decoder for _ in groups[1:])
-    widths = _widths(codes.width, n)
-    pairs = _Associations(
-        f=f,
-        widths=widths,
-        bridge=codes.bridge,
-        encoder=encoder,
-        decoders=decoders,
-        label_loss=label_loss,
-        of_classes=of_classes,
-        by_class=by_class,
-        average=codes.average,
-    )
+    pairs = _Associations(f, _widths(codes.width, n), codes, net.loss.of_classes, by_class)
     parts = tuple(Part(layers, partial(pairs.init, i), partial(pairs.teach, i)) for i, layers in enumerate(groups))
     autoencoder_tx = autoencoder_tx or optax.chain(tx, optax.scale(2.0))
     return make_rule(
@@ -162,19 +148,13 @@ def al(
     )
 
 
-def lowest_decoder(codes: Codes, label_loss: Loss | None, of_classes: bool) -> tuple[Coder, Loss | None]:
-    """h_1, and how far it is from the label; None: the mean squared error."""
+def completed(codes: Codes, label_loss: Loss | None, of_classes: bool) -> Codes:
+    """The codes with an encoder and a readout in place of None. `label_loss` is that of the readout; None: the MSE."""
     if label_loss is None and of_classes and codes.readout is None:
         label_loss = codes.label_loss
-    return codes.readout or (codes.decoder if of_classes and label_loss is None else linear), label_loss
-
-
-class Coders(NamedTuple):
-    """The three modules of a component beside its associated function."""
-
-    bridge: nn.Module  # b: from s to t
-    encoder: nn.Module  # g: from the t below to t
-    decoder: nn.Module  # h: from t to the t below
+    encoder = codes.encoder or (spread if of_classes else one_layer)
+    readout = codes.readout or (codes.decoder if of_classes and label_loss is None else linear)
+    return codes._replace(encoder=encoder, readout=readout, label_loss=label_loss)
 
 
 class _Associations(NamedTuple):
@@ -182,22 +162,25 @@ class _Associations(NamedTuple):
 
     f: tuple[tuple[nn.Module, ...], ...]
     widths: tuple[int | None, ...]
-    bridge: Coder
-    encoder: Coder
-    decoders: tuple[Coder, ...]
-    label_loss: Loss | None
+    codes: Codes  # completed
     of_classes: bool
     by_class: bool
-    average: bool
 
     def width(self, i: int, s: jax.Array | Masked) -> int:
         """The units of t_i."""
         return self.widths[i] or (IMAGE_WIDTH if _is_image(s) else units(s))
 
-    def coders(self, i: int, s: jax.Array | Masked, width_below: int) -> Coders:
+    def coders(self, i: int, s: jax.Array | Masked, width_below: int) -> tuple[nn.Module, nn.Module, nn.Module]:
         """b_i, g_i and h_i, for this s_i and for the units of t_{i-1}."""
+        assert self.codes.encoder is not None  # they are completed
         width = self.width(i, s)
-        return Coders(self.bridge(width), self.encoder(width), self.decoders[i](width_below))
+        return self.codes.bridge(width), self.codes.encoder(width), self.decoder(i, width_below)
+
+    def decoder(self, i: int, width_below: int) -> nn.Module:
+        """h_i."""
+        coder = self.codes.decoder if i else self.codes.readout
+        assert coder is not None
+        return coder(width_below)
 
     def init(self, i: int, key: jax.Array, message: Message) -> tuple[Weights, Stats, Message]:
         """The weights of component i."""
@@ -250,9 +233,9 @@ class _Associations(NamedTuple):
 
     def decoding_error(self, i: int, decoded: jax.Array, t_below: jax.Array) -> jax.Array:
         """How far h_i(t_i) is from t_{i-1}, for each row and unit, or for each row."""
-        if i > 0 or self.label_loss is None:
+        if i > 0 or self.codes.label_loss is None:
             return jnp.square(decoded - t_below)
-        return self.label_loss.value(decoded, t_below)[:, None]
+        return self.codes.label_loss.value(decoded, t_below)[:, None]
 
     def read(self, message: Message) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         """s_{i-1}, t_{i-1}, and with `by_class` the label y. The first component's message is (x, y): t_0 is y."""
@@ -279,12 +262,12 @@ class _Associations(NamedTuple):
         widths = [targets[-1] if of_tokens else prod(targets), *map(self.width, range(n), tops)]  # of t_0 … t_N
 
         def predicted(i: int) -> jax.Array:
-            t = _apply(self.bridge(widths[i + 1]), weights[i]["bridge"], tops[i], b_keys[i])
+            t = _apply(self.codes.bridge(widths[i + 1]), weights[i]["bridge"], tops[i], b_keys[i])
             for j in reversed(range(i + 1)):
-                t = _apply(self.decoders[j](widths[j]), weights[j]["decoder"], t, h_keys[j])
+                t = _apply(self.decoder(j, widths[j]), weights[j]["decoder"], t, h_keys[j])
             return t
 
-        predicting = range(0 if self.average else n - 1, n)
+        predicting = range(0 if self.codes.average else n - 1, n)
         # The last component comes first, so that its layers come before those of the others in `layer_outputs`.
         t = jnp.mean(jnp.stack([predicted(i) for i in reversed(predicting)]), axis=0)
         return masked(s).clear(t.reshape(-1, *targets)) if of_tokens else t
@@ -294,7 +277,7 @@ class _Associations(NamedTuple):
         bridges = tuple(component.weights["bridge"] for component in params.components)
         return {
             "forward": forward_weights(params),
-            "bridge": bridges if self.average else bridges[-1],
+            "bridge": bridges if self.codes.average else bridges[-1],
             "decoders": tuple(component.weights["decoder"] for component in params.components),
         }
 

@@ -20,7 +20,7 @@ from jaxlocal.layers import flat
 from jaxlocal.locality import downward, everywhere, upward
 from jaxlocal.network import Network, apply_layer, init_layer
 from jaxlocal.rule import Component, Rule, Weights
-from jaxlocal.targets import PLAIN, First, Inverse, Locality, Output, dense, target_prop
+from jaxlocal.targets import PLAIN, First, Inverse, Locality, Output, glorot_dense, target_prop
 
 
 def vanilla(g: Inverse, h: jax.Array, above: jax.Array, target: jax.Array) -> jax.Array:
@@ -35,7 +35,7 @@ def difference(g: Inverse, h: jax.Array, above: jax.Array, target: jax.Array) ->
 
 def with_features(count: int) -> Output:
     """[o, z], with z = tanh(W_z h) and W_z fixed at its random start."""
-    W_z = dense(count)
+    W_z = glorot_dense(count)
 
     def init(key: jax.Array, h: jax.Array) -> Weights:
         return {"auxiliary": init_layer(W_z, key, flat(h))[0]}

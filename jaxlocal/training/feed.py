@@ -48,7 +48,7 @@ class Order(NamedTuple):
 
     def of_epoch(self, epoch: int) -> tuple[jax.Array, jax.Array]:
         """The epoch's key, and the examples of each step: (steps, batch size), members second in an ensemble."""
-        key = per_member(partial(fold, epoch), self.members)(self.key)
+        key = per_member(lambda key: jax.random.fold_in(key, epoch), self.members)(self.key)
         return key, _order(self.members, self.examples, self.batch_size, key)
 
 
@@ -167,11 +167,6 @@ def take(pair: Any, rows: Any) -> Any:
     """Some examples of a pair (x, y)."""
     x, y = pair
     return x[rows], y[rows]
-
-
-def fold(number: int | jax.Array, key: jax.Array) -> jax.Array:
-    """A new key, made of a number and a key."""
-    return jax.random.fold_in(key, number)
 
 
 def per_member(function: Callable[..., Any], members: int) -> Callable[..., Any]:

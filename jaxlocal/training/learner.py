@@ -16,7 +16,7 @@ from jaxlocal.pipeline import Pipeline
 from jaxlocal.pipeline.pipeline import Fed, PipelineParams
 from jaxlocal.programs import compiled
 from jaxlocal.rule import Batch, Params, Rule
-from jaxlocal.training.feed import CHUNK_BYTES, Chunk, Needed, fold, per_member, take
+from jaxlocal.training.feed import CHUNK_BYTES, Chunk, Needed, per_member, take
 from jaxlocal.training.state import Terms
 
 CHUNKS = 20  # into which an epoch is divided, so that its progress can be seen and it can be stopped
@@ -181,4 +181,8 @@ def _examples(
     x, y = floats(take(data, rows))
     if augmentation is None:
         return x, y
-    return per_member(augmentation.train, members)(per_member(partial(fold, step), members)(key), x), y
+
+    def train(key: jax.Array, x: jax.Array) -> jax.Array:
+        return augmentation.train(jax.random.fold_in(key, step), x)
+
+    return per_member(train, members)(key, x), y

@@ -105,11 +105,8 @@ def fit(
     order = Order(order_key, members, len(data.train[0]), batch_size)
     example = example_batch(data.train, batch_size, augmentation)
     params: Tree = learner.resume(start.params, example) if start else learner.begin(init_key, example)
-    if start and (done := start.history) and done[-1]["step"] != done[-1]["epoch"] * order.steps:
-        raise ValueError(
-            f"start: had {done[-1]['step'] // done[-1]['epoch']} steps in an epoch, and now there are {order.steps}; "
-            "give the same data and batch_size"
-        )
+    if start:
+        _check_start(start, order.steps)
     feed = _feed(learner, data, order, streamed)
     sets = _evaluated_sets(learner, data, streamed)
     account = Account(order.steps, start, seed if members else None)
@@ -205,6 +202,15 @@ def _check(
     check_batch_size(batch_size, len(data.train[0]))
     others = ValueError("data: process 0 has other examples; give all processes the same")
     processes.check_same(partial(_sample, data), others)
+
+
+def _check_start(start: State, steps: int) -> None:
+    """Refuse the state of a run whose epochs had another number of steps."""
+    for row in start.history[-1:]:
+        if (had := row["step"] // row["epoch"]) != steps:
+            raise ValueError(
+                f"start: had {had} steps in an epoch, and now there are {steps}; give the same data and batch_size"
+            )
 
 
 def _sample(data: Splits) -> list[tuple[tuple[int, ...], bytes]]:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlocal import checks, processes
+from jaxlocal import checks, processes, text
 from jaxlocal.data import Pairs, Splits, floats
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.files import write_whole
@@ -341,7 +341,7 @@ def reason(error: BaseException) -> str:
         if number := re.search(r"os_error_code='(\d+)'", str(cause)):
             return os.strerror(int(number[1]))
         cause = cause.__cause__ or cause.__context__
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return text.reason(error)
 
 
 def _as_state(saved: Saved | None) -> State | None:
