@@ -77,7 +77,7 @@ def head_part(net: Network) -> Part:
 
 
 def init_helper(name: str, module: Any, key: jax.Array, x: jax.Array, shape: tuple[int, ...]) -> Tree:
-    """The weights of a module that only helps in training, and maps x to examples of the given shape.
+    """The weights of a module beside the network, such as a bridge, that maps x to examples of the given shape.
 
     `name` is what an error calls the module.
     """
@@ -86,8 +86,8 @@ def init_helper(name: str, module: Any, key: jax.Array, x: jax.Array, shape: tup
     weights, stats, y = init_layer(module, key, x)
     if stats:
         raise ValueError(
-            f"{name}={checks.show(module)}: keeps {', '.join(stats)}, but a module that only helps in training may "
-            "have weights only; use a module without batch statistics"
+            f"{name}={checks.show(module)}: keeps {', '.join(stats)}, but a module beside the network may have "
+            "weights only; use a module without batch statistics"
         )
     if y.shape[1:] != shape:
         raise ValueError(f"{name}={checks.show(module)}: its output has shape {y.shape[1:]}, but must have {shape}")
@@ -97,7 +97,8 @@ def init_helper(name: str, module: Any, key: jax.Array, x: jax.Array, shape: tup
 def own_key(net: Network, key: jax.Array) -> jax.Array:
     """A key for what the rule itself draws for a batch.
 
-    The dropout of layer i has `fold_in(key, i)`, and no layer has this number. So no key is used twice.
+    Dropout in layer i draws from `fold_in(key, i)`, and no layer has the number that is taken here. So no key is used
+    twice.
     """
     return jax.random.fold_in(key, len(net.layers))
 

@@ -78,7 +78,7 @@ def largest(*values: int) -> tuple[int, ...]:
 
 
 def check_same(find: Callable[[], object], error: Exception) -> None:
-    """Raise this error, of the first process in which `find` returns something else than in process 0, in all."""
+    """If `find` does not return the same in all processes, raise this error in all of them."""
     if not several():
         return
     theirs = first(find)

@@ -1,7 +1,7 @@
 """The contract: what a learning rule is, and what its components carry, learn and report.
 
 A rule cuts a network into *components*. A component carries weights by role ("forward", "feedback", "inverse" …). On
-every batch it receives a `Lesson`: the gradient of its own local objective, by role. This file has the types alone;
+every batch it receives a `Lesson`: the gradient of its own local objective, by role. This file has the types;
 `jaxlocal.make` builds a rule from its parts.
 """
 
@@ -20,7 +20,7 @@ from jaxlocal.network import Network, Tree
 from jaxlocal.text import plural
 
 Batch = tuple[jax.Array, jax.Array]  # x (B, …), real numbers or token ids, and y (B, C), or (B, T, C) for tokens
-Message = tuple[jax.Array, ...]  # what one component hands to the next: (s, t) in AL, (a, y) elsewhere
+Message = tuple[jax.Array, ...]  # what one component hands to the next, such as (a, y), or (s, t) in AL
 Weights = dict[str, Tree]  # by role
 Stats = tuple[Tree, ...]  # batch statistics, layer by layer
 
@@ -119,7 +119,7 @@ Learn = Callable[[Component, Message], tuple[Component, Message, Lesson]]  # one
 
 
 class Placement(NamedTuple):
-    """How a transform has laid a rule out. A training loop must know it; the rule's own functions need not."""
+    """Where a transformed rule runs: the members of an ensemble, and the devices. Training loops read this."""
 
     members: int = 0  # the number of runs in an ensemble; 0 for a single run
     mesh: Mesh | None = None  # the devices that share each batch, every one of them with all the parameters

@@ -12,7 +12,7 @@ import numpy as np
 from jaxlocal import checks
 from jaxlocal.hints import nearest
 
-ROUNDINGS = 10  # a spread that is no larger than so many roundings of the numbers comes from rounding
+ROUNDINGS = 10  # a spread of at most this many roundings of the numbers comes from rounding
 
 
 class Difference(NamedTuple):

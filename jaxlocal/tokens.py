@@ -1,7 +1,7 @@
 """Targets for each token, y (B, T, C): how learning rules work token by token.
 
-A token is to them what an example is elsewhere: `each_target` makes a row of each. Padded places are rows, too, but
-count nowhere.
+Each token is treated as an example: `each_target` gives it a row of its own. Padded places are rows, too, but count
+nowhere.
 """
 
 from typing import Any

@@ -48,7 +48,7 @@ def pytest_collection_finish():
 
 @pytest.fixture(scope="module")
 def drawn_once():
-    """A picture of a name is drawn once in a module; the next ones of this name are files that nobody looks at."""
+    """A picture is drawn once in a module, because drawing is slow; files of the same name are stand-ins after that."""
     from matplotlib.figure import Figure  # slow, and most tests draw nothing
 
     draw, drawn = Figure.savefig, set()
@@ -76,7 +76,7 @@ def resident():
 def bounded_memory():
     """Compiling leaves much memory that is free but not given back; and at last compiled programs are dropped, too.
 
-    This also keeps a process below Linux's limit of 65,000 mappings, of which each program takes tens.
+    This also keeps a process below Linux's limit of 65,000 mappings, of which a program takes hundreds.
     """
     if STATM.exists() and resident() > LARGE:
         trim = ctypes.CDLL("libc.so.6").malloc_trim

@@ -110,7 +110,7 @@ def check_each_once(names: Any) -> None:
 
 
 def check_apart(names: Sequence[str], called: Callable[[str], str]) -> None:
-    """No two of these, of which each is there once, are called the same: so are the folders of rules."""
+    """No two of these names are shortened to the same one, by which folders are called."""
     first: dict[str, str] = {}
     for name in names:
         if (other := first.setdefault(called(name), name)) != name:
@@ -124,8 +124,8 @@ def build(config: Config, encoding: Encoding | None = None, inputs: Sequence[str
 
     Args:
       config: the settings.
-      encoding: how the run has encoded its texts before, if it is resumed or measured.
-      inputs: the columns of the table that the run was trained on, then.
+      encoding: that of the texts of a run that is resumed or measured.
+      inputs: the columns of the table that such a run was trained on.
 
     Raises:
       ConfigError: the settings contradict each other, the data or the devices; or the texts are others than before.

@@ -408,6 +408,7 @@ def restored(folder: Path, best: bool, own_data: bool = True) -> tuple[Config, B
         if encoding and not own_data:
             built = build_for(replace(config, batch_size=2), stand_in(encoding))
         else:
+            # A run that has kept no names of columns does not get those of today's file.
             built = build(config, encoding, inputs)._replace(inputs=inputs)
     except ConfigError as error:  # it is not by a flag that the setting was given
         raise ConfigError(f"{path}: {str(error).removeprefix('--')}") from None

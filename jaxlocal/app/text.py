@@ -35,7 +35,7 @@ def encoding(found: Encoding) -> str:
 
 
 def resuming(step: int | None, steps: int) -> str:
-    """Where a run resumes, with so many steps in an epoch; None if it has no checkpoint."""
+    """Where a run resumes after this step, None without a checkpoint; an epoch has `steps` steps."""
     if step is None:
         return "no checkpoint to resume from; starting from the beginning"
     epoch, batch = divmod(step, steps)

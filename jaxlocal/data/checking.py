@@ -1,4 +1,4 @@
-"""One check of data sets, for everything that trains or evaluates."""
+"""Checks of data sets, for everything that trains or evaluates."""
 
 from typing import Any
 
@@ -13,6 +13,8 @@ from jaxlocal.tokens import check_padding
 
 TOKEN_LABELS = " or, if it holds the class of each token, with jax.nn.one_hot(y, classes)"
 SPLIT_EXAMPLE = "jl.data.Splits(train=(x, y), validation=(x, y), test=(x, y))"
+
+PIECE = 2**22  # numbers that are read at a time, because a set may be larger than the memory
 
 
 def check_splits(data: Any, net: Network | None = None) -> None:
@@ -53,7 +55,7 @@ def check_targets(name: str, y: Any, net: Network) -> None:
 
 def are_classes(y: Any) -> bool:
     """Whether all rows are probabilities of classes; a token without a target has a row of zeros."""
-    piece = max(1, 2**22 // max(1, y[:1].size))  # so many rows at a time, for y may be larger than the memory
+    piece = max(1, PIECE // max(1, y[:1].size))  # rows
     return all(_are_classes(np.asarray(y[at : at + piece], np.float32)) for at in range(0, len(y), piece))
 
 

@@ -165,7 +165,7 @@ def _of_images(where: str, found: Mapping[str, Any], picture: str, size: int | N
         raise ValueError(f"{where}: the labels of its images are real numbers; name a column of classes by label")
 
     def read(split: str, numbers: Any) -> list[Image]:
-        """So many images, which have not been decoded yet."""
+        """These images, which have not been decoded yet."""
         rows = found[split].select_columns(picture).with_format("arrow")[numbers]
         cells = rows[picture].to_pylist()
         if None in cells:

@@ -232,7 +232,7 @@ def _make(
 
 
 def _length(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
-    """So many tokens that most of the texts are not cut off."""
+    """The number of tokens with which most of the texts are not cut off."""
     some = texts[:: -(-len(texts) // SAMPLE)]
     return int(np.clip(np.percentile(tokenizer.lengths(some), SHARE), 1, LONGEST))
 

@@ -113,7 +113,7 @@ def balance(costs: Sequence[float], stages: int) -> tuple[int, ...]:
         checks.non_negative("costs", cost)
     up_to = np.concatenate([[0], np.cumsum(costs)])
     # best[n] is the best cut of the first n components: the cost of its most expensive stage, and the sizes of all.
-    # A best cut with one more stage is a best cut of the first m components, for some m, and one stage of the others.
+    # With one more stage: the best cut of the first m components, then one stage of the others; every m is tried.
     best: dict[int, tuple[float, tuple[int, ...]]] = {n: (float(up_to[n]), (n,)) for n in range(1, len(costs) + 1)}
     for made in range(2, stages + 1):
         best = {

@@ -84,7 +84,7 @@ def ff(net: Network, tx: optax.GradientTransformation, *, threshold: float = 0.5
 
 
 class _Component(NamedTuple):
-    """A block, and what makes its two streams of a message; to all but the first they come as they are."""
+    """A block, and how it makes two streams of its message. Only the first block does; the others receive streams."""
 
     block: nn.Module
     threshold: float

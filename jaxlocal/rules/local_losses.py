@@ -122,7 +122,8 @@ class _LocalLosses(NamedTuple):
                 losses["prediction"] = (1 - self.beta) * self.loss.mean(scores, flat(y))
             if self.beta > 0:
                 v, _ = apply_layer(_map(a_read), weights["similarity"], {}, a_read)
-                wanted = _similarities(y / jnp.maximum(jnp.max(jnp.abs(y)), TINY))  # of targets of any size
+                scaled = y / jnp.maximum(jnp.max(jnp.abs(y)), TINY)  # tiny targets would count as zeros
+                wanted = _similarities(scaled)
                 losses["similarity"] = self.beta * jnp.mean(jnp.square(_similarities(_features(v)) - wanted))
             return losses, (new_stats,), (a, y)
 

@@ -33,7 +33,7 @@ WIDENED = {
     "alpha": uniform(0.01, 0.35),
     "noise": uniform(0.01, 0.4),
 }
-HELPERS = "autoencoder_tx", "inverse_tx", "feedback_tx"  # the optimizers of weights that prediction does not use
+HELPERS = "autoencoder_tx", "inverse_tx", "feedback_tx"  # the optimizers of feedback, inverses, encoders and decoders
 OF_TARGETS = "alpha", "noise"  # the size of a target's step, and the noise that inverses learn from
 ADAM = {"lr": "learning_rate", "b1": "b1", "b2": "b2", "eps": "eps"}  # our names of Adam's settings, and optax's
 

@@ -91,7 +91,7 @@ def search(
     for setting in numbers[len(trials) :]:
         _rule(make, setting)  # raises an error for a bad number; inside the program numbers are traced and not checked
     size = min(group, len(numbers))
-    train_group = trainer.compiled(size, epochs, net.loss)
+    train_group = trainer.group_trainer(size, epochs, net.loss)
     for first in range(len(trials), len(numbers), size):
         trials += train_group(numbers[first : first + size], partial(_report, report, tuple(trials)))
         if folder is not None:
@@ -183,7 +183,7 @@ class _Trainer(NamedTuple):
         params = jax.eval_shape(self.start, numbers, self.train)
         return fingerprint(jax.make_jaxpr(self.learn)(numbers, params, self.order_key, self.train, self.validation))
 
-    def compiled(
+    def group_trainer(
         self, size: int, epochs: int, loss: Loss
     ) -> Callable[[list[dict[str, float]], Callable[[int, float], None]], list[Trial]]:
         """A function that trains at most `size` settings at once: train_group(settings, report) -> trials.

@@ -10,8 +10,8 @@ class Trial(NamedTuple):
     """The measurements of one setting."""
 
     setting: dict[str, float]
-    accuracies: tuple[float, ...]  # on the validation set after each epoch; 0 once the loss is NaN or infinite
-    loss: float | None  # mean over the last epoch of the sum of the local losses; None once it is NaN or infinite
+    accuracies: tuple[float, ...]  # on the validation set after each epoch; 0 once the run has diverged
+    loss: float | None  # mean over the last epoch of the sum of the local losses; None if the run has diverged
     losses: tuple[float, ...] = ()  # on the validation set after each epoch, if the targets are real numbers
 
     @property
@@ -26,7 +26,7 @@ class Trial(NamedTuple):
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss became NaN or infinite."""
+        """Whether a loss became NaN, infinite or far too large."""
         return self.loss is None
 
 

@@ -28,7 +28,7 @@ class Account:
 
     Args:
       steps: the number of steps in an epoch.
-      start: the state from which the run continues, if it does not begin.
+      start: the state from which the run is resumed; None for a new run.
       seed: for an ensemble the seed of its first member, for messages.
     """
 

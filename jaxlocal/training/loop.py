@@ -63,10 +63,10 @@ def fit(
 ) -> Result:
     """Train a rule, an ensemble of rules or a pipeline, and evaluate it after every epoch.
 
-    The steps of an epoch are a loop in a compiled program, which shuffles, gathers and augments the examples, too. Each
-    epoch takes the examples in an order that depends only on the seed and the epoch's number; what is left after the
-    last whole batch is not used in that epoch. Member i of an ensemble has the weights and the order of a single run
-    with `seed + i`.
+    The steps of an epoch run in chunks. A chunk is one call of a compiled program, which also gathers and augments its
+    examples. Each epoch takes the examples in an order that depends only on the seed and the epoch's number; what is
+    left after the last whole batch is not used in that epoch. Member i of an ensemble has the weights and the order of
+    a single run with `seed + i`.
 
     Args:
       rule: a rule, an ensemble of rules or a pipeline.
