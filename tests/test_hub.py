@@ -150,6 +150,9 @@ def test_what_cannot_be_loaded_is_one_sentence(datasets, monkeypatch):
         datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")}),
     )
     pictures.save_to_disk("pictures")
+    unknown = numbers(datasets, label=lambda i: -1 if i == 7 else i % 2)
+    unknown.save_to_disk("unknown")
+    unknown.add_column("text", ["a"] * 20).save_to_disk("strange")
     for name, settings, error, message in (
         ("saved", {}, ValueError, "name='hf:saved': has no column 'label'; name the column of labels by --label"),
         ("saved", {"label": "kind", "size": 8}, ValueError, "size=8: hf:saved holds no images; leave size out"),
@@ -162,6 +165,9 @@ def test_what_cannot_be_loaded_is_one_sentence(datasets, monkeypatch):
         ("", {}, ValueError, "name='hf:': names no data set; write hf:NAME"),
         ("empty", {}, FileNotFoundError, "name='hf:empty': the library datasets does not find it"),
         ("pictures", {}, ValueError, "name='hf:pictures': image 9 of train is missing; remove its row"),
+        ("pictures", {"label": "kind"}, ValueError, "name='hf:pictures': has no column 'kind'; name the column of"),
+        ("unknown", {"label": "kind"}, ValueError, "row 8 of train has the label -1, which means none; remove such"),
+        ("strange", {"label": "kind"}, ValueError, "name='hf:strange': row 8 of train has no label; give it one, or"),
     ):
         with pytest.raises(error, match=message) as raised:
             jl.data.load(f"hf:{name}", **settings)

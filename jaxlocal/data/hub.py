@@ -19,6 +19,7 @@ from jaxlocal.data.tables import SPLIT_OF, Corpus, Row, gathered, labelled, unla
 
 HUB = "hf:"  # so begin the names of these data sets
 STATES = "dataset_dict.json", "state.json"  # one of them is in a folder that the library has saved
+NO_CLASS = -1  # the label of an example whose class is secret or unknown
 
 
 def from_hub(name: str, size: int | None, label: str) -> Source:
@@ -50,7 +51,7 @@ def from_hub(name: str, size: int | None, label: str) -> Source:
 def hub_names(name: str, label: str) -> Names:
     """The names of the columns of numbers, and of the classes; `name` and `label` are as in `from_hub`."""
     train = _labelled(name, label)["train"]
-    cells = _labels(f"name={name!r}", train, label)
+    cells = _labels(f"name={name!r}", "train", train, label)
     named = getattr(train.features[label], "int2str", str)
     classes = () if cells.dtype.kind == "f" else tuple(map(named, np.unique(cells).tolist()))
     return Names(() if _pictures(train) else tuple(inputs(train.features, label)), classes)
@@ -115,14 +116,18 @@ def _of_cache_or_hub(place: str, configuration: str | None) -> Any:
 
 
 def _labelled(name: str, label: str) -> Mapping[str, Any]:
-    """The splits, without a test set whose labels are kept secret: they are -1."""
+    """The splits, without a test set whose labels are kept secret."""
     found = _found(name)
     if "train" not in found:
         held = ", ".join(found) or "none"
         raise ValueError(f"name={name!r}: has the splits {held}, and no train; take another data set")
     test = found.get("test")
-    secret = test is not None and label in test.features and len(test) and test[0][label] == -1
-    return {split: rows for split, rows in found.items() if split != "test" or not secret}
+    secret = test is not None and label in test.features and len(test) and test[0][label] == NO_CLASS
+    kept = {split: rows for split, rows in found.items() if split != "test" or not secret}
+    for rows in kept.values():
+        if label not in rows.features:
+            raise ValueError(f"name={name!r}: {unlabelled(label, rows.features)}")
+    return kept
 
 
 def _files(found: Mapping[str, Any]) -> tuple[Path, list[Path]]:
@@ -134,20 +139,19 @@ def _files(found: Mapping[str, Any]) -> tuple[Path, list[Path]]:
 def _rows(where: str, found: Mapping[str, Any], label: str) -> Iterator[tuple[str, Row]]:
     """The split and the row of each text."""
     for split, rows in found.items():
-        if label not in rows.features:
-            raise ValueError(f"{where}: {unlabelled(label, rows.features)}")
         cells = rows.select_columns(["text", label]).with_format("arrow")[:].to_pylist()
         named = getattr(rows.features[label], "int2str", str)
         for number, cell in enumerate(cells, 1):
             place, (text, one) = f"{where}: row {number} of {split}", (cell["text"], cell[label])
             if text is None:
                 raise ValueError(f"{place} has no text; remove it, or make it empty")
-            yield labelled(place, number, {"text": text, "label": "" if one is None else named(one), "split": split})
+            has_none = one is None or (named is not str and one == NO_CLASS)
+            yield labelled(place, number, {"text": text, "label": "" if has_none else named(one), "split": split})
 
 
 def _of_numbers(where: str, found: Mapping[str, Any], label: str) -> dict[str, Decoded]:
+    y = {split: _labels(where, split, rows, label) for split, rows in found.items()}
     columns = {split: of_frame(where, rows.with_format("arrow")[:]) for split, rows in found.items()}
-    y = {split: labels(where, cells, label) for split, cells in columns.items()}
     x = {split: matrix(where, inputs(cells, label)) for split, cells in columns.items()}
     order = shuffled(where, np.arange(len(x["train"])))
     x["train"], y["train"] = x["train"][order], y["train"][order]
@@ -155,12 +159,17 @@ def _of_numbers(where: str, found: Mapping[str, Any], label: str) -> dict[str, D
     return {split: Decoded(len(x[split]), iter([(x[split], ys[split])])) for split in found}
 
 
-def _labels(where: str, rows: Any, label: str) -> np.ndarray:
-    return labels(where, of_frame(where, rows.select_columns(label).with_format("arrow")[:]), label)
+def _labels(where: str, split: str, rows: Any, label: str) -> np.ndarray:
+    """The labels of a split, as `labels` returns them."""
+    found = labels(where, of_frame(where, rows.select_columns(label).with_format("arrow")[:]), label)
+    if hasattr(rows.features[label], "int2str") and (lacking := found == NO_CLASS).any():
+        row = np.argmax(lacking) + 1
+        raise ValueError(f"{where}: row {row} of {split} has the label {NO_CLASS}, which means none; remove such rows")
+    return found
 
 
 def _of_images(where: str, found: Mapping[str, Any], picture: str, size: int | None, label: str) -> dict[str, Decoded]:
-    ys, classes = targets(where, {split: _labels(where, rows, label) for split, rows in found.items()})
+    ys, classes = targets(where, {split: _labels(where, split, rows, label) for split, rows in found.items()})
     if not classes:
         raise ValueError(f"{where}: the labels of its images are real numbers; name a column of classes by label")
 
