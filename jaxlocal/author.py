@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlocal.checks import show
@@ -83,6 +84,12 @@ def checked_start(part: Part, found: Any, locality: Mapping[str, np.ndarray]) ->
                 f"init of {_of(part)}: weights[{role!r}] is a tuple of {len(tree)}, but a tuple has an entry for each "
                 "layer of the part; use a dict or a list for other weights"
             )
+        for leaf in jax.tree.leaves(tree):
+            if not hasattr(leaf, "dtype"):
+                raise TypeError(
+                    f"init of {_of(part)}: weights[{role!r}] holds {show(leaf)}, which is no array; make it one with "
+                    "jnp.asarray"
+                )
     return weights, stats, message
 
 
@@ -150,6 +157,8 @@ def _check_losses(whose: str, losses: Any) -> None:
             raise ValueError(
                 f"{whose}: the loss {name!r} has shape {np.shape(loss)}, but must be a scalar; take its mean"
             )
+        if not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
+            raise TypeError(f"{whose}: the loss {name!r} is of type {jnp.result_type(loss)}, but must be a real number")
 
 
 def _check_by_layer(name: str, value: Any, part: Part) -> None:

@@ -360,8 +360,18 @@ def loss_value(loss: Loss, scores: Any, y: Any) -> None:
         )
 
 
+def at_most_tokens(rule: str, y: Any) -> None:
+    """Each example has one target, or one for each of its tokens, but not one for each place of an image."""
+    if y.ndim > 3:
+        raise ValueError(
+            f"batch: y has shape (B, {', '.join(map(str, y.shape[1:]))}), a target for each place of an image, from "
+            f"which {rule} cannot learn; take another rule, such as jl.rules.dfa, or give each image one target, (B, C)"
+        )
+
+
 def one_target(rule: str, y: Any) -> None:
-    """Each example has one target, not one for each of its tokens."""
+    """Each example has one target, not one for each of its tokens or places."""
+    at_most_tokens(rule, y)
     if y.ndim == 3:
         raise ValueError(
             f"batch: y has shape (B, {y.shape[1]}, {y.shape[2]}), a target for each token, from which {rule} cannot "

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -125,14 +126,19 @@ def locality(rule: Rule, params: Params, batch: Batch) -> dict[str, np.ndarray]:
 def _changed(params: Params, j: int, role: str) -> Params:
     """The parameters with other weights of one role in component j."""
     component = params.components[j]
-    noise = np.random.default_rng(j)
-
-    def other(leaf: jax.Array) -> jax.Array:
-        return jnp.asarray(1.2 * np.asarray(leaf) + 0.1 * noise.normal(size=leaf.shape), leaf.dtype)
-
+    other = partial(_other, np.random.default_rng(j))
     weights = {**component.weights, role: jax.tree.map(other, component.weights[role])}
     components = (*params.components[:j], replace(component, weights=weights), *params.components[j + 1 :])
     return replace(params, components=components)
+
+
+def _other(noise: np.random.Generator, leaf: jax.Array) -> jax.Array:
+    """Another array of the same shape and type."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_other(noise, jax.random.key_data(leaf)))
+    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return leaf ^ jnp.asarray(1, leaf.dtype)  # every whole number becomes a neighbour, and true becomes false
+    return jnp.asarray(1.2 * np.asarray(leaf) + 0.1 * noise.normal(size=leaf.shape), leaf.dtype)
 
 
 def _differ(lesson: Lesson, other: Lesson) -> bool:
@@ -148,7 +154,10 @@ def angle(a: Tree, b: Tree) -> jax.Array:
       >>> round(float(jl.diagnostics.angle(jnp.array([1.0, 0.0]), jnp.array([1.0, 1.0]))))
       45
     """
-    cosine = jnp.vdot(_direction(a), _direction(b), precision=jax.lax.Precision.HIGHEST)
+    one, other = _direction(a), _direction(b)
+    if one.shape != other.shape:
+        raise ValueError(f"a has {one.size} numbers and b has {other.size}; give both equally many")
+    cosine = jnp.vdot(one, other, precision=jax.lax.Precision.HIGHEST)
     return jnp.degrees(jnp.arccos(jnp.clip(cosine, -1, 1)))
 
 
@@ -323,6 +332,8 @@ def class_distances(features: jax.Array, y: jax.Array) -> ClassDistances:
     """
     checks.features("features", features)
     checks.features("y", y)
+    if y.ndim > 2:
+        raise ValueError(f"y has shape {y.shape}, but must be (N, C); give each token or place a row of its own")
     if len(features) != len(y):
         raise ValueError(f"features are of {len(features)} examples and y of {len(y)}; give both the same examples")
     features = flat(jnp.asarray(features, jnp.float32))

@@ -190,8 +190,10 @@ def mixed_precision(rule: Rule, dtype: Any = jnp.bfloat16) -> Rule:
         is_floating = jnp.issubdtype(dtype, jnp.floating)
     except (TypeError, ValueError):  # it is no type at all
         is_floating = False
-    if not is_floating:
-        raise ValueError(f"dtype={checks.show(dtype)}: must be a floating-point type, such as jnp.bfloat16")
+    if not is_floating or jnp.dtype(dtype).itemsize < 2:  # JAX computes with 8-bit types in products alone
+        raise ValueError(
+            f"dtype={checks.show(dtype)}: must be a floating-point type of 16 bits or more, such as jnp.bfloat16"
+        )
 
     def rounded(function: Callable[Args, Out]) -> Callable[Args, Out]:
         @wraps(function)

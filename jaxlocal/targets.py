@@ -120,6 +120,8 @@ class _Algorithm(NamedTuple):
                 "lengths, and target propagation has no inverse for them; take another rule, such as jl.rules.al or dfa"
             )
         if self._is_head(i):
+            if i in self.inverted:
+                checks.at_most_tokens("target propagation from the output itself", y)
             weights |= self.output.init(z_key, h)
         if i in self.inverted:
             v = self.output.read(weights, self.net.loss.output(above), h) if self._is_head(i) else above

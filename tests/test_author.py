@@ -147,6 +147,10 @@ def first_message(message):
         (lambda key, message: ({}, ((),), message), r'weights\["forward"\] is None, but must be a tuple'),
         (lambda key, message: ({"forward": ()}, ((),), message), r'weights\["forward"\] is \(\), but must be a tuple'),
         (lambda key, message: ({"forward": ({},)}, {}, message), "stats is {}, but must be a tuple"),
+        (
+            lambda key, message: ({"forward": ({"scale": 1.0},)}, ((),), message),
+            r"weights\['forward'\] holds 1\.0, which is no array; make it one with jnp\.asarray",
+        ),
         (first_message((1, 2, 3)), r"message=\(1, 2, 3\): must be \(x, y\) here"),
         (first_message(None), r"message=None: must be \(x, y\) here"),
     ],
@@ -196,6 +200,10 @@ BAD_LESSONS = {
     "losses of examples": (
         lambda: lesson(losses=lambda losses: {"each": jnp.zeros(8)}),
         r"the loss 'each' has shape \(8,\), but must be a scalar; take its mean",
+    ),
+    "a whole number": (
+        lambda: lesson(losses=lambda losses: {"wrong": jnp.sum(jnp.ones(3, jnp.int32))}),
+        "the loss 'wrong' is of type int32, but must be a real number",
     ),
 }
 

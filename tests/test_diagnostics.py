@@ -175,6 +175,39 @@ def test_the_outputs_of_forward_forward_are_those_of_each_label():
     np.testing.assert_array_equal(scores, outputs["output"])
 
 
+@pytest.mark.parametrize("dtype", [jnp.int8, bool, "key"])
+def test_weights_that_are_no_real_numbers_are_changed_too(dtype):
+    """Each block learns by its own feedback, from 0 and 1, or drawn from its own key."""
+    net = NETS["dense"]
+
+    def part(i, block):
+        def init(key, message):
+            (weights, stats, a), y = jl.init_layer(block, key, message[0]), message[1]
+            shape = y.shape[-1], a.shape[-1]
+            feedback = key if dtype == "key" else jax.random.bernoulli(key, shape=shape).astype(dtype)
+            return {"forward": (weights,), "feedback": feedback}, (stats,), (a, y)
+
+        def teach(weights, stats, message, key):
+            x, y = message
+            feedback = weights["feedback"]
+            signs = jax.random.normal(feedback, (y.shape[-1], 4)) if dtype == "key" else feedback.astype(jnp.float32)
+
+            def objective(forward):
+                a, stats_after = jl.apply_layer(block, forward["forward"][0], stats[0], x, key)
+                return {"local": jnp.vdot(a[:, : signs.shape[1]], (y @ signs)[:, : a.shape[1]])}, (stats_after,), (a, y)
+
+            return jl.lesson_of(objective, {"forward": weights["forward"]})
+
+        return jl.Part((i,), init, teach)
+
+    parts = (*map(part, range(len(net.blocks)), net.blocks), jl.head_part(net))
+    n = len(parts)
+    rule = jl.make_rule(net, parts, {"forward": SGD}, locality={"forward": jl.upward(n), "feedback": jl.own(n)})
+    batch = make_batch(net)
+    found = jl.diagnostics.locality(rule, rule.init(jax.random.key(0), batch), batch)["feedback"]
+    np.testing.assert_array_equal(found[:-1, :-1], np.eye(n - 1, dtype=bool))
+
+
 def test_the_locality_of_diverged_parameters_is_not_measured():
     rule, batch = jl.rules.al(NETS["dense"], SGD), make_batch(NETS["dense"])
     params = rule.init(jax.random.key(0), batch)

@@ -260,7 +260,8 @@ BATCH = make_batch(NETS["dense"])
         (lambda: jl.data_parallel(jl.ensemble(BP, 2), MESH), ValueError, "make the ensemble last"),
         (lambda: jl.data_parallel(BP, 4), TypeError, "mesh=4: must be a jax.sharding.Mesh"),
         (lambda: jl.data_parallel(BP, MESH, "model"), ValueError, "axis='model': the mesh has the axes data"),
-        (lambda: jl.mixed_precision(BP, jnp.int8), ValueError, "must be a floating-point type"),
+        (lambda: jl.mixed_precision(BP, jnp.int8), ValueError, "must be a floating-point type of 16 bits or more"),
+        (lambda: jl.mixed_precision(BP, jnp.float8_e4m3fn), ValueError, "must be a floating-point type of 16 bits"),
         (
             lambda: jl.ensemble(BP, 2).init(jax.random.split(jax.random.key(0), 3), BATCH),
             ValueError,

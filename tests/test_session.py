@@ -146,7 +146,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
 
 
 def test_a_session_may_train_on(tmp_path, whole):
-    with Session(tmp_path, RULE, DATA, annotate=lambda row: {"lr": row["epoch"] / 2}) as session:
+    with Session(tmp_path, RULE, DATA, annotate=lambda row: {"lr": np.float32(row["epoch"] / 2)}) as session:
         assert session.state is None
         session.train(epochs=1, batch_size=8)
         assert session.state.step == STEPS
@@ -188,6 +188,28 @@ def test_another_run_is_refused(tmp_path):
     other = jl.rules.al(jl.models.mlp((6, 7)), optax.adam(1e-2))
     with pytest.raises(MismatchError, match="has parameters of other shapes"):
         Session(tmp_path, other, DATA)
+
+
+@pytest.mark.parametrize(
+    ("rule", "data", "complaint"),
+    [
+        (None, DATA, "rule=None: must be a rule, such as"),
+        (RULE, DATA.train, r"data=.*: must be a jl\.data\.Splits"),
+        (RULE, DATA._replace(train=(DATA.train[0], np.arange(64) % 10)), "data.train: y has .*are class labels; turn"),
+    ],
+)
+def test_a_session_is_of_a_rule_and_of_data(tmp_path, rule, data, complaint):
+    with pytest.raises(TypeError, match=complaint):
+        Session(tmp_path, rule, data)
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_is_stored_with_a_run_are_numbers_and_texts(tmp_path):
+    with Session(tmp_path, RULE, DATA, settings={"lr": np.float32(0.5)}, annotate=lambda row: {"at": set()}) as session:
+        with pytest.raises(TypeError, match=r"annotate: cannot store set\(\); give numbers, texts"):
+            session.train(epochs=1, batch_size=8)
+    with pytest.raises(TypeError, match=r"settings: cannot store set\(\); give numbers, texts"):
+        Session(tmp_path, RULE, DATA, settings={"lr": set()})
 
 
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):

@@ -359,6 +359,17 @@ def test_targets_that_do_not_fit(name, case):
         jl.training.fit(rule, data, epochs=1, batch_size=8)
 
 
+@pytest.mark.parametrize("name", ["al", "tp", "sdtp", "ao_sdtp", "pepita", "predsim", "scpl", "ff"])
+def test_a_target_for_each_place_of_an_image_is_refused(name):
+    net = jl.Network((jl.layers.conv(4), jl.layers.conv(5)), jl.layers.conv(3))
+    rng = np.random.default_rng(0)
+    y = jax.nn.one_hot(rng.integers(0, 3, size=(4, 8, 8)), 3)
+    with pytest.raises(
+        ValueError, match=rf"y has shape \(B, 8, 8, 3\), a target for each place .*{name}|output itself"
+    ):
+        jl.rules.ALL[name](net, SGD).init(jax.random.key(0), (jnp.ones((4, 8, 8, 3)), y))
+
+
 def test_a_pipeline_refuses_targets_at_padded_places_as_the_rule_does():
     rule, _, _, params, batch = start("al", NET)
     pipe, wrong = jl.pipelined(rule, jl.pipeline.mesh(component=2)), (IDS, jnp.ones_like(Y) / 3)

@@ -315,6 +315,8 @@ def test_rules_with_helpers_learn_by_fit(name):
         (lambda p, x, y: evaluate(AL, p, (x, y), "flip"), TypeError, "^augmentation='flip': must be an augmentation"),
         (lambda p, x, y: jl.training.accuracy("al", p, (x, y)), TypeError, "^rule='al': must be a rule"),
         (lambda p, x, y: jl.training.accuracy(AL, p, (x, y[:, :3])), ValueError, "^data: y has shape"),
+        (lambda p, x, y: jl.training.epoch(AL, p, (x, y), 1, 8), TypeError, "^key=1: must be a random key"),
+        (lambda p, x, y: jl.training.epoch(AL, p, x, jax.random.key(0), 8), TypeError, "^data"),
     ],
 )
 def test_bad_arguments_of_evaluate_are_one_sentence(call, error, complaint, whole):
@@ -331,8 +333,20 @@ def test_a_result_is_one_short_line(whole):
 
 
 def test_a_run_is_not_continued_with_other_batches(whole):
-    with pytest.raises(ValueError, match=r"start: had 8 steps in an epoch, and now there are 4; give the same data"):
-        fit(AL, SMALL, epochs=3, batch_size=16, start=whole.state)
+    begun = whole.state._replace(step=3, history=())  # it stopped in its first epoch
+    for state in whole.state, begun:
+        with pytest.raises(ValueError, match=r"start: had 8 steps in an epoch, and now there are 4; give the same"):
+            fit(AL, SMALL, epochs=3, batch_size=16, start=state)
+    with pytest.raises(TypeError, match=r"start=Params.*: must be a state, such as result\.state; parameters alone"):
+        fit(AL, SMALL, epochs=3, start=whole.params)
+
+
+def test_64_bit_numbers_can_be_asked_for(whole):
+    with jax.enable_x64(True):
+        found = evaluate(AL, whole.params, SMALL.test)
+    assert found["accuracy"] == evaluate(AL, whole.params, SMALL.test)["accuracy"]
+    with jax.enable_x64(True):
+        assert fit(AL, SMALL, epochs=1, batch_size=8).state.step == STEPS
 
 
 def labelled(change):

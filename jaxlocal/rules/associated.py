@@ -185,6 +185,8 @@ class _Associations(NamedTuple):
     def init(self, i: int, key: jax.Array, message: Message) -> tuple[Weights, Stats, Message]:
         """The weights of component i."""
         s_below, t_below, y = self.read(message)
+        if i == 0:
+            checks.at_most_tokens("al", t_below)
         f_key, b_key, g_key, h_key = jax.random.split(key, 4)
         weights, stats, (s, _) = init_forward(self.f[i])(f_key, (s_below, t_below))
         examples = self.examples(s, t_below)

@@ -81,7 +81,7 @@ class Account:
 
     def state(self, params: Params) -> State:
         """The state of the run, which has these parameters."""
-        return State(params, self.step, self._sums, tuple(self.history))
+        return State(params, self.step, self._sums, tuple(self.history), self._steps)
 
     def progress(self, params: Params) -> Progress:
         """The progress after an epoch."""

@@ -41,9 +41,8 @@ def totals(
     """
     every = len(data[0])
     size, count = min(piece or PIECE, every), every if count is None else count
-    members = rule.placement.members
 
-    def add(i: jax.Array, sums: Totals) -> Totals:
+    def of_piece(i: int | jax.Array) -> Totals:
         rows = i * size + jnp.arange(size)
         counted = rows < count
         x, y = floats(take(data, jnp.minimum(rows, every - 1)))
@@ -54,14 +53,17 @@ def totals(
             correct = jnp.argmax(scores, -1) == jnp.argmax(y, -1)
             if losses.ndim > 1:  # of each token
                 tokens = has_target(y) & counted.reshape(size, *(1,) * (losses.ndim - 1))
-                return Totals(jnp.vdot(losses, tokens.astype(jnp.float32)), jnp.sum(correct & tokens))
+                return Totals(jnp.vdot(losses, tokens.astype(losses.dtype)), jnp.sum(correct & tokens))
             correct = correct.reshape(size, -1).all(1)
-            return Totals(jnp.vdot(losses, counted.astype(jnp.float32)), jnp.sum(correct & counted))
+            return Totals(jnp.vdot(losses, counted.astype(losses.dtype)), jnp.sum(correct & counted))
 
-        return jax.tree.map(jnp.add, sums, (jax.vmap(of_one) if members else of_one)(scores))
+        return (jax.vmap(of_one) if rule.placement.members else of_one)(scores)
 
-    shape = (members,) if members else ()
-    return jax.lax.fori_loop(0, -(-every // size), add, Totals(jnp.zeros(shape), jnp.zeros(shape, jnp.int32)))
+    def add(i: jax.Array, sums: Totals) -> Totals:
+        return jax.tree.map(jnp.add, sums, of_piece(i))
+
+    nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(of_piece, 0))
+    return jax.lax.fori_loop(0, -(-every // size), add, nothing)
 
 
 def number_of_targets(loss: Loss, y: Any) -> Any:

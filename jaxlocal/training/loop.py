@@ -104,9 +104,9 @@ def fit(
     init_key, order_key = keys(seed, members)
     order = Order(order_key, members, len(data.train[0]), batch_size)
     example = example_batch(data.train, batch_size, augmentation)
-    params: Tree = learner.resume(start.params, example) if start else learner.begin(init_key, example)
-    if start:
+    if start is not None:
         _check_start(start, order.steps)
+    params: Tree = learner.resume(start.params, example) if start else learner.begin(init_key, example)
     feed = _feed(learner, data, order, streamed)
     sets = _evaluated_sets(learner, data, streamed)
     account = Account(order.steps, start, seed if members else None)
@@ -162,6 +162,9 @@ def epoch(rule: Rule, params: Params, data: Batch, key: jax.Array, batch_size: i
       >>> info.losses.shape
       (34, 2)
     """
+    checks.rule_and_params(rule, params)
+    checks.pair_of_arrays("data", data)
+    checks.key(key)
     return _epoch(rule, batch_size, params, data, key)
 
 
@@ -176,6 +179,19 @@ def epoch_of(rule: Rule, batch_size: int, params: Params, data: Batch, key: jax.
 _epoch = compiled(static=2, donate_argnums=0)(epoch_of)
 
 
+def plain_rule(rule: Rule | Pipeline) -> Rule:
+    """The rule, also of a pipeline.
+
+    Raises:
+      TypeError: it is neither.
+    """
+    if not isinstance(rule, Rule | Pipeline):
+        raise TypeError(
+            f"rule={checks.show(rule)}: must be a rule, such as jl.rules.dfa(net, tx), or a pipeline of one"
+        )
+    return rule.rule if isinstance(rule, Pipeline) else rule
+
+
 def _check(
     rule: Rule | Pipeline,
     data: Splits,
@@ -186,11 +202,7 @@ def _check(
     augmentation: Augmentation | None,
 ) -> None:
     """Refuse arguments that cannot be, before anything is computed."""
-    if not isinstance(rule, Rule | Pipeline):
-        raise TypeError(
-            f"rule={checks.show(rule)}: must be a rule, such as jl.rules.dfa(net, tx), or a pipeline of one"
-        )
-    plain = rule.rule if isinstance(rule, Pipeline) else rule
+    plain = plain_rule(rule)
     members = plain.placement.members
     checks.seed(seed, max(1, members))
     checks.positive_int("epochs", epochs)
@@ -205,12 +217,16 @@ def _check(
 
 
 def _check_start(start: State, steps: int) -> None:
-    """Refuse the state of a run whose epochs had another number of steps."""
-    for row in start.history[-1:]:
-        if (had := row["step"] // row["epoch"]) != steps:
-            raise ValueError(
-                f"start: had {had} steps in an epoch, and now there are {steps}; give the same data and batch_size"
-            )
+    """The value is a state, of a run whose epochs have as many steps."""
+    if not isinstance(start, State):
+        raise TypeError(
+            f"start={checks.show(start)}: must be a state, such as result.state; parameters alone become one by "
+            "jl.training.State(params, step=0, sums=(), history=())"
+        )
+    if start.steps not in (0, steps):
+        raise ValueError(
+            f"start: had {start.steps} steps in an epoch, and now there are {steps}; give the same data and batch_size"
+        )
 
 
 def _sample(data: Splits) -> list[tuple[tuple[int, ...], bytes]]:

@@ -18,12 +18,13 @@ import numpy as np
 from jaxlocal import checks, processes, text
 from jaxlocal.data import Pairs, Splits, floats
 from jaxlocal.data.augmentation import Augmentation
+from jaxlocal.data.checking import check_splits
 from jaxlocal.files import write_whole
 from jaxlocal.locks import lock
 from jaxlocal.pipeline import Pipeline
 from jaxlocal.rule import Params, Rule
 from jaxlocal.training.checkpoints import Checkpoints, MismatchError, Saved
-from jaxlocal.training.loop import Result, Watch, fit
+from jaxlocal.training.loop import Result, Watch, fit, plain_rule
 from jaxlocal.training.signals import Received, received_signals
 from jaxlocal.training.state import Metrics, Progress, State, best_epoch, goodness
 
@@ -83,7 +84,8 @@ class Session:
       seconds: the time spent in `train`, including what earlier processes spent up to their last checkpoint.
 
     Raises:
-      MismatchError: the folder holds a run of another rule, network or other settings.
+      MismatchError: the folder holds a run whose parameters have other shapes, or one with other `settings`. A rule,
+        a network or data that differ otherwise are recognised by the settings alone.
       InUseError: another process is training in the folder.
       OSError: the folder cannot be written to.
 
@@ -110,12 +112,13 @@ class Session:
         keep: int = 2,
         annotate: Callable[[Metrics], Mapping[str, Any]] | None = None,
     ):
+        check_splits(data, plain_rule(rule).net)
         self.folder = folder = checks.path("folder", folder)
         self.state: State | None = None
         self.seconds = 0.0
         self._rule, self._data, self._annotate = rule, data, annotate
         self._order: dict[str, int] | None = None  # what the order of the examples depends on, besides the data
-        self._settings = None if settings is None else json.loads(json.dumps(settings))
+        self._settings = None if settings is None else json.loads(_as_json("settings", settings))
         self._like = template(rule, data.train)
         self._unsaved_best: State | None = None
         self._saved_step, self._saved_at, self._cost = 0, time.monotonic(), 0.0
@@ -270,6 +273,7 @@ class Session:
             "sums": jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), list(state.sums)),
             "history": list(state.history),
             "seconds": round(self.seconds, 2),
+            "steps": state.steps,
             "order": self._order,
         }
         if self._settings is not None:
@@ -278,14 +282,16 @@ class Session:
 
     def _begin_metrics(self) -> None:
         """Write metrics.jsonl anew with the rows up to `state`; later epochs will be computed again."""
-        rows = self.state.history if self.state else ()
+        lines = "".join(map(self._line, self.state.history if self.state else ()))
         with self._writing():
-            processes.first(lambda: write_whole(self.folder / "metrics.jsonl", "".join(map(self._line, rows))))
+            processes.first(lambda: write_whole(self.folder / "metrics.jsonl", lines))
 
     def _write_row(self, state: State) -> None:
+        line = self._line(state.history[-1])
+
         def write() -> None:
             with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(self._line(state.history[-1]))
+                file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
 
@@ -293,7 +299,7 @@ class Session:
             processes.first(write)
 
     def _line(self, row: Metrics) -> str:
-        return json.dumps({**row, **(self._annotate(row) if self._annotate else {})}) + "\n"
+        return _as_json("annotate", {**row, **(self._annotate(row) if self._annotate else {})}) + "\n"
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -325,8 +331,7 @@ def load_state(folder: Path | str, rule: Rule | Pipeline, train: Pairs, *, best:
 
 def template(rule: Rule | Pipeline, train: Pairs) -> Params:
     """The shapes of a rule's parameters for examples like these."""
-    plain = rule.rule if isinstance(rule, Pipeline) else rule
-    x, y = train
+    plain, (x, y) = plain_rule(rule), train
     key = jax.random.key(0)
     keys = jax.random.split(key, plain.placement.members) if plain.placement.members else key
     return jax.eval_shape(plain.init, keys, floats((np.asarray(x[:2]), np.asarray(y[:2]))))
@@ -344,8 +349,20 @@ def reason(error: BaseException) -> str:
     return text.reason(error)
 
 
+def _as_json(name: str, value: Mapping[str, Any]) -> str:
+    """The value as JSON; arrays and NumPy's numbers become lists and numbers."""
+
+    def plain(entry: Any) -> Any:
+        if hasattr(entry, "tolist"):
+            return entry.tolist()
+        raise TypeError(f"{name}: cannot store {checks.show(entry)}; give numbers, texts, and lists and dicts of them")
+
+    return json.dumps(value, default=plain)
+
+
 def _as_state(saved: Saved | None) -> State | None:
     if saved is None:
         return None
     sums = tuple({name: np.asarray(value, np.float64) for name, value in term.items()} for term in saved.facts["sums"])
-    return State(saved.params, saved.facts["step"], sums, tuple(saved.facts["history"]))
+    steps = saved.facts.get("steps", 0)  # checkpoints of older versions have none
+    return State(saved.params, saved.facts["step"], sums, tuple(saved.facts["history"]), steps)

@@ -19,6 +19,7 @@ class State(NamedTuple):
     step: int  # the number of steps trained so far
     sums: Terms  # the sum of each loss over the steps of the current epoch so far
     history: tuple[Metrics, ...]  # of the epochs that are complete
+    steps: int = 0  # of one epoch; 0 if that is not known
 
     def __repr__(self) -> str:
         """How far it is, in place of all numbers."""
