@@ -205,9 +205,11 @@ def test_a_session_is_of_a_rule_and_of_data(tmp_path, rule, data, complaint):
 
 
 def test_what_is_stored_with_a_run_are_numbers_and_texts(tmp_path):
-    with Session(tmp_path, RULE, DATA, settings={"lr": np.float32(0.5)}, annotate=lambda row: {"at": set()}) as session:
-        with pytest.raises(TypeError, match=r"annotate: cannot store set\(\); give numbers, texts"):
-            session.train(epochs=1, batch_size=8)
+    with (
+        Session(tmp_path, RULE, DATA, settings={"lr": np.float32(0.5)}, annotate=lambda row: {"at": set()}) as session,
+        pytest.raises(TypeError, match=r"annotate: cannot store set\(\); give numbers, texts"),
+    ):
+        session.train(epochs=1, batch_size=8)
     with pytest.raises(TypeError, match=r"settings: cannot store set\(\); give numbers, texts"):
         Session(tmp_path, RULE, DATA, settings={"lr": set()})
 

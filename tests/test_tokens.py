@@ -364,9 +364,7 @@ def test_a_target_for_each_place_of_an_image_is_refused(name):
     net = jl.Network((jl.layers.conv(4), jl.layers.conv(5)), jl.layers.conv(3))
     rng = np.random.default_rng(0)
     y = jax.nn.one_hot(rng.integers(0, 3, size=(4, 8, 8)), 3)
-    with pytest.raises(
-        ValueError, match=rf"y has shape \(B, 8, 8, 3\), a target for each place .*{name}|output itself"
-    ):
+    with pytest.raises(ValueError, match=rf"\(B, 8, 8, 3\), a target for each place .*({name}|output itself) cannot"):
         jl.rules.ALL[name](net, SGD).init(jax.random.key(0), (jnp.ones((4, 8, 8, 3)), y))
 
 
