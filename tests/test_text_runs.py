@@ -91,6 +91,17 @@ def test_texts_are_predicted_without_the_file_that_was_learned(texts, run, monke
     assert [one.probability for one in again] == pytest.approx([rows[0]["probability"]] * 300)
 
 
+def test_a_file_is_no_text_but_a_piped_line_is(texts, run, monkeypatch):
+    code, out, error = run("predict run 'a good day' reviews.csv")
+    assert (code, out) == (2, "") and error == (
+        "jaxlocal predict: TEXT=reviews.csv: is a file, and this run takes texts; give the texts themselves, or pipe "
+        "them into the command, one a line\n"
+    )
+    monkeypatch.setattr(sys, "stdin", io.StringIO("reviews.csv\n"))
+    code, out, _ = run("predict run")
+    assert code == 0 and out.count("\n") == 1
+
+
 def test_a_resumed_run_has_its_own_tokenizer(texts, run, monkeypatch):
     monkeypatch.setattr(jl.data.Tokenizer, "train", None)
     code, out, _ = run("train --resume --out run --epochs 4")

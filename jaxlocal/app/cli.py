@@ -66,7 +66,7 @@ def predict(argv: Sequence[str]) -> None:
         "inputs",
         metavar="TEXT",
         nargs="*",
-        help="texts, or files: images, .npz, tables; else each line of stdin is one",
+        help="texts or, for other runs, files: images, .npz, tables; else each line of stdin is one",
     )
     flags.add_switch(parser, "--json", "a line of JSON for each, with all probabilities")
     read = _parsed(parser, argv)
@@ -75,6 +75,7 @@ def predict(argv: Sequence[str]) -> None:
     _start_jax()
     from jaxlocal.app import text
 
+    _check_no_file(read.run, read.inputs)
     for predicted in app.predict(read.run, read.inputs or _lines(sys.stdin), best=read.best):
         _say(text.prediction(predicted, as_json=read.json))
 
@@ -379,6 +380,17 @@ def _prints() -> bool:
     except ValueError:
         return True
     return place is None or place.process == 0
+
+
+def _check_no_file(run: Path, inputs: Sequence[str]) -> None:
+    """Refuse a file as a text; a line of stdin is a text even if it is the name of a file."""
+    from jaxlocal.app.folder import keeps_encoding
+
+    if keeps_encoding(run) and (files := list(filter(os.path.isfile, inputs))):
+        raise ConfigError(
+            f"TEXT={settings.shown(files[0])}: is a file, and this run takes texts; give the texts themselves, or pipe "
+            "them into the command, one a line"
+        )
 
 
 def _lines(file: TextIO) -> Iterator[str]:

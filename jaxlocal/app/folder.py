@@ -84,6 +84,11 @@ def _begin(
         settings.write(config, folder / "config.yaml")
 
 
+def keeps_encoding(folder: Path) -> bool:
+    """Whether a run has kept how it encodes texts, which a run that learns texts does."""
+    return (folder / "text.json").exists()
+
+
 def kept_encoding(folder: Path, config: Config) -> Encoding | None:
     """How a run has encoded its texts; None if its data are no texts.
 
@@ -91,7 +96,7 @@ def kept_encoding(folder: Path, config: Config) -> Encoding | None:
       ConfigError: the files that keep it are damaged or missing.
     """
     file = Path(config.data).expanduser()
-    if not (folder / "text.json").exists():
+    if not keeps_encoding(folder):
         with reading(config.data):
             if (is_table(file) and not file.exists()) or not is_text(config.data):
                 return None
