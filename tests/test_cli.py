@@ -96,7 +96,7 @@ def images(folder, *sizes):
         ("train --pipeline --devices 8", "--devices=8: the rule has 2 components; take at most 2 for --pipeline"),
         ("train --pipeline --devices 4 --split 3", "--split=3: must divide the number of devices, 4"),
         ("train --pipeline --rule bp", "--pipeline: the components of bp wait for an error"),
-        ("train --image-size 16", "digits is not resized"),
+        ("train --image-size 16", "digits is not resized; leave out --image-size, or size=… in Python"),
         ("train --validation 5000", "the training set has 1397 examples; hold out fewer than that"),
         ("train --helper-lr 1e-3 --rule bp", "--helper-lr=0.001: bp has one learning rate only; leave it out"),
         ("train --rule-args foo", "--rule-args=foo: must be KEY=VALUE, such as width=256"),
@@ -253,7 +253,7 @@ def test_an_unknown_bridge_is_refused(run):
 def test_images_of_different_sizes_and_images_too_small_for_the_network(run):
     images("mixed", *[8] * 12, 9)
     code, _, error = run("train --data mixed")
-    assert code == 2 and "the images differ in size" in error
+    assert code == 2 and "the images differ in size" in error and "one size, such as --image-size 224, or" in error
     code, _, error = run("train --data mixed --image-size 8 --model vgg")
     assert code == 2 and "cannot take the examples of mixed, of shape (8, 8, 1)" in error and "--image-size" in error
 

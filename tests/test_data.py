@@ -178,7 +178,8 @@ def test_images_of_different_sizes_are_resized_and_cut_at_the_centre(pictures, t
     stripes[:, 4:12] = 200
     Image.fromarray(stripes).save(tmp_path / "set/b/stripes.png")
     with pytest.raises(
-        ValueError, match=r"images differ in size, .*png has .* and .*png .*give them one size.*size=224"
+        ValueError,
+        match=r"images differ in size, .*png has .* and .*png .*one size, such as --image-size 224, or size=224",
     ):
         jl.data.load(tmp_path / "set")
     x = np.concatenate([x for x, _ in jl.data.load(tmp_path / "set", size=8)])
@@ -521,7 +522,7 @@ def test_digits_with_another_validation_set():
         ({"validation": 0}, ValueError, "validation=0: must be at least 1"),
         ({"validation": 1397}, ValueError, "validation=1397: the training set has 1397 examples"),
         ({"validation": 0.1}, TypeError, r"validation=0\.1: must be a whole number"),
-        ({"size": 16}, ValueError, "size=16: digits is not resized"),
+        ({"size": 16}, ValueError, "size=16: digits is not resized; leave out --image-size, or size=… in Python; you"),
         ({"name": "cfar10"}, FileNotFoundError, r"name='cfar10': .*did you mean cifar10\?"),
         ({"name": "fashion-mnist"}, FileNotFoundError, r"did you mean fashion_mnist\?"),
         ({"name": "./nothing"}, FileNotFoundError, "there is no such folder; check the path"),

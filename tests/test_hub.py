@@ -155,7 +155,7 @@ def test_what_cannot_be_loaded_is_one_sentence(datasets, monkeypatch):
     unknown.add_column("text", ["a"] * 20).save_to_disk("strange")
     for name, settings, error, message in (
         ("saved", {}, ValueError, "name='hf:saved': has no column 'label'; name the column of labels by --label"),
-        ("saved", {"label": "kind", "size": 8}, ValueError, "size=8: hf:saved holds no images; leave size out"),
+        ("saved", {"label": "kind", "size": 8}, ValueError, "size=8: hf:saved holds no images; leave out --image-"),
         ("tests", {"label": "kind"}, ValueError, "name='hf:tests': has the splits test, and no train"),
         ("names", {"label": "kind"}, ValueError, "column 'name': row 1 holds 'a', which is no number"),
         ("texts", {"label": "kind"}, ValueError, "name='hf:texts': row 20 of train has no text; remove it, or make"),

@@ -255,7 +255,10 @@ def test_files_that_cannot_be_read(tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: jl.data.load("sentences", size=8), "size=8: sentences holds texts, which have no such size"),
+        (
+            lambda: jl.data.load("sentences", size=8),
+            "size=8: sentences holds texts, which have no such size; leave out --image-size, or size=… in Python",
+        ),
         (lambda: jl.data.load_text("sentences", length=0), "length=0: must be at least 1"),
         (lambda: jl.data.load_text("sentences", tokenizer="wrd"), "tokenizer='wrd': unknown name; did you mean word?"),
         (lambda: jl.data.load_text("sentences", tokenizer=["word"]), "unknown name; "),

@@ -70,7 +70,8 @@ class Decoder:
             if array.shape != shape:
                 raise ValueError(
                     f"name={self.name!r}: the images differ in size, {first} has height and width {shape[:2]} and "
-                    f"{image.name} {array.shape[:2]}; give them one size, such as size=224"
+                    f"{image.name} {array.shape[:2]}; give them one size, such as --image-size 224, or "
+                    "size=224 in Python"
                 )
 
 

@@ -38,7 +38,7 @@ def from_hub(name: str, size: int | None, label: str) -> Source:
     if len(pictures) > 1:
         raise ValueError(f"{where}: has the images {', '.join(pictures)}; save it with one of them alone")
     if size is not None and not pictures:
-        raise ValueError(f"size={size}: {name} holds no images; leave size out")
+        raise ValueError(f"size={size}: {name} holds no images; leave out --image-size, or size=… in Python")
 
     def decode() -> dict[str, Decoded]:
         if not pictures:

@@ -117,11 +117,16 @@ def load(
             checks.positive_int(argument, value)
     path = Path(name).expanduser()
     if (texts := is_text(name)) and size is not None:
-        raise ValueError(f"size={size}: {name} holds texts, which have no such size; leave size out")
+        raise ValueError(
+            f"size={size}: {name} holds texts, which have no such size; leave out --image-size, or size=… in Python"
+        )
     if label != LABEL and (not has_columns(name) or (texts and not name.startswith(HUB))):
         raise ValueError(f"label={checks.show(label)}: {name} is no table of numbers; leave label out")
     if size is not None and not is_resized(name):
-        raise ValueError(f"size={size}: {name} is not resized; leave size out, or resize the arrays yourself")
+        raise ValueError(
+            f"size={size}: {name} is not resized; leave out --image-size, or size=… in Python; you can resize arrays "
+            "yourself"
+        )
     if texts:
         return load_text(name, label=label, validation=validation).splits
     if name.startswith(HUB):
