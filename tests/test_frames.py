@@ -88,6 +88,13 @@ def test_labels_may_be_whole_numbers_or_real_ones(columns):
     assert {*table.splits.train[1][:, 0].tolist()} == {0.5, 2, 1000}
 
 
+def test_a_label_with_an_underscore_is_a_text(columns):
+    del columns["split"], columns["kind"]
+    for names in (["10", "1_0", "11"], ["0.5", "0_1", "1_0.5"]):
+        write("a.csv", {**columns, "label": names * 10})
+        assert jl.data.load_table("a.csv").classes == tuple(sorted(names))
+
+
 def test_true_and_false_are_numbers_in_a_file_too(columns):
     tall = [i % 3 == 0 for i in range(30)]
     write("one.csv", {**columns, "height": tall})
@@ -109,6 +116,7 @@ def test_true_and_false_are_numbers_in_a_file_too(columns):
         ),
         ({"width": None, "height": None}, "has no column besides the labels; add columns of numbers"),
         ({"height": [*range(29), "tall"]}, "column 'height': row 30 holds 'tall', which is no number; turn the col"),
+        ({"height": ["1_000", *range(29)]}, "column 'height': row 1 holds '1_000', which is no number; turn the col"),
         ({"height": [*range(29), " "]}, "column 'height': row 30 is empty; fill it, or remove the row"),
         ({"width": ["nan", *range(29)]}, "column 'width': row 1 holds nan, which is no finite number; fill it"),
         ({"width": ["1e39", *range(29)]}, "column 'width': row 1 holds 1e[+]39, which is no finite number"),

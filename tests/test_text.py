@@ -233,6 +233,11 @@ def test_a_file_that_is_no_table_is_one_sentence(content, message, tmp_path, cac
     assert not cache.exists() or not list(cache.iterdir())
 
 
+def test_a_label_with_an_underscore_is_no_number(tmp_path):
+    (tmp_path / "a.csv").write_text(START + "d,1_0\ne,10\n" * 3)
+    assert jl.data.load_text("a.csv").classes == ("0", "1", "10", "1_0")
+
+
 def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf" + START.encode())
     assert jl.data.load_text("a.csv").classes == ("0", "1")

@@ -167,6 +167,8 @@ def _holds_numbers(cells: np.ndarray) -> bool:
 
 def _parsed(texts: np.ndarray) -> np.ndarray:
     """The texts as numbers, if all of them are."""
+    if any(map(_has_underscore, texts)):
+        return texts
     for kind in (np.int64, np.float32):
         with suppress(ValueError, TypeError, OverflowError):
             return texts.astype(kind)
@@ -282,13 +284,18 @@ def _number(where: str, cell: Any) -> float:
         raise ValueError(f"{where} is empty; fill it, or remove the row")
     if isinstance(cell, str) and cell.strip().lower() in ("true", "false"):
         return float(cell.strip().lower() == "true")
-    try:
-        return float(cell)
-    except (ValueError, TypeError):
-        raise ValueError(
-            f"{where} holds {checks.show(cell)}, which is no number; turn the column into numbers, or remove it, or, "
-            "if it holds the texts to learn, call it text"
-        ) from None
+    with suppress(ValueError, TypeError):
+        if not _has_underscore(cell):
+            return float(cell)
+    raise ValueError(
+        f"{where} holds {checks.show(cell)}, which is no number; turn the column into numbers, or remove it, or, if it "
+        "holds the texts to learn, call it text"
+    )
+
+
+def _has_underscore(cell: Any) -> bool:
+    """Whether a cell is no number for this reason: Python alone reads 1_000 as one."""
+    return "_" in str(cell)
 
 
 def _is_missing(cell: Any) -> bool:
