@@ -147,6 +147,9 @@ def test_other_mistakes_are_one_sentence(columns, monkeypatch):
         write("a.csv", columns)
         with pytest.raises(error, match=message):
             call()
+    Path("empty.csv").write_text("\n")
+    with pytest.raises(ValueError, match=r"name='empty\.csv': is empty; write a line of column names, and a row for"):
+        jl.data.load_table("empty.csv", label="kind")
     Path("a.parquet").write_bytes(b"no parquet")
     with pytest.raises(ValueError, match=r"a\.parquet cannot be read"):
         jl.data.load("a.parquet")

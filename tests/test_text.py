@@ -199,7 +199,9 @@ START = "text,label\na,0\nb,1\nc,0\n"
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "must name one column text, but it names 0, among nothing"),
+        ("", "is empty; write a line of column names, and a row for each example"),
+        ("\n \r\n", "is empty; write a line of column names"),
+        ("\n \n" + START + "d, \n", "line 7 has no label; give it one"),
         (
             "review,label\na,0\n",
             "column 'review': row 1 holds 'a', which is no number; .* call it text",

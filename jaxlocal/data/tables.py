@@ -59,7 +59,7 @@ def holds_numbers(path: Path) -> bool:
             _, header = next(_lines(str(path), file, _delimiter(path)))
     except ValueError:
         return False
-    return header != [] and "text" not in [column.lower() for column in header]
+    return "text" not in [column.lower() for column in header]
 
 
 def check_file(path: Path) -> None:
@@ -179,11 +179,16 @@ def _rows(name: str, file: TextIO, delimiter: str) -> Iterator[tuple[str, Row]]:
 
 
 def _lines(name: str, file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The header, and each row that is not blank, with the line where it begins; all have equally many cells."""
+    """The header, and each row that is not blank, with the line where it begins; all have equally many cells.
+
+    The header is the first line that is not blank.
+    """
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     line = 1
     try:
-        header = [column.strip() for column in next(reader, [])]
+        header = next(filter(any, ([cell.strip() for cell in cells] for cells in reader)), None)
+        if header is None:
+            raise ValueError(f"{name}: is empty; write a line of column names, and a row for each example")
         yield line, header
         line = reader.line_num + 1
         for cells in reader:
@@ -207,7 +212,7 @@ def _check_columns(name: str, columns: Sequence[str]) -> None:
         raise ValueError(f"{name}: the header names {columns.count('split')} columns split; leave one")
     for column in ("text", "label"):
         if (count := columns.count(column)) != 1:
-            held = ", ".join(columns)[:200] or "nothing"
+            held = ", ".join(columns)[:200]
             raise ValueError(
                 f"{name}: the header must name one column {column}, but it names {count}, among {held}; write a first "
                 "line such as text,label"
