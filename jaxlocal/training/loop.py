@@ -162,7 +162,6 @@ def epoch(rule: Rule, params: Params, data: Batch, key: jax.Array, batch_size: i
       >>> info.losses.shape
       (34, 2)
     """
-    checks.rule_and_params(rule, params)
     checks.pair_of_arrays("data", data)
     checks.key(key)
     return _epoch(rule, batch_size, params, data, key)
