@@ -182,15 +182,15 @@ After one epoch small rates make a method look sensitive. They are not the only 
 larger β₁, feedback alignment stays below four fifths of the images, too. One setting of parallel SDTP stays at chance;
 it has a large rate and a large β₁ for the inverses, as in the collapse of parallel SDTP in Table 1.
 
-On MNIST, locally connected, the worst setting of backpropagation has more than four fifths of the images right, that of
-parallel difference target propagation almost three quarters, those of SDTP about two thirds, those of AO-SDTP and
-direct feedback alignment a little less, and that of feedback alignment a little more than a half. By this
-backpropagation is the most stable here, too. But this is the same setting for all, with the second smallest rate and
-the largest ε; after so short a training it tells how fast a method learns with small steps. By the distance between
-best and median backpropagation, parallel difference target propagation and both forms of SDTP are the most sensitive,
-with four to five points; AO-SDTP has almost three, and the two kinds of feedback alignment about two. So the paper's
-second claim does not show clearly here: by the distance backpropagation is about as sensitive, and by the worst setting
-the two kinds of feedback alignment are more so. Alternating difference target propagation is not run.
+On MNIST, locally connected, the worst setting of backpropagation has more than four fifths of the images right, those
+of difference target propagation almost three quarters, those of SDTP about two thirds, those of AO-SDTP and direct
+feedback alignment a little less, and that of feedback alignment a little more than a half. By this backpropagation is
+the most stable here, too. But this is the same setting for all, with the second smallest rate and the largest ε; after
+so short a training it tells how fast a method learns with small steps. By the distance between best and median
+backpropagation, parallel difference target propagation and both forms of SDTP are the most sensitive, with four to five
+points; alternating difference target propagation and AO-SDTP have about three, and the two kinds of feedback alignment
+about two. So the paper's second claim does not show clearly here: by the distance backpropagation is about as
+sensitive, and by the worst setting the two kinds of feedback alignment are more so.
 
 On CIFAR-10, fully connected, the same settings give another order. The medians of parallel AO-SDTP, backpropagation,
 parallel SDTP and direct feedback alignment are about three points below their best settings, and those of parallel
