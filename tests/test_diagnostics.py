@@ -188,13 +188,13 @@ def test_weights_that_are_no_real_numbers_are_changed_too(dtype):
             return {"forward": (weights,), "feedback": feedback}, (stats,), (a, y)
 
         def teach(weights, stats, message, key):
-            x, y = message
-            feedback = weights["feedback"]
-            signs = jax.random.normal(feedback, (y.shape[-1], 4)) if dtype == "key" else feedback.astype(jnp.float32)
+            (x, y), feedback = message, weights["feedback"]
 
             def objective(forward):
                 a, stats_after = jl.apply_layer(block, forward["forward"][0], stats[0], x, key)
-                return {"local": jnp.vdot(a[:, : signs.shape[1]], (y @ signs)[:, : a.shape[1]])}, (stats_after,), (a, y)
+                shape = y.shape[-1], a.shape[-1]
+                signs = jax.random.normal(feedback, shape) if dtype == "key" else feedback.astype(jnp.float32)
+                return {"local": jnp.vdot(a, y @ signs)}, (stats_after,), (a, y)
 
             return jl.lesson_of(objective, {"forward": weights["forward"]})
 

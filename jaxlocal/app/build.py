@@ -110,7 +110,7 @@ def check_each_once(names: Any) -> None:
 
 
 def check_apart(names: Sequence[str], called: Callable[[str], str]) -> None:
-    """No two of these names are shortened to the same one, by which folders are called."""
+    """No two of these names have the same short name, because folders are called by it."""
     first: dict[str, str] = {}
     for name in names:
         if (other := first.setdefault(called(name), name)) != name:

@@ -229,7 +229,8 @@ def _with_other_data(config: Config, data: str) -> Config:
 def _with_all_classes(built: Built, data: str, given: Data) -> Splits:
     """Other data, whose targets have a column for each class of a run, also if these data have fewer classes."""
     count, width = given.splits.train[1].shape[-1], built.data.train[1].shape[-1]
-    columns = [built.classes.index(name) for name in given.classes if built.classes] or list(range(count))
+    both_named = built.classes and given.classes
+    columns = list(map(built.classes.index, given.classes)) if both_named else list(range(count))
     of_classes = given.splits.train[1].dtype == np.uint8
     if of_classes and count < width and given.classes and not built.classes:
         raise ConfigError(

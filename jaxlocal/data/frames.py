@@ -294,7 +294,7 @@ def _number(where: str, cell: Any) -> float:
 
 
 def _has_underscore(cell: Any) -> bool:
-    """Whether a cell is no number for this reason: Python alone reads 1_000 as one."""
+    """Whether a cell has an underscore: Python reads 1_000 as a number, but in a table it is none."""
     return "_" in str(cell)
 
 

@@ -84,8 +84,8 @@ class Session:
       seconds: the time spent in `train`, including what earlier processes spent up to their last checkpoint.
 
     Raises:
-      MismatchError: the folder holds a run whose parameters have other shapes, or one with other `settings`. A rule,
-        a network or data that differ otherwise are recognised by the settings alone.
+      MismatchError: the folder holds a run whose parameters have other shapes, or one with other `settings`. Another
+        rule, network or data set with the same shapes is noticed only if its settings differ.
       InUseError: another process is training in the folder.
       OSError: the folder cannot be written to.
 
