@@ -112,7 +112,8 @@ class Session:
         keep: int = 2,
         annotate: Callable[[Metrics], Mapping[str, Any]] | None = None,
     ):
-        check_splits(data, plain_rule(rule).net)
+        # Two examples show what kind of data these are; `fit` checks all of them.
+        check_splits(jax.tree.map(lambda leaf: leaf[:2] if np.ndim(leaf) else leaf, data), plain_rule(rule).net)
         self.folder = folder = checks.path("folder", folder)
         self.state: State | None = None
         self.seconds = 0.0
