@@ -45,6 +45,7 @@ LOOKS = {  # the colours and the markers in the picture
 LONGER = "_long"  # at the end of a contender's name: twice the epochs, with the rate of the shorter training
 AVERAGED = "_average"  # the same training, and the prediction is the mean over the components
 GRID = "_grid_"  # before the number of cells along each axis that the bridges read; the prediction is the mean, too
+WIDTH = "_width_"  # before the units of a code; the prediction is the mean, too
 Make = Callable[[jl.Network, optax.GradientTransformation], jl.Rule]
 
 
@@ -61,8 +62,9 @@ def contenders(problem: Problem) -> dict[str, Make]:
         f"al_4{GRID}{grid}": partial(jl.rules.al, components=4, bridge=jl.codes.pooled(jl.codes.one_layer, grid))
         for grid in problem.grids
     }
+    widths = {f"al_4{WIDTH}{width}": partial(jl.rules.al, components=4, width=width) for width in problem.widths}
     feedback = {"dfa": jl.rules.dfa, "drtp": jl.rules.drtp} if problem.feedback else {}
-    return {**plain, **longer, **grids, "al_paper": paper, **feedback}
+    return {**plain, **longer, **grids, **widths, "al_paper": paper, **feedback}
 
 
 def shown_as(contender: str) -> str:
@@ -275,7 +277,8 @@ EXPERIMENT = Experiment(
         f"Adam, its rate falling to zero by a cosine. Each contender chose its rate among {', '.join(map(str, RATES))} "
         "on the validation set, with a third of the epochs. `al_N` is Associated Learning in N components with lean "
         "codes; the prediction is the mean over them. With `last` the last component alone predicts, and `longer` has "
-        "twice the epochs. The bridges of `al_4_grid_N` read images averaged to N by N cells in place of 8 by 8. "
+        "twice the epochs. The bridges of `al_4_grid_N` read images averaged to N by N cells in place of 8 by 8, "
+        "and `al_4_width_N` has codes of N units in place of 64. "
         "`al_paper` has the paper's codes, with which the last component predicts. "
         "Operations, time, weights and memory are multiples of backpropagation's. `cifar` is the vanilla CNN on "
         "10,000 images of 16 by 16 pixels, `resnet` ResNet-8 on the same images; `mnist` and `fashion` are 8 layers "

@@ -25,6 +25,7 @@ class Problem(NamedTuple):
     longer: tuple[str, ...] = ()  # the contenders that are also trained for twice the time
     averaged: tuple[int, ...] = ()  # the numbers of components in the rows whose prediction is the mean over them
     grids: tuple[int, ...] = ()  # the cells along each axis of the images that the bridges read, in rows of their own
+    widths: tuple[int, ...] = ()  # the units of a code, in rows of their own
 
     def splits(self) -> jl.data.Splits:
         """The data."""
@@ -64,6 +65,7 @@ PROBLEMS = {
         longer=("bp", "al_2"),
         averaged=(2, 4, 8),
         grids=(1, 2, 4, 16),
+        widths=(128, 256),
     ),
     **{
         f"wide_{batch}": Problem(
@@ -95,5 +97,6 @@ PROBLEMS = {
         examples=10_000,
         averaged=(2, 4),
         grids=(1, 2, 4, 16),
+        widths=(128, 256),
     ),
 }
