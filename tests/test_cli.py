@@ -110,6 +110,7 @@ def images(folder, *sizes):
             "train --model-args activation=rleu",
             "--model-args activation=rleu: unknown name; did you mean relu?",
         ),
+        ("train --rule-args bridge=hidden", "--rule-args bridge=hidden: unknown name; did you mean hidden_layer?"),
         ("train --model-args activation=[1]", "unknown name; choose from relu, elu"),
         ("train --resume", "--resume: needs the folder to resume; name it with --out"),
         ("train --config none.yaml", "'none.yaml' cannot be read (No such file or directory)"),
@@ -243,11 +244,6 @@ def test_the_codes_of_associated_learning_have_names():
         8,
         40,
     )  # codes of 8 units, five times that hidden
-
-
-def test_an_unknown_bridge_is_refused(run):
-    code, _, error = run(f"train --rule-args bridge=hidden {TINY}")
-    assert code == 2 and "--rule-args bridge=hidden" in error and "hidden_layer" in error
 
 
 def test_images_of_different_sizes_and_images_too_small_for_the_network(run):

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
-import optax
 import pytest
 from helpers import ROOT
 from PIL import Image
@@ -544,11 +543,3 @@ def test_a_set_that_is_not_there(name, remedies, tmp_path):
         jl.data.images(name, data_dir=str(tmp_path))
     for word in (f"name='{name}'", str(tmp_path), *remedies):
         assert word in str(error.value)
-
-
-def test_an_epoch_without_a_whole_batch_is_refused():
-    rule = jl.rules.bp(jl.models.mlp((4,)), optax.sgd(0.1))
-    train = jl.data.digits().train
-    params = rule.init(jax.random.key(0), train)
-    with pytest.raises(ValueError, match="batch_size=2000: the data has 1097 examples"):
-        jl.training.epoch(rule, params, train, jax.random.key(0), 2000)

@@ -23,7 +23,7 @@ from jaxlocal import app, loggers
 from jaxlocal.app import Config, ConfigError, build, runs, settings, stages, text
 from jaxlocal.app import folder as folders
 from jaxlocal.pipeline import Costs
-from jaxlocal.training import NotSavedError, best_epoch, goodness, session
+from jaxlocal.training import best_epoch, goodness, session
 
 pytestmark = [pytest.mark.usefixtures("drawn_once"), pytest.mark.xdist_group("runs")]
 
@@ -372,22 +372,6 @@ def test_the_next_free_folder():
         Path("runs/a-2"),
         Path("runs/b-1"),
     ]
-
-
-def test_a_full_disk_is_one_sentence(monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
-    with pytest.raises(NotSavedError) as stop:
-        train(TINY, "run")
-    assert str(stop.value) == (
-        "the run in run cannot be saved (No space left on device); make room, and train it again to resume"
-    )
-    monkeypatch.undo()
-
-
-def test_an_error_of_orbax_is_told_in_the_words_of_the_system():
-    error = ValueError("RESOURCE_EXHAUSTED: Error writing … [os_error_code='28']")
-    assert session.reason(error) == "No space left on device"
-    assert session.reason(ValueError()) == "ValueError"
 
 
 def test_loggers_show_the_curves_and_what_made_them(monkeypatch):

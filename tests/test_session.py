@@ -216,11 +216,13 @@ def test_what_is_stored_with_a_run_are_numbers_and_texts(tmp_path):
 
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
-    with pytest.raises(
-        NotSavedError, match=r"cannot be saved \(No space left on device\); make room, and train"
-    ) as stop:
-        train(tmp_path, epochs=1)
+    with pytest.raises(NotSavedError) as stop:
+        train(tmp_path / "run", epochs=1)
     assert stop.value.reason == "No space left on device"
+    assert str(stop.value) == (
+        f"the run in {tmp_path / 'run'} cannot be saved (No space left on device); make room, and train it again to "
+        "resume"
+    )
 
 
 def test_reasons_are_those_of_the_system():
