@@ -135,8 +135,7 @@ def add_flags(parser: argparse.ArgumentParser, defaults: Config, names: Iterable
 
 def from_flags(read: argparse.Namespace, defaults: Config) -> Config:
     """The settings whose flags were given, and the defaults for all others."""
-    given = {name: value for name, value in vars(read).items() if name in TYPES}
-    return replace(defaults, **{name: typed(flag(name), value, TYPES[name]) for name, value in given.items()})
+    return replace(defaults, **{name: value for name, value in vars(read).items() if name in TYPES})
 
 
 def flag(name: str) -> str:
