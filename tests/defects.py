@@ -1085,7 +1085,7 @@ DEFECTS = (
     Defect(
         "app: images are predicted as they are, without the preparation of the training",
         "app/prediction.py",
-        "augmentation.test(x) if augmentation else x",
+        "augmentation.test(x)",
         "x",
         "test_text_runs.py::test_images_and_arrays_are_predicted_as_in_training",
     ),

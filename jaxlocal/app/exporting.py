@@ -9,8 +9,8 @@ from jax import export as jax_export
 from jaxlocal import checks
 from jaxlocal.app.build import Built
 from jaxlocal.app.folder import writing
-from jaxlocal.app.prediction import class_names, meaning
-from jaxlocal.app.runs import Learned, learned_by, prepared
+from jaxlocal.app.prediction import class_names, meaning, prepared
+from jaxlocal.app.runs import Learned, learned_by
 from jaxlocal.app.settings import ConfigError
 from jaxlocal.files import write_whole
 from jaxlocal.network import vocabulary

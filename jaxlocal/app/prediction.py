@@ -45,7 +45,7 @@ def predictions(config: Config, built: Built, params: Params, inputs: Iterable[s
     if names is None:
         raise ConfigError("this run has no classes, its targets are real numbers; call rule.predict in Python")
     normalise = _shares if meaning(config, built) == "shares" else jax.nn.softmax
-    classify = partial(_probabilities, built.plain, normalise, built.augmentation, params)
+    classify = partial(_probabilities, prepared(built.plain, built.augmentation), normalise, params)
     rest = iter(inputs)
     while some := list(islice(rest, PIECE)):
         try:
@@ -56,6 +56,17 @@ def predictions(config: Config, built: Built, params: Params, inputs: Iterable[s
             for row in np.asarray(classify(x[begin : begin + PIECE])):
                 best = int(row.argmax())
                 yield Prediction(names[best], float(row[best]), dict(zip(names, row.tolist(), strict=True)))
+
+
+def prepared(rule: Rule, augmentation: Augmentation | None) -> Rule:
+    """The rule, whose `predict` first does to its inputs what the augmentation does in prediction."""
+    if augmentation is None:
+        return rule
+
+    def predict(params: Params, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        return rule.predict(params, augmentation.test(x), key)
+
+    return rule._replace(predict=predict)
 
 
 def class_names(built: Built) -> list[str] | None:
@@ -138,15 +149,8 @@ def _of_image(path: Path, like: np.ndarray) -> np.ndarray:
     return pixels(image, "L" if channels == 1 else "RGB", height if height == width else None)[None]
 
 
-@compiled(static=3)
-def _probabilities(
-    rule: Rule,
-    normalise: Callable[[jax.Array], jax.Array],
-    augmentation: Augmentation | None,
-    params: Params,
-    x: jax.Array,
-) -> jax.Array:
+@compiled(static=2)
+def _probabilities(rule: Rule, normalise: Callable[[jax.Array], jax.Array], params: Params, x: jax.Array) -> jax.Array:
     """The probabilities of the classes, (B, C)."""
-    scores = rule.predict(params, augmentation.test(x) if augmentation else x)
-    found = normalise(scores.astype(jnp.float32))
+    found = normalise(rule.predict(params, x).astype(jnp.float32))
     return found.mean(axis=0) if rule.placement.members else found

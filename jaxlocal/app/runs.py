@@ -25,12 +25,11 @@ from jaxlocal.app.folder import (
     resumed,
     write_summary,
 )
-from jaxlocal.app.prediction import Prediction, predictions
+from jaxlocal.app.prediction import Prediction, predictions, prepared
 from jaxlocal.app.provenance import in_picture, made_by
 from jaxlocal.app.rule_names import located, short
 from jaxlocal.app.settings import Config, ConfigError, shown
 from jaxlocal.data import SPLITS, Splits, floats
-from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.checking import are_classes
 from jaxlocal.data.sets import has_columns, is_resized
 from jaxlocal.data.text import is_text
@@ -161,17 +160,6 @@ def load(folder: Path | str, *, best: bool = False) -> Loaded:
     """
     _, built, state = restored(checks.path("folder", folder), best)
     return Loaded(prepared(built.plain, built.augmentation), state.params, built.data)
-
-
-def prepared(rule: Rule, augmentation: Augmentation | None) -> Rule:
-    """The rule, whose `predict` first does to its inputs what the augmentation does in prediction."""
-    if augmentation is None:
-        return rule
-
-    def predict(params: Params, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        return rule.predict(params, augmentation.test(x), key)
-
-    return rule._replace(predict=predict)
 
 
 def evaluate(folder: Path | str, *, best: bool = False, data: str | None = None) -> Summary:
