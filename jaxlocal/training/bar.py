@@ -1,7 +1,6 @@
 """Shows how far a training is: by a bar in a terminal, and elsewhere by one line for each epoch."""
 
 import sys
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -51,7 +50,5 @@ class Bar:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.close()

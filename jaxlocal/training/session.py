@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import jax
@@ -135,10 +134,8 @@ class Session:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._held.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._held.__exit__(*error)
 
     def train(
         self,
@@ -161,7 +158,7 @@ class Session:
           seed: the seed of the weights, the order of the examples and the augmentation.
           augmentation: how images are changed, from `jl.augmentation`.
           patience: stop when this number of epochs has brought no improvement on the validation set.
-          streamed: whether the examples are read bit by bit rather than put on the device at the start.
+          streamed: whether the examples are read chunk by chunk rather than put on the device at the start.
           watch: called often with the progress, after an epoch's row is written; if it returns True, training stops.
           until: training stops as soon as `time.monotonic()` is beyond this.
           progress: whether to show the progress on stderr: a bar in a terminal, and elsewhere a line an epoch.
