@@ -22,10 +22,10 @@ class Workload(NamedTuple):
     batch_size: int
 
 
-def small_cnn(classes: int = 10) -> Network:
+def small_cnn() -> Network:
     """Two 3×3 convolutions of stride 2, a dense layer of 128 units and a linear readout; ReLU."""
     blocks = conv(16, 3, 2, nn.relu, he_normal), conv(32, 3, 2, nn.relu, he_normal), dense(128, nn.relu, he_normal)
-    return Network(blocks, Head(classes, kernel_init=he_normal))
+    return Network(blocks, Head(10, kernel_init=he_normal))
 
 
 def first(count: int, name: str, size: int | None = None) -> Splits:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlocal import checks, training
-from jaxlocal.data import Pairs, Splits, floats
+from jaxlocal.data import Splits, floats
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.checking import check_splits
 from jaxlocal.network import Loss
@@ -81,7 +81,7 @@ def search(
     numbers = _numbers(settings)
     net = _rule(make, numbers[0]).net
     check_splits(data, net)
-    train, validation = _examples(data.train), _examples(data.validation)
+    train, validation = (jax.tree.map(jnp.asarray, floats(pair)) for pair in (data.train, data.validation))
     trainer = _Trainer(make, batch_size, augmentation, train, validation, *jax.random.split(jax.random.key(seed)))
 
     trials = []
@@ -226,11 +226,6 @@ def _changed(augmentation: Augmentation | None, key: jax.Array, train: Batch) ->
 def _report(report: Report | None, finished: Sequence[Trial], epoch: int, best_of_group: float) -> None:
     if report:
         report(len(finished), epoch, max([*(trial.goodness for trial in finished), best_of_group]))
-
-
-def _examples(pair: Pairs) -> Batch:
-    x, y = floats(pair)
-    return jnp.asarray(x), jnp.asarray(y)
 
 
 def _numbers(settings: Sequence[Setting]) -> list[dict[str, float]]:
