@@ -5,7 +5,6 @@ learning curves, and `summary.json` the final measurements. A run that learns te
 as well, and a run of a table has the names of its columns in `table.json`.
 """
 
-import itertools
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -153,16 +152,16 @@ def folder_or_next(folder: Path | str | None, name: str) -> Path:
 
 def _next_free(name: str) -> Path:
     """Make the folder runs/NAME-N with the first N that is free, so that no other process gets the same one."""
-    for number in itertools.count(1):
+    number = 1
+    while True:
         folder = Path("runs") / f"{name}-{number}"
         try:
             folder.mkdir(parents=True)
+            return folder
         except FileExistsError:
-            continue
+            number += 1
         except OSError as error:
             raise ConfigError(f"runs: cannot be written to ({error.strerror}); name a folder with --out") from None
-        return folder
-    raise AssertionError("itertools.count does not end")
 
 
 def history(folder: Path) -> list[Metrics]:

@@ -45,7 +45,7 @@ def rule_maker(source: str, name: str) -> Callable[..., Rule]:
         ) from None
     except (Exception, SystemExit) as error:  # the file may raise anything
         words = f"{type(error).__name__}: {shown(error)}{_line(error, path)}"
-        raise ConfigError(f"{source}={shown(name)}: {path.name} cannot be run ({words}); mend it") from None
+        raise ConfigError(f"{source}={shown(name)}: {path.name} cannot be run ({words}); correct it") from None
     make = getattr(module, function, None)
     if not callable(make):
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
