@@ -151,9 +151,10 @@ def comparison(recorded: Recorded) -> Iterator[Row]:
     with_train = any(entry.paper_train for entry in entries.values())
     with_best = any("best" in ours for ours in found.values())
     for row, entry in entries.items():
-        record, ours = recorded.records.get(row), found.get(row, {})
+        ours = found.get(row, {})
         test, best = ours.get("test"), ours.get("best")
-        without = "diverged" if record else f"not run: {entry.lacks}"
+        had = spent(recorded.records[row], entry.full) if ours else Budget()
+        without = "diverged" if row in recorded.records else f"not run: {entry.lacks}"
         yield {
             "row": row,
             "paper's test %": accuracy(entry.paper),
@@ -162,13 +163,9 @@ def comparison(recorded: Recorded) -> Iterator[Row]:
             **({"best epoch's test %": percent(best["test"]) if best else ""} if with_best else {}),
             **({"paper's train %": accuracy(entry.paper_train)} if with_train else {}),
             "train %": percent(ours["train"]) if ours else "",
-            **_of_full(entry.full, spent(record, entry.full) if record and ours else None),
+            **{name: f"{had.get(name, 0)} of {number}" for name, number in entry.full.items()},
             "minutes": f"{ours['seconds'] / 60:.1f}" if ours else "",
         }
-
-
-def _of_full(full: Budget, had: Mapping[str, int] | None = None) -> dict[str, str]:
-    return {name: f"{(had or {}).get(name, 0)} of {number}" for name, number in full.items()}
 
 
 class Experiment(NamedTuple):

@@ -40,7 +40,8 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
             break
     _show(experiment, args)
     if failed:
-        parser.exit(1, f"{experiment.command}: not {_done(experiment)}: {', '.join(failed)}\n")
+        done = "measured" if experiment.is_timing else "trained"
+        parser.exit(1, f"{experiment.command}: not {done}: {', '.join(failed)}\n")
 
 
 def _wanted(experiment: Experiment, args: argparse.Namespace, parser: flags.Parser) -> list[str]:
@@ -152,10 +153,6 @@ def _show(experiment: Experiment, args: argparse.Namespace) -> None:
         print(f"{experiment.command}: not drawn: {error}", file=sys.stderr, flush=True)
     for name, figure in drawn.items():
         print(f"drawn: {figures.save(figure, name, args.out)}", flush=True)
-
-
-def _done(experiment: Experiment) -> str:
-    return "measured" if experiment.is_timing else "trained"
 
 
 def _flag(name: str) -> str:

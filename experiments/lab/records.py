@@ -12,7 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxlocal.app.provenance import commit
+from jaxlocal.data import SPLITS
 from jaxlocal.files import write_whole
 
 Row = dict[str, Any]  # see `row`; or, where no accuracies are compared, the table's columns by name
@@ -21,7 +24,6 @@ Record = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "experiments" / "records"
 WORK = ROOT / "runs" / "experiments"  # for checkpoints, and for what is too large for a record
-SPLITS = ("train", "validation", "test")
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -54,7 +56,7 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
 
 
 def rounded(row: Mapping[str, Any], digits: int = 4) -> Row:
-    """The row with its floats to so many significant digits."""
+    """The row, its floats rounded to this many significant digits."""
     return {name: float(f"{value:.{digits}g}") if isinstance(value, float) else value for name, value in row.items()}
 
 
@@ -146,8 +148,6 @@ def code() -> dict[str, str]:
 
 def device() -> dict[str, Any]:
     """The machine that the numbers, and above all the seconds, depend on."""
-    import jax  # not at the top, because reading a record does not need it
-
     found = {"jax": jax.devices()[0].device_kind, "cpu": _cpu_model(), "cores": os.cpu_count()}
     if jax.default_backend() == "cpu":
         return found

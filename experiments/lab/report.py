@@ -100,12 +100,12 @@ OVERVIEW = {
 }
 
 
-def overview(out: Path | None = None) -> Iterator[records.Row]:
+def overview() -> Iterator[records.Row]:
     """Some rows of the page."""
     for name, rows in OVERVIEW.items():
         experiment = BY_NAME[name]
         for row in rows:
-            record, entry = experiment.record(row, out), experiment.rows[row]
+            record, entry = experiment.record(row), experiment.rows[row]
             if record:
                 budget = spent(record, entry.full)
                 full = f" of {entry.full['epochs']}" if entry.paper else ""

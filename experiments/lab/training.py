@@ -21,6 +21,7 @@ from experiments.lab.experiment import Budget, CannotRun, Outcome, Paper, Task
 from experiments.lab.tables import percent
 from jaxlocal.data import Splits
 from jaxlocal.files import write_whole
+from jaxlocal.text import measurement
 
 Prepare = Callable[[Splits], jl.augmentation.Augmentation | None]
 NOT_HERE = {"cifar100", "~/tiny-imagenet-200"}  # the machines on which the records are made lack these data sets
@@ -255,11 +256,10 @@ class _Training:
 
 
 def print_epoch(run: str, progress: jl.training.Progress) -> None:
-    """Print the validation accuracy if an epoch has ended; of an ensemble, the mean over its members."""
+    """Print the validation accuracy if an epoch has ended; of an ensemble, its mean and deviation."""
     if progress.state:
         row = progress.state.history[-1]
-        accuracy = jnp.mean(jnp.asarray(row["validation"]["accuracy"]))
-        print(f"  {run} epoch {row['epoch']}: validation {100 * accuracy:.2f} %", flush=True)
+        print(f"  {run} epoch {row['epoch']}: validation {measurement(row['validation'])}", flush=True)
 
 
 def attempt(rule: jl.Rule, splits: Splits, **settings: Any) -> tuple[jl.training.Result | None, float]:
@@ -280,11 +280,7 @@ def images(name: str, size: int | None = None) -> Splits:
 
 def merged(histories: Sequence[Sequence[jl.training.Metrics]]) -> list[jl.training.Metrics]:
     """The epochs of several seeds, as `fit` reports those of an ensemble: each number a list over the seeds."""
-
-    def lists(*leaves: Any) -> Any:
-        return list(leaves)
-
-    rows = [jax.tree.map(lists, *rows) for rows in zip(*histories, strict=True)]
+    rows = [jax.tree.map(lambda *leaves: list(leaves), *rows) for rows in zip(*histories, strict=True)]
     return [{**row, "epoch": row["epoch"][0]} for row in rows]
 
 
