@@ -91,13 +91,6 @@ def positive(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
 
 
-def file(text: str) -> Path:
-    """The path of a file, which need not exist."""
-    if (path := Path(text)).is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file in it")
-    return path
-
-
 def folder(text: str) -> Path:
     """The path of a folder, which need not exist."""
     if (path := Path(text)).is_file():
