@@ -41,13 +41,6 @@ class Interrupted(Exception):  # noqa: N818 - it is not an error
 class InUseError(RuntimeError):
     """Another process is training in the folder."""
 
-    def __init__(self, folder: Path):
-        super().__init__(folder)
-        self.folder = folder
-
-    def __str__(self) -> str:
-        return f"another process is training in {self.folder}; wait for it, or take another folder"
-
 
 class NotSavedError(RuntimeError):
     """The run cannot be saved, for a `reason` such as a full disk."""
@@ -217,7 +210,7 @@ class Session:
     def _hold(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         if (held := lock(self.folder / ".session")) is None:
-            raise InUseError(self.folder)
+            raise InUseError(f"another process is training in {self.folder}; wait for it, or take another folder")
         self._held.enter_context(held)
 
     def _resume(self, saved: Saved | None) -> None:
