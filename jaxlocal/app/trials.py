@@ -61,9 +61,7 @@ def search(
     known("--model", config.model, models.ALL)
     loaded = load_data(config)
     net, data = network(config, loaded), loaded.splits
-    fixed = {rule: rule_arguments(rule, config.rule_args) for rule in rules}
-    spaces = {rule: _space(rule, config, fixed[rule], lr, helper_lr) for rule in rules}
-    plans = {rule: _plan(rule, net, fixed[rule], config, data, spaces[rule], trials) for rule in rules}
+    plans = {rule: _plan(rule, net, config, data, trials, lr, helper_lr) for rule in rules}
     folder = folders.folder_or_next(folder, "search")
     with folders.shared(folder):
         found = {}
@@ -99,8 +97,11 @@ def _space(
     helpers = [name for name in space if name.endswith("_lr")]
     if helper_lr and not helpers:
         raise no_helper_rate(f"--helper-lr={_shown(helper_lr)}", rule, make)
-    space |= {"lr": _rates("--lr", lr)} if lr else {}
-    return space | (dict.fromkeys(helpers, _rates("--helper-lr", helper_lr)) if helper_lr else {})
+    if lr:
+        space["lr"] = _rates("--lr", lr)
+    if helper_lr:
+        space |= dict.fromkeys(helpers, _rates("--helper-lr", helper_lr))
+    return space
 
 
 def _rates(flag: str, ends: tuple[float, float]) -> Range:
@@ -119,17 +120,19 @@ def _shown(ends: tuple[float, float]) -> str:
 def _plan(
     rule: str,
     net: Network,
-    fixed: Mapping[str, Any],
     config: Config,
     data: Splits,
-    space: Mapping[str, Range],
     trials: int,
+    lr: tuple[float, float] | None,
+    helper_lr: tuple[float, float] | None,
 ) -> tuple[Make, list[dict[str, float]]]:
     """What makes the rule, and the settings to try.
 
     Raises:
       ConfigError: the rule cannot be made with these arguments, or not for this network.
     """
+    fixed = rule_arguments(rule, config.rule_args)
+    space = _space(rule, config, fixed, lr, helper_lr)
     steps = max(1, config.epochs * (len(data.train[0]) // config.batch_size))
     make = random_search.maker(
         rule_maker("RULE", rule),
