@@ -119,7 +119,7 @@ def place(coordinator: str | None = None, processes: int | None = None, process:
     cluster, facts = _of_cluster()
     if len(unknown) == len(given) and not cluster:
         return None
-    found = {name: facts.get(name, given[name]) if name in unknown else given[name] for name in given}
+    found = given | {name: facts[name] for name in unknown if name in facts}
     missing = [label for label, text in found.values() if text is None]
     if missing and not cluster:
         names = " ".join(f"{PREFIX}{name.upper()}" for name in found)
