@@ -4,7 +4,7 @@
 that are not recorded yet. It begins some of them: each is trained for two epochs, of which the second is timed. Then it
 trains those that fit into the time, rows with a paper's number first, and among them those that need least; and so on
 with the next ones. On an accelerator all seeds of a row are one program. A row is recorded as soon as it has ended. The
-same command goes on with the others.
+same command continues with the others.
 
 Several processes can share the rows; each of them takes a part, from `--part 1/4` to `--part 4/4`. On one GPU they need
 XLA_PYTHON_CLIENT_PREALLOCATE=false in the environment, or the first of them takes most of its memory.
@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 import jax
 
 from experiments.lab import records, report
-from experiments.lab.experiment import CannotRun, Experiment, Task, spent
+from experiments.lab.experiment import CannotRun, Task, spent
 from experiments.lab.main import as_task, run_row
 from experiments.lab.training import Case
 from jaxlocal import flags
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         begun = [row for row in begun if time.monotonic() >= until or not _train(row, failed)]
     except Interrupted as stop:
         parser.exit(128 + stop.signal, f"{stop}; the same command resumes\n")
-    print(f"not recorded: {len(begun)} rows that have begun, and {len(waiting)} others; the same command goes on")
+    print(f"not recorded: {len(begun)} rows that have begun, and {len(waiting)} others; the same command resumes")
     if failed:
         parser.exit(1, f"{parser.prog}: not trained: {', '.join(failed)}\n")
 
@@ -157,11 +157,8 @@ def _parser() -> flags.Parser:
 
 def _with_trainings() -> list[str]:
     """The names of the experiments that train rows."""
-
-    def has_trainings(experiment: Experiment) -> bool:
-        return any(isinstance(case, Case) for case in experiment.rows.values())
-
-    return [name for name, experiment in report.BY_NAME.items() if has_trainings(experiment)]
+    rows = {name: experiment.rows.values() for name, experiment in report.BY_NAME.items()}
+    return [name for name, cases in rows.items() if any(isinstance(case, Case) for case in cases)]
 
 
 def _part(text: str) -> tuple[int, int]:
