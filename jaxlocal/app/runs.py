@@ -217,15 +217,16 @@ def _with_other_data(config: Config, data: str) -> Config:
 def _with_all_classes(built: Built, data: str, given: Data) -> Splits:
     """Other data, whose targets have a column for each class of a run, also if these data have fewer classes."""
     count, width = given.splits.train[1].shape[-1], built.data.train[1].shape[-1]
-    both_named = built.classes and given.classes
-    columns = list(map(built.classes.index, given.classes)) if both_named else list(range(count))
-    of_classes = given.splits.train[1].dtype == np.uint8
-    if of_classes and count < width and given.classes and not built.classes:
+    if given.splits.train[1].dtype != np.uint8 or count > width:
+        return given.splits
+    if count < width and given.classes and not built.classes:
         raise ConfigError(
             f"--data={data}: has {count} classes and the run {width}, and it is not known which of them these are; "
             "take data with all of them"
         )
-    if not of_classes or count > width or columns == list(range(width)):
+    both_named = built.classes and given.classes
+    columns = list(map(built.classes.index, given.classes)) if both_named else list(range(count))
+    if columns == list(range(width)):
         return given.splits
     return Splits(*((x, np.eye(width, dtype=np.uint8)[columns][y.argmax(-1)]) for x, y in given.splits))
 
