@@ -19,7 +19,6 @@ from jaxlocal.app.rule_names import (
     making,
     no_helper_rate,
     rule_maker,
-    short,
     traced,
     written_settings,
 )
@@ -89,34 +88,6 @@ class Built(NamedTuple):
     def plain(self) -> Rule:
         """The rule itself, also where it is a pipeline."""
         return self.rule.rule if isinstance(self.rule, Pipeline) else self.rule
-
-
-def check_rules(names: Any) -> None:
-    """These are the names of one rule or more, each once."""
-    check_each_once(names)
-    check_apart(names, short)
-    for name in names:
-        rule_maker("RULE", name)
-
-
-def check_each_once(names: Any) -> None:
-    """These are one text or more, each once."""
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"rules={checks.show(names)}: must be a list of names, such as ['al', 'bp']")
-    if not names:
-        raise ConfigError("RULE: is missing; name one rule or more, such as al bp dfa")
-    if len(set(names)) < len(names):
-        raise ConfigError(f"RULE={' '.join(names)}: name one rule or more, each once, such as al bp dfa")
-
-
-def check_apart(names: Sequence[str], called: Callable[[str], str]) -> None:
-    """No two of these names have the same short name, because folders are called by it."""
-    first: dict[str, str] = {}
-    for name in names:
-        if (other := first.setdefault(called(name), name)) != name:
-            raise ConfigError(
-                f"RULE: {other} and {name} would both be called {called(name)}; give one of the functions another name"
-            )
 
 
 def build(config: Config, encoding: Encoding | None = None, inputs: Sequence[str] = ()) -> Built:

@@ -294,7 +294,7 @@ def _parsed(parser: flags.Parser, argv: Sequence[str]) -> Namespace:
     if "run" in read and read.run is None:
         raise ConfigError("RUN: is missing; name the folder of a run")
     if "rules" in read:
-        from jaxlocal.app.build import check_rules
+        from jaxlocal.app.rule_names import check_rules
 
         check_rules(read.rules)
     return read

@@ -16,10 +16,18 @@ import numpy as np
 from jaxlocal import plots, processes
 from jaxlocal.app import folder as folders
 from jaxlocal.app import runs, settings, text
-from jaxlocal.app.build import build, check_apart, check_each_once, on_all_devices
+from jaxlocal.app.build import build, on_all_devices
 from jaxlocal.app.folder import Summary, folder_or_next
 from jaxlocal.app.provenance import in_picture
-from jaxlocal.app.rule_names import check_is_no_optimizer, located, rule_maker, short, written_settings
+from jaxlocal.app.rule_names import (
+    check_apart,
+    check_each_once,
+    check_is_no_optimizer,
+    located,
+    rule_maker,
+    short,
+    written_settings,
+)
 from jaxlocal.app.runs import Say, Stopped
 from jaxlocal.app.settings import TYPES, Config, ConfigError, shown, typed
 from jaxlocal.hints import nearest

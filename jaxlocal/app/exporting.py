@@ -42,7 +42,7 @@ def export(folder: Path | str, out: Path | str | None = None, *, best: bool = Fa
     _check_libraries()
     folder = checks.path("folder", folder)
     out = folder / "export" if out is None else checks.path("out", out)
-    learned = learned_by(folder, best)
+    learned = learned_by(folder, best, own_data=False)
     program = _program(learned).serialize()
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)

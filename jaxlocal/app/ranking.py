@@ -5,8 +5,7 @@ from pathlib import Path
 
 from jaxlocal import checks, plots, ranking, rules
 from jaxlocal.app import folder as folders
-from jaxlocal.app.build import check_rules
-from jaxlocal.app.rule_names import mistakes, reason, rule_maker, short
+from jaxlocal.app.rule_names import check_rules, mistakes, reason, rule_maker, short
 from jaxlocal.app.runs import Say, interrupted
 from jaxlocal.app.settings import ConfigError, known
 from jaxlocal.data import Splits

@@ -5,11 +5,12 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import jax
 
@@ -59,6 +60,34 @@ def rule_maker(source: str, name: str) -> Callable[..., Rule]:
             f"defaults: def {function}(net, tx, *, setting=1.0)"
         ) from None
     return make
+
+
+def check_rules(names: Any) -> None:
+    """These are the names of one rule or more, each once."""
+    check_each_once(names)
+    check_apart(names, short)
+    for name in names:
+        rule_maker("RULE", name)
+
+
+def check_each_once(names: Any) -> None:
+    """These are one text or more, each once."""
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"rules={checks.show(names)}: must be a list of names, such as ['al', 'bp']")
+    if not names:
+        raise ConfigError("RULE: is missing; name one rule or more, such as al bp dfa")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"RULE={' '.join(names)}: name one rule or more, each once, such as al bp dfa")
+
+
+def check_apart(names: Sequence[str], called: Callable[[str], str]) -> None:
+    """No two of these names have the same short name, because folders are called by it."""
+    first: dict[str, str] = {}
+    for name in names:
+        if (other := first.setdefault(called(name), name)) != name:
+            raise ConfigError(
+                f"RULE: {other} and {name} would both be called {called(name)}; give one of the functions another name"
+            )
 
 
 def written_settings(make: Callable[..., Rule]) -> list[str]:

@@ -245,7 +245,7 @@ def predict(folder: Path | str, inputs: Iterable[str], *, best: bool = False) ->
     Yields:
       The prediction for each text, for each image, and for each row of a .npz file or of a table.
     """
-    learned = learned_by(folder, best)
+    learned = learned_by(folder, best, own_data=False)
     yield from predictions(learned.config, learned.built, learned.params, inputs)
 
 
@@ -357,7 +357,7 @@ class Learned(NamedTuple):
     history: tuple[Metrics, ...]  # of the run
 
 
-def learned_by(run: Path | str, best: bool, own_data: bool = False) -> Learned:
+def learned_by(run: Path | str, best: bool, own_data: bool) -> Learned:
     """What a run has learned, or a network that comes with the library.
 
     Args:

@@ -9,8 +9,8 @@ from tqdm import tqdm
 from jaxlocal import models
 from jaxlocal import search as random_search
 from jaxlocal.app import folder as folders
-from jaxlocal.app.build import OPTIMIZERS, SCHEDULES, check_rules, load_data, network, rule_arguments
-from jaxlocal.app.rule_names import check_is_rule, making, no_helper_rate, rule_maker, short, traced
+from jaxlocal.app.build import OPTIMIZERS, SCHEDULES, load_data, network, rule_arguments
+from jaxlocal.app.rule_names import check_is_rule, check_rules, making, no_helper_rate, rule_maker, short, traced
 from jaxlocal.app.runs import Say, interrupted
 from jaxlocal.app.settings import Config, ConfigError, check, known, shown
 from jaxlocal.data import Splits
