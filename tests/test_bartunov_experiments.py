@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from lab_helpers import few_digits, main, one_line
+from lab_helpers import few_digits, main
 from PIL import Image
 
 import jaxlocal as jl
@@ -28,8 +28,6 @@ from experiments.papers.bartunov import (
 from jaxlocal.data.splits import autoencoding
 
 pytestmark = [pytest.mark.usefixtures("drawn_once"), pytest.mark.xdist_group("bartunov")]
-
-ALL = [figure4, figure5, figures6_7, table2]
 
 
 @cache
@@ -56,12 +54,6 @@ def run(tmp_path, capsys):
         return capsys.readouterr().out
 
     return run
-
-
-@pytest.mark.parametrize("module", ALL)
-def test_bad_flags_are_one_line(module, capsys):
-    for flags in [["--again", "no"], ["--out", __file__], ["--rows", "dpt"]]:
-        one_line(main, module.EXPERIMENT, flags, capsys)
 
 
 @pytest.mark.parametrize("module", [figure5, figures6_7])

@@ -166,17 +166,8 @@ def test_the_programs_of_a_net():
     assert by_hand == set(RULES) == set(handwritten.ALL) == set(jl.rules.ALL)
 
 
-@pytest.mark.parametrize(
-    ("flags", "complaint"),
-    [
-        (["--rows", "vgg"], "--rows: there is no row 'vgg'"),
-        (["--rules", "bp", "hebb"], "--rules: invalid choice: 'hebb'"),
-        (["--rounds", "0"], "--rounds: '0' is not a whole number from 1"),
-        (["--stepps", "2"], "unrecognized arguments: --stepps 2"),
-    ],
-)
-def test_bad_flags_are_one_line_and_status_2(flags, complaint, capsys):
-    assert complaint in one_line(main, bench.EXPERIMENT, flags, capsys)
+def test_an_unknown_rule_is_one_line_and_status_2(capsys):
+    assert "--rules: invalid choice: 'hebb'" in one_line(main, bench.EXPERIMENT, ["--rules", "bp", "hebb"], capsys)
 
 
 @pytest.fixture

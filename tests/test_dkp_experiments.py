@@ -249,18 +249,8 @@ def test_a_difference_is_seen():
     assert difference(params(count=1)) == {"largest difference": 0, "bit-identical": False}
 
 
-@pytest.mark.parametrize(
-    ("module", "flags", "complaint"),
-    [
-        (table2, ["--rows", "cifar100_dpk"], "--rows: there is no row 'cifar100_dpk'; did you mean cifar100_dkp"),
-        (figure2, ["--seeds", "0"], "--seeds: '0' is not a whole number from 1"),
-        (pipeline, ["--rows", "al"], "unrecognized arguments: --rows al"),
-        (pipeline, ["--epochs", "two"], "--epochs: 'two' is not a whole number from 1"),
-        (pipeline, ["--out", __file__], "is a file; name a folder"),
-    ],
-)
-def test_bad_flags_are_one_line_and_status_2(module, flags, complaint, capsys):
-    assert complaint in one_line(main, module.EXPERIMENT, flags, capsys)
+def test_an_experiment_of_one_row_has_no_flag_for_rows(capsys):
+    assert "unrecognized arguments: --rows al" in one_line(main, pipeline.EXPERIMENT, ["--rows", "al"], capsys)
 
 
 @pytest.mark.parametrize("module", [figure2, pipeline])
