@@ -88,8 +88,7 @@ def _chosen(option: Option, value: Any, quick: bool) -> Any:
 def run_row(task: Task) -> bool:
     """Run a row unless it is recorded; False if the time was over before it was finished."""
     experiment, row = task.experiment, task.row
-    there = experiment.record(row, task.out)
-    if there and not (task.again or experiment.is_timing) and spent(there, task.budget).covers(task.budget):
+    if not (task.again or experiment.is_timing) and is_recorded(task):
         print(f"{row}: already recorded; --again repeats it", flush=True)
         return True
     reached = Budget()
@@ -100,6 +99,12 @@ def run_row(task: Task) -> bool:
         if time.monotonic() > task.until and not reached.covers(task.budget):  # else the row clears its folder
             break
     return reached.covers(task.budget)
+
+
+def is_recorded(task: Task) -> bool:
+    """Whether the row has a record of at least this budget."""
+    record = task.experiment.record(task.row, task.out)
+    return record is not None and spent(record, task.budget).covers(task.budget)
 
 
 def _record(task: Task, outcome: Outcome) -> None:

@@ -21,8 +21,8 @@ from typing import NamedTuple, TypeVar
 import jax
 
 from experiments.lab import records, report
-from experiments.lab.experiment import CannotRun, Task, spent
-from experiments.lab.main import as_task, run_row
+from experiments.lab.experiment import CannotRun, Task
+from experiments.lab.main import as_task, is_recorded, run_row
 from experiments.lab.training import Case
 from jaxlocal import flags
 from jaxlocal.hints import nearest
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     waiting = [
         (task, case)
         for experiment, row, case in trainings[part - 1 :: parts]
-        if not _is_recorded(task := as_task(experiment, row, args, until))
+        if not is_recorded(task := as_task(experiment, row, args, until))
     ]
     begun: list[Priced] = []
     failed: list[str] = []
@@ -123,11 +123,6 @@ def _attempt(step: Callable[[], Result], task: Task, failed: list[str]) -> Resul
         print(f"{task.experiment.name}/{task.row}: {error}", file=sys.stderr, flush=True)
         failed.append(task.row)
         return None
-
-
-def _is_recorded(task: Task) -> bool:
-    record = task.experiment.record(task.row, task.out)
-    return record is not None and spent(record, task.budget).covers(task.budget)
 
 
 def _in_words(seconds: float) -> str:
