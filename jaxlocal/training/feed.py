@@ -21,8 +21,9 @@ class Chunk(NamedTuple):
     """Some consecutive steps of an epoch, which one call of a compiled program learns from."""
 
     examples: Batch  # on the devices; every step takes some of them
-    rows: jax.Array | np.ndarray  # those of each step: (steps, batch size), or (steps, members, batch size) in an
-    # ensemble; if `examples` are whole batches, the number of each step's batch: (steps,)
+    # The examples of each step: (steps, batch size), or (steps, members, batch size) in an ensemble. If `examples` are
+    # whole batches, the number of each step's batch: (steps,).
+    rows: jax.Array | np.ndarray
     key: jax.Array  # of the epoch, for the augmentation
     begin: int  # where the chunk's first step is in `rows`
     first: int  # the number of that step in the epoch
