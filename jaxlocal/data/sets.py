@@ -120,7 +120,7 @@ def load(
         raise ValueError(
             f"size={size}: {name} holds texts, which have no such size; leave out --image-size, or size=… in Python"
         )
-    if label != LABEL and (not has_columns(name) or (texts and not name.startswith(HUB))):
+    if label != LABEL and not name.startswith(HUB) and (texts or not is_frame(path)):
         raise ValueError(f"label={checks.show(label)}: {name} is no table of numbers; leave label out")
     if size is not None and not is_resized(name):
         raise ValueError(
