@@ -14,6 +14,7 @@ import pytest
 import jaxlocal as jl
 from jaxlocal import app
 from jaxlocal.app import Config
+from jaxlocal.data import sources
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 KINDS = ["thin", "wide", "odd"]
@@ -153,6 +154,9 @@ def test_other_mistakes_are_one_sentence(columns, monkeypatch):
     Path("a.parquet").write_bytes(b"no parquet")
     with pytest.raises(ValueError, match=r"a\.parquet cannot be read"):
         jl.data.load("a.parquet")
+    monkeypatch.setattr(sources, "LARGEST", 3 * len(frame) - 1)
+    with pytest.raises(ValueError, match=r"^table: has 3 classes, whose one-hot rows .* few different values"):
+        jl.data.load_table(frame, label="kind")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(ImportError, match="need the library pyarrow; install it with pip install pyarrow"):
         jl.data.load("a.parquet")

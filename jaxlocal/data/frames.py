@@ -11,7 +11,7 @@ import numpy as np
 from jaxlocal import checks
 from jaxlocal.data.cache import kept
 from jaxlocal.data.decode import Decoded, readable
-from jaxlocal.data.sources import LARGEST, Source
+from jaxlocal.data.sources import Source, check_classes
 from jaxlocal.data.splits import Pairs, Splits, complete, one_hot
 from jaxlocal.data.tables import FEWEST, check_file, is_table, read_cells, split_of, unlabelled
 from jaxlocal.files import write_whole
@@ -190,11 +190,7 @@ def targets(name: str, found: Mapping[str, np.ndarray]) -> tuple[dict[str, np.nd
     for split, y in found.items():
         if (other := np.setdiff1d(y, classes)).size:
             raise ValueError(f"{name}: the {split} set has the label {str(other[0])!r}, which the training set lacks")
-    if (needed := len(classes) * sum(map(len, found.values()))) > LARGEST:
-        raise ValueError(
-            f"{name}: has {len(classes)} classes, whose one-hot rows would take {needed / 2**30:.3g} GB; give the "
-            "labels few different values"
-        )
+    check_classes(name, len(classes), sum(map(len, found.values())))
     rows = {split: one_hot(np.searchsorted(classes, y), len(classes)) for split, y in found.items()}
     return rows, tuple(map(str, classes))
 

@@ -321,6 +321,15 @@ def _targets(where: str, ys: list[np.ndarray]) -> list[np.ndarray]:
     return [one_hot(y[:, 0], classes) for y in ys]
 
 
+def check_classes(where: str, classes: int, examples: int) -> None:
+    """Refuse labels of so many values that they look like real numbers; `where` is how an error begins."""
+    if (needed := classes * examples) > LARGEST:
+        raise ValueError(
+            f"{where}: has {classes} classes, whose one-hot rows would take {needed / 2**30:.3g} GB; give the labels "
+            "few different values"
+        )
+
+
 def _is_one_class(y: np.ndarray) -> bool:
     """Whether all rows are the same class; a column of floats holds real targets, not classes."""
     classes = y.dtype == np.uint8 or y.shape[1] > 1

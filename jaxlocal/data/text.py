@@ -16,7 +16,7 @@ from jaxlocal.data.cache import cached, kept
 from jaxlocal.data.decode import Decoded
 from jaxlocal.data.frames import LABEL
 from jaxlocal.data.sentences import sentences
-from jaxlocal.data.sources import LARGEST, Source
+from jaxlocal.data.sources import Source, check_classes
 from jaxlocal.data.splits import SPLITS, Pairs, Splits, complete, one_hot
 from jaxlocal.data.tables import (
     Corpus,
@@ -224,7 +224,7 @@ def _make(
     """The encoding that fits the training set."""
     table = corpus.read()
     classes = classes_of(corpus, table)
-    _check_classes(corpus, classes, table)
+    check_classes(corpus.where, len(classes), sum(map(len, table.values())))
     texts = [row.text for row in _splits(table, validation)[0]]
     if isinstance(tokenizer, str):
         tokenizer = Tokenizer.train(texts, kind=tokenizer, vocabulary=vocabulary)
@@ -257,12 +257,3 @@ def _encoded(corpus: Corpus, encoding: Encoding, validation: int | None, label: 
 
 def _pieces(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     return (rows[begin : begin + PIECE] for begin in range(0, len(rows), PIECE))
-
-
-def _check_classes(corpus: Corpus, classes: Sequence[str], table: Rows) -> None:
-    """Refuse labels that look like real numbers."""
-    if (needed := len(classes) * sum(map(len, table.values()))) > LARGEST:
-        raise ValueError(
-            f"{corpus.where}: has {len(classes)} classes, whose one-hot rows would take {needed / 2**30:.3g} GB; "
-            "give the column label few different values"
-        )
