@@ -321,17 +321,12 @@ def _with_dashes(word: str) -> str:
 
 
 def _help() -> str:
-    lines = [f"  {name:8} {inspect.getdoc(command)}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "Local and biologically motivated learning rules.",
-            "",
-            "jaxlocal COMMAND …",
-            "",
-            *lines,
-            "",
-            "jaxlocal COMMAND --help explains the flags of a command.",
-        ]
+    commands = "\n".join(f"  {name:8} {inspect.getdoc(command)}" for name, command in COMMANDS.items())
+    return (
+        "Local and biologically motivated learning rules.\n\n"
+        "jaxlocal COMMAND …\n\n"
+        f"{commands}\n\n"
+        "jaxlocal COMMAND --help explains the flags of a command."
     )
 
 

@@ -96,7 +96,7 @@ def kept_encoding(folder: Path, config: Config) -> Encoding | None:
     """
     file = Path(config.data).expanduser()
     if not keeps_encoding(folder):
-        with reading(config.data):
+        with reading(config.data):  # of a table that is gone, `build` says so
             if (is_table(file) and not file.exists()) or not is_text(config.data):
                 return None
     try:
