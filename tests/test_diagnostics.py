@@ -258,6 +258,12 @@ def test_costs_are_those_of_one_run_on_one_device():
             jl.diagnostics.costs(other, batch)
 
 
+def test_codes_by_class_cost_no_more_where_there_are_more_classes_than_examples():
+    net, batch = jl.models.mlp((16, 16), classes=100), (jnp.zeros((8, 16)), jnp.zeros((8, 100)))
+    each, by_class = (jl.diagnostics.costs(jl.rules.al(net, SGD, by_class=given), batch) for given in (False, True))
+    assert by_class.rule.operations <= 1.01 * each.rule.operations  # a sum tells whether the labels are one-hot
+
+
 def test_the_components_costs_of_a_forward_only_rule():
     net, batch = jl.models.mlp((64,) * 3), (jnp.zeros((8, 64)), jnp.zeros((8, 10)))
     found = jl.diagnostics.costs(jl.rules.al(net, SGD, width=16), batch)

@@ -217,6 +217,17 @@ def test_devices_that_share_a_batch_learn_the_same(whole):
     close(fit(split, SMALL, **BUDGET, start=half.state).params, whole.params)
 
 
+@pytest.mark.slow
+def test_a_deep_network_starts_as_one_program_would_start_it():
+    """Operation by operation, to the last bit; also in a pipeline."""
+    rule = jl.rules.al(jl.models.mlp((3,) * (learner.DEEP + 1)), optax.adam(1e-2))
+    pipe = jl.pipelined(rule, jl.pipeline.mesh(component=1))
+    key, example = jax.random.key(0), (SMALL.train[0][:4], SMALL.train[1][:4])
+    wanted = jax.jit(rule.init)(key, example)
+    assert same(learner.learner_of(rule).begin(key, example), wanted)
+    assert same(learner.learner_of(pipe).begin(key, example), pipe.place(wanted, example))
+
+
 def test_pixels_in_bytes_are_shares_of_255(whole):
     in_bytes = jl.data.Splits(*((np.uint8(np.round(255 * x)), np.uint8(y)) for x, y in SMALL))
     in_floats = jl.data.Splits(*(jl.data.floats(pair) for pair in in_bytes))

@@ -80,8 +80,8 @@ def al(
     all errors are squared, and the last component predicts, as in the paper.
 
     If every example of a class has the same target, as with one-hot labels, all codes t_i belong to classes, too. With
-    `by_class` they are computed once for each class in the batch instead of once for each example, which gives the
-    same gradients to rounding. Soft labels, such as those of mixup, do not allow this. They are refused where their
+    `by_class` they are computed once for each class instead of once for each example, if there are fewer classes than
+    examples in the batch. That gives the same gradients to rounding. Soft labels, such as those of mixup, do not allow this. They are refused where their
     values can be seen; inside `jax.jit`, as in `fit`, they make the losses NaN.
 
     If each token of a sequence has a target, y (B, T, C), the codes are those of the tokens: b_i reads each token of
@@ -330,8 +330,13 @@ def each_example(examples: Examples) -> Targets:
 
 
 def each_class(examples: Examples, y: jax.Array) -> Targets:
-    """A row for each class: that of its first example that counts. Classes without one count nothing."""
+    """A row for each class: that of its first example that counts. Classes without one count nothing.
+
+    If there are no more examples than classes, it is a row for each example.
+    """
     label = jnp.argmax(y, axis=-1).reshape(-1)
+    if len(label) <= y.shape[-1]:
+        return each_example(examples)
     member = jax.nn.one_hot(label, y.shape[-1], dtype=examples.t.dtype)
     if examples.mask is not None:
         member = member * examples.mask.reshape(-1, 1).astype(member.dtype)

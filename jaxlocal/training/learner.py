@@ -21,6 +21,7 @@ from jaxlocal.training.state import Terms
 
 CHUNKS = 20  # into which an epoch is divided, so that its progress can be seen and it can be stopped
 SHORTEST = 25  # steps of a chunk, so that the time to start it does not matter
+DEEP = 10  # blocks; with more of them the start takes too long to compile as one program
 
 
 class RuleLearner(NamedTuple):
@@ -46,7 +47,8 @@ class RuleLearner(NamedTuple):
 
     def begin(self, key: jax.Array, example: Batch) -> Params:
         """The parameters before the first step."""
-        return self._placed(jax.jit(self.rule.init)(key, example))
+        init = self.rule.init if _is_deep(self.rule) else jax.jit(self.rule.init)  # with the same result
+        return self._placed(init(key, example))
 
     def resume(self, params: Params, example: Batch) -> Params:
         """The parameters of an earlier run; they are copied, because the steps overwrite theirs."""
@@ -97,6 +99,8 @@ class PipelineLearner(NamedTuple):
 
     def begin(self, key: jax.Array, example: Batch) -> PipelineParams:
         """The parameters before the first step."""
+        if _is_deep(self.rule) and not processes.several():
+            return self.pipe.place(self.rule.init(key, example), example)
         return self.pipe.init(key, example)
 
     def resume(self, params: Params, example: Batch) -> PipelineParams:
@@ -132,6 +136,11 @@ def example_batch(train: Pairs, batch_size: int, augmentation: Augmentation | No
     """A batch of the shapes that a learner will see."""
     x, y = map(jnp.asarray, floats(take(train, slice(batch_size))))
     return augmentation.test(x) if augmentation else x, y
+
+
+def _is_deep(rule: Rule) -> bool:
+    """Whether the start had better be made operation by operation, so that those of alike blocks are compiled once."""
+    return len(rule.net.blocks) > DEEP
 
 
 def _fitting(step_bytes: int) -> int:
