@@ -3,6 +3,7 @@
 A table's place is between the lines <!-- NAME --> and <!-- end -->. Its record is experiments/records/NAME.json. Three
 tables summarise several records or columns: <!-- bench -->, <!-- papers --> and <!-- pipeline/depth -->. Others stand
 for an experiment with many records, those of WHOLE below, and have its picture below them if it is drawn.
+<!-- claims --> has the papers' claims.
 <!-- advantage --> is the second table of <!-- time_to_accuracy -->, <!-- rank/mnist --> the table of one workload, and
 <!-- trained --> that of the networks which come with the library.
 """
@@ -67,6 +68,8 @@ def _table(name: str) -> str:
         return tables.markdown(overview.rows(bench.EXPERIMENT.recorded()))
     if name == "papers":
         return tables.markdown(list(report.overview()))
+    if name == "claims":
+        return tables.markdown(list(report.claims()), others=":--")
     if name == "pipeline/depth":
         return tables.markdown([_depth(row) for row in _rows("pipeline/scaling")])
     if name == "gallery":

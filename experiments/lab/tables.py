@@ -12,10 +12,10 @@ def text(rows: Sequence[Row]) -> str:
     return aligned(_cells(rows))
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table."""
+def markdown(rows: Sequence[Row], others: str = "--:") -> str:
+    """The rows as a Markdown table; `others` is the alignment of all columns but the first."""
     header, *body = _cells(rows)
-    rule = [":--", *["--:"] * (len(header) - 1)]
+    rule = [":--", *[others] * (len(header) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, rule, *body])
 
 

@@ -242,22 +242,28 @@ def table(recorded: Recorded) -> Iterator[Row]:
             yield {"problem": name, "program": "not run"} | dict.fromkeys(COLUMNS)
             continue
         lines = lines_of(record, name, trained)
-        alone = lines[0]["ms a batch"]["median"]
+        alone = {line["program"]: line["ms a batch"]["median"] for line in lines if line["devices"] == 1}
         for line in lines:
+            ms, devices = line["ms a batch"]["median"], line["devices"]
+            of_rule = alone.get(line["program"].rpartition(", ")[0])  # the same rule's program on one device
             yield {
                 "problem": name,
                 "program": line["program"],
-                "devices": line["devices"],
+                "devices": devices,
                 "ms a batch": line["ms a batch"],
                 "examples a second": line["examples a second"],
-                "speed, times bp": alone / line["ms a batch"]["median"],
+                "speed, times bp": alone["bp"] / ms,
+                "efficiency": of_rule / (devices * ms) if of_rule and devices > 1 else None,
                 "bubble": line.get("bubble"),
                 "MB a device": line["MB"],
                 **_until(reached(trained, name, line["contender"]), line, record),
             }
 
 
-COLUMNS = "devices", "ms a batch", "examples a second", "speed, times bp", "bubble", "MB a device", "epochs", "seconds"
+COLUMNS = (
+    *("devices", "ms a batch", "examples a second", "speed, times bp", "efficiency", "bubble", "MB a device"),
+    *("epochs", "seconds"),
+)
 
 
 def advantage(recorded: Recorded) -> Iterator[Row]:

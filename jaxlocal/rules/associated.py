@@ -81,8 +81,8 @@ def al(
 
     If every example of a class has the same target, as with one-hot labels, all codes t_i belong to classes, too. With
     `by_class` they are computed once for each class instead of once for each example, if there are fewer classes than
-    examples in the batch. That gives the same gradients to rounding. Soft labels, such as those of mixup, do not allow this. They are refused where their
-    values can be seen; inside `jax.jit`, as in `fit`, they make the losses NaN.
+    examples in the batch. That gives the same gradients to rounding. Soft labels, such as those of mixup, do not allow
+    this. They are refused where their values can be seen; inside `jax.jit`, as in `fit`, they make the losses NaN.
 
     If each token of a sequence has a target, y (B, T, C), the codes are those of the tokens: b_i reads each token of
     s_i, g_i and h_i map each token's target, and MSE is the mean over the tokens and the units. Padded places do not

@@ -1,0 +1,166 @@
+"""The papers' claims, and what became of each of them here; numbers are named as in `experiments.lab.findings`."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Claim(NamedTuple):
+    """A line of the table."""
+
+    experiment: str
+    where: str
+    claim: str
+    here: str
+
+
+CLAIMS: Sequence[Claim] = (
+    Claim(
+        "al_table2",
+        "Associated Learning, Table 2",
+        "On MNIST `al` is slightly better than `bp`, and `dtp` is worse than both",
+        "In short runs, and with settings of another paper, `dtp` is worse: {al_table2/mlp_256_dtp - "
+        "al_table2/mlp_256_tuned_bp} to `bp`. Between `al` and `bp` it is not settled: {al_table2/mlp_256_tuned_al - "
+        "al_table2/mlp_256_tuned_bp} on narrow layers, {al_table2/mlp_tuned_al - al_table2/mlp_tuned_bp} on wide ones",
+    ),
+    Claim(
+        "al_table3",
+        "Associated Learning, Table 3",
+        "On CIFAR-10 `al` is ahead on the MLP, the vanilla CNN and VGG, and behind on ResNets",
+        "Not tested: the runs are too short. In them `al` is behind on a narrow MLP ({al_table3/mlp_512_al - "
+        "al_table3/mlp_512_bp}), and ahead on the vanilla CNN with small images ({al_table3/cnn_small_al - "
+        "al_table3/cnn_small_bp})",
+    ),
+    Claim("al_table4", "Associated Learning, Table 4", "The same on CIFAR-100", "Not tested: no data"),
+    Claim(
+        "al_tables5_6",
+        "Associated Learning, Tables 5, 6",
+        "Each component adds accuracy, and has a smaller loss than the one below",
+        "In short runs it holds for the second component ({al_tables5_6/two_narrow - al_tables5_6/one_narrow}), and "
+        "not for the third ({al_tables5_6/three_narrow - al_tables5_6/two_narrow}, with a larger loss)",
+    ),
+    Claim(
+        "al_table7",
+        "Associated Learning, Table 7",
+        "The classes are farther apart, relative to their width, than in backpropagation",
+        "After a few epochs it holds in the last hidden layer; at the output it is reversed",
+    ),
+    Claim(
+        "al_bridges",
+        "Associated Learning, bridges",
+        "Without a bridge s hardly fits its target",
+        "It holds on dense layers on MNIST, where the accuracy is {al_bridges/none} in place of {al_bridges/hidden}; "
+        "on a CNN it is not tested",
+    ),
+    Claim(
+        "al_depth",
+        "Associated Learning, sigmoids",
+        "In deep networks the gradient of `bp` vanishes, and that of `al` does not",
+        "It holds for new weights, up to 20 layers. There `bp` reaches {al_depth/bp_20}, and `al` {al_depth/al_20}",
+    ),
+    Claim(
+        "al_text_classification",
+        "Associated Learning, texts",
+        "`al` is ahead of `bp`",
+        "It holds in four of eight pairs of texts and a network; in two `al` is behind, and two are undecided; the "
+        "networks are smaller, the runs short",
+    ),
+    Claim(
+        "bartunov_table1",
+        "Bartunov et al., Table 1",
+        "`bp` is ahead of the other methods, on MNIST by little",
+        "It holds on MNIST, fully connected, from one seed: of eight methods `dfa` is the nearest "
+        "({bartunov_table1/mnist_fc_bp - bartunov_table1/mnist_fc_dfa}), and parallel `dtp` is the farthest "
+        "({bartunov_table1/mnist_fc_bp - bartunov_table1/mnist_fc_dtp_parallel}) of those five that do not collapse on "
+        "the way. On the other networks the runs are too short",
+    ),
+    Claim(
+        "bartunov_table1",
+        "Bartunov et al., Table 1",
+        "To train forward weights and inverses in turns is more stable, and ends with better accuracy",
+        "On MNIST, fully connected, from one seed, it holds for `dtp` ({bartunov_table1/mnist_fc_dtp_alternating - "
+        "bartunov_table1/mnist_fc_dtp_parallel}), and not for `sdtp` ({bartunov_table1/mnist_fc_sdtp_alternating - "
+        "bartunov_table1/mnist_fc_sdtp_parallel}, both collapse) and `ao_sdtp` "
+        "({bartunov_table1/mnist_fc_ao_sdtp_alternating - bartunov_table1/mnist_fc_ao_sdtp_parallel}, the alternating "
+        "one collapses)",
+    ),
+    Claim(
+        "bartunov_figure4",
+        "Bartunov et al., Figure 4",
+        "A larger auxiliary output is better, up to a point",
+        "Not tested: the runs are too short",
+    ),
+    Claim(
+        "bartunov_figure5",
+        "Bartunov et al., Figure 5",
+        "`bp` is the most stable method, and target propagation the most sensitive",
+        "On MNIST, fully connected, after an epoch or two, `bp` is the most stable. The most sensitive is `fa` by the "
+        "distance from best to median, and parallel `sdtp` by the worst setting. Locally connected, `bp` has the best "
+        "worst setting; by the distance `bp`, parallel `dtp` and `sdtp` are the most sensitive. On CIFAR-10 it is not "
+        "settled",
+    ),
+    Claim(
+        "bartunov_figures6_7",
+        "Bartunov et al., Figures 6, 7",
+        "`sdtp` fits an autoencoder less well than `dtp` and `bp`, but its images look alike",
+        "The first half holds, after three epochs: its error is more than twice theirs. With `sdtp` the images have "
+        "artefacts, but are legible",
+    ),
+    Claim(
+        "bartunov_section3_2",
+        "Bartunov et al., section 3.2",
+        "On CIFAR-10 more expressive inverses hardly help",
+        "Not tested on CIFAR-10; on MNIST, after one epoch and from one seed, wider and fully connected ones change "
+        "the accuracy by less than a tenth of a point",
+    ),
+    Claim(
+        "bartunov_section5_6",
+        "Bartunov et al., section 5.6",
+        "Proposed, and not tried there: targets that come partly from backpropagation",
+        "TODO",
+    ),
+    Claim(
+        "bartunov_table2",
+        "Bartunov et al., Table 2",
+        "On ImageNet all methods are far behind `bp`",
+        "Not tested: no data",
+    ),
+    Claim(
+        "dkp_table1",
+        "Direct Kolen-Pollack, Table 1",
+        "Direct feedback that learns, `dkp`, is better than `dfa`",
+        "It holds on CIFAR-10, in short runs ({dkp_table1/cifar10_dkp - dkp_table1/cifar10_dfa}), and does not show on "
+        "Fashion-MNIST ({dkp_table1/fashion_mnist_dkp - dkp_table1/fashion_mnist_dfa})",
+    ),
+    Claim(
+        "dkp_table1",
+        "Direct Kolen-Pollack, Table 1",
+        "`dkp` trains the convolutions: it is better than `bp` with convolutions that never learn",
+        "It does not show after two of fifty epochs ({dkp_table1/cifar10_dkp - dkp_table1/cifar10_bp_fc} on CIFAR-10)",
+    ),
+    Claim(
+        "dkp_table1",
+        "Direct Kolen-Pollack, Table 1",
+        "Both rules need batch norm to train stably",
+        "In line with it, from one seed: without it `dfa` and `dkp` diverge in the first epoch with the paper's rates "
+        "for CIFAR-10, on both data sets; smaller rates, and `bp` without it, were not tried",
+    ),
+    Claim(
+        "dkp_figure2",
+        "Direct Kolen-Pollack, Figure 2",
+        "Feedback fits the network better where it learns, and near the output",
+        "It holds where the feedback learns at the rate of the forward weights, except in the first layer",
+    ),
+    Claim(
+        "dkp_table2",
+        "Direct Kolen-Pollack, Table 2",
+        "`dkp` is better than `dfa` on AlexNet",
+        "Not tested: no data",
+    ),
+    Claim(
+        "local_errors_cifar10",
+        "VGG8B by local losses",
+        "`predsim` is better than `bp`",
+        "Not tested; on a smaller network, in short runs, it is behind ({local_errors_cifar10/small_predsim - "
+        "local_errors_cifar10/small_bp})",
+    ),
+)
