@@ -119,9 +119,9 @@ def search(panel: Panel, method: str, task: Task) -> list[Trial]:
 
 def summary(recorded: Recorded) -> Iterator[Row]:
     """The table: the records without every single trial; the median below the best shows how sensitive a method is."""
-    for name in recorded.experiment.rows:
-        line: Row = {"row": name, "best validation %": "not run", "median validation %": "", "median below best": ""}
-        line |= dict.fromkeys(("diverged", "ranges", *FULL, "seconds"))
+    for name, entry in recorded.experiment.rows.items():
+        line: Row = {"row": name, "best validation %": f"not run: {entry.lacks}"}
+        line |= dict.fromkeys(("median validation %", "median below best", "diverged", "ranges", *FULL, "seconds"))
         if record := recorded.records.get(name):
             (row,) = record["rows"]
             accuracies = [100 * trial["validation"] for trial in row["trials"]]

@@ -130,8 +130,8 @@ EXPERIMENT = Experiment(
         "Backpropagation has the rate 0.1 on both sets, for the paper lowered it for the other rules only. Most of "
         "the paper's training accuracies are below its test accuracies, so it must have used dropout or augmentation, "
         "of which it says nothing: AlexNet's own dropout of 0.5, crops and flips are ours, and so are the batch size "
-        "(128), the preparation, and the kernels and strides for small images. `bp_fc` leaves the convolutions at their "
-        "random start. There is no shorter budget: on a small machine every row takes too long."
+        "(128), the preparation, and the kernels and strides for small images. `bp_fc` leaves the convolutions at "
+        "their random start. There is no shorter budget: on a small machine every row takes too long."
     ),
     draw=figures.curves(
         "dkp_figure4",
