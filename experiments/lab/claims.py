@@ -116,7 +116,9 @@ CLAIMS: Sequence[Claim] = (
         "bartunov_section5_6",
         "Bartunov et al., section 5.6",
         "Proposed, and not tried there: targets that come partly from backpropagation",
-        "TODO",
+        "After twenty epochs on MNIST, from three seeds, a quarter brings {bartunov_section5_6/bp_25 - "
+        "bartunov_section5_6/bp_0} to `dtp` alone, and backpropagation's own errors {bartunov_section5_6/bp_100 - "
+        "bartunov_section5_6/bp_0}",
     ),
     Claim(
         "bartunov_table2",
