@@ -155,6 +155,21 @@ def test_init_makes_each_component_on_its_device_as_the_rule_does(name, devices,
     assert same(pipe.init(key, first), pipe.place(jax.jit(RULE[name].init)(key, first), first))
 
 
+@group("layer_local")
+def test_a_loss_may_be_a_number():
+    rule = RULE["layer_local"]
+
+    def with_number(learn, component, message):
+        component, message, lesson = learn(component, message)
+        return component, message, lesson._replace(losses=lesson.losses | {"number": 2.0})
+
+    numbered = rule._replace(learn=tuple(partial(with_number, learn) for learn in rule.learn))
+    pipe = jl.pipelined(numbered, jl.pipeline.mesh(component=1))
+    first = batch("layer_local", 0)
+    _, info = pipe.step(pipe.place(sequential("layer_local").params[0], first), first)
+    assert all(terms["number"] == 2 for terms in info.terms)
+
+
 @every_cut
 def test_ticks_and_a_drain_are_sequential_updates(name, devices, stages):
     """Weights, optimizer states, statistics, keys and counts are equal bit for bit, also for few batches."""

@@ -226,6 +226,7 @@ def test_a_deep_network_starts_as_one_program_would_start_it():
     wanted = jax.jit(rule.init)(key, example)
     assert same(learner.learner_of(rule).begin(key, example), wanted)
     assert same(learner.learner_of(pipe).begin(key, example), pipe.place(wanted, example))
+    fit(jl.rules.dfa(rule.net, optax.contrib.prodigy()), SMALL, **BUDGET)  # its state holds the weights themselves
 
 
 def test_pixels_in_bytes_are_shares_of_255(whole):

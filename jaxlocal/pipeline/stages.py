@@ -35,5 +35,5 @@ def learn_stage(
         with jax.named_scope(f"component {i}"):
             component, message, lesson = steps[i](component, message)
         learnt.append(component)
-        losses += [value.astype(jnp.float32) for _, value in sorted(lesson.losses.items())]
+        losses += [jnp.asarray(value, jnp.float32) for _, value in sorted(lesson.losses.items())]
     return tuple(learnt), message, jnp.stack(losses)

@@ -47,8 +47,9 @@ class RuleLearner(NamedTuple):
 
     def begin(self, key: jax.Array, example: Batch) -> Params:
         """The parameters before the first step."""
-        init = self.rule.init if _is_deep(self.rule) else jax.jit(self.rule.init)  # with the same result
-        return self._placed(init(key, example))
+        if _is_deep(self.rule):  # a copy, because `init` may return an array twice, and the steps overwrite theirs
+            return self.resume(self.rule.init(key, example), example)
+        return self._placed(jax.jit(self.rule.init)(key, example))
 
     def resume(self, params: Params, example: Batch) -> Params:
         """The parameters of an earlier run; they are copied, because the steps overwrite theirs."""
