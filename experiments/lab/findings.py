@@ -71,7 +71,7 @@ al_text_classification/sst2_transformer_bp}, with a smaller rate) and IMDb ({al_
 - al_text_classification/imdb_transformer_bp}). It is behind with every seed on two, both with the LSTM: IMDb
 ({al_text_classification/imdb_lstm_al - al_text_classification/imdb_lstm_bp}) and TREC
 ({al_text_classification/trec6_lstm_al - al_text_classification/trec6_lstm_bp}). On the other two, which of the two is
-ahead differs between the seeds. On the digits it is ahead with every seed with the LSTM
+ahead differs between the seeds. On the digits it is ahead with four of five seeds with the LSTM
 ({al_text_classification/digits_lstm_al - al_text_classification/digits_lstm_bp}), and behind with every seed with the
 transformer ({al_text_classification/digits_transformer_al - al_text_classification/digits_transformer_bp}).
 
