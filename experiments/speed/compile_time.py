@@ -97,7 +97,7 @@ EXPERIMENT = Experiment(
     ),
     tables=(),
     options={
-        "depths": Option("numbers of layers", flags.whole, [10, 25, 50], [2, 3], many=True),
+        "depths": Option("numbers of layers", flags.whole, [10, 25, 50, 100], [2, 3], many=True),
         "width": Option("units of each layer", flags.whole, 64, 8),
         "batch_size": Option("the number of examples in a step", flags.whole, 16),
     },
