@@ -251,10 +251,10 @@ those after the last epoch, mean ± sample standard deviation over the seeds; ne
 after the best epoch on the validation set. CIFAR-10 here comes from JPEG copies of its images, so none of its numbers
 is exactly comparable. Rows from before 27 November 2026, and some of that day (up to commit 074799b), had a setting of
 the compiler that is off now, because with it JAX computes wrong gradients of some networks with convolutions. In checks
-that are not recorded, the vanilla CNN, ResNet-8, the 2-conv net and the locally connected network on MNIST were trained
-for three steps with and without it, and differed by roundings at most. The locally connected network on CIFAR-10, and
-the small CNN that all rules train under one protocol, were not compared. The commands below the tables are those of the
-commit that they name; modules have moved since."""
+that are not recorded, the vanilla CNN, ResNet-8, the 2-conv net, the networks under one protocol and the locally
+connected network on MNIST were trained for three steps with and without it, and differed by roundings at most. The
+locally connected network on CIFAR-10 was not compared. The commands below the tables are those of the commit that they
+name; modules have moved since."""
 
 if __name__ == "__main__":
     main()
