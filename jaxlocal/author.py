@@ -153,6 +153,8 @@ def _check_losses(whose: str, losses: Any) -> None:
     if not isinstance(losses, dict) or not losses:
         raise TypeError(f'{whose}: losses is {show(losses)}, but must be a dict of scalars, such as {{"local": loss}}')
     for name, loss in losses.items():
+        if not isinstance(name, str):
+            raise TypeError(f"{whose}: a loss is called {show(name)}, but its name must be a text")
         if np.shape(loss):
             raise ValueError(
                 f"{whose}: the loss {name!r} has shape {np.shape(loss)}, but must be a scalar; take its mean"

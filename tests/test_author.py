@@ -197,6 +197,10 @@ BAD_LESSONS = {
     ),
     "no losses": (lambda: lesson(losses=lambda losses: {}), "losses is {}, but must be a dict of scalars"),
     "a number": (lambda: lesson(losses=lambda losses: 0.5), r"losses is 0\.5, but must be a dict of scalars"),
+    "a loss without a name": (
+        lambda: lesson(losses=lambda losses: losses | {1: jnp.zeros(())}),
+        "a loss is called 1, but its name must be a text",
+    ),
     "losses of examples": (
         lambda: lesson(losses=lambda losses: {"each": jnp.zeros(8)}),
         r"the loss 'each' has shape \(8,\), but must be a scalar; take its mean",
