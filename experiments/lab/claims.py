@@ -78,7 +78,7 @@ CLAIMS: Sequence[Claim] = (
     Claim(
         "bartunov_table1",
         "Bartunov et al., Table 1",
-        "To train forward weights and inverses in turns is more stable, and ends with better accuracy",
+        "Training forward weights and inverses in turns is more stable, and ends with better accuracy",
         "On MNIST, fully connected, from one seed, `dtp` ends better in turns "
         "({bartunov_table1/mnist_fc_dtp_alternating - bartunov_table1/mnist_fc_dtp_parallel}), and neither form "
         "collapses. `sdtp` collapses in both forms ({bartunov_table1/mnist_fc_sdtp_alternating - "

@@ -92,12 +92,12 @@ PICTURES: Mapping[str, Mapping[str, str]] = {
     "dkp_table2": {"dkp_figure4": "Learning curves of AlexNet"},
 }
 
-# The rows of the overview in the README.
+# The rows of the overview in docs/results.md.
 OVERVIEW = {
     "al_table2": ("mlp_tuned_bp", "mlp_tuned_al", "mlp_256_tuned_bp", "mlp_256_tuned_al", "mlp_256_dtp"),
     "al_table3": ("cnn_small_bp", "cnn_small_al"),
     "bartunov_table1": tuple(
-        f"mnist_fc_{method}" for method in (*bartunov_table1.MNIST_FC, "ao_sdtp_parallel", "ao_sdtp_alternating")
+        row for row, entry in bartunov_table1.EXPERIMENT.rows.items() if row.startswith("mnist_fc_") and entry.paper
     ),
     "dkp_table1": tuple(f"cifar10_{rule}" for rule in dkp_table1.PAPER["cifar10"]),
 }
@@ -205,8 +205,8 @@ def _counts(out: Path | None) -> str:
     full = sum(spent(record, entry.full).covers(entry.full) for record, entry in run)
     return (
         f"Of {len(compared)} rows that are compared with a paper, {full} are run with the paper's budget, "
-        f"{len(run) - full} with a shorter one, and {len(compared) - len(run)} not yet. On 26 November 2026 there were "
-        "97 such rows: 3, 38 and 56."
+        f"{len(run) - full} with a shorter one, and {len(compared) - len(run)} not yet. On 26 November 2026 it was 3, "
+        "38 and 56 of 97."
     )
 
 
@@ -241,20 +241,25 @@ here](results.md#which-of-the-papers-claims-hold-here) is a summary.
 Each experiment is one command. Without flags it has the paper's budget; `--quick` takes a shorter budget, and leaves
 out rows that take too long even then; `--rows`, `--epochs` and `--seeds` choose; `--minutes` stops in time, and the
 same command resumes. `python -m experiments.lab.minutes --minutes 30 bartunov_table1 dkp_table1` trains what fits into
-a time, the shortest rows first. A row that is "not run" lacks the time, or its data set on our machines. One that has
-"diverged" was stopped where a loss of one seed became NaN, infinite or larger than 10⁸ in size. Where a row has fewer
-epochs than its paper's, the budgets explain part of the difference. Our own settings were chosen on validation sets,
-with one exception: two defaults of `al`, its loss and its prediction by all components, [were changed after test
-results had been seen](ranking.md#the-protocol). 5,000 training images are held out for validation, so that we train on
-55,000 of MNIST and of Fashion-MNIST, and on 45,000 of CIFAR-10, where a table does not say otherwise. Accuracies are
-those after the last epoch, mean ± sample standard deviation over the seeds; newer records also have the test accuracy
-after the best epoch on the validation set. CIFAR-10 here comes from JPEG copies of its images, so none of its numbers
-is exactly comparable. Rows from before 27 November 2026, and some of that day (up to commit 074799b), had a setting of
-the compiler that is off now, because with it JAX computes wrong gradients of some networks with convolutions. In checks
-that are not recorded, the vanilla CNN, ResNet-8, the 2-conv net, the networks under one protocol and the locally
-connected network on MNIST were trained for three steps with and without it, and differed by roundings at most. The
-locally connected network on CIFAR-10 was not compared. The commands below the tables are those of the commit that they
-name; modules have moved since."""
+a time, the shortest rows first.
+
+A row that is "not run" lacks the time, or its data set on our machines. One that has "diverged" was stopped where a
+loss of one seed became NaN, infinite or larger than 10⁸ in size. Where a row has fewer epochs than its paper's, the
+budgets explain part of the difference.
+
+Our own settings were chosen on validation sets, with one exception: two defaults of `al`, its loss and its prediction
+by all components, [were changed after test results had been seen](ranking.md#the-protocol). 5,000 training images are
+held out for validation, so that we train on 55,000 of MNIST and of Fashion-MNIST, and on 45,000 of CIFAR-10, where a
+table does not say otherwise. Accuracies are those after the last epoch, mean ± sample standard deviation over the
+seeds; newer records also have the test accuracy after the best epoch on the validation set. CIFAR-10 here comes from
+JPEG copies of its images, so none of its numbers is exactly comparable.
+
+Rows from before 27 November 2026, and some of that day (up to commit 074799b), had a setting of the compiler that is
+off now, because with it JAX computes wrong gradients of some networks with convolutions. In checks that are not
+recorded, the vanilla CNN, ResNet-8, the 2-conv net, the networks that all rules train under one protocol, and the
+locally connected network on MNIST were trained for three steps with and without it, and differed by roundings at most.
+The locally connected network on CIFAR-10 was not compared. The commands below the tables are those of the commit that
+they name; modules have moved since."""
 
 if __name__ == "__main__":
     main()

@@ -100,7 +100,7 @@ class PipelineLearner(NamedTuple):
 
     def begin(self, key: jax.Array, example: Batch) -> PipelineParams:
         """The parameters before the first step."""
-        if _is_deep(self.rule) and not processes.several():
+        if _is_deep(self.rule) and not processes.several():  # each of several makes its own components alone
             return self.pipe.place(self.rule.init(key, example), example)
         return self.pipe.init(key, example)
 
@@ -140,7 +140,7 @@ def example_batch(train: Pairs, batch_size: int, augmentation: Augmentation | No
 
 
 def _is_deep(rule: Rule) -> bool:
-    """Whether the start had better be made operation by operation, so that those of alike blocks are compiled once."""
+    """Whether the start is made operation by operation, because those of alike blocks are then compiled once."""
     return len(rule.net.blocks) > DEEP
 
 
