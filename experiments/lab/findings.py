@@ -36,7 +36,8 @@ backpropagation. On the narrow MLP, with the rates that the row chose (`mlp_512`
 (`mlp_512_tuned`), and on the vanilla CNN with small images (`cnn_small`), after a few epochs, this holds in the last
 hidden layer in every seed. At the output the order is reversed in every seed: there the classes of backpropagation,
 whose scores have no bounds, are farther apart. So the claim depends on the layer, and the paper does not say which one
-it has. `cnn` shows a single epoch, after which the codes of Associated Learning are still the same for all images.""",
+it has. `cnn` shows a single epoch, after which the codes of Associated Learning are still nearly the same for all
+images.""",
     "al_tables5_6": """\
 The paper's claims are that the associated loss decreases from component to component, and that each component adds
 accuracy. On layers of 256 units, after few epochs, both hold for the second component and not for the third. The second
@@ -78,8 +79,8 @@ transformer ({al_text_classification/digits_transformer_al - al_text_classificat
 
 The epoch matters. At the best epoch by validation, Associated Learning is ahead with every seed on TREC with the
 transformer, from one seed by a single text, and behind with every seed on the Sentiment Treebank with the LSTM, by
-about a point. On AG News with the transformer the seeds then differ in who is ahead. The other pairs of texts keep
-their order with every seed.
+about a point. On AG News with the transformer the seeds then differ in who is ahead, as they do on the digits with the
+transformer. The other pairs of texts keep their order with every seed.
 
 The linear model of word frequencies reads whole texts and, except on the Sentiment Treebank, also the texts that the
 networks keep for validation. No network is ahead of it on IMDb. If it reads the networks' tokens alone, it has
