@@ -46,25 +46,33 @@ LONGER = "_long"  # at the end of a contender's name: twice the epochs, with the
 AVERAGED = "_average"  # the same training, and the prediction is the mean over the components
 GRID = "_grid_"  # before the number of cells along each axis that the bridges read; the prediction is the mean, too
 WIDTH = "_width_"  # before the units of a code; the prediction is the mean, too
+CENTRED = "_centred"  # the encoders are `jl.codes.centred`; the prediction is the mean, too
 Make = Callable[[jl.Network, optax.GradientTransformation], jl.Rule]
 
 
 def contenders(problem: Problem) -> dict[str, Make]:
     """The rules by the names of their rows."""
     plain: dict[str, Make] = {"bp": jl.rules.bp}
-    for count in problem.components:
+    for count in sorted({*problem.components, *problem.averaged}):
         if count in problem.averaged:
             plain[f"al_{count}{AVERAGED}"] = partial(jl.rules.al, components=count)
-        plain[f"al_{count}"] = partial(jl.rules.al, components=count, average=False)
-    paper = partial(jl.rules.al, components=problem.paper, codes=jl.codes.paper)
-    longer = {name + LONGER: plain[name] for name in problem.longer}
+        if count in problem.components:
+            plain[f"al_{count}"] = partial(jl.rules.al, components=count, average=False)
+    centred: dict[str, Make] = {
+        f"al_{count}{CENTRED}": partial(jl.rules.al, components=count, encoder=jl.codes.centred)
+        for count in problem.centred
+    }
+    learned = {**plain, **centred}
+    longer = {name + LONGER: learned[name] for name in problem.longer}
     grids = {
         f"al_4{GRID}{grid}": partial(jl.rules.al, components=4, bridge=jl.codes.pooled(jl.codes.one_layer, grid))
         for grid in problem.grids
     }
     widths = {f"al_4{WIDTH}{width}": partial(jl.rules.al, components=4, width=width) for width in problem.widths}
+    paper = partial(jl.rules.al, components=problem.paper, codes=jl.codes.paper)
+    others = {"al_paper": paper} if problem.paper else {}
     feedback = {"dfa": jl.rules.dfa, "drtp": jl.rules.drtp} if problem.feedback else {}
-    return {**plain, **longer, **grids, **widths, "al_paper": paper, **feedback}
+    return {**learned, **longer, **grids, **widths, **others, **feedback}
 
 
 def shown_as(contender: str) -> str:
@@ -229,7 +237,8 @@ def _costs(recorded: Recorded, name: str, contender: str) -> Row:
 def draw(recorded: Recorded) -> dict[str, "Figure"]:
     """The figure: test accuracy against operations, a panel for each problem.
 
-    It has the contenders of `LOOKS`. The paper's codes lie so far to the right that the others could not be told apart.
+    It has the contenders of `LOOKS`, and the problems that are learned in several numbers of components. The paper's
+    codes lie so far to the right that the others could not be told apart.
     """
     shown = {
         name: {
@@ -240,6 +249,7 @@ def draw(recorded: Recorded) -> dict[str, "Figure"]:
             if accuracy(record["rows"][0])["mean"]  # it has not diverged
         }
         for name, problem in PROBLEMS.items()
+        if problem.components
     }
     shown = {name: dots for name, dots in shown.items() if dots}
     return {"frontier": picture(shown)} if shown else {}
@@ -278,12 +288,12 @@ EXPERIMENT = Experiment(
         "on the validation set, with a third of the epochs. `al_N` is Associated Learning in N components with lean "
         "codes; the prediction is the mean over them. With `last` the last component alone predicts, and `longer` has "
         "twice the epochs. The bridges of `al_4_grid_N` read images averaged to N by N cells in place of 8 by 8, "
-        "and `al_4_width_N` has codes of N units in place of 64. "
+        "and `al_4_width_N` has codes of N units in place of 64; `al_N_centred` has the encoders `jl.codes.centred`. "
         "`al_paper` has the paper's codes, with which the last component predicts. "
         "Operations, time, weights and memory are multiples of backpropagation's. `cifar` is the vanilla CNN on "
         "10,000 images of 16 by 16 pixels, `resnet` ResNet-8 on the same images; `mnist` and `fashion` are 8 layers "
-        "of 256 units, `wide_N` is 4 layers of 1024 units on MNIST with batches of N; the other batches have 64 "
-        "examples."
+        "of 256 units, `deep_N` is N such layers on MNIST, `wide_N` 4 layers of 1024 units on MNIST with batches of "
+        "N; the other batches have 64 examples."
     ),
     tables=(table,),
     draw=draw,

@@ -14,7 +14,7 @@ class Problem(NamedTuple):
     data: str
     net: jl.Network
     words: str
-    paper: int  # the number of components in the row of the paper's codes
+    paper: int | None  # the number of components in the row of the paper's codes
     components: tuple[int, ...]  # the numbers of components in the rows of lean codes
     full: Budget
     quick: Budget
@@ -26,6 +26,7 @@ class Problem(NamedTuple):
     averaged: tuple[int, ...] = ()  # the numbers of components in the rows whose prediction is the mean over them
     grids: tuple[int, ...] = ()  # the cells along each axis of the images that the bridges read, in rows of their own
     widths: tuple[int, ...] = ()  # the units of a code, in rows of their own
+    centred: tuple[int, ...] = ()  # the numbers of components in the rows with `jl.codes.centred`
 
     def splits(self) -> jl.data.Splits:
         """The data."""
@@ -35,10 +36,20 @@ class Problem(NamedTuple):
 
 
 MLP, WIDE = jl.models.mlp((256,) * 8), jl.models.mlp((1024,) * 4)
+WIDE_LONGER = "bp", "al_2_average", "al_2", "al_4_average", "al_4", "al_2_centred", "al_4_centred"
 SHORT, LONG = Budget(epochs=6, seeds=3), Budget(epochs=20, seeds=5)
 PROBLEMS = {
     "mnist": Problem(
-        "MNIST, 8 dense layers", "mnist", MLP, "8 layers of 256 units", 8, (1, 2, 4, 8), LONG, SHORT, averaged=(2, 4, 8)
+        "MNIST, 8 dense layers",
+        "mnist",
+        MLP,
+        "8 layers of 256 units",
+        8,
+        (1, 2, 4, 8),
+        LONG,
+        SHORT,
+        averaged=(2, 4, 8),
+        centred=(8,),
     ),
     "fashion": Problem(
         "Fashion-MNIST, 8 dense layers",
@@ -50,6 +61,7 @@ PROBLEMS = {
         LONG,
         SHORT,
         averaged=(2, 4, 8),
+        centred=(8,),
     ),
     "cifar": Problem(
         "CIFAR-10, vanilla CNN",
@@ -66,6 +78,7 @@ PROBLEMS = {
         averaged=(2, 4, 8),
         grids=(1, 2, 4, 16),
         widths=(128, 256),
+        centred=(4,),
     ),
     **{
         f"wide_{batch}": Problem(
@@ -81,8 +94,25 @@ PROBLEMS = {
             feedback=False,
             longer=longer,
             averaged=(2, 4),
+            centred=(2, 4),
         )
-        for batch, longer in ((64, ()), (512, ("bp", "al_2_average", "al_2", "al_4_average", "al_4")))
+        for batch, longer in ((64, ()), (512, WIDE_LONGER))
+    },
+    **{
+        f"deep_{depth}": Problem(
+            f"MNIST, {depth} dense layers",
+            "mnist",
+            jl.models.mlp((256,) * depth),
+            f"{depth} layers of 256 units",
+            None,
+            (),
+            LONG,
+            SHORT,
+            feedback=False,
+            averaged=(depth,),
+            centred=(depth,),
+        )
+        for depth in (16, 32)
     },
     "resnet": Problem(
         "CIFAR-10, ResNet-8",
@@ -98,5 +128,6 @@ PROBLEMS = {
         averaged=(2, 4),
         grids=(1, 2, 4, 16),
         widths=(128, 256),
+        centred=(4,),
     ),
 }
