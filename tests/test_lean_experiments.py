@@ -15,13 +15,23 @@ from experiments.beyond import codes, frontier
 from experiments.beyond import shared as beyond
 from experiments.lab.experiment import Budget, CannotRun, Recorded, Task
 from experiments.lab.training import Trained
-from experiments.speed import compile_time, costs, install, shared, time_to_accuracy
+from experiments.speed import compile_time, costs, install, reached, shared, time_to_accuracy
 
 pytestmark = [pytest.mark.usefixtures("drawn_once"), pytest.mark.xdist_group("lean")]
 
 SHORT = Budget(epochs=2, seeds=2)
 TINY = beyond.Problem(
-    "Tiny", "digits", jl.models.mlp((8, 8)), "tiny", 2, (1, 2), SHORT, SHORT, batch=16, longer=("al_2",)
+    "Tiny",
+    "digits",
+    jl.models.mlp((8, 8)),
+    "tiny",
+    2,
+    (1, 2),
+    SHORT,
+    SHORT,
+    batch=16,
+    longer=("al_2",),
+    rates=(1e-3, 1e-2),
 )
 
 
@@ -29,7 +39,6 @@ TINY = beyond.Problem(
 def tiny(monkeypatch, tmp_path):
     """A function that gives the task of a contender on a small problem."""
     monkeypatch.setattr(frontier, "PROBLEMS", {"tiny": TINY})
-    monkeypatch.setattr(frontier, "RATES", (1e-3, 1e-2))
     monkeypatch.setattr(beyond, "images", lambda *_: few_digits())
 
     def task(contender, **budget):
@@ -57,7 +66,7 @@ def test_a_longer_training_has_the_rate_of_the_shorter_one(tiny, monkeypatch):
     with pytest.raises(CannotRun, match="tiny_al_2"):
         next(frontier.run("tiny", "al_2_long", task))
     trials = [{"rate": 1e-3, "validation": 0.5}, {"rate": 1e-2, "validation": 0.4}]
-    known = {"rows": [{"trials": trials}]}
+    known = {"rows": [{"trials": trials}], "settings": {"rates": [1e-3, 1e-2]}}
     monkeypatch.setattr(frontier.Experiment, "record", lambda *_: known)
     (outcome,) = frontier.run("tiny", "al_2_long", task)
     (run,) = outcome.rows[0]["runs"]
@@ -128,7 +137,7 @@ def test_the_goal_is_what_every_run_of_backpropagation_reaches():
         "wide_64_al_2_long": record([0.6, 0.7, 0.8, 0.88], [0.6, 0.7, 0.89, 0.9]),
         "wide_64_al_4": record([0.1, 0.1, 0.2]),
     }
-    found = {name: time_to_accuracy.reached(records, "wide_64", name) for name in ("bp", "al_2", "al_4", "al_paper")}
+    found = {name: reached.reached(records, "wide_64", name) for name in ("bp", "al_2", "al_4", "al_paper")}
     assert found["bp"] == (0.88, (3, 3))
     assert found["al_2"] == (0.88, (4, 3))  # the longer training, in which both seeds arrive
     assert found["al_4"].arrived == [] and found["al_paper"] is None
@@ -146,8 +155,8 @@ def test_the_trainings_of_texts_count_as_those_of_the_frontier():
         return {"rows": [{"history": [{"validation": {"accuracy": list(seeds)}} for seeds in epochs]}]}
 
     records = {"sst2_bp": trained([0.5, 0.7], [0.8, 0.9]), "sst2_al": trained([0.8, 0.7], [0.9, 0.7])}
-    assert time_to_accuracy.reached(records, "sst2", "bp") == (0.8, (2, 2))
-    assert time_to_accuracy.reached(records, "sst2", "al") == (0.8, (1, None))
+    assert reached.reached(records, "sst2", "bp") == (0.8, (2, 2))
+    assert reached.reached(records, "sst2", "al") == (0.8, (1, None))
 
 
 def test_the_fastest_number_of_micro_batches_stands_for_its_schedule():

@@ -15,6 +15,7 @@ from experiments.lab.experiment import Budget, Task
 from experiments.speed import (
     fit_speed,
     limits,
+    link,
     local_rules,
     one_device,
     pipeline_scaling,
@@ -167,7 +168,8 @@ def here(monkeypatch):
     """No processes, which `test_speed` starts, and a smaller message."""
     monkeypatch.setattr(pipeline_scaling, "Worker", Here)
     monkeypatch.setattr(shared, "Worker", Here)
-    monkeypatch.setattr(pipeline_scaling, "LARGE", 2**16)
+    monkeypatch.setattr(link, "Worker", Here)
+    monkeypatch.setattr(link, "LARGE", 2**16)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import jax
 import optax
 
 import jaxlocal as jl
-from experiments.beyond.shared import PROBLEMS, Problem
+from experiments.beyond.shared import LOW_RATES, PROBLEMS, RATES, Problem
 from experiments.lab import figures, records, tables
 from experiments.lab.experiment import Budget, CannotRun, Entry, Experiment, Job, Outcome, Recorded, Task
 from experiments.lab.main import main
@@ -29,7 +29,6 @@ from experiments.speed.shared import sequential
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RATES = 5e-4, 1e-3, 2e-3, 4e-3, 8e-3
 SEARCH = 3  # the whole training is this many times as long as that with each of the rates
 
 
@@ -98,7 +97,7 @@ def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:
         "net": problem.words,
         "batch_size": problem.batch,
         "epochs": epochs,
-        "rates": list(RATES),
+        "rates": list(problem.rates),
         "epochs for each rate": search,
     }
     begun = task.begun(settings)
@@ -111,7 +110,7 @@ def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:
         budget = Budget(epochs=epochs if trained else 0, seeds=len(trained))
         return Outcome([row], settings | {"seeds": trained}, budget, message, NOTES.get(problem.data, ""))
 
-    for rate in RATES[len(row["trials"]) :]:
+    for rate in problem.rates[len(row["trials"]) :]:
         trial = train(problem, contender, splits, rate, search, seed=0)
         row["trials"].append({"rate": rate, "validation": trial["history"][-1]})
         yield outcome(f"{task.row}: rate {rate}: {100 * trial['history'][-1]:.2f} % on the validation set")
@@ -124,7 +123,7 @@ def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:
 def _trials(task: Task, row: str) -> list[Row]:
     """The trials of another row."""
     record = task.experiment.record(row, task.out)
-    if not record or len(record["rows"][0]["trials"]) < len(RATES):
+    if not record or len(record["rows"][0]["trials"]) < len(record["settings"]["rates"]):
         raise CannotRun(f"has the rate of {row}, which has not been searched yet: run that row first")
     return record["rows"][0]["trials"]
 
@@ -164,7 +163,7 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
     turns = {
         contender: sequential(partial(stepping, problem, contender), task.budget["steps"])
         for contender in contenders(problem)
-        if not contender.endswith((LONGER, AVERAGED))  # the same program
+        if not contender.endswith((LONGER, AVERAGED, CENTRED))  # the same program
     }
     found = take_turns(turns, task.budget["rounds"])
     rows = [
@@ -227,7 +226,7 @@ def _backprop(recorded: Recorded, name: str) -> dict[str, Any] | None:
 def _costs(recorded: Recorded, name: str, contender: str) -> Row:
     """What a step costs, as multiples of backpropagation's: counted with the times, or else with the training."""
     trained, timed = (recorded.records.get(f"{name}_{kind}", {"rows": []}) for kind in (contender, "time"))
-    program = contender.removesuffix(LONGER).removesuffix(AVERAGED)
+    program = contender.removesuffix(LONGER).removesuffix(AVERAGED).removesuffix(CENTRED)
     measured: Row = next((row for row in timed["rows"] if row["contender"] == program), {})
     counted = [measured] if "operations" in measured else [row["times BP's"] for row in trained["rows"]]
     costs = {kind: cost[kind] for cost in counted for kind in ("operations", "weights", "memory")}
@@ -285,8 +284,9 @@ EXPERIMENT = Experiment(
     rows=rows(),
     note=(
         f"Adam, its rate falling to zero by a cosine. Each contender chose its rate among {', '.join(map(str, RATES))} "
-        "on the validation set, with a third of the epochs. `al_N` is Associated Learning in N components with lean "
-        "codes; the prediction is the mean over them. With `last` the last component alone predicts, and `longer` has "
+        f"on the validation set, with a third of the epochs; on `deep_N` also {' and '.join(map(str, LOW_RATES[:2]))}. "
+        "`al_N` is Associated Learning in N components with lean codes; the prediction is the mean over them. With "
+        "`last` the last component alone predicts, and `longer` has "
         "twice the epochs. The bridges of `al_4_grid_N` read images averaged to N by N cells in place of 8 by 8, "
         "and `al_4_width_N` has codes of N units in place of 64; `al_N_centred` has the encoders `jl.codes.centred`. "
         "`al_paper` has the paper's codes, with which the last component predicts. "

@@ -6,6 +6,9 @@ import jaxlocal as jl
 from experiments.lab.experiment import Budget
 from experiments.lab.training import images
 
+RATES = 5e-4, 1e-3, 2e-3, 4e-3, 8e-3
+LOW_RATES = 1.25e-4, 2.5e-4, *RATES  # for deep networks
+
 
 class Problem(NamedTuple):
     """What is learned, and by which blocks."""
@@ -27,6 +30,7 @@ class Problem(NamedTuple):
     grids: tuple[int, ...] = ()  # the cells along each axis of the images that the bridges read, in rows of their own
     widths: tuple[int, ...] = ()  # the units of a code, in rows of their own
     centred: tuple[int, ...] = ()  # the numbers of components in the rows with `jl.codes.centred`
+    rates: tuple[float, ...] = RATES  # which each contender may choose from
 
     def splits(self) -> jl.data.Splits:
         """The data."""
@@ -111,6 +115,7 @@ PROBLEMS = {
             feedback=False,
             averaged=(depth,),
             centred=(depth,),
+            rates=LOW_RATES,
         )
         for depth in (16, 32)
     },

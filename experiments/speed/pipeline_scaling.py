@@ -24,18 +24,13 @@ rest of a tick is measured on two. Beside it are the other ways to use the same 
 In the picture a network of l components has l devices: O(n · l) in sequence, O(n + l) in the pipeline.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from statistics import fmean, median
+from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import optax
-from jax import lax
-from jax.sharding import PartitionSpec as P
 
 import jaxlocal as jl
 from experiments.lab import records, tables
@@ -47,6 +42,7 @@ from experiments.speed import scaling_picture
 from experiments.speed.backprop_pipeline import backprop_pipeline
 from experiments.speed.backprop_schedule import gpipe
 from experiments.speed.batch import make_batch
+from experiments.speed.link import measure_link
 from experiments.speed.scaling_model import Link, gpipe_epoch, measured_tick, pipelined_epoch, tick, transfer
 from experiments.speed.shared import (
     DEVICES,
@@ -56,6 +52,7 @@ from experiments.speed.shared import (
     Timed,
     busy,
     costs,
+    over_cores,
     pipeline,
     sequential,
     split,
@@ -68,8 +65,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CLASSES = 10
-LARGE = 16 * 2**20  # bytes of the message that measures the bandwidth
-TRANSFERS = 50  # of each message in one program
 
 
 def associated(depth: int, width: int, batch_size: int) -> tuple[jl.Rule, Batch]:
@@ -82,33 +77,6 @@ def backpropagation(depth: int, width: int, batch_size: int) -> tuple[jl.Rule, B
     """Backpropagation through the same blocks."""
     rule = jl.rules.bp(jl.models.mlp((width,) * depth, CLASSES), optax.adam(RATE))
     return rule, make_batch(batch_size, (width,), CLASSES)
-
-
-def send(size: int) -> Callable[[], float]:
-    """A function that times a message of `size` bytes from one device to the next, as the pipeline sends it."""
-    devices = jl.pipeline.mesh(stage=DEVICES)
-
-    def send_on(message: jax.Array) -> jax.Array:
-        return lax.fori_loop(0, TRANSFERS, lambda _, m: lax.ppermute(m, "stage", [(0, 1)]), message)
-
-    send_all = jax.jit(jax.shard_map(send_on, mesh=devices, in_specs=P("stage"), out_specs=P("stage")))
-    message = jnp.zeros((DEVICES * max(size // 4, 1),))
-
-    def call() -> float:
-        start = time.perf_counter()
-        jax.block_until_ready(send_all(message))
-        return (time.perf_counter() - start) / TRANSFERS
-
-    call()  # the first call compiles
-    return call
-
-
-def measure_link(cores: Sequence[int], rounds: int) -> Link:
-    """The link between two devices of one process, from a message of one number and from a large one."""
-    with Worker(send, 4, cores=cores) as small, Worker(send, LARGE, cores=cores) as large:
-        seconds = take_turns({"small": small.ask, "large": large.ask}, rounds)
-    latency, long = median(seconds["small"]), median(seconds["large"])
-    return Link(LARGE / max(long - latency, 1e-9), latency)
 
 
 class Measured(NamedTuple):
@@ -140,11 +108,6 @@ class Measured(NamedTuple):
     def rest(self, link: Link, steps: int) -> float:
         """Seconds that a tick of the pipeline takes beyond the model without a rest."""
         return max(measured_tick(self.seconds("pipeline"), steps, DEVICES) - self.tick(link), 0.0)
-
-
-def over_cores(seconds: Sequence[Sequence[float]]) -> list[float]:
-    """The mean over the cores of each component or stage."""
-    return [fmean(both) for both in zip(*seconds, strict=True)]
 
 
 def measure(depth: int, task: Task, cores: Sequence[int]) -> Measured:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import jax
@@ -75,6 +76,11 @@ def busy(make: Callable[..., Callable[[], Any]], *arguments: Any, cores: Sequenc
     """What the same measurement finds on each of these cores, all of which measure at the same time."""
     with ExitStack() as stack:
         return at_once([stack.enter_context(Worker(make, *arguments, cores=[core])) for core in cores])
+
+
+def over_cores(seconds: Sequence[Sequence[float]]) -> list[float]:
+    """The mean over the cores of each component or stage."""
+    return [fmean(both) for both in zip(*seconds, strict=True)]
 
 
 def timed(run: Callable[..., Any], init: Callable[..., Any], batch: Batch, steps: int) -> Timed:

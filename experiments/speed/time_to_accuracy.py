@@ -31,6 +31,7 @@ from experiments.papers.al_text import deep
 from experiments.papers.al_text.shared import sequences
 from experiments.speed.backprop_pipeline import BackpropPipeline, backprop_pipeline, balanced
 from experiments.speed.backprop_schedule import Schedule, gpipe, one_forward_one_backward
+from experiments.speed.reached import Reached, reached, trainings
 from experiments.speed.shared import (
     ADAM,
     DEVICES,
@@ -187,55 +188,9 @@ def _timing(row: Row) -> Row:
     return {name: row[name] for name in ("program", "devices", "ms a batch", "examples a second")}
 
 
-class Reached(NamedTuple):
-    """How a contender gets to the accuracy of backpropagation."""
-
-    goal: float  # the validation accuracy of the worst of backpropagation's runs
-    epochs: tuple[float | None, ...]  # of each seed, the first epoch with that accuracy; None: it does not get there
-
-    @property
-    def arrived(self) -> list[float]:
-        """The epochs of the seeds that get there."""
-        return [value for value in self.epochs if value is not None]
-
-    @property
-    def always(self) -> bool:
-        """Whether all seeds get there."""
-        return None not in self.epochs
-
-
-def reached(recorded: Mapping[str, Record], name: str, contender: str) -> Reached | None:
-    """The epochs that a contender needs, from the records of its trainings; None if it is not trained.
-
-    If it is trained for twice the time, too, it is the training in which more of the seeds arrive, or the faster one.
-    """
-    found = [_reached(recorded, name, own) for own in (contender, contender + frontier.LONGER)]
-    trained = [one for one in found if one]
-    return max(trained, key=lambda one: (len(one.arrived), -fmean(one.arrived or [0])), default=None)
-
-
-def _reached(recorded: Mapping[str, Record], name: str, contender: str) -> Reached | None:
-    bp, own = (_histories(recorded.get(f"{name}_{one}")) for one in ("bp", contender))
-    if not (bp and own):
-        return None
-    goal = min(history[-1] for history in bp)
-    epochs = [next((epoch for epoch, value in enumerate(history, 1) if value >= goal), None) for history in own]
-    return Reached(goal, tuple(epochs))
-
-
-def _histories(record: Record | None) -> Sequence[Sequence[float]]:
-    """The validation accuracy of each seed after each epoch; nothing if there is no training."""
-    if record is None:
-        return []
-    (row,) = record["rows"]
-    if "runs" in row:  # a record of `frontier`
-        return [run["history"] for run in row["runs"]]
-    return list(zip(*(epoch["validation"]["accuracy"] for epoch in row["history"]), strict=True))
-
-
 def table(recorded: Recorded) -> Iterator[Row]:
     """The seconds until the accuracy is reached, of every program; of several for one way the fastest."""
-    trained = _trained(recorded)
+    trained = trainings(recorded)
     for name in PROBLEMS:
         record = recorded.records.get(name)
         if not record:
@@ -271,7 +226,7 @@ def advantage(recorded: Recorded) -> Iterator[Row]:
 
     The seconds are means over the seeds, and only programs in which all seeds arrive are compared.
     """
-    trained = _trained(recorded)
+    trained = trainings(recorded)
     for name, record in recorded.records.items():
         seconds = {}
         for line in lines_of(record, name, trained):
@@ -295,14 +250,6 @@ def _way(program: str) -> str:
     return next((way for way in WAYS if program.startswith(way)), program)
 
 
-def _trained(recorded: Recorded) -> Mapping[str, Record]:
-    """The records of the trainings; a measurement in another folder needs those of the project."""
-    experiments = frontier.EXPERIMENT, deep.EXPERIMENT
-    ours = [experiment.recorded() for experiment in experiments]
-    others = [experiment.recorded(recorded.out) for experiment in experiments]
-    return {row: record for found in (*ours, *others) for row, record in found.records.items()}
-
-
 def _seconds(needed: Reached, line: Row, record: Record) -> list[float]:
     """The seconds of each seed that arrives."""
     epoch = record["settings"][BATCHES] * line["ms a batch"]["median"] / 1e3
@@ -324,12 +271,13 @@ def _until(needed: Reached | None, line: Row, record: Record) -> Row:
 def lines_of(record: Record, name: str, trained: Mapping[str, Record]) -> list[Row]:
     """The programs of a problem that are shown.
 
-    If there is a training of the same steps that predicts by the mean over the components, a program has a second line.
+    A program has another line for each training of the same steps: one predicts by the mean over the components, and
+    one has other first weights.
     """
     lines = []
     for row in best(record["rows"]):
-        averaged = row["contender"] + frontier.AVERAGED
-        for contender in [row["contender"], *([averaged] if f"{name}_{averaged}" in trained else [])]:
+        others = [row["contender"] + ending for ending in (frontier.AVERAGED, frontier.CENTRED)]
+        for contender in [row["contender"], *(other for other in others if f"{name}_{other}" in trained)]:
             program = row["program"].replace(row["contender"], frontier.shown_as(contender), 1)
             lines.append({**row, "program": program, "contender": contender})
     return lines
@@ -346,7 +294,7 @@ def best(rows: Sequence[Row]) -> list[Row]:
 
 def draw(recorded: Recorded) -> dict[str, "Figure"]:
     """The figures: the seconds until the accuracy is reached, a panel for each problem; texts have one of their own."""
-    trained = _trained(recorded)
+    trained = trainings(recorded)
     shown = {name: recorded.records[name] for name in PROBLEMS if name in recorded.records and f"{name}_bp" in trained}
     texts = {name: record for name, record in shown.items() if name in deep.NAMES}
     others = {name: record for name, record in shown.items() if name not in deep.NAMES}
