@@ -20,7 +20,7 @@ from experiments.beyond import codes, frontier, label_loss, rank  # noqa: E402
 from experiments.demos import digits, mnist, pretrained  # noqa: E402
 from experiments.lab import figures, records, report, tables  # noqa: E402
 from experiments.papers.al_text import classification  # noqa: E402
-from experiments.speed import costs, local_rules, time_to_accuracy  # noqa: E402
+from experiments.speed import costs, local_rules, many_devices, time_to_accuracy  # noqa: E402
 from experiments.speed.bench import __main__ as bench  # noqa: E402
 from experiments.speed.bench import overview  # noqa: E402
 from jaxlocal.app import trained  # noqa: E402
@@ -34,6 +34,7 @@ WHOLE = {
     "frontier": frontier.EXPERIMENT,
     "label_loss": label_loss.EXPERIMENT,
     "local_rules": local_rules.EXPERIMENT,
+    "many_devices": many_devices.EXPERIMENT,
     "rank": rank.EXPERIMENT,
     "time_to_accuracy": time_to_accuracy.EXPERIMENT,
 }
@@ -44,6 +45,7 @@ OTHERS = {
     "records/scaling": ("Time per epoch against depth", "speed.scaling_picture"),
     "records/memory": ("Memory of a step against depth", "speed.bench.overview"),
     "records/time_to_accuracy": (time_to_accuracy.EXPERIMENT.title, "speed.time_to_accuracy"),
+    "records/many_devices": (many_devices.EXPERIMENT.title, "speed.many_devices"),
     "records/time_to_accuracy_texts": ("The same on texts, by two LSTM layers", "speed.time_to_accuracy"),
     **{
         f"records/rank_{workload}": (f"Differences from backpropagation on {workload}", "beyond.rank")
@@ -78,6 +80,8 @@ def _table(name: str) -> str:
         return tables.markdown([_trained(name) for name in pretrained.COMMANDS])
     if name == "advantage":
         return tables.markdown(list(time_to_accuracy.advantage(time_to_accuracy.EXPERIMENT.recorded())))
+    if name == "many_devices/checks":
+        return tables.markdown(list(many_devices.checks(many_devices.EXPERIMENT.recorded())))
     if name.startswith("rank/"):
         return _standings(name.removeprefix("rank/"))
     if name in COMPARISONS:

@@ -15,7 +15,7 @@ from experiments.beyond import codes, frontier
 from experiments.beyond import shared as beyond
 from experiments.lab.experiment import Budget, CannotRun, Recorded, Task
 from experiments.lab.training import Trained
-from experiments.speed import compile_time, costs, install, reached, shared, time_to_accuracy
+from experiments.speed import compile_time, costs, install, many_devices, reached, shared, time_to_accuracy
 
 pytestmark = [pytest.mark.usefixtures("drawn_once"), pytest.mark.xdist_group("lean")]
 
@@ -178,6 +178,61 @@ def test_a_program_has_a_second_line_where_a_training_predicts_by_the_mean():
     lines = time_to_accuracy.lines_of({"rows": [row, other]}, "tiny", {"tiny_al_2_average": {}})
     assert [line["program"] for line in lines] == ["al_2, last, pipeline", "al_2, pipeline", "al_4, last, pipeline"]
     assert lines[1]["contender"] == "al_2_average"
+
+
+def timings(batches=100, **milliseconds):
+    """A record of `many_devices`: components of 2, 1, 1 and 2 ms, and a link that takes 1 ms and 1 ms a kilobyte."""
+    settings = {
+        "steps": 9,
+        "batches": batches,
+        "micro": 8,
+        "component ms": [2.0, 1.0, 1.0, 2.0],
+        "message bytes": [1000] * 4,
+        "weight bytes": 2000,
+        "link": {"bandwidth": 1e6, "latency": 1e-3},
+    }
+    names = {"al": "al", "bp": "bp", "pipe": "al, pipeline", "gpipe": "bp, GPipe", "split": "bp, data-parallel"}
+    rows = [{"program": names[key], "ms a batch": {"median": value}} for key, value in milliseconds.items()]
+    return {"settings": settings, "rows": rows}
+
+
+def test_the_model_of_many_devices_is_arithmetic(monkeypatch):
+    measured = timings(al=6.0, bp=8.0, pipe=7.0, gpipe=9.0, split=10.0)
+    found = Recorded(many_devices.EXPERIMENT, {"mnist": measured}, None, Path())
+    # In 10 ticks 9 batches are learned, in 7 ms each; a tick has a stage of 3 ms, a message of 2 ms and the rest.
+    assert many_devices.rest(found.records) == pytest.approx(9 * 7e-3 / 10 - 5e-3)
+    shares = {row["program"]: row["share"] for row in many_devices.checks(found)}
+    ring = 8 / 2 + 2 * (1 + 1)  # two messages of half of the gradients
+    assert shares == {
+        "al, pipeline": "1.00",
+        "bp, GPipe": f"{4 * 9 / 8 / 9:.2f}",
+        "bp, data-parallel": f"{ring / 10:.2f}",
+    }
+    trained = {"mnist_bp": record([0.5, 0.9]), "mnist_al_8_centred": record([0.9, 0.9])}
+    monkeypatch.setattr(many_devices, "trainings", lambda _: trained)
+    monkeypatch.setitem(many_devices.COMPONENTS, "mnist", 4)
+    monkeypatch.setattr(many_devices, "contender", lambda name: "al_8_centred")
+    lines = {line["devices"]: line for line in many_devices.table(found)}
+    assert lines.keys() == {1, 2, 4}
+    assert lines[1] == {"problem": "mnist", "devices": 1, "": "measured"} | {
+        "al, pipeline": "0.6",
+        "bp, GPipe": "1.6",
+        "bp, data-parallel": "1.6",
+    }
+    assert lines[2]["al, pipeline"] == "0.7" and lines[2]["bp, data-parallel"] == "2"
+    tick = 2 + 2 + 1.3  # one component, its message, and the rest
+    assert float(lines[4]["al, pipeline"]) == pytest.approx(103 * tick / 1e3, rel=1e-2)
+    assert float(lines[4]["bp, GPipe"]) == pytest.approx(2 * 100 * 8 / 4 * 11 / 8 / 1e3, rel=1e-2)
+    assert float(lines[4]["bp, data-parallel"]) == pytest.approx(2 * 100 * (8 / 4 + 6 * 1.5) / 1e3, rel=1e-2)
+    assert many_devices.draw(found).keys() == {"many_devices"}
+
+
+def test_a_rule_that_does_not_arrive_has_no_seconds(monkeypatch):
+    measured = timings(al=6.0, bp=8.0, pipe=7.0, gpipe=9.0, split=10.0)
+    found = Recorded(many_devices.EXPERIMENT, {"mnist": measured}, None, Path())
+    trained = {"mnist_bp": record([0.5, 0.9]), "mnist_al_8_centred": record([0.8, 0.8])}
+    monkeypatch.setattr(many_devices, "trainings", lambda _: trained)
+    assert {line["al, pipeline"] for line in many_devices.table(found)} == {"not reached"}
 
 
 def test_costs(tmp_path, monkeypatch):
