@@ -263,15 +263,23 @@ class _Associations(NamedTuple):
         of_tokens = by_token(s, targets)
         widths = [targets[-1] if of_tokens else prod(targets), *map(self.width, range(n), tops)]  # of t_0 … t_N
 
-        def predicted(i: int) -> jax.Array:
-            t = _apply(self.codes.bridge(widths[i + 1]), weights[i]["bridge"], tops[i], b_keys[i])
-            for j in reversed(range(i + 1)):
-                t = _apply(self.decoder(j, widths[j]), weights[j]["decoder"], t, h_keys[j])
-            return t
+        def across(i: int) -> jax.Array:
+            return _apply(self.codes.bridge(widths[i + 1]), weights[i]["bridge"], tops[i], b_keys[i])
 
-        predicting = range(0 if self.codes.average else n - 1, n)
+        def down(i: int, t: jax.Array) -> jax.Array:
+            return _apply(self.decoder(i, widths[i]), weights[i]["decoder"], t, h_keys[i])
+
         # The last component comes first, so that its layers come before those of the others in `layer_outputs`.
-        t = jnp.mean(jnp.stack([predicted(i) for i in reversed(predicting)]), axis=0)
+        t = across(n - 1)
+        for i in reversed(range(n)):
+            t = down(i, t)
+        if self.codes.average and n > 1:
+            # Each decoder reads the codes of all components above it at once: it is applied once more, and not N times.
+            others = across(n - 2)
+            for i in reversed(range(1, n - 1)):
+                others = jnp.concatenate([down(i, others), across(i - 1)])
+            others = down(0, others)
+            t = jnp.mean(jnp.concatenate([t, others]).reshape(n, *t.shape), axis=0)
         return masked(s).clear(t.reshape(-1, *targets)) if of_tokens else t
 
     def effective(self, params: Params) -> dict[str, Tree]:
