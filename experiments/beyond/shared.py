@@ -40,7 +40,6 @@ class Problem(NamedTuple):
 
 
 MLP, WIDE = jl.models.mlp((256,) * 8), jl.models.mlp((1024,) * 4)
-WIDE_LONGER = "bp", "al_2_average", "al_2", "al_4_average", "al_4", "al_2_centred", "al_4_centred"
 SHORT, LONG = Budget(epochs=6, seeds=3), Budget(epochs=20, seeds=5)
 PROBLEMS = {
     "mnist": Problem(
@@ -98,9 +97,12 @@ PROBLEMS = {
             feedback=False,
             longer=longer,
             averaged=(2, 4),
-            centred=(2, 4),
+            centred=centred,
         )
-        for batch, longer in ((64, ()), (512, WIDE_LONGER))
+        for batch, centred, longer in (
+            (64, (), ()),
+            (512, (2, 4), ("bp", "al_2_average", "al_2", "al_4_average", "al_4")),
+        )
     },
     **{
         f"deep_{depth}": Problem(
