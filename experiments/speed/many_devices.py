@@ -5,14 +5,14 @@ trainings in `experiments.beyond.frontier`. The seconds of a batch are measured 
 for more:
 
 - the pipeline of Associated Learning over D devices takes (n + D - 1) / n · tick for each of n batches in an epoch,
-  where tick = (the slowest stage) + (the slowest transfer) + (the rest), as in `experiments.speed.pipeline_scaling`;
-  the rest is what a tick takes beyond that on two cores, for the network with the fewest components;
+  where tick = (the slowest stage) + (the slowest transfer). In the pipeline the components of a stage take longer than
+  alone: as many times as long as in the network with the fewest components on two cores;
 - GPipe over D devices takes (M + D - 1) / M · step / D, with M micro-batches: transfers are free, layers divide
   perfectly, and small micro-batches cost no more, all in its favour;
 - data-parallel backpropagation takes step / D and the time in which a ring adds up the gradients; a share of one or two
   examples is taken to be as efficient as a whole batch, in its favour, too.
 
-Two devices check the model. What more devices would do to the memory that they share is left out.
+The deeper networks on two cores check the model. What more devices would do to the memory that they share is left out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -125,18 +125,21 @@ def _milliseconds(record: Record) -> dict[str, float]:
 
 
 class Model:
-    """The seconds of a batch on a number of devices, from a record and the rest of a tick."""
+    """The seconds of a batch on a number of devices, from a record.
 
-    def __init__(self, record: Record, rest: float = 0.0):
-        self.settings, self.rest = record["settings"], rest
+    In the pipeline the components take `slower` times as long as alone.
+    """
+
+    def __init__(self, record: Record, slower: float = 1.0):
+        self.settings = record["settings"]
+        self.seconds = [slower * one / 1e3 for one in self.settings["component ms"]]
         self.step = _milliseconds(record)["bp"] / 1e3
         self.link = Link(**self.settings["link"])
 
     def tick(self, devices: int) -> float:
         """Seconds of a tick of the pipeline."""
-        seconds = [one / 1e3 for one in self.settings["component ms"]]
-        stages = jl.pipeline.balance(seconds, devices)
-        return tick(seconds, self.settings["message bytes"], stages, self.link) + self.rest
+        stages = jl.pipeline.balance(self.seconds, devices)
+        return tick(self.seconds, self.settings["message bytes"], stages, self.link)
 
     def batch(self, program: str, devices: int, batches: int) -> float:
         """Seconds of a batch in an epoch of `batches`."""
@@ -147,18 +150,19 @@ class Model:
         return data_parallel_batch(self.step, devices, self.settings["weight bytes"], self.link)
 
 
-def rest(recorded: Mapping[str, Record]) -> float:
-    """What a tick on two cores takes beyond the model, for the network with the fewest components."""
+def slower(recorded: Mapping[str, Record]) -> float:
+    """How many times as long as alone the components take on two cores, in the network with the fewest of them."""
     record = recorded[next(name for name in COMPONENTS if name in recorded)]
     measured = measured_tick(_milliseconds(record)[PIPELINE] / 1e3, record["settings"]["steps"], DEVICES)
-    return max(measured - Model(record).tick(DEVICES), 0.0)
+    one, two = (Model(record, times).tick(DEVICES) for times in (1, 2))
+    return 1 + (measured - one) / (two - one)
 
 
 def checks(recorded: Recorded) -> Iterator[Row]:
     """What the model predicts for two cores, and what was measured there."""
     found = recorded.records
     for name, record in found.items():
-        model, measured = Model(record, rest(found)), {row["program"]: row for row in record["rows"]}
+        model, measured = Model(record, slower(found)), {row["program"]: row for row in record["rows"]}
         for program in COLOURS:
             predicted = 1e3 * model.batch(program, DEVICES, record["settings"]["steps"])
             yield {
@@ -175,7 +179,7 @@ def seconds(recorded: Recorded) -> dict[str, dict[str, dict[int, float]]]:
     found, trained = recorded.records, trainings(recorded)
     curves: dict[str, dict[str, dict[int, float]]] = {}
     for name, record in found.items():
-        model, own, batches = Model(record, rest(found)), _milliseconds(record), record["settings"]["batches"]
+        model, own, batches = Model(record, slower(found)), _milliseconds(record), record["settings"]["batches"]
         for program in COLOURS:
             rule = program.split(",")[0]
             needed = reached(trained, name, contender(name) if rule == "al" else rule)
