@@ -1,6 +1,6 @@
-"""The time until a deep network is as accurate as backpropagation makes it, on 1 to 32 devices: a model, and its check.
+"""The time until a network is as accurate as backpropagation makes it, on 1 to 32 devices: a model, and its check.
 
-The network has as many components as the largest number of devices. How many epochs a rule needs comes from its
+Associated Learning has as many components as the largest number of devices. How many epochs a rule needs comes from its
 trainings in `experiments.beyond.frontier`. The seconds of a batch are measured on one core and on two, and predicted
 for more:
 
@@ -34,7 +34,7 @@ from experiments.lab.workers import Worker, take_turns
 from experiments.speed.backprop_pipeline import backprop_pipeline
 from experiments.speed.backprop_schedule import gpipe
 from experiments.speed.link import measure_link
-from experiments.speed.reached import reached, trainings
+from experiments.speed.reached import Reached, reached, trainings
 from experiments.speed.scaling_model import (
     Link,
     data_parallel_batch,
@@ -58,16 +58,16 @@ from experiments.speed.shared import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COMPONENTS = {"mnist": 8, "deep_16": 16, "deep_32": 32}  # of the problems
+COMPONENTS = {"mnist": 4, "deep_16": 16, "deep_32": 32}  # of the problems
 FULL, QUICK = Budget(rounds=9, steps=60), Budget(rounds=3, steps=10)
 MICRO = 8
 PIPELINE, GPIPE, DATA_PARALLEL = "al, pipeline", "bp, GPipe", "bp, data-parallel"
 COLOURS = {PIPELINE: figures.BLUE, GPIPE: figures.ORANGE, DATA_PARALLEL: figures.RED}
 
 
-def contender(name: str) -> str:
-    """Associated Learning with a component for each layer."""
-    return f"al_{COMPONENTS[name]}{frontier.CENTRED}"
+def contenders(name: str) -> list[str]:
+    """Trainings of Associated Learning in these components: their steps are the same, their first weights are not."""
+    return [f"al_{COMPONENTS[name]}{ending}" for ending in (frontier.AVERAGED, frontier.CENTRED)]
 
 
 def problem(name: str, contender: str) -> tuple[jl.Rule, tuple[jax.Array, jax.Array]]:
@@ -78,7 +78,7 @@ def problem(name: str, contender: str) -> tuple[jl.Rule, tuple[jax.Array, jax.Ar
 def measure(name: str, task: Task) -> Iterator[Outcome]:
     """Time the components, and every program on one core and on two, in turn."""
     cores, steps, rounds = two_cores(), task.budget["steps"], task.budget["rounds"]
-    al, bp = (partial(problem, name, rule) for rule in (contender(name), "bp"))
+    al, bp = (partial(problem, name, rule) for rule in (contenders(name)[0], "bp"))
     link = measure_link(cores, rounds)
     found = busy(costs, al, cores=cores)
     components = over_cores([one.seconds for one in found])
@@ -174,21 +174,29 @@ def checks(recorded: Recorded) -> Iterator[Row]:
             }
 
 
+def needed(trained: Mapping[str, Record], name: str, rule: str) -> Reached | None:
+    """The epochs that a rule needs."""
+    return reached(trained, name, *(contenders(name) if rule == "al" else [rule]))
+
+
 def seconds(recorded: Recorded) -> dict[str, dict[str, dict[int, float]]]:
-    """The seconds until backpropagation's accuracy, by problem, program and devices; measured on one and two."""
+    """The seconds until the accuracy is reached, by problem, program and devices; those of one and two are measured.
+
+    A rule of which not all seeds arrive is left out.
+    """
     found, trained = recorded.records, trainings(recorded)
     curves: dict[str, dict[str, dict[int, float]]] = {}
     for name, record in found.items():
         model, own, batches = Model(record, slower(found)), _milliseconds(record), record["settings"]["batches"]
         for program in COLOURS:
             rule = program.split(",")[0]
-            needed = reached(trained, name, contender(name) if rule == "al" else rule)
-            if not (needed and needed.always):
+            epochs = needed(trained, name, rule)
+            if not (epochs and epochs.always):
                 continue
             batch = {1: own[rule] / 1e3, DEVICES: own[program] / 1e3}
             batch |= {devices: model.batch(program, devices, batches) for devices in more(name)}
-            epochs = fmean(needed.arrived)
-            curves.setdefault(name, {})[program] = {key: epochs * batches * one for key, one in batch.items()}
+            all_batches = fmean(epochs.arrived) * batches
+            curves.setdefault(name, {})[program] = {devices: all_batches * one for devices, one in batch.items()}
     return curves
 
 
@@ -199,13 +207,13 @@ def more(name: str) -> list[int]:
 
 def table(recorded: Recorded) -> Iterator[Row]:
     """The seconds until the accuracy is reached, against devices."""
+    trained = trainings(recorded)
     for name, curves in seconds(recorded).items():
+        epochs = {f"epochs of {rule}": own.words for rule in ("al", "bp") if (own := needed(trained, name, rule))}
         for devices in (1, DEVICES, *more(name)):
-            line: Row = {"problem": name, "devices": devices, "": "measured" if devices <= DEVICES else "model"}
-            yield line | {
-                program: f"{curves[program][devices]:.3g}" if program in curves else "not reached"
-                for program in COLOURS
-            }
+            shown = {program: f"{curves[program][devices]:.3g}" if program in curves else None for program in COLOURS}
+            known = "measured" if devices <= DEVICES else "model"
+            yield {"problem": name, "devices": devices, "seconds are": known, **shown, **epochs}
 
 
 def draw(recorded: Recorded) -> dict[str, "Figure"]:

@@ -262,10 +262,9 @@ def _until(needed: Reached | None, line: Row, record: Record) -> Row:
         return {"epochs": "not run", "seconds": None}
     seconds = _seconds(needed, line, record)
     if not seconds:
-        return {"epochs": "not reached", "seconds": None}
+        return {"epochs": needed.words, "seconds": None}
     spread = f" ± {stdev(seconds):.2g}" if len(seconds) > 1 else ""
-    of = "" if needed.always else f", {len(seconds)} of {len(needed.epochs)} seeds"
-    return {"epochs": f"{fmean(needed.arrived):.3g}{of}", "seconds": f"{fmean(seconds):.3g}{spread}"}
+    return {"epochs": needed.words, "seconds": f"{fmean(seconds):.3g}{spread}"}
 
 
 def lines_of(record: Record, name: str, trained: Mapping[str, Record]) -> list[Row]:
