@@ -7,11 +7,10 @@ its encoder makes the code from the code below, and its decoder leads back. `lea
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jaxlocal.fast.pooling import average_to
 from jaxlocal.fast.product import product
@@ -49,41 +48,6 @@ def spread(width: int) -> nn.Module:
       0.4
     """
     return dense(width, nn.sigmoid, init=_large)
-
-
-def centred(width: int) -> nn.Module:
-    """`spread`, where the first weights of one half of the inputs are the opposites of those of the other half.
-
-    What all codes have in common then hardly counts. With `spread` it moves the outputs for all classes to the same
-    side, and their codes come closer from component to component. With `centred` they stay about as far apart in the
-    64th component as in the first.
-
-    Example:
-      >>> def nearest(coder):  # the two closest of ten classes, in the codes of 32 untrained components
-      ...     codes = jnp.eye(10)
-      ...     for i in range(32):
-      ...         codes, _ = coder(64).init_with_output(jax.random.key(i), codes)
-      ...     distances = jnp.linalg.norm(codes[:, None] - codes, axis=-1) + 9 * jnp.eye(10)
-      ...     return round(float(jnp.min(distances)))
-      >>> nearest(jl.codes.spread), nearest(jl.codes.centred)
-      (0, 4)
-    """
-    return dense(width, nn.sigmoid, init=_opposite)
-
-
-def _opposite() -> nn.initializers.Initializer:
-    """Those of `_large` for the first half of the inputs, and their opposites for the second.
-
-    Of an odd number of inputs the one in the middle has weights of its own. Weights from which their mean is taken
-    would do, too, but XLA rounds a mean differently in a compiled program.
-    """
-    large = _large()
-
-    def init(key: jax.Array, shape: Sequence[int], *args: Any) -> jax.Array:
-        weights = large(key, shape, *args)
-        return jnp.concatenate([weights[: -(-len(weights) // 2)], -weights[: len(weights) // 2]])
-
-    return init
 
 
 def _large() -> nn.initializers.Initializer:
@@ -181,7 +145,6 @@ class Codes(NamedTuple):
 ALL: dict[str, Coder] = {
     "one_layer": one_layer,
     "spread": spread,
-    "centred": centred,
     "hidden_layer": hidden_layer,
     "low_rank": low_rank,
     "linear": linear,

@@ -299,27 +299,6 @@ def test_only_the_codes_of_classes_are_spread(loss, spread):
         assert (np.std(kernel) * np.sqrt(len(kernel)) > 8) == spread
 
 
-def test_centred_codes_of_classes_stay_apart_however_many_components_there_are():
-    """In those of `spread` two of the ten classes have nearly the same code."""
-
-    def nearest(coder):
-        codes, keys = jnp.eye(10), jax.random.split(jax.random.key(0), 32)
-        for key in keys:
-            codes, _ = coder(64).init_with_output(key, codes)
-        return float(min(jnp.linalg.norm(codes[i] - codes[j]) for i in range(10) for j in range(i)))
-
-    assert nearest(jl.codes.spread) < 1.5 < 2.5 < nearest(jl.codes.centred)
-
-
-@pytest.mark.parametrize("inputs", [1, 2, 7, 64])
-def test_the_first_weights_of_centred_codes_are_opposites(inputs):
-    weights = jax.jit(jl.codes.centred(5).init)(jax.random.key(1), jnp.ones((1, inputs)))["params"]["linear"]["kernel"]
-    half = inputs // 2
-    assert weights.shape == (inputs, 5)
-    np.testing.assert_array_equal(weights[:half], -weights[inputs - half :])
-    assert (weights != 0).all()
-
-
 def test_cross_entropy_has_the_derivatives_of_optaxs_own():
     """By scores and by targets, also for targets that are no distribution; of both kinds, and second ones."""
     scores, y = jax.random.normal(jax.random.key(0), (3, 4)), jax.random.uniform(jax.random.key(1), (3, 4))

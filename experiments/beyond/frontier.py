@@ -45,7 +45,6 @@ LONGER = "_long"  # at the end of a contender's name: twice the epochs, with the
 AVERAGED = "_average"  # the same training, and the prediction is the mean over the components
 GRID = "_grid_"  # before the number of cells along each axis that the bridges read; the prediction is the mean, too
 WIDTH = "_width_"  # before the units of a code; the prediction is the mean, too
-CENTRED = "_centred"  # the encoders are `jl.codes.centred`; the prediction is the mean, too
 Make = Callable[[jl.Network, optax.GradientTransformation], jl.Rule]
 
 
@@ -57,12 +56,7 @@ def contenders(problem: Problem) -> dict[str, Make]:
             plain[f"al_{count}{AVERAGED}"] = partial(jl.rules.al, components=count)
         if count in problem.components:
             plain[f"al_{count}"] = partial(jl.rules.al, components=count, average=False)
-    centred: dict[str, Make] = {
-        f"al_{count}{CENTRED}": partial(jl.rules.al, components=count, encoder=jl.codes.centred)
-        for count in problem.centred
-    }
-    learned = {**plain, **centred}
-    longer = {name + LONGER: learned[name] for name in problem.longer}
+    longer = {name + LONGER: plain[name] for name in problem.longer}
     grids = {
         f"al_4{GRID}{grid}": partial(jl.rules.al, components=4, bridge=jl.codes.pooled(jl.codes.one_layer, grid))
         for grid in problem.grids
@@ -71,7 +65,7 @@ def contenders(problem: Problem) -> dict[str, Make]:
     paper = partial(jl.rules.al, components=problem.paper, codes=jl.codes.paper)
     others = {"al_paper": paper} if problem.paper else {}
     feedback = {"dfa": jl.rules.dfa, "drtp": jl.rules.drtp} if problem.feedback else {}
-    return {**learned, **longer, **grids, **widths, **others, **feedback}
+    return {**plain, **longer, **grids, **widths, **others, **feedback}
 
 
 def shown_as(contender: str) -> str:
@@ -163,7 +157,7 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
     turns = {
         contender: sequential(partial(stepping, problem, contender), task.budget["steps"])
         for contender in contenders(problem)
-        if not contender.endswith((LONGER, AVERAGED, CENTRED))  # the same program
+        if not contender.endswith((LONGER, AVERAGED))  # the same program
     }
     found = take_turns(turns, task.budget["rounds"])
     rows = [
@@ -226,7 +220,7 @@ def _backprop(recorded: Recorded, name: str) -> dict[str, Any] | None:
 def _costs(recorded: Recorded, name: str, contender: str) -> Row:
     """What a step costs, as multiples of backpropagation's: counted with the times, or else with the training."""
     trained, timed = (recorded.records.get(f"{name}_{kind}", {"rows": []}) for kind in (contender, "time"))
-    program = contender.removesuffix(LONGER).removesuffix(AVERAGED).removesuffix(CENTRED)
+    program = contender.removesuffix(LONGER).removesuffix(AVERAGED)
     measured: Row = next((row for row in timed["rows"] if row["contender"] == program), {})
     counted = [measured] if "operations" in measured else [row["times BP's"] for row in trained["rows"]]
     costs = {kind: cost[kind] for cost in counted for kind in ("operations", "weights", "memory")}
@@ -288,7 +282,7 @@ EXPERIMENT = Experiment(
         "`al_N` is Associated Learning in N components with lean codes; the prediction is the mean over them. With "
         "`last` the last component alone predicts, and `longer` has "
         "twice the epochs. The bridges of `al_4_grid_N` read images averaged to N by N cells in place of 8 by 8, "
-        "and `al_4_width_N` has codes of N units in place of 64; `al_N_centred` has the encoders `jl.codes.centred`. "
+        "and `al_4_width_N` has codes of N units in place of 64. "
         "`al_paper` has the paper's codes, with which the last component predicts. "
         "Operations, time, weights and memory are multiples of backpropagation's. `cifar` is the vanilla CNN on "
         "10,000 images of 16 by 16 pixels, `resnet` ResNet-8 on the same images; `mnist` and `fashion` are 8 layers "

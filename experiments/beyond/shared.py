@@ -29,7 +29,6 @@ class Problem(NamedTuple):
     averaged: tuple[int, ...] = ()  # the numbers of components in the rows whose prediction is the mean over them
     grids: tuple[int, ...] = ()  # the cells along each axis of the images that the bridges read, in rows of their own
     widths: tuple[int, ...] = ()  # the units of a code, in rows of their own
-    centred: tuple[int, ...] = ()  # the numbers of components in the rows with `jl.codes.centred`
     rates: tuple[float, ...] = RATES  # which each contender may choose from
 
     def splits(self) -> jl.data.Splits:
@@ -52,7 +51,6 @@ PROBLEMS = {
         LONG,
         SHORT,
         averaged=(2, 4, 8),
-        centred=(8,),
     ),
     "fashion": Problem(
         "Fashion-MNIST, 8 dense layers",
@@ -64,7 +62,6 @@ PROBLEMS = {
         LONG,
         SHORT,
         averaged=(2, 4, 8),
-        centred=(8,),
     ),
     "cifar": Problem(
         "CIFAR-10, vanilla CNN",
@@ -81,7 +78,6 @@ PROBLEMS = {
         averaged=(2, 4, 8),
         grids=(1, 2, 4, 16),
         widths=(128, 256),
-        centred=(4,),
     ),
     **{
         f"wide_{batch}": Problem(
@@ -97,12 +93,8 @@ PROBLEMS = {
             feedback=False,
             longer=longer,
             averaged=(2, 4),
-            centred=centred,
         )
-        for batch, centred, longer in (
-            (64, (), ()),
-            (512, (2, 4), ("bp", "al_2_average", "al_2", "al_4_average", "al_4")),
-        )
+        for batch, longer in ((64, ()), (512, ("bp", "al_2_average", "al_2", "al_4_average", "al_4")))
     },
     **{
         f"deep_{depth}": Problem(
@@ -116,7 +108,6 @@ PROBLEMS = {
             SHORT,
             feedback=False,
             averaged=(depth,),
-            centred=(depth,),
             rates=LOW_RATES,
         )
         for depth in (16, 32)
@@ -135,6 +126,5 @@ PROBLEMS = {
         averaged=(2, 4),
         grids=(1, 2, 4, 16),
         widths=(128, 256),
-        centred=(4,),
     ),
 }

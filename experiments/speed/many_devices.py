@@ -5,24 +5,25 @@ trainings in `experiments.beyond.frontier`. The seconds of a batch are measured 
 for more:
 
 - the pipeline of Associated Learning over D devices takes (n + D - 1) / n · tick for each of n batches in an epoch,
-  where tick = (the slowest stage) + (the slowest transfer). In the pipeline the components of a stage take longer than
-  alone: as many times as long as in the network with the fewest components on two cores;
+  where tick = (the slowest stage) + (the slowest transfer);
 - GPipe over D devices takes (M + D - 1) / M · step / D, with M micro-batches: transfers are free, layers divide
-  perfectly, and small micro-batches cost no more, all in its favour;
+  perfectly, and small micro-batches cost no more;
 - data-parallel backpropagation takes step / D and the time in which a ring adds up the gradients; a share of one or two
-  examples is taken to be as efficient as a whole batch, in its favour, too.
+  examples is taken to be as efficient as a whole batch.
 
-The deeper networks on two cores check the model. What more devices would do to the memory that they share is left out.
+All three take longer than that. How many times as long is measured for each on two cores, for the network with the
+fewest components, and is taken to be the same for all networks and numbers of devices. The deeper networks on two cores
+check it. The last two are also shown without it, as ideals. What more devices would do to the memory that they share is
+left out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import numpy as np
 
 import jaxlocal as jl
 from experiments.beyond import frontier
@@ -39,7 +40,6 @@ from experiments.speed.scaling_model import (
     Link,
     data_parallel_batch,
     gpipe_epoch,
-    measured_tick,
     pipelined_epoch,
     tick,
 )
@@ -65,9 +65,9 @@ PIPELINE, GPIPE, DATA_PARALLEL = "al, pipeline", "bp, GPipe", "bp, data-parallel
 COLOURS = {PIPELINE: figures.BLUE, GPIPE: figures.ORANGE, DATA_PARALLEL: figures.RED}
 
 
-def contenders(name: str) -> list[str]:
-    """Trainings of Associated Learning in these components: their steps are the same, their first weights are not."""
-    return [f"al_{COMPONENTS[name]}{ending}" for ending in (frontier.AVERAGED, frontier.CENTRED)]
+def associated(name: str) -> str:
+    """The training of Associated Learning that predicts by the mean over these components."""
+    return f"al_{COMPONENTS[name]}{frontier.AVERAGED}"
 
 
 def problem(name: str, contender: str) -> tuple[jl.Rule, tuple[jax.Array, jax.Array]]:
@@ -78,7 +78,7 @@ def problem(name: str, contender: str) -> tuple[jl.Rule, tuple[jax.Array, jax.Ar
 def measure(name: str, task: Task) -> Iterator[Outcome]:
     """Time the components, and every program on one core and on two, in turn."""
     cores, steps, rounds = two_cores(), task.budget["steps"], task.budget["rounds"]
-    al, bp = (partial(problem, name, rule) for rule in (contenders(name)[0], "bp"))
+    al, bp = (partial(problem, name, rule) for rule in (associated(name), "bp"))
     link = measure_link(cores, rounds)
     found = busy(costs, al, cores=cores)
     components = over_cores([one.seconds for one in found])
@@ -125,79 +125,83 @@ def _milliseconds(record: Record) -> dict[str, float]:
 
 
 class Model:
-    """The seconds of a batch on a number of devices, from a record.
+    """The seconds of a batch on a number of devices, from a record, if nothing slows the programs down."""
 
-    In the pipeline the components take `slower` times as long as alone.
-    """
-
-    def __init__(self, record: Record, slower: float = 1.0):
+    def __init__(self, record: Record):
         self.settings = record["settings"]
-        self.seconds = [slower * one / 1e3 for one in self.settings["component ms"]]
+        self.seconds = [one / 1e3 for one in self.settings["component ms"]]
         self.step = _milliseconds(record)["bp"] / 1e3
         self.link = Link(**self.settings["link"])
-
-    def tick(self, devices: int) -> float:
-        """Seconds of a tick of the pipeline."""
-        stages = jl.pipeline.balance(self.seconds, devices)
-        return tick(self.seconds, self.settings["message bytes"], stages, self.link)
 
     def batch(self, program: str, devices: int, batches: int) -> float:
         """Seconds of a batch in an epoch of `batches`."""
         if program == PIPELINE:
-            return pipelined_epoch(batches, devices, self.tick(devices)) / batches
+            stages = jl.pipeline.balance(self.seconds, devices)
+            whole = tick(self.seconds, self.settings["message bytes"], stages, self.link)
+            return pipelined_epoch(batches, devices, whole) / batches
         if program == GPIPE:
             return gpipe_epoch(1, devices, self.settings["micro"], self.step)
         return data_parallel_batch(self.step, devices, self.settings["weight bytes"], self.link)
 
+    def on_two(self, program: str) -> float:
+        """Seconds of a batch on two devices, in a run as long as the measured one."""
+        return self.batch(program, DEVICES, self.settings["steps"])
 
-def slower(recorded: Mapping[str, Record]) -> float:
-    """How many times as long as alone the components take on two cores, in the network with the fewest of them."""
+
+def slower(recorded: Mapping[str, Record]) -> dict[str, float]:
+    """How many times as long as in the model each program takes on two cores, for the network of fewest components."""
     record = recorded[next(name for name in COMPONENTS if name in recorded)]
-    measured = measured_tick(_milliseconds(record)[PIPELINE] / 1e3, record["settings"]["steps"], DEVICES)
-    one, two = (Model(record, times).tick(DEVICES) for times in (1, 2))
-    return 1 + (measured - one) / (two - one)
+    measured, model = _milliseconds(record), Model(record)
+    return {program: measured[program] / 1e3 / model.on_two(program) for program in COLOURS}
 
 
 def checks(recorded: Recorded) -> Iterator[Row]:
     """What the model predicts for two cores, and what was measured there."""
     found = recorded.records
     for name, record in found.items():
-        model, measured = Model(record, slower(found)), {row["program"]: row for row in record["rows"]}
-        for program in COLOURS:
-            predicted = 1e3 * model.batch(program, DEVICES, record["settings"]["steps"])
+        model, measured = Model(record), {row["program"]: row["ms a batch"] for row in record["rows"]}
+        for program, times in slower(found).items():
+            predicted = 1e3 * times * model.on_two(program)
             yield {
                 "problem": name,
                 "program": program,
-                "measured, ms a batch": measured[program]["ms a batch"],
+                "measured, ms a batch": measured[program],
                 "predicted": f"{predicted:.3g}",
-                "share": f"{predicted / measured[program]['ms a batch']['median']:.2f}",
+                "share": f"{predicted / measured[program]['median']:.2f}",
+                "ideal": f"{predicted / times:.3g}",
             }
 
 
 def needed(trained: Mapping[str, Record], name: str, rule: str) -> Reached | None:
     """The epochs that a rule needs."""
-    return reached(trained, name, *(contenders(name) if rule == "al" else [rule]))
+    return reached(trained, name, associated(name) if rule == "al" else rule)
 
 
-def seconds(recorded: Recorded) -> dict[str, dict[str, dict[int, float]]]:
-    """The seconds until the accuracy is reached, by problem, program and devices; those of one and two are measured.
+class Curve(NamedTuple):
+    """The seconds until the accuracy is reached, by the number of devices."""
 
-    A rule of which not all seeds arrive is left out.
-    """
+    measured: dict[int, float]
+    model: dict[int, float]
+    ideal: dict[int, float]  # if nothing slows the program down
+
+
+def curves(recorded: Recorded) -> dict[str, dict[str, Curve]]:
+    """Those of each problem and program; a rule of which not all seeds arrive is left out."""
     found, trained = recorded.records, trainings(recorded)
-    curves: dict[str, dict[str, dict[int, float]]] = {}
+    drawn: dict[str, dict[str, Curve]] = {}
     for name, record in found.items():
-        model, own, batches = Model(record, slower(found)), _milliseconds(record), record["settings"]["batches"]
-        for program in COLOURS:
+        model, own, batches = Model(record), _milliseconds(record), record["settings"]["batches"]
+        for program, times in slower(found).items():
             rule = program.split(",")[0]
             epochs = needed(trained, name, rule)
             if not (epochs and epochs.always):
                 continue
-            batch = {1: own[rule] / 1e3, DEVICES: own[program] / 1e3}
-            batch |= {devices: model.batch(program, devices, batches) for devices in more(name)}
-            all_batches = fmean(epochs.arrived) * batches
-            curves.setdefault(name, {})[program] = {devices: all_batches * one for devices, one in batch.items()}
-    return curves
+            steps = fmean(epochs.arrived) * batches
+            measured = {1: steps * own[rule] / 1e3, DEVICES: steps * own[program] / 1e3}
+            ideal = {devices: steps * model.batch(program, devices, batches) for devices in (DEVICES, *more(name))}
+            predicted = {devices: times * one for devices, one in ideal.items()}
+            drawn.setdefault(name, {})[program] = Curve(measured, predicted, ideal)
+    return drawn
 
 
 def more(name: str) -> list[int]:
@@ -208,33 +212,39 @@ def more(name: str) -> list[int]:
 def table(recorded: Recorded) -> Iterator[Row]:
     """The seconds until the accuracy is reached, against devices."""
     trained = trainings(recorded)
-    for name, curves in seconds(recorded).items():
+    for name, drawn in curves(recorded).items():
         epochs = {f"epochs of {rule}": own.words for rule in ("al", "bp") if (own := needed(trained, name, rule))}
         for devices in (1, DEVICES, *more(name)):
-            shown = {program: f"{curves[program][devices]:.3g}" if program in curves else None for program in COLOURS}
-            known = "measured" if devices <= DEVICES else "model"
-            yield {"problem": name, "devices": devices, "seconds are": known, **shown, **epochs}
+            known = devices <= DEVICES
+            line: Row = {"problem": name, "devices": devices, "seconds are": "measured" if known else "the model's"}
+            for program in COLOURS:
+                curve = drawn.get(program)
+                line[program] = curve and f"{(curve.measured if known else curve.model)[devices]:.3g}"
+            for program in (GPIPE, DATA_PARALLEL):
+                line[f"{program}, ideal"] = None if known else f"{drawn[program].ideal[devices]:.3g}"
+            yield line | epochs
 
 
 def draw(recorded: Recorded) -> dict[str, "Figure"]:
     """The figure: seconds against devices, a panel for each problem."""
-    found = seconds(recorded)
-    return {"many_devices": picture(found)} if found else {}
+    drawn = curves(recorded)
+    return {"many_devices": picture(drawn)} if drawn else {}
 
 
-def picture(found: Mapping[str, Mapping[str, Mapping[int, float]]]) -> "Figure":
-    """Full lines between what was measured, and broken ones to what the model predicts."""
-    figure, panels = figures.panels(len(found), size=(4.2 * len(found), 3.8))
-    for (name, curves), axes in zip(found.items(), panels, strict=True):
-        for program, values in curves.items():
-            colour, devices = COLOURS[program], np.array(list(values))
-            height = np.array(list(values.values()))
-            axes.plot(devices[:2], height[:2], "o-", color=colour, label=program)
-            axes.plot(devices[1:], height[1:], ".--", color=colour, lw=1)
+def picture(drawn: Mapping[str, Mapping[str, Curve]]) -> "Figure":
+    """Large dots for what was measured, broken lines for the model, and dotted ones for backpropagation's ideals."""
+    figure, panels = figures.panels(len(drawn), size=(4.2 * len(drawn), 3.8))
+    for (name, programs), axes in zip(drawn.items(), panels, strict=True):
+        for program, (measured, model, ideal) in programs.items():
+            colour = COLOURS[program]
+            axes.plot(list(measured), list(measured.values()), "o", color=colour, label=program)
+            axes.plot(list(model), list(model.values()), ".--", color=colour, lw=1.4)
+            if program != PIPELINE:
+                axes.plot(list(ideal), list(ideal.values()), ":", color=colour, lw=1)
         _scales(axes, [1, DEVICES, *more(name)])
         axes.set(title=frontier.PROBLEMS[name].title, xlabel="devices", ylabel="seconds")
     panels[0].legend(frameon=False)
-    figure.suptitle("Seconds until the accuracy of backpropagation is reached; broken: by the model")
+    figure.suptitle("Seconds until the accuracy of backpropagation is reached; large dots: measured; lines: the model")
     return figure
 
 
@@ -250,9 +260,9 @@ EXPERIMENT = Experiment(
     title="The time until backpropagation's accuracy is reached, on up to 32 devices",
     rows={name: Job(FULL, QUICK, partial(measure, name)) for name in COMPONENTS},
     note=(
-        "A device is a pinned core, up to two; more are the model's. Associated Learning has a component for each "
-        f"layer, with the encoders `jl.codes.centred`. GPipe has {MICRO} micro-batches, which the model takes to be as "
-        "efficient as whole batches."
+        "A device is a pinned core, up to two; the times of more are the model's. Associated Learning has as many "
+        f"components as the largest number of devices, and lean codes. GPipe has {MICRO} micro-batches. `ideal` is the "
+        "model if micro-batches and shares of a batch were as efficient as whole batches."
     ),
     tables=(table, checks),
     draw=draw,

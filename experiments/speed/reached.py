@@ -41,13 +41,12 @@ class Reached(NamedTuple):
         return f"{fmean(self.arrived):.3g}{of}" if self.arrived else "not reached"
 
 
-def reached(recorded: Mapping[str, Record], name: str, *contenders: str) -> Reached | None:
+def reached(recorded: Mapping[str, Record], name: str, contender: str) -> Reached | None:
     """The epochs that a contender needs, from the records of its trainings; None if it is not trained.
 
-    If there are several contenders, or trainings for twice the time, it is the training in which more of the seeds
-    arrive, or else the faster one.
+    If it is trained for twice the time, too, it is the training in which more of the seeds arrive, or the faster one.
     """
-    found = [_reached(recorded, name, own + ending) for own in contenders for ending in ("", frontier.LONGER)]
+    found = [_reached(recorded, name, own) for own in (contender, contender + frontier.LONGER)]
     trained = [one for one in found if one]
     return max(trained, key=lambda one: (len(one.arrived), -fmean(one.arrived or [0])), default=None)
 

@@ -270,13 +270,12 @@ def _until(needed: Reached | None, line: Row, record: Record) -> Row:
 def lines_of(record: Record, name: str, trained: Mapping[str, Record]) -> list[Row]:
     """The programs of a problem that are shown.
 
-    A program has another line for each training of the same steps: one predicts by the mean over the components, and
-    one has other first weights.
+    If there is a training of the same steps that predicts by the mean over the components, a program has a second line.
     """
     lines = []
     for row in best(record["rows"]):
-        others = [row["contender"] + ending for ending in (frontier.AVERAGED, frontier.CENTRED)]
-        for contender in [row["contender"], *(other for other in others if f"{name}_{other}" in trained)]:
+        averaged = row["contender"] + frontier.AVERAGED
+        for contender in [row["contender"], *([averaged] if f"{name}_{averaged}" in trained else [])]:
             program = row["program"].replace(row["contender"], frontier.shown_as(contender), 1)
             lines.append({**row, "program": program, "contender": contender})
     return lines
