@@ -754,10 +754,10 @@ DEFECTS = (
         "test_author.py::test_a_lesson_is_checked_by_the_first_step[other statistics]",
     ),
     Defect(
-        "al: the average leaves out the first component",
+        "al: in the average a component takes the place of the one below it",
         "rules/associated.py",
-        "0 if self.codes.average else n - 1",
-        "1 if self.codes.average else n - 1",
+        "[down(i, others), across(i - 1)]",
+        "[down(i, others), across(i)]",
         details("the_average_is_over_the_predictions_of_all_components[dense]"),
     ),
     Defect(
