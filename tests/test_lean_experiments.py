@@ -203,9 +203,13 @@ def test_the_model_of_many_devices_is_arithmetic(monkeypatch):
     # place of 8; and half a step and a ring, in which 2 pieces of the gradients are sent.
     slower = {"al, pipeline": 7 / (10 / 9 * 5), "bp, GPipe": 9 / (8 / 2 * 9 / 8), "bp, data-parallel": 10 / (8 / 2 + 4)}
     assert many_devices.slower(found.records) == pytest.approx(slower)
-    assert {row["share"] for row in many_devices.checks(found)} == {"1.00"}
+    assert {row["predicted / measured"] for row in many_devices.checks(found)} == {"1.00"}
     faster = Recorded(many_devices.EXPERIMENT, {**found.records, "deep_16": timings(8.0, 7.0, 6.0, 5.0)}, None, Path())
-    shares = {row["program"]: row["share"] for row in many_devices.checks(faster) if row["problem"] == "deep_16"}
+    shares = {
+        row["program"]: row["predicted / measured"]
+        for row in many_devices.checks(faster)
+        if row["problem"] == "deep_16"
+    }
     assert shares == {"al, pipeline": "1.00", "bp, GPipe": "1.50", "bp, data-parallel": "2.00"}
     trained = {"mnist_bp": record([0.5, 0.9]), "mnist_al_4_average": record([0.9, 0.9])}
     monkeypatch.setattr(many_devices, "trainings", lambda _: trained)

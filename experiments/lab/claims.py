@@ -56,8 +56,8 @@ CLAIMS: Sequence[Claim] = (
         "al_depth",
         "Associated Learning, sigmoids",
         "A gradient that stays in its component is less likely to vanish",
-        "It holds for new weights, up to 20 layers. With 20, after 30 epochs, `bp` reaches {al_depth/bp_20}, which is "
-        "chance, and `al` {al_depth/al_20}",
+        "It holds before the first step, up to 20 layers. With 20, after 30 epochs, `bp` reaches {al_depth/bp_20}, "
+        "which is chance, and `al` {al_depth/al_20}",
     ),
     Claim(
         "al_text_classification",

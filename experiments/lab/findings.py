@@ -61,7 +61,8 @@ smaller, the more layers are above it, and that of Associated Learning does not 
 backpropagation is ahead ({al_depth/bp_2 - al_depth/al_2}), and with five the two are level. With ten it begins late:
 after the first epoch it has a fifth to half of the validation images right. After all thirty epochs Associated Learning
 is ahead there with every seed ({al_depth/al_10 - al_depth/bp_10} in the mean). With 20 layers backpropagation
-stays at chance with each of its rates in the short trials, and with the chosen one to the end. Some rows chose the
+stays at chance with each of its rates in the short trials, and to the end with the smallest, which was taken because
+all four were alike. Some rows chose the
 largest rate, so a larger one may be better for them: backpropagation with two layers, and Associated Learning with two,
 five and ten.""",
     "al_text_classification": """\

@@ -8,12 +8,12 @@ for more:
   where tick = (the slowest stage) + (the slowest transfer);
 - GPipe over D devices takes (M + D - 1) / M · step / D, with M micro-batches: transfers are free, layers divide
   perfectly, and small micro-batches cost no more;
-- data-parallel backpropagation takes step / D and the time in which a ring adds up the gradients; a share of one or two
+- data-parallel backpropagation takes step / D and the time in which a ring adds up the gradients; a share of two
   examples is taken to be as efficient as a whole batch.
 
 All three take longer than that. How many times as long is measured for each on two cores, for the network with the
 fewest components, and is taken to be the same for all networks and numbers of devices. The deeper networks on two cores
-check it. The last two are also shown without it, as ideals. What more devices would do to the memory that they share is
+check it. Without it the times are called ideal. What more devices would do to the memory that they share is
 left out.
 """
 
@@ -167,7 +167,7 @@ def checks(recorded: Recorded) -> Iterator[Row]:
                 "program": program,
                 "measured, ms a batch": measured[program],
                 "predicted": f"{predicted:.3g}",
-                "share": f"{predicted / measured[program]['median']:.2f}",
+                "predicted / measured": f"{predicted / measured[program]['median']:.2f}",
                 "ideal": f"{predicted / times:.3g}",
             }
 
@@ -262,7 +262,7 @@ EXPERIMENT = Experiment(
     note=(
         "A device is a pinned core, up to two; the times of more are the model's. Associated Learning has as many "
         f"components as the largest number of devices, and lean codes. GPipe has {MICRO} micro-batches. `ideal` is the "
-        "model if micro-batches and shares of a batch were as efficient as whole batches."
+        "model without the slowdown that was measured on two cores."
     ),
     tables=(table, checks),
     draw=draw,
