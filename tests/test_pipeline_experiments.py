@@ -7,9 +7,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from lab_helpers import main, one_line
+from lab_helpers import few_digits, main, one_line
 
 import jaxlocal as jl
+from experiments.beyond import shared as beyond
 from experiments.lab import tables, workers
 from experiments.lab.experiment import Budget, Task
 from experiments.speed import (
@@ -17,6 +18,7 @@ from experiments.speed import (
     limits,
     link,
     local_rules,
+    many_devices,
     one_device,
     pipeline_scaling,
     pipeline_speed,
@@ -223,6 +225,26 @@ def test_the_devices_of_a_machine(tmp_path, monkeypatch):
     assert two["predicted / measured"] == pytest.approx(1, rel=1e-2) or record["settings"]["rest"] == 0
     whole = 1e-3 * (max(seconds) + record["settings"]["rest"]) + Link(**record["settings"]["link"]).seconds(message)
     assert two["predicted ms"] == pytest.approx(1e3 * whole * 5 / 4, rel=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+@needs_two_cores
+def test_what_is_measured_for_the_model_of_many_devices(tmp_path, monkeypatch):
+    net = jl.models.mlp((8, 8))
+    tiny = beyond.PROBLEMS["deep_16"]._replace(data="digits", net=net, averaged=(2,), batch=16)
+    monkeypatch.setattr(beyond, "images", lambda *_: few_digits())
+    monkeypatch.setitem(beyond.PROBLEMS, "tiny", tiny)
+    monkeypatch.setitem(many_devices.COMPONENTS, "tiny", 2)
+    monkeypatch.setattr(many_devices, "Worker", Here)
+    task = Task(many_devices.EXPERIMENT, "tiny", Budget(rounds=2, steps=3), {}, tmp_path, float("inf"), tmp_path, False)
+    (outcome,) = many_devices.measure("tiny", task)
+    assert [row["program"] for row in outcome.rows] == ["al", "bp", *many_devices.COLOURS]
+    assert all(row["ms a batch"]["median"] > 0 for row in outcome.rows)
+    settings = outcome.settings
+    assert (settings["batches"], settings["stages"], len(settings["component ms"])) == (128 // 16, [1, 1], 2)
+    assert settings["message bytes"] == [16 * (8 + jl.codes.lean.width) * 4] * 2
+    assert settings["weight bytes"] == 4 * (64 * 8 + 8 + 8 * 8 + 8 + 8 * 10 + 10)
 
 
 @pytest.mark.slow

@@ -13,8 +13,7 @@ for more:
 
 All three take longer than that. How many times as long is measured for each on two cores, for the network with the
 fewest components, and is taken to be the same for all networks and numbers of devices. The deeper networks on two cores
-check it. Without it the times are called ideal. What more devices would do to the memory that they share is
-left out.
+check it. Without it the times are called ideal. What more devices would do to the memory that they share is left out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -244,7 +243,8 @@ def picture(drawn: Mapping[str, Mapping[str, Curve]]) -> "Figure":
         _scales(axes, [1, DEVICES, *more(name)])
         axes.set(title=frontier.PROBLEMS[name].title, xlabel="devices", ylabel="seconds")
     panels[0].legend(frameon=False)
-    figure.suptitle("Seconds until the accuracy of backpropagation is reached; large dots: measured; lines: the model")
+    words = "large dots: measured; broken lines: the model; dotted ones: its ideal"
+    figure.suptitle(f"Seconds until the accuracy of backpropagation is reached; {words}")
     return figure
 
 
