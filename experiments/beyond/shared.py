@@ -41,28 +41,20 @@ class Problem(NamedTuple):
 MLP, WIDE = jl.models.mlp((256,) * 8), jl.models.mlp((1024,) * 4)
 SHORT, LONG = Budget(epochs=6, seeds=3), Budget(epochs=20, seeds=5)
 PROBLEMS = {
-    "mnist": Problem(
-        "MNIST, 8 dense layers",
-        "mnist",
-        MLP,
-        "8 layers of 256 units",
-        8,
-        (1, 2, 4, 8),
-        LONG,
-        SHORT,
-        averaged=(2, 4, 8),
-    ),
-    "fashion": Problem(
-        "Fashion-MNIST, 8 dense layers",
-        "fashion_mnist",
-        MLP,
-        "8 layers of 256 units",
-        8,
-        (1, 2, 4, 8),
-        LONG,
-        SHORT,
-        averaged=(2, 4, 8),
-    ),
+    **{
+        name: Problem(
+            f"{title}, 8 dense layers",
+            data,
+            MLP,
+            "8 layers of 256 units",
+            8,
+            (1, 2, 4, 8),
+            LONG,
+            SHORT,
+            averaged=(2, 4, 8),
+        )
+        for name, title, data in (("mnist", "MNIST", "mnist"), ("fashion", "Fashion-MNIST", "fashion_mnist"))
+    },
     "cifar": Problem(
         "CIFAR-10, vanilla CNN",
         "cifar10",

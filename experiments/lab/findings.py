@@ -60,11 +60,10 @@ second table shows the reason that the authors suppose: the gradient of backprop
 smaller, the more layers are above it, and that of Associated Learning does not depend on them. With two layers
 backpropagation is ahead ({al_depth/bp_2 - al_depth/al_2}), and with five the two are level. With ten it begins late:
 after the first epoch it has a fifth to half of the validation images right. After all thirty epochs Associated Learning
-is ahead there with every seed ({al_depth/al_10 - al_depth/bp_10} in the mean). With 20 layers backpropagation
-stays at chance with each of its rates in the short trials, and to the end with the smallest, which was taken because
-all four were alike. Some rows chose the
-largest rate, so a larger one may be better for them: backpropagation with two layers, and Associated Learning with two,
-five and ten.""",
+is ahead there with every seed ({al_depth/al_10 - al_depth/bp_10} in the mean). With 20 layers backpropagation stays at
+chance with each of its rates in the short trials, and to the end with the smallest, which was taken because all four
+were alike. Some rows chose the largest rate, so a larger one may be better for them: backpropagation with two layers,
+and Associated Learning with two, five and ten.""",
     "al_text_classification": """\
 The successor's paper reports that Associated Learning is ahead of backpropagation on texts. Here there are eight pairs
 of a set of texts and a network, with smaller networks than the paper's and few epochs. What follows is said of the last
