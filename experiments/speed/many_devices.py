@@ -185,7 +185,7 @@ class Curve(NamedTuple):
 
 
 def curves(recorded: Recorded) -> dict[str, dict[str, Curve]]:
-    """Those of each problem and program; a rule of which not all seeds arrive is left out."""
+    """The curves by problem and program. A rule is left out if not all of its seeds arrive."""
     found, trained = recorded.records, trainings(recorded)
     drawn: dict[str, dict[str, Curve]] = {}
     for name, record in found.items():
