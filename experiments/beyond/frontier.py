@@ -62,10 +62,12 @@ def contenders(problem: Problem) -> dict[str, Make]:
         for grid in problem.grids
     }
     widths = {f"al_4{WIDTH}{width}": partial(jl.rules.al, components=4, width=width) for width in problem.widths}
+    narrow = partial(jl.rules.al, components=4, bridge=jl.codes.pooled(jl.codes.low_rank))
+    ranks = {"al_4_low_rank": narrow} if problem.low_rank else {}
     paper = partial(jl.rules.al, components=problem.paper, codes=jl.codes.paper)
     others = {"al_paper": paper} if problem.paper else {}
     feedback = {"dfa": jl.rules.dfa, "drtp": jl.rules.drtp} if problem.feedback else {}
-    return {**plain, **longer, **grids, **widths, **others, **feedback}
+    return {**plain, **longer, **grids, **widths, **ranks, **others, **feedback}
 
 
 def shown_as(contender: str) -> str:

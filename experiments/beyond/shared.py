@@ -7,7 +7,8 @@ from experiments.lab.experiment import Budget
 from experiments.lab.training import images
 
 RATES = 5e-4, 1e-3, 2e-3, 4e-3, 8e-3
-LOW_RATES = 1.25e-4, 2.5e-4, *RATES  # for deep networks
+LOW_RATES = 1.25e-4, 2.5e-4, *RATES
+DEEP_RATES = {16: LOW_RATES, 32: LOW_RATES, 64: (6.25e-5, *LOW_RATES)}  # by the depth of the network
 
 
 class Problem(NamedTuple):
@@ -29,6 +30,7 @@ class Problem(NamedTuple):
     averaged: tuple[int, ...] = ()  # the numbers of components in the rows whose prediction is the mean over them
     grids: tuple[int, ...] = ()  # the cells along each axis of the images that the bridges read, in rows of their own
     widths: tuple[int, ...] = ()  # the units of a code, in rows of their own
+    low_rank: bool = False  # whether bridges of low rank have a row of their own
     rates: tuple[float, ...] = RATES  # which each contender may choose from
 
     def splits(self) -> jl.data.Splits:
@@ -52,6 +54,7 @@ PROBLEMS = {
             LONG,
             SHORT,
             averaged=(2, 4, 8),
+            low_rank=name == "mnist",
         )
         for name, title, data in (("mnist", "MNIST", "mnist"), ("fashion", "Fashion-MNIST", "fashion_mnist"))
     },
@@ -70,6 +73,21 @@ PROBLEMS = {
         averaged=(2, 4, 8),
         grids=(1, 2, 4, 16),
         widths=(128, 256),
+        low_rank=True,
+    ),
+    "cifar_512": Problem(
+        "CIFAR-10, vanilla CNN, batches of 512",
+        "cifar10",
+        jl.models.vanilla_cnn(),
+        "vanilla_cnn",
+        None,
+        (),
+        LONG,
+        SHORT,
+        size=16,
+        batch=512,
+        feedback=False,
+        averaged=(2, 4),
     ),
     **{
         f"wide_{batch}": Problem(
@@ -100,9 +118,9 @@ PROBLEMS = {
             SHORT,
             feedback=False,
             averaged=(depth,),
-            rates=LOW_RATES,
+            rates=rates,
         )
-        for depth in (16, 32)
+        for depth, rates in DEEP_RATES.items()
     },
     "resnet": Problem(
         "CIFAR-10, ResNet-8",
@@ -118,5 +136,6 @@ PROBLEMS = {
         averaged=(2, 4),
         grids=(1, 2, 4, 16),
         widths=(128, 256),
+        low_rank=True,
     ),
 }
