@@ -180,28 +180,34 @@ def test_a_program_has_a_second_line_where_a_training_predicts_by_the_mean():
     assert lines[1]["contender"] == "al_2_average"
 
 
+MICRO = {f"bp, GPipe of {micro}": micro for micro in (2, 4, 8, 16, 32)}
+
+
 def timings(bp, pipe, gpipe, split):
-    """A record of `many_devices`: components of 2, 1, 1 and 2 ms, and a link that takes 1 ms and 1 ms a kilobyte."""
+    """A record of `many_devices`: components of 2, 1, 1 and 2 ms, and a link that takes 1 ms and 1 ms a kilobyte.
+
+    GPipe takes `gpipe` milliseconds with 8 micro-batches, and one more or less with twice or half as many.
+    """
     settings = {
         "steps": 9,
         "batches": 100,
-        "micro": 8,
         "component ms": [2.0, 1.0, 1.0, 2.0],
         "message bytes": [1000] * 4,
         "weight bytes": 2000,
         "link": {"bandwidth": 1e6, "latency": 1e-3},
     }
-    known = {"al": 6.0, "bp": bp, "al, pipeline": pipe, "bp, GPipe": gpipe, "bp, data-parallel": split}
+    known = {"al": 6.0, "bp": bp, "al, pipeline": pipe, "bp, data-parallel": split, "bp, both cores": 7.5}
+    known |= dict(zip(MICRO, (gpipe - 2, gpipe - 1, gpipe, gpipe + 1, gpipe + 2), strict=True))
     rows = [{"program": program, "ms a batch": {"median": value}} for program, value in known.items()]
     return {"settings": settings, "rows": rows}
 
 
 def test_the_model_of_many_devices_is_arithmetic(monkeypatch):
-    measured = timings(8.0, 7.0, 9.0, 10.0)
-    found = Recorded(many_devices.EXPERIMENT, {"mnist": measured}, None, Path())
-    # Without what slows them down: 9 batches in 10 ticks of 3 ms and a message of 2 ms; 9 steps of micro-batches in
-    # place of 8; and half a step and a ring, in which 2 pieces of the gradients are sent.
-    slower = {"al, pipeline": 7 / (10 / 9 * 5), "bp, GPipe": 9 / (8 / 2 * 9 / 8), "bp, data-parallel": 10 / (8 / 2 + 4)}
+    found = Recorded(many_devices.EXPERIMENT, {"mnist": timings(8.0, 7.0, 9.0, 10.0)}, None, Path())
+    # Without what slows them down: 9 batches in 10 ticks of 3 ms and a message of 2 ms; M + 1 micro-batches in place of
+    # M; and half a step and a ring, in which 2 pieces of the gradients are sent.
+    gpipe = {f"bp, GPipe of {n}": (7 + i) / (8 / 2 * (n + 1) / n) for i, n in enumerate(MICRO.values())}
+    slower = {"al, pipeline": 7 / (10 / 9 * 5), **gpipe, "bp, data-parallel": 10 / (8 / 2 + 4)}
     assert many_devices.slower(found.records) == pytest.approx(slower)
     assert {row["predicted / measured"] for row in many_devices.checks(found)} == {"1.00"}
     faster = Recorded(many_devices.EXPERIMENT, {**found.records, "deep_16": timings(8.0, 7.0, 6.0, 5.0)}, None, Path())
@@ -210,28 +216,31 @@ def test_the_model_of_many_devices_is_arithmetic(monkeypatch):
         for row in many_devices.checks(faster)
         if row["problem"] == "deep_16"
     }
-    assert shares == {"al, pipeline": "1.00", "bp, GPipe": "1.50", "bp, data-parallel": "2.00"}
+    assert (shares["al, pipeline"], shares["bp, GPipe of 8"], shares["bp, data-parallel"]) == ("1.00", "1.50", "2.00")
     trained = {"mnist_bp": record([0.5, 0.9]), "mnist_al_4_average": record([0.9, 0.9])}
     monkeypatch.setattr(many_devices, "trainings", lambda _: trained)
     lines = {line["devices"]: line for line in many_devices.table(found)}
     assert lines.keys() == {1, 2, 4}
-    one = {"al, pipeline": "0.6", "bp, GPipe": "1.6", "bp, data-parallel": "1.6"}
-    ideal = {"bp, GPipe, ideal": None, "bp, data-parallel, ideal": None}
+    one = {"al, pipeline": "0.6", "bp, GPipe": "1.6", "bp, data-parallel": "1.6", "bp, both cores": "1.6"}
+    none = {"micro-batches": None, "bp, GPipe, ideal": None, "bp, data-parallel, ideal": None}
     known = {"problem": "mnist", "devices": 1, "seconds are": "measured", "epochs of al": "1", "epochs of bp": "2"}
-    assert lines[1] == known | one | ideal
-    assert lines[2]["al, pipeline"] == "0.7" and lines[2]["bp, data-parallel"] == "2"
+    assert lines[1] == known | one | none
+    two = {"al, pipeline": "0.7", "bp, GPipe": "1.4", "bp, data-parallel": "2", "bp, both cores": "1.5"}
+    assert two.items() <= lines[2].items() and lines[2]["micro-batches"] == 2
+    # Four devices take M + 3 micro-batches in place of M: of 7 · 5 / 3, 8 · 7 / 5, 9 · 11 / 9, … the third is least.
+    assert lines[4]["micro-batches"] == 8 and lines[4]["bp, both cores"] is None
     ideals = {"bp, GPipe": 8 / 4 * 11 / 8, "bp, data-parallel": 8 / 4 + 6 * 1.5}
+    slowdown = {"bp, GPipe": slower["bp, GPipe of 8"], "bp, data-parallel": slower["bp, data-parallel"]}
     for program, milliseconds in ideals.items():
         assert float(lines[4][f"{program}, ideal"]) == pytest.approx(0.2 * milliseconds, rel=1e-2)
-        assert float(lines[4][program]) == pytest.approx(0.2 * milliseconds * slower[program], rel=1e-2)
+        assert float(lines[4][program]) == pytest.approx(0.2 * milliseconds * slowdown[program], rel=1e-2)
     tick = 2 + 2  # one component and its message
     assert float(lines[4]["al, pipeline"]) == pytest.approx(103 * tick / 1e3 * slower["al, pipeline"], rel=1e-2)
     assert many_devices.draw(found).keys() == {"many_devices"}
 
 
 def test_a_rule_of_which_a_seed_does_not_arrive_has_no_seconds(monkeypatch):
-    measured = timings(8.0, 7.0, 9.0, 10.0)
-    found = Recorded(many_devices.EXPERIMENT, {"mnist": measured}, None, Path())
+    found = Recorded(many_devices.EXPERIMENT, {"mnist": timings(8.0, 7.0, 9.0, 10.0)}, None, Path())
     trained = {"mnist_bp": record([0.5, 0.9]), "mnist_al_4_average": record([0.8, 0.8], [0.8, 0.9])}
     monkeypatch.setattr(many_devices, "trainings", lambda _: trained)
     lines = list(many_devices.table(found))

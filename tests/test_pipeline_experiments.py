@@ -139,11 +139,11 @@ def test_what_the_cases_compare(monkeypatch):
 
 
 class Here:
-    """A worker in this process: it gets and gives what can be pickled, and has a device for each core."""
+    """A worker in this process: it gets and gives what can be pickled, and has a device for each of its cores."""
 
-    def __init__(self, make, *arguments, cores=(0,)):
+    def __init__(self, make, *arguments, cores=None):
         make, arguments = pickle.loads(pickle.dumps((make, arguments)))
-        devices = jax.devices()[: len(cores)]
+        devices = jax.devices()[: len(cores or [0])]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(jax, "devices", lambda: devices)
             self._made = make(*arguments)
@@ -232,18 +232,18 @@ def test_the_devices_of_a_machine(tmp_path, monkeypatch):
 @needs_two_cores
 def test_what_is_measured_for_the_model_of_many_devices(tmp_path, monkeypatch):
     net = jl.models.mlp((8, 8))
-    tiny = beyond.PROBLEMS["deep_16"]._replace(data="digits", net=net, averaged=(2,), batch=16)
+    tiny = beyond.PROBLEMS["deep_16"]._replace(data="digits", net=net, averaged=(2,), batch=32)
     monkeypatch.setattr(beyond, "images", lambda *_: few_digits())
     monkeypatch.setitem(beyond.PROBLEMS, "tiny", tiny)
     monkeypatch.setitem(many_devices.COMPONENTS, "tiny", 2)
     monkeypatch.setattr(many_devices, "Worker", Here)
     task = Task(many_devices.EXPERIMENT, "tiny", Budget(rounds=2, steps=3), {}, tmp_path, float("inf"), tmp_path, False)
     (outcome,) = many_devices.measure("tiny", task)
-    assert [row["program"] for row in outcome.rows] == ["al", "bp", *many_devices.COLOURS]
+    assert [row["program"] for row in outcome.rows] == ["al", "bp", *many_devices.MODELLED, many_devices.BOTH_CORES]
     assert all(row["ms a batch"]["median"] > 0 for row in outcome.rows)
     settings = outcome.settings
-    assert (settings["batches"], settings["stages"], len(settings["component ms"])) == (128 // 16, [1, 1], 2)
-    assert settings["message bytes"] == [16 * (8 + jl.codes.lean.width) * 4] * 2
+    assert (settings["batches"], settings["stages"], len(settings["component ms"])) == (128 // 32, [1, 1], 2)
+    assert settings["message bytes"] == [32 * (8 + jl.codes.lean.width) * 4] * 2
     assert settings["weight bytes"] == 4 * (64 * 8 + 8 + 8 * 8 + 8 + 8 * 10 + 10)
 
 

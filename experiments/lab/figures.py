@@ -41,6 +41,16 @@ def panels(
     return figure, axes
 
 
+def grid(count: int, columns: int, cell: tuple[float, float]) -> tuple["Figure", list["Axes"]]:
+    """A figure and so many axes of the size `cell`, in rows of at most so many columns."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure, axes = panels(columns, rows, size=(cell[0] * columns, cell[1] * rows + 0.5))
+    for one in axes[count:]:
+        one.remove()
+    return figure, axes[:count]
+
+
 def whole_epochs(axes: "Axes") -> None:
     """Only whole numbers on the axis of the epochs."""
     from matplotlib.ticker import MaxNLocator

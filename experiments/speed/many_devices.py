@@ -1,4 +1,4 @@
-"""The time until a network is as accurate as backpropagation makes it, on 1 to 32 devices: a model, and its check.
+"""The time until a network is as accurate as backpropagation makes it, on 1 to 64 devices: a model, and its check.
 
 Associated Learning has as many components as the largest number of devices. How many epochs a rule needs comes from its
 trainings in `experiments.beyond.frontier`. The seconds of a batch are measured on one core and on two, and predicted
@@ -7,13 +7,14 @@ for more:
 - the pipeline of Associated Learning over D devices takes (n + D - 1) / n · tick for each of n batches in an epoch,
   where tick = (the slowest stage) + (the slowest transfer);
 - GPipe over D devices takes (M + D - 1) / M · step / D, with M micro-batches: transfers are free, layers divide
-  perfectly, and small micro-batches cost no more;
+  perfectly, and small micro-batches cost no more; of several numbers of micro-batches the fastest counts;
 - data-parallel backpropagation takes step / D and the time in which a ring adds up the gradients; a share of two
   examples is taken to be as efficient as a whole batch.
 
-All three take longer than that. How many times as long is measured for each on two cores, for the network with the
-fewest components, and is taken to be the same for all networks and numbers of devices. The deeper networks on two cores
-check it. Without it the times are called ideal. What more devices would do to the memory that they share is left out.
+All take longer than that. How many times as long is measured for each on two cores, and for each number of
+micro-batches, for the network with the fewest components, and is taken to be the same for all networks and numbers of
+devices. The deeper networks on two cores check it. Without it the times are called ideal. What more devices would do to
+the memory that they share is left out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,11 +58,12 @@ from experiments.speed.shared import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COMPONENTS = {"mnist": 4, "deep_16": 16, "deep_32": 32}  # of the problems
+COMPONENTS = {"mnist": 4, "deep_16": 16, "deep_32": 32, "deep_64": 64}  # of the problems
 FULL, QUICK = Budget(rounds=9, steps=60), Budget(rounds=3, steps=10)
-MICRO = 8
-PIPELINE, GPIPE, DATA_PARALLEL = "al, pipeline", "bp, GPipe", "bp, data-parallel"
-COLOURS = {PIPELINE: figures.BLUE, GPIPE: figures.ORANGE, DATA_PARALLEL: figures.RED}
+PIPELINE, GPIPE, DATA_PARALLEL, BOTH_CORES = "al, pipeline", "bp, GPipe", "bp, data-parallel", "bp, both cores"
+COLOURS = {PIPELINE: figures.BLUE, GPIPE: figures.ORANGE, DATA_PARALLEL: figures.RED, BOTH_CORES: "black"}
+MICRO = {f"{GPIPE} of {micro}": micro for micro in (2, 4, 8, 16, 32)}  # numbers of micro-batches
+MODELLED = PIPELINE, *MICRO, DATA_PARALLEL
 
 
 def associated(name: str) -> str:
@@ -84,15 +86,16 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
     stages = jl.pipeline.balance(components, DEVICES)
     with ExitStack() as stack:
 
-        def started(make: Any, rule: Problem, *arguments: Any, devices: int = DEVICES) -> Any:
-            return stack.enter_context(Worker(make, rule, steps, *arguments, cores=cores[:devices])).ask
+        def started(make: Any, rule: Problem, *arguments: Any, cores: Sequence[int] | None = cores) -> Any:
+            return stack.enter_context(Worker(make, rule, steps, *arguments, cores=cores)).ask
 
         turns = {
-            "al": started(sequential, al, devices=1),
-            "bp": started(sequential, bp, devices=1),
+            "al": started(sequential, al, cores=cores[:1]),
+            "bp": started(sequential, bp, cores=cores[:1]),
             PIPELINE: started(pipeline, al, stages),
-            GPIPE: started(backprop_pipeline, bp, gpipe, MICRO),
+            **{name: started(backprop_pipeline, bp, gpipe, micro) for name, micro in MICRO.items()},
             DATA_PARALLEL: started(sequential, partial(split, bp)),
+            BOTH_CORES: started(sequential, bp, cores=None),
         }
         seconds = take_turns(turns, rounds, warm_up=1)
     rows = [{"program": program, "ms a batch": records.milliseconds(own)} for program, own in seconds.items()]
@@ -101,7 +104,6 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
         "problem": name,
         "batch_size": len(x),
         "batches": len(splits.train[0]) // len(x),
-        "micro": MICRO,
         "stages": list(stages),
         "component ms": [float(f"{1e3 * one:.4g}") for one in components],
         "message bytes": list(found[0].message),
@@ -138,8 +140,8 @@ class Model:
             stages = jl.pipeline.balance(self.seconds, devices)
             whole = tick(self.seconds, self.settings["message bytes"], stages, self.link)
             return pipelined_epoch(batches, devices, whole) / batches
-        if program == GPIPE:
-            return gpipe_epoch(1, devices, self.settings["micro"], self.step)
+        if program in MICRO:
+            return gpipe_epoch(1, devices, MICRO[program], self.step)
         return data_parallel_batch(self.step, devices, self.settings["weight bytes"], self.link)
 
     def on_two(self, program: str) -> float:
@@ -151,7 +153,7 @@ def slower(recorded: Mapping[str, Record]) -> dict[str, float]:
     """How many times as long as in the model each program takes on two cores, for the network of fewest components."""
     record = recorded[next(name for name in COMPONENTS if name in recorded)]
     measured, model = _milliseconds(record), Model(record)
-    return {program: measured[program] / 1e3 / model.on_two(program) for program in COLOURS}
+    return {program: measured[program] / 1e3 / model.on_two(program) for program in MODELLED}
 
 
 def checks(recorded: Recorded) -> Iterator[Row]:
@@ -183,24 +185,45 @@ class Curve(NamedTuple):
     model: dict[int, float]
     ideal: dict[int, float]  # if nothing slows the program down
 
+    @property
+    def seconds(self) -> dict[int, float]:
+        """What was measured, and the model's where nothing was."""
+        return self.model | self.measured
+
 
 def curves(recorded: Recorded) -> dict[str, dict[str, Curve]]:
     """The curves by problem and program. A rule is left out if not all of its seeds arrive."""
-    found, trained = recorded.records, trainings(recorded)
+    found, trained, slowdown = recorded.records, trainings(recorded), slower(recorded.records)
     drawn: dict[str, dict[str, Curve]] = {}
     for name, record in found.items():
         model, own, batches = Model(record), _milliseconds(record), record["settings"]["batches"]
-        for program, times in slower(found).items():
+        for program in (*MODELLED, BOTH_CORES):
             rule = program.split(",")[0]
             epochs = needed(trained, name, rule)
             if not (epochs and epochs.always):
                 continue
             steps = fmean(epochs.arrived) * batches
             measured = {1: steps * own[rule] / 1e3, DEVICES: steps * own[program] / 1e3}
-            ideal = {devices: steps * model.batch(program, devices, batches) for devices in (DEVICES, *more(name))}
-            predicted = {devices: times * one for devices, one in ideal.items()}
+            modelled = (DEVICES, *more(name)) if program in slowdown else ()
+            ideal = {devices: steps * model.batch(program, devices, batches) for devices in modelled}
+            predicted = {devices: slowdown[program] * one for devices, one in ideal.items()}
             drawn.setdefault(name, {})[program] = Curve(measured, predicted, ideal)
-    return drawn
+    return {name: programs | {GPIPE: _fastest_gpipe(programs)} for name, programs in drawn.items()}
+
+
+def fastest(drawn: Mapping[str, Curve], devices: int) -> str:
+    """The number of micro-batches, as the name of a program, with which GPipe is the fastest on so many devices."""
+    return min(MICRO, key=lambda program: drawn[program].seconds[devices])
+
+
+def _fastest_gpipe(drawn: Mapping[str, Curve]) -> Curve:
+    """GPipe with the fastest number of micro-batches on each number of devices."""
+    chosen = {devices: drawn[fastest(drawn, devices)] for devices in drawn[DATA_PARALLEL].seconds}
+    return Curve(
+        {devices: own.measured[devices] for devices, own in chosen.items() if devices in own.measured},
+        {devices: own.model[devices] for devices, own in chosen.items() if devices in own.model},
+        {devices: own.ideal[devices] for devices, own in chosen.items() if devices in own.ideal},
+    )
 
 
 def more(name: str) -> list[int]:
@@ -217,8 +240,9 @@ def table(recorded: Recorded) -> Iterator[Row]:
             known = devices <= DEVICES
             line: Row = {"problem": name, "devices": devices, "seconds are": "measured" if known else "the model's"}
             for program in COLOURS:
-                curve = drawn.get(program)
-                line[program] = curve and f"{(curve.measured if known else curve.model)[devices]:.3g}"
+                seconds = drawn[program].seconds if program in drawn else {}
+                line[program] = f"{seconds[devices]:.3g}" if devices in seconds else None
+            line["micro-batches"] = MICRO[fastest(drawn, devices)] if devices > 1 else None
             for program in (GPIPE, DATA_PARALLEL):
                 line[f"{program}, ideal"] = None if known else f"{drawn[program].ideal[devices]:.3g}"
             yield line | epochs
@@ -232,10 +256,12 @@ def draw(recorded: Recorded) -> dict[str, "Figure"]:
 
 def picture(drawn: Mapping[str, Mapping[str, Curve]]) -> "Figure":
     """Large dots for what was measured, broken lines for the model, and dotted ones for backpropagation's ideals."""
-    figure, panels = figures.panels(len(drawn), size=(4.2 * len(drawn), 3.8))
+    figure, panels = figures.grid(len(drawn), columns=2, cell=(4.6, 3.6))
     for (name, programs), axes in zip(drawn.items(), panels, strict=True):
-        for program, (measured, model, ideal) in programs.items():
-            colour = COLOURS[program]
+        for program, colour in COLOURS.items():
+            if program not in programs:
+                continue
+            measured, model, ideal = programs[program]
             axes.plot(list(measured), list(measured.values()), "o", color=colour, label=program)
             axes.plot(list(model), list(model.values()), ".--", color=colour, lw=1.4)
             if program != PIPELINE:
@@ -257,12 +283,12 @@ def _scales(axes: Any, devices: Sequence[int]) -> None:
 EXPERIMENT = Experiment(
     module="speed.many_devices",
     name="many_devices",
-    title="The time until backpropagation's accuracy is reached, on up to 32 devices",
+    title="The time until backpropagation's accuracy is reached, on up to 64 devices",
     rows={name: Job(FULL, QUICK, partial(measure, name)) for name in COMPONENTS},
     note=(
         "A device is a pinned core, up to two; the times of more are the model's. Associated Learning has as many "
-        f"components as the largest number of devices, and lean codes. GPipe has {MICRO} micro-batches. `ideal` is the "
-        "model without the slowdown that was measured on two cores."
+        "components as the largest number of devices, and lean codes. GPipe has the fastest number of micro-batches. "
+        "`ideal` is the model without the slowdown that was measured on two cores."
     ),
     tables=(table, checks),
     draw=draw,
