@@ -49,7 +49,7 @@ from jaxlocal.network import neighbours
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PROBLEMS = "wide_512", "wide_64", "cifar", *deep.NAMES
+PROBLEMS = "wide_512", "wide_64", "cifar_512", "cifar", *deep.NAMES
 FULL, QUICK = Budget(rounds=9, steps=20), Budget(rounds=3, steps=5)
 BATCHES = "batches in an epoch"  # as a setting of the records
 MICRO = 2, 4, 8  # numbers of micro-batches
@@ -85,8 +85,10 @@ def contest(name: str) -> Contest:
         title = f"{deep.TITLES[name]}, two LSTM layers"
         return Contest(title, partial(deep.stepping, name), ["al"], [], partial(sequences, name))
     learned = frontier.PROBLEMS[name]
-    lean = [contender for contender in frontier.contenders(learned) if contender in ("al_2", "al_4")]
-    return Contest(learned.title, partial(frontier.stepping, learned), lean, ["al_paper"], learned.splits)
+    programs = {one.removesuffix(frontier.AVERAGED): one for one in frontier.contenders(learned)}  # any prediction
+    lean = [programs[name] for name in ("al_2", "al_4") if name in programs]
+    paper = ["al_paper"] if learned.paper else []
+    return Contest(learned.title, partial(frontier.stepping, learned), lean, paper, learned.splits)
 
 
 def problem(name: str, contender: str) -> tuple[jl.Rule, Batch]:
@@ -302,7 +304,7 @@ def draw(recorded: Recorded) -> dict[str, "Figure"]:
 
 def picture(shown: Mapping[str, Record], trained: Mapping[str, Record]) -> "Figure":
     """A bar for each program that arrives, with the sample standard deviation over the seeds."""
-    figure, panels = figures.panels(len(shown), size=(4.4 * len(shown), 4.2))
+    figure, panels = figures.grid(len(shown), columns=2, cell=(5.6, 3.8))
     for (name, record), axes in zip(shown.items(), panels, strict=True):
         lines = lines_of(record, name, trained)[::-1]
         for place, line in enumerate(lines):
