@@ -1,4 +1,4 @@
-"""Write the recorded tables into the pages: python docs/tables.py.
+"""Write the recorded tables into the pages, and draw the pictures of records that have changed: python docs/tables.py.
 
 A table's place is between the lines <!-- NAME --> and <!-- end -->. Its record is experiments/records/NAME.json. Three
 tables summarise several records or columns: <!-- bench -->, <!-- papers --> and <!-- pipeline/depth -->. Others stand
@@ -11,6 +11,8 @@ for an experiment with many records, those of WHOLE below, and have its picture 
 import json
 import re
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -157,7 +159,20 @@ def _depth(row: records.Row) -> records.Row:
     }
 
 
+def redraw() -> Iterator[Path]:
+    """Draw the pictures of each experiment whose records are not those that its pictures show."""
+    shown = {picture: figures.shown_in(picture) for picture in figures.PICTURES.glob("*.png")}
+    for module in sorted({source.split()[0] for source in shown.values() if source}):
+        recorded = import_module(f"experiments.{module}").EXPERIMENT.recorded()
+        own = {picture.stem for picture, source in shown.items() if source.startswith(f"{module} ")}
+        if any(shown[figures.PICTURES / f"{name}.png"] != figures.source(recorded) for name in own):
+            drawn = recorded.experiment.draw(recorded)
+            yield from (figures.save(figure, name, recorded) for name, figure in drawn.items() if name in own)
+
+
 if __name__ == "__main__":
+    for picture in redraw():
+        print(f"{picture.relative_to(ROOT)} drawn")
     for page in PAGES:
         if (new := filled(old := page.read_text(encoding="utf-8"))) != old:
             page.write_text(new, encoding="utf-8")

@@ -51,6 +51,16 @@ def test_every_experiment_and_every_record_is_on_the_page():
         assert f"(pictures/records/{picture.name})" in pages, picture.name
 
 
+def test_pictures_show_the_records():
+    """Those of `time_to_accuracy` and `many_devices` also show trainings, which are not looked at."""
+    trained = {"al_figure6.png", "al_figure6_small.png"}  # only a training can draw them again
+    for picture in figures.PICTURES.glob("*.png"):
+        if picture.name not in trained:
+            module, _ = figures.shown_in(picture).split()
+            recorded = importlib.import_module(f"experiments.{module}").EXPERIMENT.recorded()
+            assert figures.shown_in(picture) == figures.source(recorded), f"{picture.name}: python docs/tables.py"
+
+
 def test_no_experiment_imports_another():
     """What two of them share is in `lab` or in a module named shared.
 

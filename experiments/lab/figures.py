@@ -22,12 +22,25 @@ Curves = Mapping[str, Sequence[jl.training.Metrics]]  # each row's history by na
 Draw = Callable[[Recorded], Mapping[str, "Figure"]]
 
 
-def save(figure: "Figure", name: str, out: Path | None = None) -> Path:
-    """Save a figure where the pages show it, or in the folder `out`."""
-    path = (out or PICTURES) / f"{name}.png"
+def save(figure: "Figure", name: str, recorded: Recorded) -> Path:
+    """Save a figure where the pages show it, or beside the records in another folder; its file says what it shows."""
+    path = (recorded.out or PICTURES) / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, metadata={"Source": source(recorded)})
     return path
+
+
+def source(recorded: Recorded) -> str:
+    """The experiment and a digest of its records."""
+    return f"{recorded.experiment.module} {records.digest(recorded.records)}"
+
+
+def shown_in(picture: Path) -> str:
+    """The `source` of what a saved picture shows."""
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        return image.info.get("Source", "")
 
 
 def panels(

@@ -157,7 +157,7 @@ def _show(experiment: Experiment, args: argparse.Namespace) -> None:
         drawn = {}
         print(f"{experiment.command}: not drawn: {error}", file=sys.stderr, flush=True)
     for name, figure in drawn.items():
-        print(f"drawn: {figures.save(figure, name, args.out)}", flush=True)
+        print(f"drawn: {figures.save(figure, name, recorded)}", flush=True)
 
 
 def _flag(name: str) -> str:

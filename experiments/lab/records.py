@@ -126,6 +126,11 @@ def load(path: Path) -> Record:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def digest(found: Mapping[str, Record]) -> str:
+    """A short text that is another one for other records."""
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def continued(record: Record | None, settings: Mapping[str, Any]) -> list[Row]:
     """The rows of a record if the present code made them with these settings; the seeds are not compared."""
 
@@ -140,10 +145,10 @@ def continued(record: Record | None, settings: Mapping[str, Any]) -> list[Row]:
 @cache  # the code that runs is the code as it was at the start
 def code() -> dict[str, str]:
     """The commit, and a digest of the sources, which changes with every change of them."""
-    digest = hashlib.sha256()
+    source = hashlib.sha256()
     for file in sorted([*ROOT.glob("jaxlocal/**/*.py"), *ROOT.glob("experiments/**/*.py")]):
-        digest.update(file.read_bytes())
-    return {"commit": commit(ROOT, "experiments/records", "docs/pictures"), "source": digest.hexdigest()[:16]}
+        source.update(file.read_bytes())
+    return {"commit": commit(ROOT, "experiments/records", "docs/pictures"), "source": source.hexdigest()[:16]}
 
 
 def device() -> dict[str, Any]:
