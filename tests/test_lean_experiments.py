@@ -159,6 +159,33 @@ def test_the_trainings_of_texts_count_as_those_of_the_frontier():
     assert reached.reached(records, "sst2", "al") == (0.8, (1, None))
 
 
+def test_each_program_may_take_the_better_of_two_batches(monkeypatch):
+    def timed(bp, pipeline, batches):
+        programs = ("bp", "bp", bp, 1), ("al_4, pipeline", "al_4", pipeline, 2)
+        rows = [
+            {"program": program, "contender": contender, "ms a batch": {"median": time}, "devices": devices}
+            for program, contender, time, devices in programs
+        ]
+        return {"rows": rows, "settings": {"batches in an epoch": batches}}
+
+    trained = {
+        "wide_512_bp": record([0.5, 0.9]),
+        "wide_512_al_4": record([0.5, 0.9]),
+        "wide_64_bp": record([0.6, 0.8]),
+        "wide_64_al_4": record([0.9, 0.9]),
+    }
+    monkeypatch.setattr(time_to_accuracy, "trainings", lambda _: trained)
+    found = {"wide_512": timed(30.0, 20.0, 10), "wide_64": timed(10.0, 5.0, 20)}
+    lines = list(time_to_accuracy.advantage(Recorded(time_to_accuracy.EXPERIMENT, found, None, Path())))
+    # In its own problem each rule needs 2 epochs, but al_4 one with small batches. To the higher goal backpropagation
+    # does not come with small batches, and needs 2 · 10 · 30 ms with large ones; al_4 needs 20 · 5 ms.
+    assert lines == [
+        {"problem": "wide_512", "pipeline": "al_4, last", "bp": "1.50"},
+        {"problem": "wide_64", "pipeline": "al_4, last", "bp": "4.00"},
+        {"problem": "wide_512 or wide_64", "pipeline": "al_4, last, wide_64", "bp": "6.00"},
+    ]
+
+
 def test_the_fastest_number_of_micro_batches_stands_for_its_schedule():
     def row(program, milliseconds, devices=2, contender="bp"):
         return {"program": program, "contender": contender, "devices": devices, "ms a batch": {"median": milliseconds}}

@@ -19,9 +19,9 @@ def trainings(recorded: Recorded) -> Mapping[str, Record]:
 
 
 class Reached(NamedTuple):
-    """How a contender gets to the accuracy of backpropagation."""
+    """How a contender gets to an accuracy."""
 
-    goal: float  # the validation accuracy of the worst of backpropagation's runs
+    goal: float  # the validation accuracy
     epochs: tuple[float | None, ...]  # of each seed, the first epoch with that accuracy; None: it does not get there
 
     @property
@@ -41,22 +41,25 @@ class Reached(NamedTuple):
         return f"{fmean(self.arrived):.3g}{of}" if self.arrived else "not reached"
 
 
-def reached(recorded: Mapping[str, Record], name: str, contender: str) -> Reached | None:
+def goal_of(recorded: Mapping[str, Record], name: str) -> float | None:
+    """The validation accuracy that all runs of backpropagation have at their end; None if it is not trained."""
+    return min((history[-1] for history in _histories(recorded.get(f"{name}_bp"))), default=None)
+
+
+def reached(recorded: Mapping[str, Record], name: str, contender: str, goal: float | None = None) -> Reached | None:
     """The epochs that a contender needs, from the records of its trainings; None if it is not trained.
 
-    If it is trained for twice the time, too, it is the training in which more of the seeds arrive, or the faster one.
+    The goal is that of backpropagation, if no other is given. If the contender is trained for twice the time, too, it
+    is the training in which more of the seeds arrive, or the faster one.
     """
-    found = [_reached(recorded, name, own) for own in (contender, contender + frontier.LONGER)]
-    trained = [one for one in found if one]
+    goal = goal or goal_of(recorded, name)
+    histories = [_histories(recorded.get(f"{name}_{own}")) for own in (contender, contender + frontier.LONGER)]
+    trained = [_reached(goal, own) for own in histories if goal and own]
     return max(trained, key=lambda one: (len(one.arrived), -fmean(one.arrived or [0])), default=None)
 
 
-def _reached(recorded: Mapping[str, Record], name: str, contender: str) -> Reached | None:
-    bp, own = (_histories(recorded.get(f"{name}_{one}")) for one in ("bp", contender))
-    if not (bp and own):
-        return None
-    goal = min(history[-1] for history in bp)
-    epochs = [next((epoch for epoch, value in enumerate(history, 1) if value >= goal), None) for history in own]
+def _reached(goal: float, histories: Sequence[Sequence[float]]) -> Reached:
+    epochs = [next((epoch for epoch, value in enumerate(own, 1) if value >= goal), None) for own in histories]
     return Reached(goal, tuple(epochs))
 
 

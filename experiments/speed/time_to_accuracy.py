@@ -31,7 +31,7 @@ from experiments.papers.al_text import deep
 from experiments.papers.al_text.shared import sequences
 from experiments.speed.backprop_pipeline import BackpropPipeline, backprop_pipeline, balanced
 from experiments.speed.backprop_schedule import Schedule, gpipe, one_forward_one_backward
-from experiments.speed.reached import Reached, reached, trainings
+from experiments.speed.reached import Reached, goal_of, reached, trainings
 from experiments.speed.shared import (
     ADAM,
     DEVICES,
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROBLEMS = "wide_512", "wide_64", "cifar_512", "cifar", *deep.NAMES
+EITHER = "wide_512", "wide_64"  # the same network and data
 FULL, QUICK = Budget(rounds=9, steps=20), Budget(rounds=3, steps=5)
 BATCHES = "batches in an epoch"  # as a setting of the records
 MICRO = 2, 4, 8  # numbers of micro-batches
@@ -226,25 +227,32 @@ COLUMNS = (
 def advantage(recorded: Recorded) -> Iterator[Row]:
     """How many times as long each program of backpropagation takes as the fastest pipeline of Associated Learning.
 
-    The seconds are means over the seeds, and only programs in which all seeds arrive are compared.
+    The seconds are means over the seeds, and only programs in which all seeds arrive are compared. In the last line
+    each program has the faster of two sizes of the batch, and the goal is the higher of the two.
     """
     trained = trainings(recorded)
-    for name, record in recorded.records.items():
-        seconds = {}
-        for line in lines_of(record, name, trained):
-            needed = reached(trained, name, line["contender"])
-            if needed and needed.always:
-                seconds[line["program"]] = fmean(_seconds(needed, line, record))
-        pipelines = {program: value for program, value in seconds.items() if ", pipeline" in program}
-        if not pipelines:
-            continue
-        fastest = min(pipelines, key=pipelines.__getitem__)
-        ratios = {
-            _way(program): f"{value / pipelines[fastest]:.2f}"
-            for program, value in seconds.items()
-            if program.startswith("bp")
-        }
-        yield {"problem": name, "pipeline": fastest.replace(", pipeline", ""), **ratios}
+    problems = [(name,) for name in recorded.records]
+    for names in (*problems, *([EITHER] if set(EITHER) <= recorded.records.keys() else [])):
+        goal = max(goal_of(trained, name) or 0 for name in names)
+        pipelines: list[tuple[float, str, str]] = []
+        others: dict[str, float] = {}
+        for name in names:
+            record = recorded.records[name]
+            for line in lines_of(record, name, trained):
+                needed = reached(trained, name, line["contender"], goal)
+                if not (needed and needed.always):
+                    continue
+                seconds = fmean(_seconds(needed, line, record))
+                if ", pipeline" in line["program"]:
+                    pipelines.append((seconds, line["program"].replace(", pipeline", ""), name))
+                elif line["program"].startswith("bp"):
+                    way = _way(line["program"])
+                    others[way] = min(seconds, others.get(way, seconds))
+        if pipelines:
+            fastest, pipeline, name = min(pipelines)
+            of = f", {name}" if len(names) > 1 else ""
+            ratios = {way: f"{value / fastest:.2f}" for way, value in others.items()}
+            yield {"problem": " or ".join(names), "pipeline": pipeline + of, **ratios}
 
 
 def _way(program: str) -> str:
