@@ -500,6 +500,10 @@ def test_a_row_of_imagenet_is_trained_from_a_folder(run, tmp_path, photographs, 
         assert row["test"]["per_seed"][seed] == pytest.approx(right[:, 0].mean())
         assert row["top5"]["per_seed"][seed] == pytest.approx(right[:, :5].any(1).mean())
     assert f"{100 * (1 - row['top5']['mean']):.2f}" in printed
+    (figure,) = imagenet.draw(table2.EXPERIMENT.recorded(tmp_path / "out")).values()
+    (line,) = figure.axes[0].get_lines()
+    wrong = [[1 - epoch["validation"]["accuracy"] for epoch in history] for history in row["history"]]
+    np.testing.assert_allclose(line.get_ydata(), 100 * np.mean(wrong, 0))
 
 
 def test_a_search_on_imagenet_whose_starts_all_diverge_is_one_sentence(tmp_path, photographs, monkeypatch, capsys):

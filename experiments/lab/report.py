@@ -73,6 +73,7 @@ PICTURES: Mapping[str, Mapping[str, str]] = {
         "bartunov_figure2_fc": "Learning curves on CIFAR-10, fully connected",
         "bartunov_figure2_lc": "Learning curves on CIFAR-10, locally connected",
     },
+    "bartunov_table2": {"bartunov_figure3": "Learning curves on ImageNet"},
     "bartunov_figure4": {"bartunov_figure4": "Error against the size of the auxiliary output"},
     "bartunov_figure5": {
         "bartunov_figure5": "Accuracies under random settings on MNIST, fully connected",

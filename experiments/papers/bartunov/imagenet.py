@@ -8,14 +8,14 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxlocal as jl
-from experiments.lab import records
+from experiments.lab import figures, records
 from experiments.lab.experiment import Budget, CannotRun, Job, Outcome, Recorded, Task
 from experiments.lab.records import Row
 from experiments.lab.tables import accuracy
@@ -24,8 +24,12 @@ from experiments.papers.bartunov import shared
 from experiments.papers.bartunov.shared import BATCH, Adam, Best, Setup, net_of, rule_of, turns
 from jaxlocal.data import Pairs, Splits, floats
 from jaxlocal.files import write_whole
+from jaxlocal.plots import style
 from jaxlocal.rule import Batch
 from jaxlocal.search import Trial
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SIZE, CLASSES = 224, 1000
 START_EPOCHS = 10  # section 5.3: after these only the best of the 60 random settings continues
@@ -202,6 +206,24 @@ def errors(recorded: Recorded) -> Iterator[Row]:
             "epochs": record and record["settings"]["epochs"],
             "seeds or starts": record and len(ours.get("trials", record["settings"]["seeds"])),
         }
+
+
+def draw(recorded: Recorded) -> dict[str, "Figure"]:
+    """Figure 3: top-1 errors against epochs, on the images that are held out from training."""
+    from matplotlib import colormaps
+
+    histories = {name: line["history"] for name, line in recorded.rows().items() if "history" in line}
+    if not histories:
+        return {}
+    figure, (axes,) = figures.panels(size=(6.5, 4.2))
+    colours = colormaps["tab20"].colors  # type: ignore[attr-defined]
+    for (name, seeds), colour in zip(histories.items(), colours, strict=False):
+        wrong = np.array([[100 * (1 - epoch["validation"]["accuracy"]) for epoch in seed] for seed in seeds]).T
+        style.mean_and_band(axes, range(1, 1 + len(wrong)), wrong, color=colour, label=name)
+    axes.set(xlabel="epoch", ylabel="top-1 error, %", title="ImageNet, validation set")
+    figures.whole_epochs(axes)
+    axes.legend(frameon=False)
+    return {"bartunov_figure3": figure}
 
 
 def error(accuracies: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Bartunov et al., Table 2: ImageNet. Its images are not available here, but whoever has them can train every row.
+"""Bartunov et al., Table 2 and Figure 3: ImageNet. Its images are not available here, but whoever has them can train every row.
 
 Measured are the parameters, the memory and the time of a step of each method on the paper's locally connected net, with
 224×224 pixels and 1000 classes; and how many images per second the loader reads from a folder of JPEG files.
@@ -206,8 +206,8 @@ def loading(recorded: Recorded) -> list[Row]:
 EXPERIMENT = Experiment(
     module="papers.bartunov.table2",
     name="bartunov_table2",
-    title="Bartunov et al., Table 2: ImageNet",
-    source="Bartunov et al. 2018, Table 2",
+    title="Bartunov et al., Table 2 and Figure 3: ImageNet",
+    source="Bartunov et al. 2018, Table 2 and Figure 3",
     rows={
         **dict(imagenet.trainings()),
         **{f"steps/{name}": Job(Budget(batch_size=32), Budget(batch_size=2), partial(step, name)) for name in PAPER},
@@ -230,6 +230,7 @@ EXPERIMENT = Experiment(
         "its seconds include the evaluation."
     ),
     tables=(imagenet.errors, steps, loading),
+    draw=imagenet.draw,
     options={
         "data": Option("ImageNet: its name in TFDS, or a folder of images", str, "imagenet2012"),
         "gigabytes": Option("time only steps that need up to this many GiB", flags.positive, 16.0),
