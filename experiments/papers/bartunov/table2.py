@@ -1,7 +1,8 @@
-"""Bartunov et al., Table 2 and Figure 3: ImageNet. Its images are not available here, but whoever has them can train every row.
+"""Bartunov et al., Table 2 and Figure 3: ImageNet.
 
-Measured are the parameters, the memory and the time of a step of each method on the paper's locally connected net, with
-224×224 pixels and 1000 classes; and how many images per second the loader reads from a folder of JPEG files.
+Its images are not available here, but whoever has them can train every row. Measured are the parameters, the memory and
+the time of a step of each method on the paper's locally connected net, with 224×224 pixels and 1000 classes; and how
+many images per second the loader reads from a folder of JPEG files.
 
     python -m experiments.papers.bartunov.table2 --rows train/bp --data ~/imagenet
 """
