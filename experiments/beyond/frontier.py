@@ -285,15 +285,15 @@ EXPERIMENT = Experiment(
     note=(
         f"Adam, its rate falling to zero by a cosine. Each contender chose its rate among {_listed(RATES)} on the "
         f"validation set, with a third of the epochs; on `deep_N` also {_listed(LOW_RATES[:2])}, and on `deep_64` "
-        f"{_listed(DEEP_RATES[64][:1])}. `al_N` is Associated Learning in N components with lean codes; the prediction is the "
-        "mean over them. With `last` the last component alone predicts, and `longer` has twice the epochs. The bridges "
-        "of `al_4_grid_N` read images averaged to N by N cells in place of 8 by 8, those of `al_4_low_rank` are a "
-        "product of two narrow matrices, and `al_4_width_N` has codes of N units in place of 64. `al_paper` has the "
-        "paper's codes, with which the last component predicts. Operations, time, weights and memory are multiples of "
-        "backpropagation's. `cifar` is the vanilla CNN on 10,000 images of 16 by 16 pixels, `cifar_512` on all 45,000 "
-        "with batches of 512, `resnet` ResNet-8 on the 10,000; `mnist` and `fashion` are 8 layers of 256 units, "
-        "`deep_N` is N such layers on MNIST, `wide_N` 4 layers of 1024 units on MNIST with batches of N; the other "
-        "batches have 64 examples."
+        f"{_listed(DEEP_RATES[64][:1])}. `al_N` is Associated Learning in N components with lean codes; the prediction "
+        "is the mean over them. With `last` the last component alone predicts, and `longer` has twice the epochs. The "
+        "bridges of `al_4_grid_N` read images averaged to N by N cells in place of 8 by 8, those of `al_4_low_rank` "
+        "are a product of two narrow matrices, and `al_4_width_N` has codes of N units in place of 64. `al_paper` has "
+        "the paper's codes, with which the last component predicts. Operations, time, weights and memory are "
+        "multiples of backpropagation's. `cifar` is the vanilla CNN on 10,000 images of 16 by 16 pixels, `cifar_512` "
+        "on all 45,000 with batches of 512, `resnet` ResNet-8 on the 10,000; `mnist` and `fashion` are 8 layers of "
+        "256 units, `deep_N` is N such layers on MNIST, `wide_N` 4 layers of 1024 units on MNIST with batches of N; "
+        "the other batches have 64 examples."
     ),
     tables=(table,),
     draw=draw,
