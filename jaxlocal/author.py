@@ -46,9 +46,12 @@ def takes(name: str, function: Any, *arguments: str) -> None:
         raise TypeError(f"{name}: {error}; it must take ({', '.join(arguments)})") from None
 
 
-def check_roles(roles: Collection[str], locality: Mapping[str, np.ndarray], parts: int) -> None:
+def check_roles(txs: Mapping[str, Any], locality: Mapping[str, np.ndarray], parts: int) -> None:
     """Every role with an optimizer has a mask, and every mask has a row and a column for each part."""
-    for role in ("forward", *roles):
+    for name, value, example in ("txs", txs, "optax.adam(1e-3)"), ("locality", locality, f"jl.upward({parts})"):
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{name}={show(value)}: must be a dict by role, such as {{'forward': {example}}}")
+    for role in ("forward", *txs):
         if role not in locality:
             raise ValueError(f"locality: has no mask for the role {role!r}; {nearest(role, locality)}")
     for role, mask in locality.items():

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from numbers import Integral, Real
 from os import PathLike
@@ -15,7 +16,7 @@ import numpy as np
 import optax
 
 from jaxlocal.hints import nearest
-from jaxlocal.network import Loss, Network, Tree, vocabulary
+from jaxlocal.network import Loss, Network, Tree, cross_entropy, squared_error, vocabulary
 from jaxlocal.text import plural
 
 P = ParamSpec("P")
@@ -106,8 +107,17 @@ def classes(rule: str, net: Network) -> None:
     """The network predicts classes."""
     if not net.loss.of_classes:
         raise ValueError(
-            f"net.loss must be of classes, such as jl.cross_entropy, because {rule} learns from labels; for real "
-            "targets take another rule, such as jl.rules.drtp"
+            f"net.loss must be of classes, such as jl.cross_entropy or a jl.Loss with of_classes=True, because {rule} "
+            "learns from labels; for real targets take another rule, such as jl.rules.drtp"
+        )
+
+
+def loss_is_not_learned(rule: str, net: Network) -> None:
+    """Warn of a loss of the user's own, which this rule measures only."""
+    if net.loss not in (cross_entropy, squared_error):
+        warnings.warn(
+            f"net.loss is a loss of your own, but {rule} does not learn from the network's loss; it is only measured",
+            stacklevel=3,
         )
 
 

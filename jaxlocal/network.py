@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from flax.errors import InvalidRngError
 from jax.custom_derivatives import SymbolicZero
 
 Tree = Any  # a pytree of arrays
@@ -200,6 +201,12 @@ def init_layer(layer: nn.Module, key: jax.Array, x: jax.Array) -> tuple[Tree, Tr
     keys = {"params": key, "dropout": key}  # modules of flax.nnx ask for both, those of flax.linen for the first
     with nn.intercept_methods(_check_train_is_passed_on):
         y, variables = layer.init_with_output(keys, x, **_options(layer, train=False))
+    if not isinstance(y, Masked) and getattr(y, "ndim", 0) < 2:
+        found = f"an array of shape {y.shape}" if hasattr(y, "shape") else f"a {type(y).__name__}"
+        raise TypeError(
+            f"{type(layer).__name__} returns {found}, but a layer must return one array (B, …), with a row for each "
+            "example; wrap it in a module that does"
+        )
     stats = dict(variables)
     return stats.pop("params", {}), stats, y
 
@@ -251,9 +258,15 @@ def apply_layer(
 def _apply(layer: nn.Module, weights: Tree, stats: Tree, x: jax.Array, key: jax.Array | None) -> tuple[Any, Tree]:
     options = _options(layer, train=key is not None)
     variables = {"params": weights, **stats}
-    if key is None:
-        return layer.apply(variables, x, **options), stats
-    y, updated = layer.apply(variables, x, rngs={"dropout": key}, mutable=list(stats), **options)
+    try:
+        if key is None:
+            return layer.apply(variables, x, **options), stats
+        y, updated = layer.apply(variables, x, rngs={"dropout": key}, mutable=list(stats), **options)
+    except InvalidRngError as error:
+        raise ValueError(
+            f"{type(layer).__name__} asks for a random key that it does not get ({error}); there is one in training "
+            "alone: self.make_rng('dropout')"
+        ) from None
     return y, dict(updated)
 
 

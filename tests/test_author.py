@@ -93,6 +93,14 @@ def test_a_rule_without_mistakes_learns():
             r"the mask of 'forward' has shape \(5, 5\), but must be \(2, 2\)",
         ),
         (
+            lambda: jl.make_rule(NET, (block(), HEAD), TX, locality=LOCALITY),
+            r"^txs=.*: must be a dict by role, such as \{'forward': optax.adam\(1e-3\)\}",
+        ),
+        (
+            lambda: jl.make_rule(NET, (block(), HEAD), {"forward": TX}, locality=jl.upward(2)),
+            r"^locality=array of shape \(2, 2\): must be a dict by role, such as \{'forward': jl.upward\(2\)\}",
+        ),
+        (
             lambda: jl.make_rule(NET, (jl.Part(0, *block()[1:]), HEAD), {"forward": TX}, locality=LOCALITY),
             r"parts: layers=0: must be a tuple of layer numbers, such as \(0,\)",
         ),

@@ -261,7 +261,10 @@ def test_real_targets_need_a_squared_error(run):
         np.savez("real.npz", x=x, y=targets)
         code, _, error = run(f"train --data real.npz {TINY}")
         assert code == 2 and "real.npz: cross entropy needs class labels, but the targets are real numbers" in error
-        assert "add --model-args loss=squared_error" in error
+        assert "add --model-args loss=squared_error" in error and "whole numbers" not in error
+    np.savez("classes.npz", x=x, y=np.arange(100.0) % 3)
+    code, _, error = run(f"train --data classes.npz {TINY}")
+    assert code == 2 and "store the labels as whole numbers, or add --model-args" in error
     code, out, _ = run("train --data real.npz --rule bp --epochs 1 --model-args hidden=[8] loss=squared_error")
     assert code == 0 and "%" not in out.splitlines()[-1]
 

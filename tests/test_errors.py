@@ -5,6 +5,7 @@ from functools import cache
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from helpers import NETS, make_batch
@@ -174,6 +175,7 @@ BAD_SETTINGS = [
     ("al", {"by_class": 1}, TypeError, ["by_class=1", "True or False"]),
     ("al", {"width": -1}, ValueError, ["width=-1", "at least 1"]),
     ("al", {"width": 2.5}, TypeError, ["width=2.5", "whole number"]),
+    ("al", {"width": "64"}, TypeError, ["width='64'", "whole number"]),
     ("tp", {"noise": -0.1}, ValueError, ["noise=-0.1", "zero or more"]),
     ("tp", {"noise": "big"}, TypeError, ["noise='big'", "number"]),
     ("tp", {"alternate": 0}, ValueError, ["alternate=0", "at least 1"]),
@@ -276,11 +278,23 @@ def test_a_loss_that_is_not_one_number_for_each_example(value, shape):
     says(error, f"of shape {shape} for 8 examples", "(B,)", "jnp.mean(…, axis=-1)")
 
 
-@pytest.mark.parametrize("name", ["ff", "scpl"])
-def test_a_loss_of_ones_own_can_be_of_classes(name):
-    net = NET._replace(loss=jl.cross_entropy._replace(value=lambda scores, y: 2 * jl.cross_entropy.value(scores, y)))
-    rule = jl.rules.ALL[name](net, ADAM)
-    assert rule.init(jax.random.key(0), make_batch(net)).components
+TWICE = jl.cross_entropy._replace(value=lambda scores, y: 2 * jl.cross_entropy.value(scores, y))
+
+
+def test_a_loss_of_ones_own_can_be_of_classes():
+    net = NET._replace(loss=TWICE)
+    assert jl.rules.scpl(net, ADAM).init(jax.random.key(0), make_batch(net)).components
+
+
+@pytest.mark.parametrize("name", ["al", "ff"])
+def test_a_loss_of_ones_own_that_nothing_learns_from(name):
+    with pytest.warns(UserWarning, match=rf"^net\.loss is a loss of your own, but {name} does not learn"):
+        rule = jl.rules.ALL[name](NET._replace(loss=TWICE), ADAM)
+    params = rule.init(jax.random.key(0), (X, Y))
+    usual = jl.rules.ALL[name](NET, ADAM)
+    expected = usual.update(usual.init(jax.random.key(0), (X, Y)), (X, Y))
+    found, wanted = jl.get_weights(rule, rule.update(params, (X, Y))), jl.get_weights(usual, expected)
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
 @pytest.mark.parametrize(
@@ -396,6 +410,43 @@ def test_a_layer_that_mixes_the_examples():
     with pytest.raises(ValueError, match="mixes") as error:
         jl.rules.bp(jl.Network((Mixing(),), jl.layers.Head(3)), ADAM).init(jax.random.key(0), (X, Y))
     says(error, "8 examples", "(1, 3)")
+
+
+class Returning(nn.Module):
+    what: str
+
+    @nn.compact
+    def __call__(self, x):
+        a = nn.Dense(5)(x)
+        return {"tuple": (a, a), "None": None, "scalar": a.sum(), "row": a.sum(-1)}[self.what]
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [("tuple", "a tuple"), ("None", "a NoneType"), ("scalar", "of shape ()"), ("row", "of shape (")],
+)
+def test_a_layer_that_does_not_return_rows(what, words):
+    with pytest.raises(TypeError, match=r"^Returning returns") as error:
+        jl.rules.al(jl.Network((Returning(what),), jl.layers.Head(3)), ADAM).init(jax.random.key(0), (X, Y))
+    says(error, words, "one array (B, …)", "wrap it")
+
+
+class Noisy(nn.Module):
+    name_of_key: str
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        a = nn.Dense(5)(x)
+        return a + jax.random.normal(self.make_rng(self.name_of_key), a.shape) if train else a
+
+
+def test_a_layer_gets_a_random_key_in_training_by_one_name():
+    rule = jl.rules.al(jl.Network((Noisy("dropout"),), jl.layers.Head(3)), ADAM)
+    assert rule.update(rule.init(jax.random.key(0), (X, Y)), (X, Y)).components
+    rule = jl.rules.al(jl.Network((Noisy("noise"),), jl.layers.Head(3)), ADAM)
+    with pytest.raises(ValueError, match=r"^Noisy asks for a random key") as error:
+        rule.update(rule.init(jax.random.key(0), (X, Y)), (X, Y))
+    says(error, '"noise"', "self.make_rng('dropout')")
 
 
 class Told(nn.Module):

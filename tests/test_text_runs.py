@@ -288,10 +288,12 @@ def test_files_that_cannot_be_predicted_are_one_sentence(trained_on_digits, run,
     Path("notes.txt").write_text("no image")
     np.savez("y.npz", y=np.zeros(3))
     np.savez("wide.npz", x=np.zeros((2, 9, 8), np.float32))
+    Path("text.npz").write_text("no arrays")
     for file, complaint in (
         ("great", "great: there is no such file; name images, .npz files or tables, as the run takes no texts"),
         ("notes.txt", "notes.txt cannot be read (cannot identify image file"),
         ("y.npz", "y.npz cannot be read (it holds y, and no x)"),
+        ("text.npz", "text.npz cannot be read (it is no file of its kind)"),
         ("wide.npz", "wide.npz has examples of shape (9, 8, 1), but the run was trained on (8, 8, 1)"),
     ):
         code, out, error = run(f"predict {trained_on_digits} {file}")
@@ -341,5 +343,8 @@ def test_the_probabilities_of_associated_learning_and_a_run_without_classes(run)
     np.savez("real.npz", x=np.random.default_rng(0).random((40, 5)), y=np.random.default_rng(1).random((40, 2)))
     real = replace(config, data="real.npz", rule="bp", rule_args=(), model_args=("hidden=[4]", "loss=squared_error"))
     app.train(real, "real", say=lambda line: None)
-    code, _, error = run("predict real real.npz")
-    assert code == 2 and "jaxlocal predict: this run has no classes, its targets are real numbers" in error
+    rule, params, _ = jl.load("real")
+    values = np.asarray(rule.predict(params, np.load("real.npz")["x"].astype(np.float32)))
+    np.testing.assert_allclose([one.values for one in app.predict("real", ["real.npz"])], values, rtol=1e-5)
+    _, printed, _ = run("predict real real.npz")
+    assert printed.splitlines()[0] == f"{values[0, 0]:.6g}\t{values[0, 1]:.6g}"

@@ -392,6 +392,12 @@ def labelled(change):
             "data.train: cross entropy needs class labels.*squared_error",
         ),
         ({"data": labelled(lambda y: y + y[::-1])}, ValueError, "cross entropy needs class labels"),
+        (
+            {"data": jl.data.Splits(*((x, np.argmax(y, 1, keepdims=True).astype(np.float32)) for x, y in SMALL))},
+            ValueError,
+            r"cross entropy needs class labels.*make the labels whole numbers, y\.astype\(int\), or give the network",
+        ),
+        ({"watch": 3}, TypeError, "watch=3: must be a function, such as print"),
         ({"data": labelled(lambda y: y[:-1])}, ValueError, "x has 70 examples and y has 69; give them equally many"),
         ({"data": labelled(lambda y: y[:, :-1])}, ValueError, r"y has shape \(70, 9\) in train .*the same classes"),
         ({"seed": 2**31}, ValueError, "seed=2147483648: must be from 0 to 2147483647"),

@@ -25,7 +25,7 @@ from jaxlocal.app.rule_names import (
 from jaxlocal.app.settings import LONGEST_REASON, OF_TEXTS, Config, ConfigError, check, flag, known, pairs, shown
 from jaxlocal.data import Encoding, Splits, augmentation, floats, load, load_encoded, load_text
 from jaxlocal.data.augmentation import Augmentation
-from jaxlocal.data.checking import are_classes
+from jaxlocal.data.checking import are_classes, are_whole
 from jaxlocal.data.frames import places
 from jaxlocal.data.sets import names_in
 from jaxlocal.data.splits import autoencoding, one_hot
@@ -295,8 +295,9 @@ def _check_fit(config: Config, net: Network, data: Splits) -> None:
     if net.loss == cross_entropy and one_column and y.dtype == np.uint8:
         raise ConfigError(f"--data={config.data}: has one class, so that there is nothing to learn; add other classes")
     if net.loss == cross_entropy and (one_column or not are_classes(y)):
+        whole = "store the labels as whole numbers, or " if are_whole(y) else ""
         raise ConfigError(
-            f"--data={config.data}: cross entropy needs class labels, but the targets are real numbers; add "
+            f"--data={config.data}: cross entropy needs class labels, but the targets are real numbers; {whole}add "
             "--model-args loss=squared_error"
         )
 

@@ -1,4 +1,4 @@
-"""The classes that a run gives to texts, to images, to the arrays of .npz files, and to the rows of tables."""
+"""What a run predicts for texts, for images, for the arrays of .npz files, and for the rows of tables."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -27,6 +27,10 @@ PIECE = 256  # examples that are predicted at a time
 TOO_BRIGHT = 2.0  # for a pixel of 0 to 1; a little above 1 may come from resizing
 
 
+def _shares(scores: jax.Array) -> jax.Array:
+    return scores / jnp.maximum(scores.sum(-1, keepdims=True), jnp.finfo(scores.dtype).tiny)
+
+
 class Prediction(NamedTuple):
     """The class of one example; with several seeds, by the mean of their probabilities."""
 
@@ -35,17 +39,35 @@ class Prediction(NamedTuple):
     probabilities: dict[str, float]  # of every class
 
 
-def predictions(config: Config, built: Built, params: Params, inputs: Iterable[str]) -> Iterator[Prediction]:
+class Numbers(NamedTuple):
+    """What is predicted for one example where the targets are real numbers; with several seeds, the mean."""
+
+    values: list[float]
+
+
+NORMALISE = {"shares": _shares, "logits": jax.nn.softmax, "numbers": jnp.asarray}  # by the meaning of the scores
+
+
+def predictions(config: Config, built: Built, params: Params, inputs: Iterable[str]) -> Iterator[Prediction | Numbers]:
     """The prediction for each text, or for each image file and each row of a .npz file or of a table of numbers.
 
     Raises:
-      ConfigError: there are no classes, or an input cannot be read.
+      ConfigError: an input cannot be read.
     """
-    names, encoding = class_names(built), built.encoding
-    if names is None:
-        raise ConfigError("this run has no classes, its targets are real numbers; call rule.predict in Python")
-    normalise = _shares if meaning(config, built) == "shares" else jax.nn.softmax
-    classify = partial(_probabilities, prepared(built.plain, built.augmentation), normalise, params)
+    names = class_names(built)
+    for row in _outputs(config, built, params, inputs):
+        values = row.tolist()
+        if names is None:
+            yield Numbers(values)
+        else:
+            best = int(row.argmax())
+            yield Prediction(names[best], values[best], dict(zip(names, values, strict=True)))
+
+
+def _outputs(config: Config, built: Built, params: Params, inputs: Iterable[str]) -> Iterator[np.ndarray]:
+    """The probabilities of the classes for each example, or the numbers that are predicted."""
+    normalise, encoding = NORMALISE[meaning(config, built)], built.encoding
+    predict = partial(_normalised, prepared(built.plain, built.augmentation), normalise, params)
     rest = iter(inputs)
     while some := list(islice(rest, PIECE)):
         try:
@@ -53,9 +75,7 @@ def predictions(config: Config, built: Built, params: Params, inputs: Iterable[s
         except (ValueError, OSError) as error:
             raise ConfigError(" ".join(str(error).split())) from None
         for begin in range(0, len(x), PIECE):
-            for row in np.asarray(classify(x[begin : begin + PIECE])):
-                best = int(row.argmax())
-                yield Prediction(names[best], float(row[best]), dict(zip(names, row.tolist(), strict=True)))
+            yield from np.asarray(predict(x[begin : begin + PIECE]))
 
 
 def prepared(rule: Rule, augmentation: Augmentation | None) -> Rule:
@@ -91,10 +111,6 @@ def meaning(config: Config, built: Built) -> str:
     chosen = given.get("codes", codes.lean)._replace(**parts)
     lowest = completed(chosen, given.get("label_loss"), of_classes=True)
     return "logits" if lowest.label_loss == cross_entropy or lowest.readout is codes.linear else "shares"
-
-
-def _shares(scores: jax.Array) -> jax.Array:
-    return scores / jnp.maximum(scores.sum(-1, keepdims=True), jnp.finfo(scores.dtype).tiny)
 
 
 def _examples(files: Sequence[str], built: Built, label: str) -> np.ndarray:
@@ -150,7 +166,7 @@ def _of_image(path: Path, like: np.ndarray) -> np.ndarray:
 
 
 @compiled(static=2)
-def _probabilities(rule: Rule, normalise: Callable[[jax.Array], jax.Array], params: Params, x: jax.Array) -> jax.Array:
-    """The probabilities of the classes, (B, C)."""
+def _normalised(rule: Rule, normalise: Callable[[jax.Array], jax.Array], params: Params, x: jax.Array) -> jax.Array:
+    """The probabilities of the classes, or the predicted numbers, (B, C)."""
     found = normalise(rule.predict(params, x).astype(jnp.float32))
     return found.mean(axis=0) if rule.placement.members else found

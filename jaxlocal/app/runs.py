@@ -25,7 +25,7 @@ from jaxlocal.app.folder import (
     resumed,
     write_summary,
 )
-from jaxlocal.app.prediction import Prediction, predictions, prepared
+from jaxlocal.app.prediction import Numbers, Prediction, predictions, prepared
 from jaxlocal.app.provenance import in_picture, made_by
 from jaxlocal.app.rule_names import located, short
 from jaxlocal.app.settings import Config, ConfigError, shown
@@ -231,8 +231,8 @@ def _with_all_classes(built: Built, data: str, given: Data) -> Splits:
     return Splits(*((x, np.eye(width, dtype=np.uint8)[columns][y.argmax(-1)]) for x, y in given.splits))
 
 
-def predict(folder: Path | str, inputs: Iterable[str], *, best: bool = False) -> Iterator[Prediction]:
-    """The class of each input, and its probability, by a run's last or best checkpoint.
+def predict(folder: Path | str, inputs: Iterable[str], *, best: bool = False) -> Iterator[Prediction | Numbers]:
+    """The class of each input, and its probability, by a run's last or best checkpoint; or the predicted numbers.
 
     A run that has learned texts needs neither them nor their file, and a network of the library no data. Other runs
     need their data set.

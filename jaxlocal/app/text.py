@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxlocal.app.folder import Summary
-from jaxlocal.app.prediction import Prediction
+from jaxlocal.app.prediction import Numbers, Prediction
 from jaxlocal.app.rule_names import short
 from jaxlocal.app.settings import Config
 from jaxlocal.data import SPLITS, Encoding
@@ -73,10 +73,12 @@ def differences(against: Mapping[str, Difference], title: str, form: str) -> str
     return aligned(rows, left=1, rule=False) + remedy
 
 
-def prediction(predicted: Prediction, as_json: bool) -> str:
-    """The class and its probability, separated by a tab; or all probabilities as JSON."""
+def prediction(predicted: Prediction | Numbers, as_json: bool) -> str:
+    """The class and its probability, or the predicted numbers, separated by tabs; or all that is known as JSON."""
     if as_json:
         return json.dumps(predicted._asdict(), ensure_ascii=False)
+    if isinstance(predicted, Numbers):
+        return "\t".join(f"{value:.6g}" for value in predicted.values)
     return f"{predicted.label}\t{predicted.probability:.4f}"
 
 

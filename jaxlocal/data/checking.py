@@ -47,10 +47,17 @@ def check_splits(data: Any, net: Network | None = None) -> None:
 def check_targets(name: str, y: Any, net: Network) -> None:
     """The targets are classes where the network's loss is the cross entropy, as far as they can be read here."""
     if net.loss == cross_entropy and readable(y) and not are_classes(y):
+        whole = "make the labels whole numbers, y.astype(int), or " if are_whole(y) else ""
         raise ValueError(
-            f"{name}: cross entropy needs class labels, one-hot or as probabilities, but these are other numbers; give "
-            "the network loss=jl.squared_error"
+            f"{name}: cross entropy needs class labels, one-hot or as probabilities, but these are other numbers; "
+            f"{whole}give the network loss=jl.squared_error"
         )
+
+
+def are_whole(y: Any) -> bool:
+    """Whether these may be the numbers of classes, stored as floats: one for each example, whole and not negative."""
+    some = np.asarray(y[:PIECE])
+    return y.shape[1:] == (1,) and bool(np.all((some >= 0) & (some == np.floor(some))))
 
 
 def are_classes(y: Any) -> bool:

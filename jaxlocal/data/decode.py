@@ -105,4 +105,5 @@ def readable(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ValueError(f"{name} cannot be read ({error}); replace it or remove it") from error
+        reason = "it is no file of its kind" if "pickle" in str(error) else error  # NumPy's advice is not safe
+        raise ValueError(f"{name} cannot be read ({reason}); replace it or remove it") from error

@@ -89,7 +89,8 @@ def al(
     count, and for classes neither do tokens whose row of y is all zeros. Scores (B, T, C) are zero at padded places.
 
     Args:
-      net: the network; its blocks, alone or in groups, are the associated functions f_i.
+      net: the network; its blocks, alone or in groups, are the associated functions f_i. Its loss is measured, and not
+        learned from, but says whether the targets are classes.
       tx: the optimizer of f, and by default of b.
       autoencoder_tx: the optimizer of g and h; by default `tx` with its moves doubled: the paper's twice the rate.
       components: None for one component per block; a number, to cut the blocks into that many components of about the
@@ -127,6 +128,7 @@ def al(
     for name, coder in {"bridge": bridge, "encoder": encoder, "decoder": decoder, "readout": readout}.items():
         checks.function(name, coder, "jl.codes.hidden_layer")
     _check_label_loss(label_loss)
+    checks.loss_is_not_learned("al", net)
     codes = _with(codes, width=width, bridge=bridge, encoder=encoder, decoder=decoder, readout=readout, average=average)
     codes = completed(codes, label_loss, net.loss.of_classes)
     checks.flag("average", codes.average)
@@ -371,7 +373,7 @@ def _check_by_class(by_class: bool, net: Network) -> None:
     if by_class and not net.loss.of_classes:
         raise ValueError(
             "by_class=True: the network's loss is for real targets, but codes belong to classes only where targets are "
-            "labels; leave it out, or use jl.cross_entropy"
+            "labels; leave it out, or use jl.cross_entropy or a jl.Loss with of_classes=True"
         )
 
 
@@ -404,6 +406,8 @@ def _widths(width: int | Sequence[int] | None, count: int) -> tuple[int | None, 
     """The width of each component's code, None where it follows that of s."""
     if width is None:
         return (None,) * count
+    if isinstance(width, str):
+        raise TypeError(f"width={width!r}: must be a whole number, or one for each component")
     widths = tuple(width) if isinstance(width, Sequence) else (width,) * count
     if len(widths) != count:
         raise ValueError(

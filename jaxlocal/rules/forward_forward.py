@@ -70,6 +70,7 @@ def ff(net: Network, tx: optax.GradientTransformation, *, threshold: float = 0.5
     """
     checks.positive("threshold", threshold)
     checks.classes("ff", net)
+    checks.loss_is_not_learned("ff", net)
     if vocabulary(net) is not None:
         raise ValueError(
             "net takes token ids, among which ff can write no label; take a network for real inputs, or another rule "

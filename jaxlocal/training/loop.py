@@ -98,6 +98,7 @@ def fit(
     began = time.perf_counter()
     _check(rule, data, epochs, batch_size, seed, patience, augmentation)
     checks.flag("progress", progress)
+    checks.function("watch", watch, "print")
     learner = learner_of(rule, augmentation)
     streamed = _is_streamed(learner, data, batch_size) if streamed is None else streamed
     members = learner.rule.placement.members
