@@ -203,7 +203,8 @@ def curves(recorded: Recorded) -> dict[str, dict[str, Curve]]:
             if not (epochs and epochs.always):
                 continue
             steps = fmean(epochs.arrived) * batches
-            measured = {1: steps * own[rule] / 1e3, DEVICES: steps * own[program] / 1e3}
+            alone = {} if program == BOTH_CORES else {1: steps * own[rule] / 1e3}
+            measured = alone | {DEVICES: steps * own[program] / 1e3}
             modelled = (DEVICES, *more(name)) if program in slowdown else ()
             ideal = {devices: steps * model.batch(program, devices, batches) for devices in modelled}
             predicted = {devices: slowdown[program] * one for devices, one in ideal.items()}
