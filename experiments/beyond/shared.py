@@ -87,7 +87,7 @@ PROBLEMS = {
         size=16,
         batch=512,
         feedback=False,
-        averaged=(2, 4),
+        averaged=(2,),
     ),
     **{
         f"wide_{batch}": Problem(
