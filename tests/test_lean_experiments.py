@@ -235,15 +235,18 @@ def test_the_model_of_many_devices_is_arithmetic(monkeypatch):
     # M; and half a step and a ring, in which 2 pieces of the gradients are sent.
     gpipe = {f"bp, GPipe of {n}": (7 + i) / (8 / 2 * (n + 1) / n) for i, n in enumerate(MICRO.values())}
     slower = {"al, pipeline": 7 / (10 / 9 * 5), **gpipe, "bp, data-parallel": 10 / (8 / 2 + 4)}
-    assert many_devices.slower(found.records) == pytest.approx(slower)
-    assert {row["predicted / measured"] for row in many_devices.checks(found)} == {"1.00"}
-    faster = Recorded(many_devices.EXPERIMENT, {**found.records, "deep_16": timings(8.0, 7.0, 6.0, 5.0)}, None, Path())
+    assert many_devices.slower(found.records.values()) == pytest.approx(slower)
+    assert list(many_devices.checks(found)) == []  # there is no other network
+    faster = {**found.records, "deep_16": timings(8.0, 7.0, 6.0, 5.0)}
+    mean = many_devices.slower(faster.values())["bp, data-parallel"]
+    assert mean == pytest.approx((10 + 5) / 2 / (8 / 2 + 4))
     shares = {
-        row["program"]: row["predicted / measured"]
-        for row in many_devices.checks(faster)
-        if row["problem"] == "deep_16"
+        (row["problem"], row["program"].rpartition(", ")[2]): row["predicted / measured"]
+        for row in many_devices.checks(Recorded(many_devices.EXPERIMENT, faster, None, Path()))
     }
-    assert (shares["al, pipeline"], shares["bp, GPipe of 8"], shares["bp, data-parallel"]) == ("1.00", "1.50", "2.00")
+    assert {shares[name, "pipeline"] for name in faster} == {"1.00"}
+    assert (shares["deep_16", "GPipe of 8"], shares["deep_16", "data-parallel"]) == ("1.50", "2.00")
+    assert (shares["mnist", "GPipe of 8"], shares["mnist", "data-parallel"]) == ("0.67", "0.50")
     trained = {"mnist_bp": record([0.5, 0.9]), "mnist_al_4_average": record([0.9, 0.9])}
     monkeypatch.setattr(many_devices, "trainings", lambda _: trained)
     lines = {line["devices"]: line for line in many_devices.table(found)}

@@ -11,13 +11,13 @@ for more:
 - data-parallel backpropagation takes step / D and the time in which a ring adds up the gradients; a share of two
   examples is taken to be as efficient as a whole batch.
 
-All take longer than that. How many times as long is measured for each on two cores, and for each number of
-micro-batches, for the network with the fewest components, and is taken to be the same for all networks and numbers of
-devices. The deeper networks on two cores check it. Without it the times are called ideal. What more devices would do to
-the memory that they share is left out.
+All take longer than that. How many times as long is measured on two cores, for each of them, and for each number of
+micro-batches: the mean over the networks is taken to hold for all networks and numbers of devices. As a check each
+network is predicted from the others. Without it the times are called ideal. What more devices would do to the memory
+that they share is left out.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from statistics import fmean
@@ -149,19 +149,21 @@ class Model:
         return self.batch(program, DEVICES, self.settings["steps"])
 
 
-def slower(recorded: Mapping[str, Record]) -> dict[str, float]:
-    """How many times as long as in the model each program takes on two cores, for the network of fewest components."""
-    record = recorded[next(name for name in COMPONENTS if name in recorded)]
-    measured, model = _milliseconds(record), Model(record)
-    return {program: measured[program] / 1e3 / model.on_two(program) for program in MODELLED}
+def slower(recorded: Iterable[Record]) -> dict[str, float]:
+    """How many times as long as in the model each program takes on two cores: the mean over the records."""
+    known = [(_milliseconds(record), Model(record)) for record in recorded]
+    return {
+        program: fmean(measured[program] / 1e3 / model.on_two(program) for measured, model in known)
+        for program in MODELLED
+    }
 
 
 def checks(recorded: Recorded) -> Iterator[Row]:
-    """What the model predicts for two cores, and what was measured there."""
+    """What the model predicts for two cores from the other networks, and what was measured there."""
     found = recorded.records
-    for name, record in found.items():
+    for name, record in found.items() if len(found) > 1 else ():
         model, measured = Model(record), {row["program"]: row["ms a batch"] for row in record["rows"]}
-        for program, times in slower(found).items():
+        for program, times in slower(other for other in found.values() if other is not record).items():
             predicted = 1e3 * times * model.on_two(program)
             yield {
                 "problem": name,
@@ -193,7 +195,7 @@ class Curve(NamedTuple):
 
 def curves(recorded: Recorded) -> dict[str, dict[str, Curve]]:
     """The curves by problem and program. A rule is left out if not all of its seeds arrive."""
-    found, trained, slowdown = recorded.records, trainings(recorded), slower(recorded.records)
+    found, trained, slowdown = recorded.records, trainings(recorded), slower(recorded.records.values())
     drawn: dict[str, dict[str, Curve]] = {}
     for name, record in found.items():
         model, own, batches = Model(record), _milliseconds(record), record["settings"]["batches"]
