@@ -12,7 +12,6 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -162,10 +161,10 @@ def _depth(row: records.Row) -> records.Row:
 def redraw() -> Iterator[Path]:
     """Draw the pictures of each experiment whose records are not those that its pictures show."""
     shown = {picture: figures.shown_in(picture) for picture in figures.PICTURES.glob("*.png")}
-    for module in sorted({source.split()[0] for source in shown.values() if source}):
-        recorded = import_module(f"experiments.{module}").EXPERIMENT.recorded()
-        own = {picture.stem for picture, source in shown.items() if source.startswith(f"{module} ")}
-        if any(shown[figures.PICTURES / f"{name}.png"] != figures.source(recorded) for name in own):
+    for old in sorted({source for source in shown.values() if source}):
+        recorded = figures.drawn_by(old).recorded()
+        own = {picture.stem for picture, source in shown.items() if source == old}
+        if recorded.experiment.draw and old != figures.source(recorded):
             drawn = recorded.experiment.draw(recorded)
             yield from (figures.save(figure, name, recorded) for name, figure in drawn.items() if name in own)
 

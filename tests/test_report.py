@@ -56,9 +56,8 @@ def test_pictures_show_the_records():
     trained = {"al_figure6.png", "al_figure6_small.png"}  # only a training can draw them again
     for picture in figures.PICTURES.glob("*.png"):
         if picture.name not in trained:
-            module, _ = figures.shown_in(picture).split()
-            recorded = importlib.import_module(f"experiments.{module}").EXPERIMENT.recorded()
-            assert figures.shown_in(picture) == figures.source(recorded), f"{picture.name}: python docs/tables.py"
+            recorded = figures.drawn_by(source := figures.shown_in(picture)).recorded()
+            assert source == figures.source(recorded), f"{picture.name}: python docs/tables.py draws it again"
 
 
 def test_no_experiment_imports_another():

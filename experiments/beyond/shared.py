@@ -136,6 +136,5 @@ PROBLEMS = {
         averaged=(2, 4),
         grids=(1, 2, 4, 16),
         widths=(128, 256),
-        low_rank=True,
     ),
 }

@@ -1,6 +1,7 @@
 """Figures drawn from records, all in one style."""
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 import jaxlocal as jl
 from experiments.lab import records
-from experiments.lab.experiment import Recorded
+from experiments.lab.experiment import Experiment, Recorded
 from jaxlocal.plots import style
 
 if TYPE_CHECKING:
@@ -33,6 +34,14 @@ def save(figure: "Figure", name: str, recorded: Recorded) -> Path:
 def source(recorded: Recorded) -> str:
     """The experiment and a digest of its records."""
     return f"{recorded.experiment.module} {records.digest(recorded.records)}"
+
+
+def drawn_by(source: str) -> Experiment:
+    """The experiment that a `source` names: a file, or a folder with a `__main__`."""
+    module = import_module(f"experiments.{source.split()[0]}")
+    if not hasattr(module, "EXPERIMENT"):
+        module = import_module(f"{module.__name__}.__main__")
+    return module.EXPERIMENT
 
 
 def shown_in(picture: Path) -> str:
