@@ -273,7 +273,7 @@ def picture(drawn: Mapping[str, Mapping[str, Curve]]) -> "Figure":
         axes.set(title=frontier.PROBLEMS[name].title, xlabel="devices", ylabel="seconds")
     panels[0].legend(frameon=False)
     words = "large dots: measured; broken lines: the model; dotted ones: its ideal"
-    figure.suptitle(f"Seconds until the accuracy of backpropagation is reached; {words}")
+    figure.suptitle(f"Seconds until the accuracy of backpropagation is reached\n{words}")
     return figure
 
 
