@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from jaxlocal.app.comparison import compare
     from jaxlocal.app.exporting import export
     from jaxlocal.app.folder import Measured, Summary
-    from jaxlocal.app.prediction import Prediction
+    from jaxlocal.app.prediction import Numbers, Prediction
     from jaxlocal.app.ranking import rank
     from jaxlocal.app.runs import Stopped, draw, evaluate, predict, train
     from jaxlocal.app.settings import Config, ConfigError
@@ -23,6 +23,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Measured",
+    "Numbers",
     "Prediction",
     "Stopped",
     "Summary",
@@ -40,6 +41,7 @@ _HOMES = {
     "Config": "settings",
     "ConfigError": "settings",
     "Measured": "folder",
+    "Numbers": "prediction",
     "Prediction": "prediction",
     "Stopped": "runs",
     "Summary": "folder",
