@@ -264,8 +264,8 @@ def _apply(layer: nn.Module, weights: Tree, stats: Tree, x: jax.Array, key: jax.
         y, updated = layer.apply(variables, x, rngs={"dropout": key}, mutable=list(stats), **options)
     except InvalidRngError as error:
         raise ValueError(
-            f"{type(layer).__name__} asks for a random key that it does not get ({error}); there is one in training "
-            "alone: self.make_rng('dropout')"
+            f"{type(layer).__name__} asks for a random key that it does not get ({error}); there is only one, in "
+            "training: self.make_rng('dropout')"
         ) from None
     return y, dict(updated)
 

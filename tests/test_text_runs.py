@@ -293,7 +293,7 @@ def test_files_that_cannot_be_predicted_are_one_sentence(trained_on_digits, run,
         ("great", "great: there is no such file; name images, .npz files or tables, as the run takes no texts"),
         ("notes.txt", "notes.txt cannot be read (cannot identify image file"),
         ("y.npz", "y.npz cannot be read (it holds y, and no x)"),
-        ("text.npz", "text.npz cannot be read (it is no file of its kind)"),
+        ("text.npz", "text.npz cannot be read (it holds Python objects, or is no file of its kind)"),
         ("wide.npz", "wide.npz has examples of shape (9, 8, 1), but the run was trained on (8, 8, 1)"),
     ):
         code, out, error = run(f"predict {trained_on_digits} {file}")

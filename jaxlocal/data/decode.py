@@ -105,5 +105,6 @@ def readable(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = "it is no file of its kind" if "pickle" in str(error) else error  # NumPy's advice is not safe
+        unsafe = "pickle" in str(error)  # NumPy's own advice is to load them all the same
+        reason = "it holds Python objects, or is no file of its kind" if unsafe else error
         raise ValueError(f"{name} cannot be read ({reason}); replace it or remove it") from error
