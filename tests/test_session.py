@@ -88,6 +88,8 @@ def test_before_the_first_epoch_ends_there_is_no_best_one_and_batch_size_and_see
     with Session(tmp_path / "other", RULE, DATA) as session:
         with pytest.raises(ValueError, match="batch_size=0"):
             session.train(epochs=1, batch_size=0)
+        with pytest.raises(TypeError, match="watch=3: must be a function, such as print"):
+            session.train(epochs=1, batch_size=8, watch=3)
         assert session.train(epochs=1, batch_size=8).state.step == STEPS  # nothing had begun with the wrong one
     for changed in {"batch_size": 4}, {"seed": 1}:
         with (

@@ -165,6 +165,7 @@ class Session:
           DivergedError: a loss is NaN, infinite or beyond 1e8.
           MismatchError: the run was begun with another batch_size or seed.
         """
+        checks.function("watch", watch, "print")
         began, before = time.monotonic(), self.seconds
         self._keep_order({"batch_size": batch_size, "seed": seed})
         self._begin_metrics()
