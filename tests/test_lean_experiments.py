@@ -208,69 +208,86 @@ def test_a_program_has_a_second_line_where_a_training_predicts_by_the_mean():
 
 
 MICRO = {f"bp, GPipe of {micro}": micro for micro in (2, 4, 8, 16, 32)}
+# A micro-batch goes up through D stages and down again, and the last stage has both in one tick.
+GPIPE_TICKS = {devices: {micro: 2 * (micro + devices - 1) - 1 for micro in MICRO.values()} for devices in (2, 4)}
 
 
-def timings(bp, pipe, gpipe, split):
-    """A record of `many_devices`: components of 2, 1, 1 and 2 ms, and a link that takes 1 ms and 1 ms a kilobyte.
+def timings(al=0.0, gpipe=0.0, split=0.0):
+    """A record of `many_devices`: messages take 1 ms, and their arrays 1 ms each.
 
-    GPipe takes `gpipe` milliseconds with 8 micro-batches, and one more or less with twice or half as many.
+    A meeting takes as many milliseconds more on two cores as the arguments say.
     """
     settings = {
         "steps": 9,
         "batches": 100,
-        "component ms": [2.0, 1.0, 1.0, 2.0],
-        "message bytes": [1000] * 4,
-        "weight bytes": 2000,
+        "message arrays": 2,
+        "message bytes": 1000,
+        "activation bytes": 800,
+        "gradient arrays": 3,
         "link": {"bandwidth": 1e6, "latency": 1e-3},
     }
-    known = {"al": 6.0, "bp": bp, "al, pipeline": pipe, "bp, data-parallel": split, "bp, both cores": 7.5}
-    known |= dict(zip(MICRO, (gpipe - 2, gpipe - 1, gpipe, gpipe + 1, gpipe + 2), strict=True))
-    rows = [{"program": program, "ms a batch": {"median": value}} for program, value in known.items()]
+    pieces = {"bp, gradients added up": 6.0}
+    for devices in (2, 4):
+        pieces |= {f"al, a stage of {devices}": 12 / devices, f"bp, a stage of {devices}, optimizer": 4 / devices}
+        pieces |= {
+            f"bp, a stage of {devices}, {micro} micro-batches": (32 + micro) / devices for micro in MICRO.values()
+        }
+        pieces |= {f"bp, a share of {devices}": 20 / devices}
+    # A stage, a message of 2 ms and 1 ms of its second array and of its note each; 10 ticks for 9 batches.
+    programs = {"al": 12.0, "bp": 20.0, "al, pipeline": 10 / 9 * (6 + 2 + 2 + al), "bp, both cores": 15.0}
+    for name, micro in MICRO.items():
+        ticks = GPIPE_TICKS[2][micro]
+        passes = (micro + 1) / micro * (32 + micro) / 2
+        programs[name] = passes + 2 + ticks * (2 * (1 + 0.8 / micro) + gpipe)
+    programs["bp, data-parallel"] = 10 + 6 + 3 * split
+    rows = [{"program": name, "ms a batch": {"median": value}} for name, value in (programs | pieces).items()]
     return {"settings": settings, "rows": rows}
 
 
 def test_the_model_of_many_devices_is_arithmetic(monkeypatch):
-    found = Recorded(many_devices.EXPERIMENT, {"mnist": timings(8.0, 7.0, 9.0, 10.0)}, None, Path())
-    # Without what slows them down: 9 batches in 10 ticks of 3 ms and a message of 2 ms; M + 1 micro-batches in place of
-    # M; and half a step and a ring, in which 2 pieces of the gradients are sent.
-    gpipe = {f"bp, GPipe of {n}": (7 + i) / (8 / 2 * (n + 1) / n) for i, n in enumerate(MICRO.values())}
-    slower = {"al, pipeline": 7 / (10 / 9 * 5), **gpipe, "bp, data-parallel": 10 / (8 / 2 + 4)}
-    assert many_devices.slower(found.records.values()) == pytest.approx(slower)
+    found = Recorded(many_devices.EXPERIMENT, {"mnist": timings(al=1, gpipe=0.5, split=2)}, None, Path())
+    wait = {"al, pipeline": 1e-3, **dict.fromkeys(MICRO, 0.5e-3), "bp, data-parallel": 2e-3}
+    assert many_devices.waits(found.records.values()) == pytest.approx(wait)
     assert list(many_devices.checks(found)) == []  # there is no other network
-    faster = {**found.records, "deep_16": timings(8.0, 7.0, 6.0, 5.0)}
-    mean = many_devices.slower(faster.values())["bp, data-parallel"]
-    assert mean == pytest.approx((10 + 5) / 2 / (8 / 2 + 4))
+    both = {**found.records, "deep_16": timings(al=3, gpipe=0.5, split=4)}
+    assert many_devices.waits(both.values())["bp, data-parallel"] == pytest.approx(3e-3)
     shares = {
         (row["problem"], row["program"].rpartition(", ")[2]): row["predicted / measured"]
-        for row in many_devices.checks(Recorded(many_devices.EXPERIMENT, faster, None, Path()))
+        for row in many_devices.checks(Recorded(many_devices.EXPERIMENT, both, None, Path()))
     }
-    assert {shares[name, "pipeline"] for name in faster} == {"1.00"}
-    assert (shares["deep_16", "GPipe of 8"], shares["deep_16", "data-parallel"]) == ("1.50", "2.00")
-    assert (shares["mnist", "GPipe of 8"], shares["mnist", "data-parallel"]) == ("0.67", "0.50")
+    assert {shares[name, "GPipe of 8"] for name in both} == {"1.00"}
+    assert (shares["mnist", "pipeline"], shares["deep_16", "pipeline"]) == (f"{13 / 11:.2f}", f"{11 / 13:.2f}")
+    assert (shares["mnist", "data-parallel"], shares["deep_16", "data-parallel"]) == (
+        f"{28 / 22:.2f}",
+        f"{22 / 28:.2f}",
+    )
+
     trained = {"mnist_bp": record([0.5, 0.9]), "mnist_al_4_average": record([0.9, 0.9])}
     monkeypatch.setattr(many_devices, "trainings", lambda _: trained)
     lines = {line["devices"]: line for line in many_devices.table(found)}
     assert lines.keys() == {1, 2, 4}
-    one = {"al, pipeline": "0.6", "bp, GPipe": "1.6", "bp, data-parallel": "1.6"}
-    none = {"bp, both cores": None, "micro-batches": None, "bp, GPipe, ideal": None, "bp, data-parallel, ideal": None}
+    one = {"al, pipeline": "1.2", "bp, GPipe": "4", "bp, data-parallel": "4"}
     known = {"problem": "mnist", "devices": 1, "seconds are": "measured", "epochs of al": "1", "epochs of bp": "2"}
-    assert lines[1] == known | one | none
-    two = {"al, pipeline": "0.7", "bp, GPipe": "1.4", "bp, data-parallel": "2", "bp, both cores": "1.5"}
-    assert two.items() <= lines[2].items() and lines[2]["micro-batches"] == 2
-    # Four devices take M + 3 micro-batches in place of M: of 7 · 5 / 3, 8 · 7 / 5, 9 · 11 / 9, … the third is least.
-    assert lines[4]["micro-batches"] == 8 and lines[4]["bp, both cores"] is None
-    ideals = {"bp, GPipe": 8 / 4 * 11 / 8, "bp, data-parallel": 8 / 4 + 6 * 1.5}
-    slowdown = {"bp, GPipe": slower["bp, GPipe of 8"], "bp, data-parallel": slower["bp, data-parallel"]}
-    for program, milliseconds in ideals.items():
-        assert float(lines[4][f"{program}, ideal"]) == pytest.approx(0.2 * milliseconds, rel=1e-2)
-        assert float(lines[4][program]) == pytest.approx(0.2 * milliseconds * slowdown[program], rel=1e-2)
-    tick = 2 + 2  # one component and its message
-    assert float(lines[4]["al, pipeline"]) == pytest.approx(103 * tick / 1e3 * slower["al, pipeline"], rel=1e-2)
+    assert lines[1] == known | one | {"bp, both cores": None, "micro-batches": None}
+    two = {"al, pipeline": "1.22", "bp, data-parallel": "4.4", "bp, both cores": "3", "micro-batches": 2}
+    assert two.items() <= lines[2].items()
+    four = {
+        "al, pipeline": 103 * (3 + 4 + 1) / 1e3,
+        "bp, GPipe": min(
+            (micro + 3) / micro * (32 + micro) / 4 + 1 + GPIPE_TICKS[4][micro] * (2 * (1 + 0.8 / micro) + 0.5)
+            for micro in MICRO.values()
+        )
+        / 5,
+        "bp, data-parallel": (5 + 1.5 * 6 + 3 * 2) / 5,
+    }
+    for program, seconds in four.items():
+        assert float(lines[4][program]) == pytest.approx(seconds, rel=1e-2)
+    assert lines[4]["bp, both cores"] is None
     assert many_devices.draw(found).keys() == {"many_devices"}
 
 
 def test_a_rule_of_which_a_seed_does_not_arrive_has_no_seconds(monkeypatch):
-    found = Recorded(many_devices.EXPERIMENT, {"mnist": timings(8.0, 7.0, 9.0, 10.0)}, None, Path())
+    found = Recorded(many_devices.EXPERIMENT, {"mnist": timings()}, None, Path())
     trained = {"mnist_bp": record([0.5, 0.9]), "mnist_al_4_average": record([0.8, 0.8], [0.8, 0.9])}
     monkeypatch.setattr(many_devices, "trainings", lambda _: trained)
     lines = list(many_devices.table(found))

@@ -2,10 +2,13 @@
 
 import os
 import pickle
+from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from lab_helpers import few_digits, main, one_line
 
@@ -14,6 +17,7 @@ from experiments.beyond import shared as beyond
 from experiments.lab import tables, workers
 from experiments.lab.experiment import Budget, Task
 from experiments.speed import (
+    device_work,
     fit_speed,
     limits,
     link,
@@ -25,7 +29,9 @@ from experiments.speed import (
     scaling_picture,
     shared,
 )
+from experiments.speed.backprop_stage import make_stages
 from experiments.speed.scaling_model import Link, gpipe_epoch, pipelined_epoch, tick
+from jaxlocal.network import neighbours
 
 needs_two_cores = pytest.mark.skipif(len(workers.available_cores()) < 2, reason="pins one device to each of two cores")
 
@@ -239,12 +245,50 @@ def test_what_is_measured_for_the_model_of_many_devices(tmp_path, monkeypatch):
     monkeypatch.setattr(many_devices, "Worker", Here)
     task = Task(many_devices.EXPERIMENT, "tiny", Budget(rounds=2, steps=3), {}, tmp_path, float("inf"), tmp_path, False)
     (outcome,) = many_devices.measure("tiny", task)
-    assert [row["program"] for row in outcome.rows] == ["al", "bp", *many_devices.MODELLED, many_devices.BOTH_CORES]
+    assert {"al", "bp", *many_devices.MODELLED, many_devices.BOTH_CORES} < {row["program"] for row in outcome.rows}
     assert all(row["ms a batch"]["median"] > 0 for row in outcome.rows)
     settings = outcome.settings
-    assert (settings["batches"], settings["stages"], len(settings["component ms"])) == (128 // 32, [1, 1], 2)
-    assert settings["message bytes"] == [32 * (8 + jl.codes.lean.width) * 4] * 2
-    assert settings["weight bytes"] == 4 * (64 * 8 + 8 + 8 * 8 + 8 + 8 * 10 + 10)
+    assert (settings["batches"], settings["stages of al"]) == (128 // 32, [[1, 1]])
+    # Activations, a code and their labels' code go up, or activations alone.
+    assert settings["message bytes"] == 32 * (8 + jl.codes.lean.width) * 4
+    assert (settings["message arrays"], settings["activation bytes"]) == (2, 32 * 8 * 4)
+    assert settings["gradient arrays"] == 3 * 2  # of three layers
+    named = {row["program"] for row in outcome.rows}
+    assert {device_work.al_stage(2), device_work.bp_share(2), device_work.bp_update(2)} < named
+    assert {device_work.bp_passes(2, micro) for micro in many_devices.MICRO.values()} < named
+
+
+@pytest.mark.parametrize("cut", [(3,), (1, 2)])
+def test_the_passes_of_a_stage_that_are_timed_find_the_gradients(cut):
+    """Both stages of two, one after the other, find those of the whole network."""
+    net, batch = jl.models.mlp((8, 8)), (jax.random.normal(jax.random.key(1), (8, 5)), jax.nn.one_hot(np.arange(8), 10))
+    rule, micro = jl.rules.bp(net, optax.sgd(1.0)), 4
+    params = rule.init(jax.random.key(0), batch)
+    weights = params.components[0].weights["forward"]
+    after = rule.step(params, batch)[0].components[0].weights["forward"]
+    wanted = jax.tree.map(lambda old, new: old - new, weights, after)
+    x, y = (leaf.reshape(micro, 2, -1) for leaf in batch)
+    stages = make_stages(net, cut, (x[0], y[0]))
+    inner = [stages[0].forward(weights[: cut[0]], *one)[0] for one in zip(x, y, strict=True)] if len(cut) > 1 else x
+    last = partial(stages[-1].forward, weights[-cut[-1] :])
+    errors = [jax.grad(lambda h, y=y: last(h, y)[0] / micro)(h) for h, y in zip(inner, y, strict=True)]
+    reads = [x, jnp.stack(inner)][: len(cut)]
+    backs = [jnp.stack(errors), jnp.full(micro, 1 / micro)][-len(cut) :]
+    found = []
+    for stage, numbers, read, error in zip(stages, neighbours(cut), reads, backs, strict=True):
+        own = tuple(weights[i] for i in numbers)
+        state = (
+            own,
+            jax.tree.map(jnp.ones_like, own),
+            jax.tree.map(lambda s: jnp.ones(s.shape), (stage.sends, stage.reads)),
+        )
+        found += jax.jit(partial(device_work._passes, stage))(state, (read, y, error))[1]
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), tuple(found), wanted)
+
+
+def test_a_stage_that_is_timed_is_the_first_the_last_or_the_dearest():
+    divided = device_work.Divided(None, [1, 1, 5, 1, 1], [(2, 1, 2), (5,)])
+    assert [stage for _, stage in divided.stages()] == [(0, 1), (3, 4), (2,), (0, 1, 2, 3, 4)]
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Self, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
+Found = TypeVar("Found")
 
 
 class Worker:
@@ -75,13 +76,13 @@ def together(workers: Sequence[Worker]) -> float:
     return max(at_once(workers)) / len(workers)
 
 
-def take_turns(turns: Mapping[Key, Callable[[], float]], rounds: int, warm_up: int = 0) -> dict[Key, list[float]]:
-    """Call every function once in each round, and return its numbers; those of the first rounds are left out."""
-    found: dict[Key, list[float]] = {key: [] for key in turns}
+def take_turns(turns: Mapping[Key, Callable[[], Found]], rounds: int, warm_up: int = 0) -> dict[Key, list[Found]]:
+    """Call every function once in each round, and return what it finds; the first rounds are left out."""
+    found: dict[Key, list[Found]] = {key: [] for key in turns}
     for _ in range(warm_up + rounds):
         for key, turn in turns.items():
             found[key].append(turn())
-    return {key: numbers[warm_up:] for key, numbers in found.items()}
+    return {key: own[warm_up:] for key, own in found.items()}
 
 
 def available_cores() -> list[int]:

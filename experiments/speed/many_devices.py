@@ -1,20 +1,21 @@
 """The time until a network is as accurate as backpropagation makes it, on 1 to 64 devices: a model, and its check.
 
 Associated Learning has as many components as the largest number of devices. How many epochs a rule needs comes from its
-trainings in `experiments.beyond.frontier`. The seconds of a batch are measured on one core and on two, and predicted
-for more:
+trainings in `experiments.beyond.frontier`. The seconds of a batch are measured on one core and on two. For more devices
+the model adds up what one of them does (`experiments.speed.device_work`), which is timed on a core while the other core
+does the same, and what the devices send each other:
 
-- the pipeline of Associated Learning over D devices takes (n + D - 1) / n · tick for each of n batches in an epoch,
-  where tick = (the slowest stage) + (the slowest transfer);
-- GPipe over D devices takes (M + D - 1) / M · step / D, with M micro-batches: transfers are free, layers divide
-  perfectly, and small micro-batches cost no more; of several numbers of micro-batches the fastest counts;
-- data-parallel backpropagation takes step / D and the time in which a ring adds up the gradients; a share of two
-  examples is taken to be as efficient as a whole batch.
+- the pipeline of Associated Learning over D devices takes n + D - 1 ticks for n batches; a tick is the step of the
+  slowest stage and the messages to the next one;
+- GPipe over D devices takes (M + D - 1) / M of the passes of M micro-batches through the slowest stage, the messages of
+  every tick, up and down, and the step of the optimizer; of several numbers of micro-batches the fastest counts;
+- data-parallel backpropagation takes the step on its share of the examples, and adds up the gradients around a ring:
+  2 (D - 1) / D of the time of two cores.
 
-All take longer than that. How many times as long is measured on two cores, for each of them, and for each number of
-micro-batches: the mean over the networks is taken to hold for all networks and numbers of devices. As a check each
-network is predicted from the others. Without it the times are called ideal. What more devices would do to the memory
-that they share is left out.
+All take longer than that, because the devices wait for each other whenever they meet: in a tick, or to add up an array
+of gradients. How long a meeting takes is measured on two cores, for each of the three: the mean over the networks is
+taken to hold for all networks and numbers of devices. As a check each network is predicted from the others. What more
+devices would do to the memory that they share is left out.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,18 +32,15 @@ from experiments.lab import figures, records, tables
 from experiments.lab.experiment import Budget, Experiment, Job, Outcome, Recorded, Task
 from experiments.lab.main import main
 from experiments.lab.records import Record, Row
-from experiments.lab.workers import Worker, take_turns
-from experiments.speed.backprop_pipeline import backprop_pipeline
+from experiments.lab.workers import Worker, at_once, take_turns
+from experiments.speed import device_work
+from experiments.speed.backprop_pipeline import backprop_pipeline, micro_batch
 from experiments.speed.backprop_schedule import gpipe
+from experiments.speed.backprop_stage import layer_costs, layer_shapes
+from experiments.speed.device_work import Divided, al_stage, bp_passes, bp_share, bp_update
 from experiments.speed.link import measure_link
 from experiments.speed.reached import Reached, reached, trainings
-from experiments.speed.scaling_model import (
-    Link,
-    data_parallel_batch,
-    gpipe_epoch,
-    pipelined_epoch,
-    tick,
-)
+from experiments.speed.scaling_model import Link
 from experiments.speed.shared import (
     DEVICES,
     Problem,
@@ -54,6 +52,7 @@ from experiments.speed.shared import (
     split,
     two_cores,
 )
+from jaxlocal.pipeline import stages
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,6 +63,7 @@ PIPELINE, GPIPE, DATA_PARALLEL, BOTH_CORES = "al, pipeline", "bp, GPipe", "bp, d
 COLOURS = {PIPELINE: figures.BLUE, GPIPE: figures.ORANGE, DATA_PARALLEL: figures.RED, BOTH_CORES: "black"}
 MICRO = {f"{GPIPE} of {micro}": micro for micro in (2, 4, 8, 16, 32)}  # numbers of micro-batches
 MODELLED = PIPELINE, *MICRO, DATA_PARALLEL
+ADDITION = "bp, gradients added up"
 
 
 def associated(name: str) -> str:
@@ -76,86 +76,122 @@ def problem(name: str, contender: str) -> tuple[jl.Rule, tuple[jax.Array, jax.Ar
     return frontier.stepping(frontier.PROBLEMS[name], contender)
 
 
+def divided(name: str, rule: Problem, costs: Sequence[float]) -> Divided:
+    """The problem with its components, or layers, divided over two devices and over more."""
+    return Divided(rule, costs, [jl.pipeline.balance(costs, devices) for devices in (DEVICES, *more(name))])
+
+
 def measure(name: str, task: Task) -> Iterator[Outcome]:
-    """Time the components, and every program on one core and on two, in turn."""
+    """Time what one device does, and every program on one core and on two, in turn."""
     cores, steps, rounds = two_cores(), task.budget["steps"], task.budget["rounds"]
     al, bp = (partial(problem, name, rule) for rule in (associated(name), "bp"))
     link = measure_link(cores, rounds)
     found = busy(costs, al, cores=cores)
-    components = over_cores([one.seconds for one in found])
-    stages = jl.pipeline.balance(components, DEVICES)
+    of_al = divided(name, al, over_cores([one.seconds for one in found]))
+    of_bp = divided(name, bp, layer_costs(bp()[0].net, micro_batch(bp()[1], 1)))
     with ExitStack() as stack:
 
-        def started(make: Any, rule: Problem, *arguments: Any, cores: Sequence[int] | None = cores) -> Any:
-            return stack.enter_context(Worker(make, rule, steps, *arguments, cores=cores)).ask
+        def started(make: Any, *arguments: Any, cores: Sequence[int] | None = cores) -> Worker:
+            return stack.enter_context(Worker(make, *arguments, cores=cores))
 
-        turns = {
-            "al": started(sequential, al, cores=cores[:1]),
-            "bp": started(sequential, bp, cores=cores[:1]),
-            PIPELINE: started(pipeline, al, stages),
-            **{name: started(backprop_pipeline, bp, gpipe, micro) for name, micro in MICRO.items()},
-            DATA_PARALLEL: started(sequential, partial(split, bp)),
-            BOTH_CORES: started(sequential, bp, cores=None),
+        programs = {
+            "al": started(sequential, al, steps, cores=cores[:1]),
+            "bp": started(sequential, bp, steps, cores=cores[:1]),
+            PIPELINE: started(pipeline, al, steps, of_al.cuts[0]),
+            **{one: started(backprop_pipeline, bp, steps, gpipe, micro, of_bp.cuts[0]) for one, micro in MICRO.items()},
+            DATA_PARALLEL: started(sequential, partial(split, bp), steps),
+            BOTH_CORES: started(sequential, bp, steps, cores=None),
+            ADDITION: started(device_work.addition, bp),
         }
-        seconds = take_turns(turns, rounds, warm_up=1)
+        alone = [started(device_work.work, of_al, of_bp, [*MICRO.values()], cores=[core]) for core in cores]
+        turns: dict[str, Any] = {program: worker.ask for program, worker in programs.items()}
+        seconds = take_turns(turns | {"work": partial(_slower_core, alone)}, rounds, warm_up=1)
+    pieces = seconds.pop("work")
+    seconds |= {piece: [one[piece] for one in pieces] for piece in pieces[0]}
     rows = [{"program": program, "ms a batch": records.milliseconds(own)} for program, own in seconds.items()]
     (x, _), splits = bp()[1], frontier.PROBLEMS[name].splits()
     settings = {
         "problem": name,
         "batch_size": len(x),
         "batches": len(splits.train[0]) // len(x),
-        "stages": list(stages),
-        "component ms": [float(f"{1e3 * one:.4g}") for one in components],
-        "message bytes": list(found[0].message),
-        "weight bytes": weight_bytes(bp),
+        "stages of al": [list(cut) for cut in of_al.cuts],
+        "stages of bp": [list(cut) for cut in of_bp.cuts],
         "link": link._asdict(),
+        "message bytes": max(found[0].message),
     }
-    yield Outcome(rows, settings | task.budget, task.budget, tables.text(rows))
+    yield Outcome(rows, settings | sent(al, bp) | task.budget, task.budget, tables.text(rows))
 
 
-def weight_bytes(bp: Problem) -> int:
-    """The bytes of the weights, and of their gradients."""
-    rule, batch = bp()
-    params = jax.eval_shape(rule.init, jax.random.key(0), batch)
-    weights = jax.tree.leaves([component.weights for component in params.components])
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in weights)
+def _slower_core(workers: Sequence[Worker]) -> dict[str, float]:
+    """The seconds of each piece of work on the slower core, where all cores do the same."""
+    found = at_once(workers)
+    return {piece: max(one[piece] for one in found) for piece in found[0]}
 
 
-def _milliseconds(record: Record) -> dict[str, float]:
-    return {row["program"]: row["ms a batch"]["median"] for row in record["rows"]}
+def sent(al: Problem, bp: Problem) -> dict[str, int]:
+    """What the devices send each other: how many arrays, and how many bytes."""
+    (rule, batch), (backprop, _) = al(), bp()
+    components = jax.eval_shape(rule.init, jax.random.key(0), batch).components
+    message = jax.eval_shape(stages.steps(rule)[0], components[0], batch)[1]
+    weights, reads = layer_shapes(backprop.net, micro_batch(batch, 1))
+    return {
+        "message arrays": len(jax.tree.leaves(message)),
+        "activation bytes": max(read.size * read.dtype.itemsize for read in reads[1:]),
+        "gradient arrays": len(jax.tree.leaves(weights)),
+    }
 
 
 class Model:
-    """The seconds of a batch on a number of devices, from a record, if nothing slows the programs down."""
+    """The seconds of a batch on a number of devices, from a record.
+
+    Args:
+      record: a record of this experiment.
+    """
 
     def __init__(self, record: Record):
         self.settings = record["settings"]
-        self.seconds = [one / 1e3 for one in self.settings["component ms"]]
-        self.step = _milliseconds(record)["bp"] / 1e3
+        self.seconds = {row["program"]: row["ms a batch"]["median"] / 1e3 for row in record["rows"]}
         self.link = Link(**self.settings["link"])
 
-    def batch(self, program: str, devices: int, batches: int) -> float:
-        """Seconds of a batch in an epoch of `batches`."""
+    def work(self, program: str, devices: int, batches: int) -> float:
+        """The seconds of a batch, in an epoch of `batches`, if no device had to wait for another one to finish."""
+        met, seconds = self.meetings(program, devices, batches), self.seconds
         if program == PIPELINE:
-            stages = jl.pipeline.balance(self.seconds, devices)
-            whole = tick(self.seconds, self.settings["message bytes"], stages, self.link)
-            return pipelined_epoch(batches, devices, whole) / batches
+            # The arrays of a message, and the note of the losses.
+            message = self.settings["message arrays"] * self.link.latency + self.link.seconds(
+                self.settings["message bytes"]
+            )
+            return met * (seconds[al_stage(devices)] + message)
         if program in MICRO:
-            return gpipe_epoch(1, devices, MICRO[program], self.step)
-        return data_parallel_batch(self.step, devices, self.settings["weight bytes"], self.link)
+            micro = MICRO[program]
+            passes = (micro + devices - 1) / micro * seconds[bp_passes(devices, micro)]
+            exchange = 2 * self.link.seconds(self.settings["activation bytes"] / micro)
+            return passes + met * exchange + seconds[bp_update(devices)]
+        around = 2 * (devices - 1) / devices  # of the ring, as a multiple of two devices
+        return seconds[bp_share(devices)] + around * seconds[ADDITION]
 
-    def on_two(self, program: str) -> float:
-        """Seconds of a batch on two devices, in a run as long as the measured one."""
-        return self.batch(program, DEVICES, self.settings["steps"])
+    def meetings(self, program: str, devices: int, batches: int) -> float:
+        """How often the devices meet in a batch."""
+        if program == PIPELINE:
+            return (batches + devices - 1) / batches
+        return gpipe(devices, MICRO[program]).ticks if program in MICRO else self.settings["gradient arrays"]
+
+    def batch(self, program: str, devices: int, batches: int, wait: float) -> float:
+        """The seconds of a batch, if a meeting of the devices takes `wait` seconds beyond their work."""
+        return self.work(program, devices, batches) + wait * self.meetings(program, devices, batches)
+
+    def wait(self, program: str) -> float:
+        """The seconds that a meeting of two devices takes beyond the model's work."""
+        batches = self.settings["steps"]
+        beyond = self.seconds[program] - self.work(program, DEVICES, batches)
+        return beyond / self.meetings(program, DEVICES, batches)
 
 
-def slower(recorded: Iterable[Record]) -> dict[str, float]:
-    """How many times as long as in the model each program takes on two cores: the mean over the records."""
-    known = [(_milliseconds(record), Model(record)) for record in recorded]
-    return {
-        program: fmean(measured[program] / 1e3 / model.on_two(program) for measured, model in known)
-        for program in MODELLED
-    }
+def waits(recorded: Iterable[Record]) -> dict[str, float]:
+    """The seconds that a meeting takes beyond the work, by program: the mean over the records, and all of GPipe."""
+    models = [Model(record) for record in recorded]
+    found = {program: fmean(model.wait(program) for model in models) for program in MODELLED}
+    return found | dict.fromkeys(MICRO, fmean(found[program] for program in MICRO))
 
 
 def checks(recorded: Recorded) -> Iterator[Row]:
@@ -163,15 +199,16 @@ def checks(recorded: Recorded) -> Iterator[Row]:
     found = recorded.records
     for name, record in found.items() if len(found) > 1 else ():
         model, measured = Model(record), {row["program"]: row["ms a batch"] for row in record["rows"]}
-        for program, times in slower(other for other in found.values() if other is not record).items():
-            predicted = 1e3 * times * model.on_two(program)
+        steps, others = record["settings"]["steps"], [other for other in found.values() if other is not record]
+        for program, wait in waits(others).items():
+            predicted = model.batch(program, DEVICES, steps, wait)
             yield {
                 "problem": name,
                 "program": program,
                 "measured, ms a batch": measured[program],
-                "predicted": f"{predicted:.3g}",
-                "predicted / measured": f"{predicted / measured[program]['median']:.2f}",
-                "ideal": f"{predicted / times:.3g}",
+                "predicted": f"{1e3 * predicted:.3g}",
+                "predicted / measured": f"{predicted / model.seconds[program]:.2f}",
+                "without waiting": f"{1e3 * model.work(program, DEVICES, steps):.3g}",
             }
 
 
@@ -185,7 +222,6 @@ class Curve(NamedTuple):
 
     measured: dict[int, float]
     model: dict[int, float]
-    ideal: dict[int, float]  # if nothing slows the program down
 
     @property
     def seconds(self) -> dict[int, float]:
@@ -195,22 +231,23 @@ class Curve(NamedTuple):
 
 def curves(recorded: Recorded) -> dict[str, dict[str, Curve]]:
     """The curves by problem and program. A rule is left out if not all of its seeds arrive."""
-    found, trained, slowdown = recorded.records, trainings(recorded), slower(recorded.records.values())
+    found, trained, wait = recorded.records, trainings(recorded), waits(recorded.records.values())
     drawn: dict[str, dict[str, Curve]] = {}
     for name, record in found.items():
-        model, own, batches = Model(record), _milliseconds(record), record["settings"]["batches"]
+        model, batches = Model(record), record["settings"]["batches"]
         for program in (*MODELLED, BOTH_CORES):
             rule = program.split(",")[0]
             epochs = needed(trained, name, rule)
             if not (epochs and epochs.always):
                 continue
             steps = fmean(epochs.arrived) * batches
-            alone = {} if program == BOTH_CORES else {1: steps * own[rule] / 1e3}
-            measured = alone | {DEVICES: steps * own[program] / 1e3}
-            modelled = (DEVICES, *more(name)) if program in slowdown else ()
-            ideal = {devices: steps * model.batch(program, devices, batches) for devices in modelled}
-            predicted = {devices: slowdown[program] * one for devices, one in ideal.items()}
-            drawn.setdefault(name, {})[program] = Curve(measured, predicted, ideal)
+            alone = {} if program == BOTH_CORES else {1: steps * model.seconds[rule]}
+            measured = alone | {DEVICES: steps * model.seconds[program]}
+            predicted = {
+                devices: steps * model.batch(program, devices, batches, wait[program])
+                for devices in ((DEVICES, *more(name)) if program in wait else ())
+            }
+            drawn.setdefault(name, {})[program] = Curve(measured, predicted)
     return {name: programs | {GPIPE: _fastest_gpipe(programs)} for name, programs in drawn.items()}
 
 
@@ -225,7 +262,6 @@ def _fastest_gpipe(drawn: Mapping[str, Curve]) -> Curve:
     return Curve(
         {devices: own.measured[devices] for devices, own in chosen.items() if devices in own.measured},
         {devices: own.model[devices] for devices, own in chosen.items() if devices in own.model},
-        {devices: own.ideal[devices] for devices, own in chosen.items() if devices in own.ideal},
     )
 
 
@@ -246,8 +282,6 @@ def table(recorded: Recorded) -> Iterator[Row]:
                 seconds = drawn[program].seconds if program in drawn else {}
                 line[program] = f"{seconds[devices]:.3g}" if devices in seconds else None
             line["micro-batches"] = MICRO[fastest(drawn, devices)] if devices > 1 else None
-            for program in (GPIPE, DATA_PARALLEL):
-                line[f"{program}, ideal"] = None if known else f"{drawn[program].ideal[devices]:.3g}"
             yield line | epochs
 
 
@@ -258,21 +292,19 @@ def draw(recorded: Recorded) -> dict[str, "Figure"]:
 
 
 def picture(drawn: Mapping[str, Mapping[str, Curve]]) -> "Figure":
-    """Large dots for what was measured, broken lines for the model, and dotted ones for backpropagation's ideals."""
+    """Large dots for what was measured, and broken lines for the model."""
     figure, panels = figures.grid(len(drawn), columns=2, cell=(4.6, 3.6))
     for (name, programs), axes in zip(drawn.items(), panels, strict=True):
         for program, colour in COLOURS.items():
             if program not in programs:
                 continue
-            measured, model, ideal = programs[program]
+            measured, model = programs[program]
             axes.plot(list(measured), list(measured.values()), "o", color=colour, label=program)
             axes.plot(list(model), list(model.values()), ".--", color=colour, lw=1.4)
-            if program != PIPELINE:
-                axes.plot(list(ideal), list(ideal.values()), ":", color=colour, lw=1)
         _scales(axes, [1, DEVICES, *more(name)])
         axes.set(title=frontier.PROBLEMS[name].title, xlabel="devices", ylabel="seconds")
     panels[0].legend(frameon=False)
-    words = "large dots: measured; broken lines: the model; dotted ones: its ideal"
+    words = "large dots: measured; broken lines: the model"
     figure.suptitle(f"Seconds until the accuracy of backpropagation is reached\n{words}")
     return figure
 
@@ -290,8 +322,7 @@ EXPERIMENT = Experiment(
     rows={name: Job(FULL, QUICK, partial(measure, name)) for name in COMPONENTS},
     note=(
         "A device is a pinned core, up to two; the times of more are the model's. Associated Learning has as many "
-        "components as the largest number of devices, and lean codes. GPipe has the fastest number of micro-batches. "
-        "`ideal` is the model without the slowdown that was measured on two cores."
+        "components as the largest number of devices, and lean codes. GPipe has the fastest number of micro-batches."
     ),
     tables=(table, checks),
     draw=draw,

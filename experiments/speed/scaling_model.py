@@ -41,11 +41,3 @@ def measured_tick(batch: float, batches: int, devices: int) -> float:
 def gpipe_epoch(batches: int, devices: Any, micro: int, step: Any) -> Any:
     """Seconds of an epoch of backpropagation as in GPipe, for a number of devices or an array of them."""
     return batches * (micro + devices - 1) / micro * step / devices
-
-
-def data_parallel_batch(step: float, devices: Any, size: float, link: Link) -> Any:
-    """Seconds of a batch of backpropagation that is divided over the devices, for a number of them or an array.
-
-    The gradients, `size` bytes, are added up around a ring: each device sends a piece of them 2 (D - 1) times.
-    """
-    return step / devices + 2 * (devices - 1) * link.seconds(size / devices)

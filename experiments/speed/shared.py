@@ -83,7 +83,7 @@ def over_cores(seconds: Sequence[Sequence[float]]) -> list[float]:
     return [fmean(both) for both in zip(*seconds, strict=True)]
 
 
-def timed(run: Callable[..., Any], init: Callable[..., Any], batch: Batch, steps: int) -> Timed:
+def timed(run: Callable[..., Any], init: Callable[..., Any], batch: Any, steps: int) -> Timed:
     """A program over `steps` times the same batch, compiled."""
     batches = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (steps, *leaf.shape)), batch)
     state = init(jax.random.key(0), batch)
