@@ -64,6 +64,12 @@ def test_a_session_trains_as_fit_does_and_leaves_metrics_and_checkpoints(tmp_pat
     assert same(best.params, fit(RULE, DATA, epochs=len(best.history), batch_size=8).params)
 
 
+def test_load_says_what_reads_the_folder_of_a_session(tmp_path):
+    train(tmp_path, epochs=1)
+    with pytest.raises(app.ConfigError, match="holds no run; jl.training.load_state reads what a Session of yours"):
+        jl.load(tmp_path)
+
+
 def test_the_best_epoch_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr("jaxlocal.training.session.SAVING", 1e-9)  # only the first and the last epoch are saved at once
     accuracies = iter([0.1, 0.7, 0.3, 0.2])

@@ -391,7 +391,10 @@ def restored(folder: Path, best: bool, own_data: bool = True) -> tuple[Config, B
     """
     path = folder / "config.yaml"
     if not path.exists():
-        raise ConfigError(f"{str(folder)!r} holds no run; name a folder that jaxlocal train has made")
+        remedy = "name a folder that jaxlocal train has made"
+        if (folder / "checkpoints").is_dir():
+            remedy = "jl.training.load_state reads what a Session of yours has left there"
+        raise ConfigError(f"{str(folder)!r} holds no run; {remedy}")
     config = replace(settings.read(path), devices=1, pipeline=False, split=1)
     encoding, inputs = kept_encoding(folder, config), kept_inputs(folder)
     try:

@@ -74,6 +74,7 @@ def distances(recorded: Recorded) -> Iterator[Row]:
     """The table: two layers of every row, with mean and deviation over the seeds."""
     for (data, name), paper in PAPERS.items():
         record = records.found(f"{TABLES[data]}/{name}", recorded.out)
+        missing = "not run: no data" if TABLES[data] == TABLE4 else "not run: no time"
         theirs = [f"{value:.2f}" for value in paper] if paper else [""] * len(COLUMNS)
         for layer, place in LAYERS.items():
             yield {
@@ -81,7 +82,7 @@ def distances(recorded: Recorded) -> Iterator[Row]:
                 "network": name,
                 "layer": layer,
                 **{f"paper's {column}": value for column, value in zip(COLUMNS, theirs, strict=True)},
-                **(_measured(record, place) if record else dict.fromkeys(COLUMNS, "not run")),
+                **(_measured(record, place) if record else dict.fromkeys(COLUMNS, missing)),
                 "epochs": record["settings"]["epochs"] if record else None,
             }
 

@@ -76,13 +76,13 @@ def narrow(components: int) -> Case:
 
 def losses(recorded: Recorded) -> Iterator[Row]:
     """Table 5: the associated loss of each component, the paper's and ours, the mean over the seeds."""
-    for row in recorded.experiment.rows:
+    for row, case in recorded.experiment.rows.items():
         theirs, line = PAPERS_LOSS.get(row, ()), recorded.rows().get(row)
         ours = np.mean([one["associated"] for one in line["measured"]], axis=0) if line else []
         columns = {}
         for component in range(len(PAPERS_LOSS)):
             columns[f"paper's loss {component + 1}"] = _written(theirs, component)
-            columns[f"loss {component + 1}"] = _written(ours, component) if line else "not run"
+            columns[f"loss {component + 1}"] = _written(ours, component) if line else f"not run: {case.lacks}"
         yield {"row": row, **columns}
 
 
