@@ -117,7 +117,7 @@ def loss_is_not_learned(rule: str, net: Network) -> None:
     if net.loss not in (cross_entropy, squared_error):
         warnings.warn(
             f"net.loss is a loss of your own, but {rule} does not learn from the network's loss; it is only measured",
-            stacklevel=3,
+            stacklevel=4,  # the user's line: above this function, the rule's, and `of_rule`'s
         )
 
 
@@ -126,8 +126,8 @@ def single_rule(transform: str, rule: Any) -> None:
     _some_rule(transform, rule)
     if rule.placement.members:
         raise ValueError(
-            f"rule: is already an ensemble of {rule.placement.members}; make the ensemble last, of what {transform} "
-            "returns"
+            f"rule: is already an ensemble of {rule.placement.members}; pass {transform} the rule that it is made of, "
+            "and make the ensemble last"
         )
 
 
@@ -404,6 +404,19 @@ def function(name: str, value: Any, example: str) -> None:
     """The value is a function or None."""
     if value is not None and (not callable(value) or isinstance(value, nn.Module)):
         raise TypeError(f"{name}={show(value)}: must be a function, such as {example}, not a {type(value).__name__}")
+
+
+def initializer_maker(name: str, value: Any) -> None:
+    """The value makes a function that draws weights, called as value()."""
+    try:
+        made = value()
+    except Exception:
+        made = None
+    if not callable(made):
+        raise TypeError(
+            f"{name}={show(value)}: must make an initializer when it is called, such as "
+            "flax.linen.initializers.he_normal, without parentheses"
+        )
 
 
 def initializer(name: str, value: Any) -> None:

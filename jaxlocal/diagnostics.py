@@ -186,7 +186,7 @@ def alignment(rule: Rule, params: Params, batch: Batch) -> jax.Array:
       batch: the batch for both gradients.
 
     Returns:
-      Degrees, one for each layer of the network.
+      Degrees, one for each layer that the rule trains: `al` and `ff` do without the head.
 
     Example:
       >>> rule = jl.rules.bp(jl.models.mlp(hidden=(16,), classes=2), optax.adam(1e-3))

@@ -66,7 +66,6 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         if self.pool_input > 1:
-            check_image(x)
             x = max_pool(x, self.pool_input)
         a = self.linear(_as_input_of(self.linear, x))
         if self.norm:

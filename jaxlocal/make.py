@@ -65,7 +65,8 @@ def make_rule(
       teach: `(components, batch, keys) -> lessons`, for rules with a backward pass. Without it, the parts' own `teach`
         is used, and the rule is forward-only: `pipelined` can run it.
       locality: for each role with weights, which components' updates depend on which components' weights.
-      frozen: the layers whose forward weights do not change. Their batch statistics still do.
+      frozen: the layers whose weights do not change: those of "forward", and of each role with an entry for every
+        layer. Their batch statistics still do.
       effective: the weights that `predict` reads; by default all forward weights.
       scores: `(params, x, key) -> scores`; by default the network's layers, one after the other.
       alternate: None, or the number of steps after which "inverse" and the other roles take turns, inverses first.
@@ -75,6 +76,8 @@ def make_rule(
     Returns:
       The rule.
     """
+    if alternate is not None:
+        checks.positive_int("alternate", alternate)
     if alternate is not None and teach is None:
         raise ValueError(f"alternate={alternate}: a rule that learns in the forward pass has no turns; leave it out")
     if alternate is not None and "inverse" not in txs:
@@ -95,7 +98,7 @@ def make_rule(
         checks.batch(batch, net)
         _check_output(net, key, batch)
         check_padding("batch", *batch, net.layers[0])
-        example = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), batch)  # only the shapes matter
+        example = tuple(jnp.asarray(leaf[:1]) for leaf in batch)  # only the shapes matter
         params = Params(_start(parts, descent, locality, key, example), tuple(leaf.shape[1:] for leaf in example))
         outlines[params.shapes] = Outline.of(params.components)
         return params

@@ -8,7 +8,7 @@ References:
     Propagation, 2021.
   Krizhevsky, One Weird Trick for Parallelizing Convolutional Neural Networks, 2014.
   Nøkland and Eidnes, Training Neural Networks with Local Error Signals, 2019.
-  Learning the Connections in Direct Feedback Alignment (direct Kolen-Pollack; anonymous, under review).
+  Webster, Choi and Ahn, Learning the Connections in Direct Feedback Alignment, 2021 (direct Kolen-Pollack).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -49,9 +49,7 @@ def mlp(
       2
     """
     checks.widths("hidden", hidden)
-    _options(norm, dropout)
-    checks.function("activation", activation, "jax.nn.relu")
-    checks.function("init", init, "flax.linen.initializers.he_normal()")
+    _options(activation, norm, dropout, init)
     if not isinstance(loss, Loss):
         raise TypeError(f"loss={checks.show(loss)}: must be a jl.Loss, such as jl.cross_entropy or jl.squared_error")
     blocks = (dense(width, activation, init, norm=norm, dropout=dropout) for width in hidden)
@@ -78,7 +76,7 @@ def vanilla_cnn(
       >>> len(net.blocks)
       8
     """
-    _options(norm, dropout)
+    _options(activation, norm, dropout, init)
     shapes = [(width, stride) for width in (32, 64) for stride in (1, 1, 1, 2)]
     options: dict[str, Any] = {"norm": norm, "dropout": dropout}
     blocks = (conv(width, 3, stride, activation, init, **options) for width, stride in shapes)
@@ -105,7 +103,7 @@ def vgg(
       >>> [block.pool for block in net.blocks]
       [1, 2, 1, 2, 2, 2, 1, 1]
     """
-    _options(norm, dropout)
+    _options(activation, norm, dropout, init)
     shapes = [(128, 1), (256, 2), (256, 1), (512, 2), (512, 2), (512, 2)]
     options: dict[str, Any] = {"norm": norm, "dropout": dropout}
     convs = [conv(width, 3, 1, activation, init, pool=pool, **options) for width, pool in shapes]
@@ -437,6 +435,8 @@ def _head(classes: int, init: InitMaker, average: bool = False) -> Head:
     return Head(classes, average, init)
 
 
-def _options(norm: bool, dropout: float) -> None:
+def _options(activation: Activation, norm: bool, dropout: float, init: InitMaker) -> None:
+    checks.function("activation", activation, "jax.nn.relu")
     checks.flag("norm", norm)
     checks.below_one("dropout", dropout)
+    checks.initializer_maker("init", init)

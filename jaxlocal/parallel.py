@@ -102,11 +102,13 @@ def _members_axis(net: Network, params: Params, batch: Batch, n: int) -> int | N
     if not shapes or not isinstance(batch, tuple | list) or getattr(batch[0], "ndim", 0) != len(shapes[0]) + 2:
         checks.batch(batch, net)
         return None
-    if batch[0].shape[0] != n:
-        raise ValueError(
-            f"batch: x has shape {batch[0].shape}, for {batch[0].shape[0]} members, but the ensemble has {n}; pass one "
-            f"batch (B, …) for all, or {n} of them"
-        )
+    for name, leaf, shape in zip("xy", batch, shapes, strict=True):
+        if leaf.ndim != len(shape) + 2 or leaf.shape[0] != n:
+            raise ValueError(
+                f"batch: {name} has shape {leaf.shape}, but an ensemble of {n} takes one batch (B, …) for all, or a "
+                f"batch for each, ({n}, B, …), of x and of y"
+            )
+        checks.finite("batch", name, leaf)
     return 0
 
 
@@ -156,7 +158,11 @@ def data_parallel(rule: Rule, mesh: Mesh, axis: str = "data") -> Rule:
 
         return over_devices
 
+    def init(key: jax.Array, batch: Batch) -> Params:
+        return with_sharding_constraint(rule.init(key, batch), on_every_device)
+
     return rule._replace(
+        init=init,
         update=spread(rule.update),
         step=spread(rule.step),
         lessons=spread(rule.lessons),

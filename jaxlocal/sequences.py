@@ -198,7 +198,7 @@ def given(vectors: Any) -> nn.initializers.Initializer:
                 f"given: the vectors have shape {jnp.shape(vectors)}, but the embedding has {tuple(shape)}, a row for "
                 "each token id; give both the same numbers"
             )
-        return jnp.asarray(vectors, dtype)
+        return jnp.array(vectors, dtype)  # a copy: a step may overwrite its parameters
 
     return init
 

@@ -71,8 +71,6 @@ def target_prop(
     """
     checks.non_negative("noise", noise)
     checks.flag("noise_preserving", noise_preserving)
-    if alternate is not None:
-        checks.positive_int("alternate", alternate)
     inverted = range(1, first.number)  # no target goes below the first layer
     family = _Algorithm(
         net=net,

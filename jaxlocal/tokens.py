@@ -35,7 +35,7 @@ def check_padding(name: str, x: Any, y: Any, first: nn.Module) -> None:
     """
     if not isinstance(first, Embedding) or y.shape[:-1] != x.shape or not (readable(x) and readable(y)):
         return
-    # As `Embedding` masks, but by NumPy: inside `jax.jit` an array that can be read here could not be read after JAX's.
+    # The mask of `Embedding`, but by NumPy: inside `jax.jit` what JAX computes of known numbers could not be read.
     padded = ~np.maximum.accumulate((np.asarray(x) != PADDING)[..., ::-1], axis=-1)[..., ::-1]
     if np.asarray(y)[padded].any():
         raise ValueError(

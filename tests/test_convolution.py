@@ -112,6 +112,20 @@ def test_grouped_convolutions_are_jaxs():
 
 
 @pytest.mark.parametrize("channels", WAYS.values(), ids=WAYS)
+def test_a_convolution_of_no_images(channels):
+    x, w = jnp.ones((0, 5, 5, channels)), jnp.ones((3, 3, channels, 7))
+    layout = lax.conv_dimension_numbers(x.shape, w.shape, ("NHWC", "HWIO", "NHWC"))
+    assert convolve(x, w, (1, 1), "SAME", dimension_numbers=layout).shape == (0, 5, 5, 7)
+
+
+def test_what_jax_refuses_is_refused():
+    x, w = jnp.ones((2, 5, 5, 3)), jnp.ones((3, 3, 3, 7))
+    layout = lax.conv_dimension_numbers(x.shape, w.shape, ("NHWC", "HWIO", "NHWC"))
+    with pytest.raises(ValueError, match="String padding is not implemented for transposed"):
+        convolve(x, w, (1, 1), "SAME", lhs_dilation=(2, 2), dimension_numbers=layout)
+
+
+@pytest.mark.parametrize("channels", WAYS.values(), ids=WAYS)
 def test_a_convolution_is_exported_for_batches_of_any_size(channels):
     """What `jax.export` makes of it is JAX's convolution."""
     (x, w), settings = arguments(2, 3, 1, "SAME", 1, 1, channels)

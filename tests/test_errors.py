@@ -288,8 +288,9 @@ def test_a_loss_of_ones_own_can_be_of_classes():
 
 @pytest.mark.parametrize("name", ["al", "ff"])
 def test_a_loss_of_ones_own_that_nothing_learns_from(name):
-    with pytest.warns(UserWarning, match=rf"^net\.loss is a loss of your own, but {name} does not learn"):
+    with pytest.warns(UserWarning, match=rf"^net\.loss is a loss of your own, but {name} does not learn") as warned:
         rule = jl.rules.ALL[name](NET._replace(loss=TWICE), ADAM)
+    assert warned[0].filename == __file__
     params = rule.init(jax.random.key(0), (X, Y))
     usual = jl.rules.ALL[name](NET, ADAM)
     expected = usual.update(usual.init(jax.random.key(0), (X, Y)), (X, Y))
@@ -524,7 +525,24 @@ def test_parameters_of_another_rule_or_none(name):
         rule.init(0, (X, Y))
 
 
+@pytest.mark.parametrize("setting", [{"init": "he"}, {"init": nn.initializers.he_normal()}, {"activation": "relu"}])
+@pytest.mark.parametrize("name", ["mlp", "vanilla_cnn", "vgg"])
+def test_what_models_are_made_of(name, setting):
+    words = "without parentheses" if "init" in setting else "jax.nn.relu"
+    with pytest.raises(TypeError, match=words) as error:
+        jl.models.ALL[name](**setting)
+    says(error, next(iter(setting)))
+
+
+def test_a_batch_may_be_a_list():
+    rule = jl.rules.dfa(NET, ADAM)
+    found, wanted = (rule.init(jax.random.key(0), batch) for batch in ([X, Y], (X, Y)))
+    jax.tree.map(np.testing.assert_array_equal, found.components[0].weights, wanted.components[0].weights)
+
+
 def test_turns_of_a_rule_that_has_none():
+    with pytest.raises(ValueError, match="alternate=0: must be at least 1"):
+        jl.make_rule(NET, (), {"inverse": ADAM}, lambda components, batch, keys: (), locality={}, alternate=0)
     with pytest.raises(ValueError, match="alternate=3"):
         jl.make_rule(NET, (), {}, locality={}, alternate=3)
     with pytest.raises(ValueError, match="'inverse'"):

@@ -53,6 +53,23 @@ def test_columns_of_numbers_that_are_saved(datasets):
 
 
 @pytest.mark.slow
+def test_a_test_set_that_begins_with_minus_one_is_no_secret(datasets):
+    rows = datasets.Dataset.from_dict({"x": np.arange(20.0), "label": [-1.0, 1.0] * 10})
+    datasets.DatasetDict(train=rows, test=rows.select(range(6))).save_to_disk("saved")
+    splits = jl.data.load("hf:saved")
+    assert splits.test[0][:, 0].tolist() == list(range(6))
+
+
+@pytest.mark.slow
+def test_two_sets_of_one_kind_are_refused(datasets):
+    """Or the second one would take the place of the first, and "all" may hold the test set."""
+    rows = numbers(datasets)
+    datasets.DatasetDict(validation=rows, train=rows, dev=rows).save_to_disk("saved")
+    with pytest.raises(ValueError, match="has two validation sets, one of them called 'dev'; save it with one"):
+        jl.data.load("hf:saved", label="kind")
+
+
+@pytest.mark.slow
 def test_images_of_the_cache_are_found_by_name(datasets):
     """Without their folder, as after a download: in grey only if all of them are."""
     pictures = [Image.new("L", (4, 4 + i % 2), i) for i in range(30)]

@@ -170,8 +170,9 @@ def test_pooling_the_input_is_pooling_the_output_of_the_block_below():
     x = normal(0, 2, 6, 6, 3)
     weights, _ = random_weights(dense(5), (3, 3, 3))
     np.testing.assert_array_equal(output(dense(5, pool_input=2), weights, x), output(dense(5), weights, max_pool(x, 2)))
-    with pytest.raises(ValueError, match="needs 4"):
-        output(dense(5, pool_input=2), weights, x.reshape(2, -1))
+    for pooled in dense(5, pool_input=2), dense(5, pool=2):
+        with pytest.raises(ValueError, match="max pooling needs images"):
+            output(pooled, weights, x.reshape(2, -1)[:, :27])
 
 
 INPUTS = {"dense": (400, (400,), 512), "conv": (9 * 16, (4, 4, 16), 64), "local": (9 * 16, (4, 4, 16), 64)}

@@ -145,6 +145,11 @@ def loops(text, depth):
 IMAGES = jl.Network((jl.layers.conv(4), jl.layers.conv(5, stride=2)), jl.layers.Head(3))
 
 
+def test_the_first_parameters_are_on_every_device_that_shares_a_batch():
+    params = jl.data_parallel(BP, MESH).init(jax.random.key(0), BATCH)
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(params)} == {4}
+
+
 @pytest.mark.parametrize(
     ("net", "batch"),
     [(IMAGES, (jnp.ones((64, 20, 20, 3)), jnp.ones((64, 3)) / 3)), (NETS["lstm"], make_batch(NETS["lstm"]))],
@@ -257,7 +262,11 @@ BATCH = make_batch(NETS["dense"])
         (lambda: jl.ensemble(BP, 0), ValueError, "n=0: must be at least 1"),
         (lambda: jl.ensemble("bp", 2), TypeError, "rule='bp': ensemble needs a rule"),
         (lambda: jl.ensemble(jl.ensemble(BP, 2), 2), ValueError, "rule: is already an ensemble of 2"),
-        (lambda: jl.data_parallel(jl.ensemble(BP, 2), MESH), ValueError, "make the ensemble last"),
+        (
+            lambda: jl.data_parallel(jl.ensemble(BP, 2), MESH),
+            ValueError,
+            "pass data_parallel the rule that it is made of",
+        ),
         (lambda: jl.data_parallel(BP, 4), TypeError, "mesh=4: must be a jax.sharding.Mesh"),
         (lambda: jl.data_parallel(BP, MESH, "model"), ValueError, "axis='model': the mesh has the axes data"),
         (lambda: jl.mixed_precision(BP, jnp.int8), ValueError, "must be a floating-point type of 16 bits or more"),
@@ -279,7 +288,22 @@ BATCH = make_batch(NETS["dense"])
                 jl.ensemble(BP, 2).init(jax.random.key(0), BATCH), tuple(jnp.stack([leaf] * 3) for leaf in BATCH)
             ),
             ValueError,
-            "for 3 members, but the ensemble has 2",
+            r"x has shape \(3, .*, but an ensemble of 2 takes one batch \(B, …\) for all, or a batch for each",
+        ),
+        (
+            lambda: jl.ensemble(BP, 2).update(
+                jl.ensemble(BP, 2).init(jax.random.key(0), BATCH), (jnp.stack([BATCH[0]] * 2), BATCH[1])
+            ),
+            ValueError,
+            r"y has shape \(.*, but an ensemble of 2 takes one batch",
+        ),
+        (
+            lambda: jl.ensemble(BP, 2).update(
+                jl.ensemble(BP, 2).init(jax.random.key(0), BATCH),
+                (jnp.full((2, *BATCH[0].shape), jnp.nan), jnp.stack([BATCH[1]] * 2)),
+            ),
+            ValueError,
+            "batch: x holds NaN or infinity",
         ),
         (
             lambda: jl.data_parallel(BP, MESH).update(BP.init(jax.random.key(0), BATCH), tuple(a[:6] for a in BATCH)),

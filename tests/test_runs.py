@@ -331,6 +331,11 @@ def test_a_folder_is_for_one_process(finished):
         assert app.evaluate(finished[0]).measured  # reading needs no lock
 
 
+def test_a_comparison_that_was_never_begun_is_not_resumed():
+    with pytest.raises(ConfigError, match="--resume: nothing holds no run; leave out --resume to start one there"):
+        app.compare(["bp", "dfa"], TINY, "nothing", resume=True)
+
+
 @pytest.mark.parametrize("command", [app.compare, app.search])
 def test_a_folder_of_several_runs_is_for_one_process(command):
     Path("many").mkdir()

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +24,7 @@ NET = jl.models.mlp((6, 5))
 DATA = jl.data.Splits(*((x[:n], y[:n]) for n, (x, y) in zip((64, 50, 50), jl.data.digits(), strict=True)))
 SHORT = {"epochs": 2, "batch_size": 16}
 LINEAR = jl.models.mlp(())
+OTHER_START = jl.models.mlp((), init=nn.initializers.glorot_normal)
 FOUR = [{"lr": lr} for lr in (1e-4, 1e-1, 1e-2, 1e-3)]
 
 
@@ -221,6 +223,7 @@ def test_a_search_cut_off_goes_on_to_the_same_end(tmp_path):
         ("data", {"data": DATA._replace(validation=DATA.test)}),
         ("make", {"make": lambda setting: jl.rules.bp(LINEAR, optax.sgd(setting["lr"], 0.9))}),
         ("make", {"make": lambda setting: jl.rules.bp(LINEAR, optax.adam(setting["lr"]))}),
+        ("make", {"make": lambda setting: jl.rules.bp(OTHER_START, optax.sgd(setting["lr"]))}),
     ],
 )
 def test_a_folder_holds_one_search(tmp_path, name, change):

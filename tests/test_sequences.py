@@ -145,6 +145,14 @@ def test_a_frozen_embedding_keeps_its_given_vectors(name):
     assert not same(old[1], new[1])
 
 
+def test_a_step_may_overwrite_its_weights_but_not_the_vectors_that_were_given():
+    vectors = jnp.ones((7, 4))
+    layer = Embedding(7, 4, vectors=jl.sequences.given(vectors))
+    weights = layer.init(jax.random.key(0), IDS)
+    jax.jit(lambda weights: jax.tree.map(jnp.negative, weights), donate_argnums=0)(weights)
+    assert jax.tree.leaves(weights)[0].is_deleted() and not vectors.is_deleted()
+
+
 @by_rule(["al", "kp"], quick=("kp",))
 def test_weights_by_name_out_and_in(name):
     rule, batch = jl.rules.ALL[name](NETS["lstm"], SGD), make_batch(NETS["lstm"])

@@ -66,7 +66,7 @@ def test_a_session_trains_as_fit_does_and_leaves_metrics_and_checkpoints(tmp_pat
 
 def test_load_says_what_reads_the_folder_of_a_session(tmp_path):
     train(tmp_path, epochs=1)
-    with pytest.raises(app.ConfigError, match="holds no run; jl.training.load_state reads what a Session of yours"):
+    with pytest.raises(app.ConfigError, match=r"holds no run; jl\.training\.load_state reads what a Session"):
         jl.load(tmp_path)
 
 
@@ -115,14 +115,17 @@ def test_a_run_that_watch_stopped_resumes(stop, tmp_path, whole):
 
 def test_a_signal_stops_the_run_after_it_is_saved(tmp_path, whole):
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    during = []
 
     def watch(progress):
         if progress.step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
+            during.extend(map(signal.getsignal, (signal.SIGINT, signal.SIGTERM)))
 
     with pytest.raises(Interrupted, match="stopped after step 6; everything is saved") as stop:
         train(tmp_path, watch=watch)
     assert (stop.value.signal, stop.value.step) == (signal.SIGTERM, 6)
+    assert during == [signal.SIG_DFL] * 2  # a second one of either kind would have ended the process
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     assert load_state(tmp_path, RULE, DATA.train).step == 6
     is_whole(tmp_path, train(tmp_path), whole)

@@ -15,6 +15,7 @@ from helpers import NETS, make_batch, same
 import jaxlocal as jl
 from jaxlocal import programs
 from jaxlocal.training import DivergedError, evaluate, evaluation, fit, learner, loop
+from jaxlocal.training.account import Account
 
 pytestmark = pytest.mark.xdist_group("training")
 
@@ -279,6 +280,17 @@ def test_divergence_is_named():
         fit(jl.ensemble(calm_then_wild, 2), SMALL, **BUDGET, seed=7)
 
 
+def test_the_earliest_of_several_losses_that_diverge_is_named():
+    account = Account(steps=4, seed=5)
+    later, earlier = (
+        jnp.array([[1.0, 1.0], [1.0, 1.0], [jnp.nan] * 2]),
+        jnp.array([[1.0, 1.0], [2.0, jnp.inf], [3.0] * 2]),
+    )
+    account.expect(({"aim": later}, {"task": earlier}), 3)
+    with pytest.raises(DivergedError, match="component 1: its loss 'task' of seed 6 is inf at step 2"):
+        account.settle()
+
+
 @pytest.mark.parametrize("count", [1, 37, 530])
 def test_whole_sets_are_evaluated_in_pieces(monkeypatch, count):
     monkeypatch.setattr(evaluation, "PIECE", 16)
@@ -415,7 +427,7 @@ def test_bad_arguments_are_one_sentence(change, error, complaint):
 
 def test_data_that_are_too_large_are_named_as_the_cause():
     x, y = SMALL.train
-    with pytest.raises(jl.training.DivergedError, match=r"at step 1 .*: the data are too large .*scale x"):
+    with pytest.raises(jl.training.DivergedError, match=r"at step 1 .*: the first weights do not fit .*scale x"):
         fit(jl.rules.bp(jl.models.mlp(()), optax.adam(1e-3)), SMALL._replace(train=(np.float32(1e20) * x, y)), **BUDGET)
 
 
@@ -461,6 +473,8 @@ def test_the_al_papers_schedule():
     rate = jl.training.al_schedule(2.0, 1000)
     for step, factor in [(0, 1), (399, 1), (400, 0.1), (599, 0.1), (600, 0.01), (800, 1e-3), (899, 1e-3), (900, 5e-4)]:
         assert rate(step) == pytest.approx(2 * factor, rel=1e-5)
+    for steps in (1, 2, 5, 8):  # too few for the factors to have steps of their own
+        assert jl.training.al_schedule(2.0, steps)(steps) == pytest.approx(2 * 5e-4, rel=1e-5)
 
 
 def test_epoch_needs_a_whole_batch():

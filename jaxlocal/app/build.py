@@ -34,6 +34,7 @@ from jaxlocal.decay import l2
 from jaxlocal.hints import nearest
 from jaxlocal.network import Network, cross_entropy, init_layer, squared_error
 from jaxlocal.pipeline import Pipeline, mesh, pipelined
+from jaxlocal.pipeline.stages import FORWARD_ONLY
 from jaxlocal.rule import Rule
 from jaxlocal.search.rule_settings import HELPERS, those_of
 from jaxlocal.training import al_schedule
@@ -359,7 +360,7 @@ def _check_pipeline(config: Config, rule: Rule) -> None:
     if rule.learn is None:
         raise ConfigError(
             f"--pipeline: the components of {config.rule} wait for an error or a target from the top, and cannot learn "
-            "from different batches at once; take the rule al, drtp, predsim, dgl, scpl or ff, or leave out --pipeline"
+            f"from different batches at once; take one of the rules {', '.join(FORWARD_ONLY)}, or leave out --pipeline"
         )
     if config.devices % config.split:
         raise ConfigError(f"--split={config.split}: must divide the number of devices, {config.devices}")

@@ -29,7 +29,7 @@ from jaxlocal.app.rule_names import (
     written_settings,
 )
 from jaxlocal.app.runs import Say, Stopped
-from jaxlocal.app.settings import TYPES, Config, ConfigError, shown, typed
+from jaxlocal.app.settings import TYPES, Config, ConfigError, nothing_to_resume, shown, typed
 from jaxlocal.hints import nearest
 from jaxlocal.loggers import Opener
 from jaxlocal.statistics import Difference, against
@@ -165,6 +165,8 @@ def _begin(held: ExitStack, folder: Path, config: Config, configs: Mapping[str, 
     """Hold the folder, and keep the settings that all rules share, unless it holds a comparison with others."""
     held.enter_context(folders.shared(folder))
     began = (folder / SHARED).exists()
+    if resume and not began:
+        raise nothing_to_resume(folder)
     if began and not resume:
         raise ConfigError(f"--out={folder}: holds a comparison; resume it with --resume, or name another folder")
     for words, one in configs.items():

@@ -105,7 +105,13 @@ def _found(name: str) -> Mapping[str, Any]:
             f"or call datasets.load_dataset({place!r}) on a machine with internet access and bring its cache"
         ) from None
     found = found if isinstance(found, Mapping) else {"train": found}
-    return {SPLIT_OF[split]: rows for split, rows in found.items() if split in SPLIT_OF}
+    splits: dict[str, Any] = {}
+    for split, rows in found.items():
+        if split in SPLIT_OF and splits.setdefault(SPLIT_OF[split], rows) is not rows:
+            raise ValueError(
+                f"name={name!r}: has two {SPLIT_OF[split]} sets, one of them called {split!r}; save it with one of them"
+            )
+    return splits
 
 
 @cache  # because the library asks the hub again each time, and waits for half a minute where it is not reached
@@ -122,7 +128,7 @@ def _labelled(name: str, label: str) -> Mapping[str, Any]:
         held = ", ".join(found) or "none"
         raise ValueError(f"name={name!r}: has the splits {held}, and no train; take another data set")
     test = found.get("test")
-    secret = test is not None and label in test.features and len(test) and test[0][label] == NO_CLASS
+    secret = test is not None and label in test.features and len(test) and all(one == NO_CLASS for one in test[label])
     kept = {split: rows for split, rows in found.items() if split != "test" or not secret}
     for rows in kept.values():
         if label not in rows.features:

@@ -64,7 +64,8 @@ def convolve(
     ones = (1,) * (x.ndim - 2)
     strides, lhs_dilation, rhs_dilation = (tuple(given or ones) for given in (strides, lhs_dilation, rhs_dilation))
     exported = not isinstance(x.shape[0], int)  # for batches of any size, on any backend
-    if feature_group_count > 1 or exported or jax.default_backend() != "cpu":
+    dilated = isinstance(padding, str) and set(lhs_dilation) != {1}  # JAX refuses it
+    if feature_group_count > 1 or exported or dilated or not x.shape[0] or jax.default_backend() != "cpu":
         return lax.conv_general_dilated(
             x,
             kernel,

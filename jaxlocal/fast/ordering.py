@@ -11,8 +11,9 @@ def after(learned: Tree, message: Tree) -> Tree:
 
     XLA would go forward through all components first, and keep all their activations in memory. An optimization
     barrier does not prevent that, because XLA removes barriers before it chooses the order. A question about the new
-    weights does: the message depends on its answer. If a weight is NaN, the message becomes NaN. The optimizer's new
-    state is not asked about: it is computed with the weights, and each question is more for XLA to compile.
+    weights does: the message depends on its answer. It asks whether the first number of an array is NaN; if one is,
+    the message becomes NaN. The optimizer's new state is not asked about: it is computed with the weights, and each
+    question is more for XLA to compile.
     """
     firsts = [leaf.ravel()[0] for leaf in jax.tree.leaves(learned) if leaf.size]
     numbers = [leaf for leaf in firsts if jnp.issubdtype(leaf.dtype, jnp.floating)]

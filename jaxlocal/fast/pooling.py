@@ -19,6 +19,10 @@ def max_pool(x: jax.Array, size: int) -> jax.Array:
       >>> jl.layers.max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2)[0, :, :, 0].tolist()
       [[5.0, 7.0], [13.0, 15.0]]
     """
+    if x.ndim != 4:
+        raise ValueError(
+            f"x has shape {x.shape}, but max pooling needs images (B, H, W, C); leave out the pooling of dense layers"
+        )
     if min(x.shape[1:3]) < size:
         raise ValueError(
             f"x has shape {x.shape}, whose images are smaller than a window of {size} by {size}: leave out a pooling, "

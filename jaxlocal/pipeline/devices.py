@@ -17,7 +17,9 @@ from jaxlocal.fast.shards import split_over
 
 
 def mesh(**axes: int) -> Mesh:
-    """A mesh of this machine's first devices, given the size of each axis.
+    """A mesh of the first of `jax.devices()`, given the size of each axis.
+
+    These are the devices of all hosts, if several have joined.
 
     Example:
       >>> jl.pipeline.mesh(component=1, data=1).axis_names

@@ -9,6 +9,8 @@ from jaxlocal.rule import Component, Learn, Message, Rule
 
 Stage = tuple[int, ...]  # the numbers of its components
 
+FORWARD_ONLY = "al", "drtp", "predsim", "dgl", "scpl", "ff"  # the library's rules that a pipeline takes
+
 
 def steps(rule: Rule) -> tuple[Learn, ...]:
     """Each component's own step; a rule that does not have them is refused."""
@@ -20,8 +22,8 @@ def steps(rule: Rule) -> tuple[Learn, ...]:
         raise ValueError(
             "rule: its components learn only after a pass through the whole network (they wait for an error or for "
             "targets from the top, which a backward pass brings), so they cannot learn from different batches at once; "
-            "a pipeline needs a forward-only rule, whose rule.learn is not None: jl.rules.al, jl.rules.drtp, "
-            "jl.rules.predsim, jl.rules.dgl, jl.rules.scpl, jl.rules.ff, or your own of parts that teach"
+            "a pipeline needs a forward-only rule, whose rule.learn is not None: "
+            f"{', '.join(f'jl.rules.{name}' for name in FORWARD_ONLY)}, or your own of parts that teach"
         )
     return rule.learn
 

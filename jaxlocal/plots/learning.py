@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlocal import checks
-from jaxlocal.plots.style import COLOURS, colours, figure, legend_beside, mean_and_band, over_epochs
+from jaxlocal.plots.style import COLOURS, colours, figure, legend_beside, marker, mean_and_band, over_epochs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,7 @@ def _draw_local_losses(axes: "Axes", epochs: np.ndarray, losses: np.ndarray) -> 
     count = losses.shape[1]
     shades = ListedColormap(colormaps["viridis"](np.linspace(0.85, 0, count)))
     for i, loss in enumerate(losses.T):
-        axes.plot(epochs, loss, color=shades(i), marker=_marker(epochs), label=f"component {i}")
+        axes.plot(epochs, loss, color=shades(i), marker=marker(epochs), label=f"component {i}")
     if not np.any(losses <= 0):  # the local loss of direct feedback is a projection, which may be negative
         axes.set_yscale("log")
     over_epochs(axes, "local loss")
@@ -133,11 +133,6 @@ def _measure(argument: str, rows: Rows) -> str:
     """The measurement that a run is judged by, "accuracy" or "loss"."""
     _numbers(argument, rows, "validation", "loss")
     return "accuracy" if all("accuracy" in row["validation"] for row in rows) else "loss"
-
-
-def _marker(epochs: Sequence[Any] | np.ndarray) -> str | None:
-    """A single epoch is drawn as a point, because a line needs two."""
-    return "o" if len(epochs) == 1 else None
 
 
 def _line(axes: "Axes", argument: str, rows: Rows, split: str, measure: str, **style: Any) -> None:

@@ -57,10 +57,15 @@ def legend_beside(axes: "Axes", **settings: Any) -> None:
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), **settings)
 
 
+def marker(x: Sequence[Any] | np.ndarray) -> str | None:
+    """A single number is drawn as a point, because a line needs two."""
+    return "o" if len(x) == 1 else None
+
+
 def mean_and_band(axes: "Axes", x: Sequence[float] | np.ndarray, values: np.ndarray, **settings: Any) -> None:
     """The mean over the last axis of the values, which is the seeds, in a band of one sample standard deviation."""
     mean = values.mean(-1)
-    axes.plot(x, mean, marker="o" if len(x) == 1 else None, **settings)
+    axes.plot(x, mean, marker=marker(x), **settings)
     if values.shape[-1] > 1:
         deviation = values.std(-1, ddof=1)
         band = mean - deviation, mean + deviation

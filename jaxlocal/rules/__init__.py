@@ -1,4 +1,4 @@
-"""The learning rules, by name. A new rule is one file, and one line in this list."""
+"""The learning rules, by name. A new rule is one file, and here its import, and its name in both lists."""
 
 from jaxlocal.rules.associated import al
 from jaxlocal.rules.backprop import bp

@@ -138,7 +138,7 @@ def _labelled(net: Network, x: jax.Array, y: jax.Array) -> jax.Array:
     """a_0: the label in front of the vector, or in front of the channels of each pixel."""
     if isinstance(getattr(net.blocks[0], "linear", None), nn.Dense):
         x = flat(x)
-    everywhere = y.reshape(y.shape[0], *(1,) * (x.ndim - 2), -1)
+    everywhere = y.reshape(y.shape[0], *(1,) * (x.ndim - 2), y.shape[-1])
     return jnp.concatenate([jnp.broadcast_to(everywhere, (*x.shape[:-1], y.shape[-1])), x], axis=-1)
 
 

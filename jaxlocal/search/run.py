@@ -178,10 +178,11 @@ class _Trainer(NamedTuple):
         return params, jnp.mean(jnp.sum(info.losses, 1)), found
 
     def fingerprint(self, setting: dict[str, float]) -> str:
-        """Identifies the program that trains and measures one setting."""
+        """Identifies the programs that start, train and measure one setting."""
         numbers = _stacked([setting], ())
-        params = jax.eval_shape(self.start, numbers, self.train)
-        return fingerprint(jax.make_jaxpr(self.learn)(numbers, params, self.order_key, self.train, self.validation))
+        start, params = jax.make_jaxpr(self.start, return_shape=True)(numbers, self.train)
+        learn = jax.make_jaxpr(self.learn)(numbers, params, self.order_key, self.train, self.validation)
+        return fingerprint(start) + fingerprint(learn)
 
     def group_trainer(
         self, size: int, epochs: int, loss: Loss

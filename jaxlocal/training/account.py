@@ -89,21 +89,24 @@ class Account:
 
     def _check_finite(self, losses: Terms) -> None:
         """Raise an error if the losses of the steps after `step` have diverged; it names the first such step."""
-        for component, terms in enumerate(losses):
-            for name, values in sorted(terms.items()):
-                wrong = np.argwhere(has_diverged(values))
-                if not len(wrong):
-                    continue
-                where, *member = wrong[0]
-                step = self.step + int(where)
-                whose = f" of seed {self._seed + int(member[0])}" if member and self._seed is not None else ""
-                # The loss of the first step is that of the first weights, which no learning rate has changed yet.
-                remedy = (
-                    "the run has diverged; lower the learning rate"
-                    if step
-                    else "the data are too large for the first weights; scale x to numbers of about 1"
-                )
-                raise DivergedError(
-                    f"component {component}: its loss {name!r}{whose} is {values[tuple(wrong[0])]:.3g} at step "
-                    f"{step + 1} (epoch {step // self._steps + 1}, batch {step % self._steps + 1}): {remedy}"
-                )
+        wrong = [
+            (int(where[0]), component, name, tuple(where))
+            for component, terms in enumerate(losses)
+            for name, values in sorted(terms.items())
+            for where in np.argwhere(has_diverged(values))[:1]
+        ]
+        if not wrong:
+            return
+        first, component, name, (_, *member) = earliest = min(wrong)
+        step, value = self.step + first, losses[component][name][earliest[-1]]
+        whose = f" of seed {self._seed + int(member[0])}" if member and self._seed is not None else ""
+        # The loss of the first step is that of the first weights, which no learning rate has changed yet.
+        remedy = (
+            "the run has diverged; lower the learning rate"
+            if step
+            else "the first weights do not fit these data; scale x to numbers of about 1, or check y"
+        )
+        raise DivergedError(
+            f"component {component}: its loss {name!r}{whose} is {value:.3g} at step {step + 1} "
+            f"(epoch {step // self._steps + 1}, batch {step % self._steps + 1}): {remedy}"
+        )

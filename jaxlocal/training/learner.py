@@ -13,6 +13,7 @@ from jaxlocal import processes
 from jaxlocal.data import Pairs, floats
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.pipeline import Pipeline
+from jaxlocal.pipeline.devices import Devices
 from jaxlocal.pipeline.pipeline import Fed, PipelineParams
 from jaxlocal.programs import compiled
 from jaxlocal.rule import Batch, Params, Rule
@@ -91,8 +92,7 @@ class PipelineLearner(NamedTuple):
     @property
     def needed(self) -> Needed:
         """Which examples of a batch each of these devices needs: those of the first stage read them."""
-        split = tuple(name for name in self.pipe.mesh.axis_names if name != self.pipe.axis)
-        return Needed(self.pipe.mesh, split, self.pipe.axis)
+        return Needed(self.pipe.mesh, Devices(self.pipe.mesh, self.pipe.axis).data_axes, self.pipe.axis)
 
     def chunk_length(self, steps: int, step_bytes: int, streamed: bool) -> int:
         """The number of steps in a chunk: as many as fit, because the pipeline fills and empties in every chunk."""

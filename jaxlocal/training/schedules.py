@@ -21,5 +21,8 @@ def al_schedule(rate: float, steps: int) -> optax.Schedule:
     """
     checks.positive("rate", rate)
     checks.positive_int("steps", steps)
-    factors = {0.4: 0.1, 0.6: 0.1, 0.8: 0.1, 0.9: 0.5}
-    return optax.piecewise_constant_schedule(rate, {int(share * steps): factor for share, factor in factors.items()})
+    factors: dict[int, float] = {}
+    for share, factor in ((0.4, 0.1), (0.6, 0.1), (0.8, 0.1), (0.9, 0.5)):
+        at = int(share * steps)  # in a short run that of several factors
+        factors[at] = factors.get(at, 1.0) * factor
+    return optax.piecewise_constant_schedule(rate, factors)

@@ -241,8 +241,9 @@ class Session:
         due = state is not None and time.monotonic() - self._saved_at > self._cost / SAVING
         received.number, stop, save = processes.largest(received.number, asked, due)
         if state:
-            if best_epoch(state.history) == state.history[-1]["epoch"]:
-                self._unsaved_best = state._replace(params=jax.tree.map(jnp.copy, state.params))
+            is_best = best_epoch(state.history) == state.history[-1]["epoch"]
+            if is_best:  # the next steps overwrite the arrays of what is not saved now
+                self._unsaved_best = state if save else state._replace(params=jax.tree.map(jnp.copy, state.params))
             if save:
                 self._save(state)
         return bool(stop or received.number)

@@ -23,10 +23,12 @@ def received_signals() -> Iterator[Received]:
     Python delivers signals to the main thread alone: in any other thread nothing is changed.
     """
     received = Received()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: FrameType | None) -> None:
         received.number = number
-        signal.signal(number, signal.SIG_DFL)  # a KeyboardInterrupt would wait for the compiled steps to end, too
+        for either in before:
+            signal.signal(either, signal.SIG_DFL)  # a KeyboardInterrupt would wait for the compiled steps to end, too
         if not processes.writes():  # where one is asked to stop, all are
             return
         # `print` could fail here, because the signal may have come in the middle of another `print`.
@@ -35,7 +37,8 @@ def received_signals() -> Iterator[Received]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, note)
     try:
         yield received
     finally:
