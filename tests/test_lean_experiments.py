@@ -268,7 +268,8 @@ def test_the_model_of_many_devices_is_arithmetic(monkeypatch):
     assert lines.keys() == {1, 2, 4}
     one = {"al, pipeline": "1.2", "bp, GPipe": "4", "bp, data-parallel": "4"}
     known = {"problem": "mnist", "devices": 1, "seconds are": "measured", "epochs of al": "1", "epochs of bp": "2"}
-    assert lines[1] == known | one | {"bp, both cores": None, "micro-batches": None}
+    computing = {f"{program}, computing": None for program in one}
+    assert lines[1] == known | one | computing | {"bp, both cores": None, "micro-batches": None}
     two = {"al, pipeline": "1.22", "bp, data-parallel": "4.4", "bp, both cores": "3", "micro-batches": 2}
     assert two.items() <= lines[2].items()
     four = {
@@ -283,6 +284,13 @@ def test_the_model_of_many_devices_is_arithmetic(monkeypatch):
     for program, seconds in four.items():
         assert float(lines[4][program]) == pytest.approx(seconds, rel=1e-2)
     assert lines[4]["bp, both cores"] is None
+    alone = {
+        "al, pipeline": 103 * 3 / 1e3,
+        "bp, GPipe": min((micro + 3) / micro * (32 + micro) / 4 + 1 for micro in MICRO.values()) / 5,
+        "bp, data-parallel": 5 / 5,
+    }
+    for program, seconds in alone.items():
+        assert float(lines[4][f"{program}, computing"]) == pytest.approx(seconds, rel=1e-2)
     assert many_devices.draw(found).keys() == {"many_devices"}
 
 

@@ -67,16 +67,17 @@ and Associated Learning with two, five and ten.""",
     "al_text_classification": """\
 The successor's paper reports that Associated Learning is ahead of backpropagation on texts. Here there are eight pairs
 of a set of texts and a network, with smaller networks than the paper's. TREC has its whole budget of 30 epochs and five
-seeds, the others have few epochs and three. What follows is said of the last epoch. Associated Learning is ahead with every seed on four of them: AG News with both networks, the LSTM
-({al_text_classification/ag_news_10k_lstm_al - al_text_classification/ag_news_10k_lstm_bp}) and the transformer
-({al_text_classification/ag_news_10k_transformer_al - al_text_classification/ag_news_10k_transformer_bp}; from one seed
-by a single text), and with the transformer the Sentiment Treebank ({al_text_classification/sst2_transformer_al -
-al_text_classification/sst2_transformer_bp}, with a smaller rate) and IMDb ({al_text_classification/imdb_transformer_al
-- al_text_classification/imdb_transformer_bp}). It is behind with every seed on two: IMDb with the LSTM
-({al_text_classification/imdb_lstm_al - al_text_classification/imdb_lstm_bp}) and TREC with the transformer
-({al_text_classification/trec6_transformer_al - al_text_classification/trec6_transformer_bp}). On the other two, the
-Sentiment Treebank and TREC with the LSTM, which of the two is ahead differs between the seeds; on TREC it is behind in
-the mean ({al_text_classification/trec6_lstm_al - al_text_classification/trec6_lstm_bp}). On the digits it is ahead with four of five seeds with the LSTM
+seeds, the others have few epochs and three. What follows is said of the last epoch. Associated Learning is ahead with
+every seed on four of them: AG News with both networks, the LSTM ({al_text_classification/ag_news_10k_lstm_al -
+al_text_classification/ag_news_10k_lstm_bp}) and the transformer ({al_text_classification/ag_news_10k_transformer_al -
+al_text_classification/ag_news_10k_transformer_bp}; from one seed by a single text), and with the transformer the
+Sentiment Treebank ({al_text_classification/sst2_transformer_al - al_text_classification/sst2_transformer_bp}, with a
+smaller rate) and IMDb ({al_text_classification/imdb_transformer_al - al_text_classification/imdb_transformer_bp}). It
+is behind with every seed on two: IMDb with the LSTM ({al_text_classification/imdb_lstm_al -
+al_text_classification/imdb_lstm_bp}) and TREC with the transformer ({al_text_classification/trec6_transformer_al -
+al_text_classification/trec6_transformer_bp}). On the other two, the Sentiment Treebank and TREC with the LSTM, which of
+the two is ahead differs between the seeds; on TREC it is behind in the mean ({al_text_classification/trec6_lstm_al -
+al_text_classification/trec6_lstm_bp}). On the digits it is ahead with four of five seeds with the LSTM
 ({al_text_classification/digits_lstm_al - al_text_classification/digits_lstm_bp}), and behind with every seed with the
 transformer ({al_text_classification/digits_transformer_al - al_text_classification/digits_transformer_bp}).
 
@@ -89,13 +90,13 @@ The linear model of word frequencies reads whole texts and, except on the Sentim
 networks keep for validation. No network is ahead of it on IMDb. If it reads the networks' tokens alone, it has
 {al_text_classification/trec6_linear_cut} on TREC, {al_text_classification/sst2_linear_cut} on the Sentiment Treebank,
 {al_text_classification/ag_news_10k_linear_cut} on AG News and {al_text_classification/imdb_linear_cut} on IMDb. Against
-this one, in the mean over the seeds: on TREC the LSTM is ahead with every rule, with Associated Learning and
-direct feedback alignment by fewer than two of 500 texts, and the transformer is behind with every rule. On the Sentiment Treebank
-only Kolen-Pollack with the LSTM is ahead ({al_text_classification/sst2_lstm_kp}), by about nine texts; at the best
-epoch it is backpropagation with the LSTM, and not Kolen-Pollack. On AG News only Associated Learning with the LSTM is
-ahead; with the transformer it is level. On IMDb the LSTM is ahead with every rule and every seed, and the transformer
-only with direct feedback alignment ({al_text_classification/imdb_transformer_dfa}). The networks start from random
-vectors, and none is pretrained on other texts.
+this one, in the mean over the seeds: on TREC the LSTM is ahead with every rule, with Associated Learning and direct
+feedback alignment by fewer than two of 500 texts, and the transformer is behind with every rule. On the Sentiment
+Treebank only Kolen-Pollack with the LSTM is ahead ({al_text_classification/sst2_lstm_kp}), by about nine texts; at the
+best epoch it is backpropagation with the LSTM, and not Kolen-Pollack. On AG News only Associated Learning with the LSTM
+is ahead; with the transformer it is level. On IMDb the LSTM is ahead with every rule and every seed, and the
+transformer only with direct feedback alignment ({al_text_classification/imdb_transformer_dfa}). The networks start from
+random vectors, and none is pretrained on other texts.
 
 Direct feedback alignment is behind backpropagation with every seed on AG News with the transformer, on IMDb with the
 LSTM and on the digits with the transformer, and on TREC with the transformer it is ahead with none. It is ahead with

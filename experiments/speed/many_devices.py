@@ -13,7 +13,7 @@ does the same, and what the devices send each other:
   2 (D - 1) / D of the time of two cores.
 
 All take longer than that, because the devices wait for each other whenever they meet: in a tick, or to add up an array
-of gradients. How long a meeting takes is measured on two cores, for each of the three: the mean over the networks is
+of gradients. How long a meeting takes is measured on two cores, for each of the three: the median over the networks is
 taken to hold for all networks and numbers of devices. As a check each network is predicted from the others. What more
 devices would do to the memory that they share is left out.
 """
@@ -21,7 +21,7 @@ devices would do to the memory that they share is left out.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from statistics import fmean
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -153,22 +153,26 @@ class Model:
         self.seconds = {row["program"]: row["ms a batch"]["median"] / 1e3 for row in record["rows"]}
         self.link = Link(**self.settings["link"])
 
-    def work(self, program: str, devices: int, batches: int) -> float:
-        """The seconds of a batch, in an epoch of `batches`, if no device had to wait for another one to finish."""
-        met, seconds = self.meetings(program, devices, batches), self.seconds
+    def computing(self, program: str, devices: int, batches: int) -> float:
+        """The seconds of a batch, in an epoch of `batches`, if messages took no time and no device had to wait."""
         if program == PIPELINE:
-            # The arrays of a message, and the note of the losses.
-            message = self.settings["message arrays"] * self.link.latency + self.link.seconds(
-                self.settings["message bytes"]
-            )
-            return met * (seconds[al_stage(devices)] + message)
+            return self.meetings(program, devices, batches) * self.seconds[al_stage(devices)]
         if program in MICRO:
             micro = MICRO[program]
-            passes = (micro + devices - 1) / micro * seconds[bp_passes(devices, micro)]
-            exchange = 2 * self.link.seconds(self.settings["activation bytes"] / micro)
-            return passes + met * exchange + seconds[bp_update(devices)]
-        around = 2 * (devices - 1) / devices  # of the ring, as a multiple of two devices
-        return seconds[bp_share(devices)] + around * seconds[ADDITION]
+            passes = (micro + devices - 1) / micro * self.seconds[bp_passes(devices, micro)]
+            return passes + self.seconds[bp_update(devices)]
+        return self.seconds[bp_share(devices)]
+
+    def messages(self, program: str, devices: int, batches: int) -> float:
+        """The seconds of a batch that go into messages."""
+        if program == DATA_PARALLEL:
+            return 2 * (devices - 1) / devices * self.seconds[ADDITION]  # around the ring, as a multiple of two devices
+        settings, link = self.settings, self.link
+        if program == PIPELINE:  # the arrays of a message, and the note of the losses
+            each = settings["message arrays"] * link.latency + link.seconds(settings["message bytes"])
+        else:
+            each = 2 * link.seconds(settings["activation bytes"] / MICRO[program])
+        return self.meetings(program, devices, batches) * each
 
     def meetings(self, program: str, devices: int, batches: int) -> float:
         """How often the devices meet in a batch."""
@@ -177,21 +181,26 @@ class Model:
         return gpipe(devices, MICRO[program]).ticks if program in MICRO else self.settings["gradient arrays"]
 
     def batch(self, program: str, devices: int, batches: int, wait: float) -> float:
-        """The seconds of a batch, if a meeting of the devices takes `wait` seconds beyond their work."""
-        return self.work(program, devices, batches) + wait * self.meetings(program, devices, batches)
+        """The seconds of a batch, if the devices wait for each other for `wait` seconds whenever they meet."""
+        computed, sent = (part(program, devices, batches) for part in (self.computing, self.messages))
+        return computed + sent + wait * self.meetings(program, devices, batches)
 
     def wait(self, program: str) -> float:
-        """The seconds that a meeting of two devices takes beyond the model's work."""
+        """The seconds for which two devices wait when they meet: what they take beyond computing and sending."""
         batches = self.settings["steps"]
-        beyond = self.seconds[program] - self.work(program, DEVICES, batches)
+        beyond = self.seconds[program] - self.batch(program, DEVICES, batches, wait=0.0)
         return beyond / self.meetings(program, DEVICES, batches)
 
 
 def waits(recorded: Iterable[Record]) -> dict[str, float]:
-    """The seconds that a meeting takes beyond the work, by program: the mean over the records, and all of GPipe."""
+    """The seconds for which devices wait when they meet, by program; GPipe has one number.
+
+    It is the median, because each is a small difference of two timings, of which some are disturbed.
+    """
     models = [Model(record) for record in recorded]
-    found = {program: fmean(model.wait(program) for model in models) for program in MODELLED}
-    return found | dict.fromkeys(MICRO, fmean(found[program] for program in MICRO))
+    alike = (PIPELINE,), tuple(MICRO), (DATA_PARALLEL,)
+    found = {programs: median(model.wait(program) for model in models for program in programs) for programs in alike}
+    return {program: wait for programs, wait in found.items() for program in programs}
 
 
 def checks(recorded: Recorded) -> Iterator[Row]:
@@ -208,7 +217,7 @@ def checks(recorded: Recorded) -> Iterator[Row]:
                 "measured, ms a batch": measured[program],
                 "predicted": f"{1e3 * predicted:.3g}",
                 "predicted / measured": f"{predicted / model.seconds[program]:.2f}",
-                "without waiting": f"{1e3 * model.work(program, DEVICES, steps):.3g}",
+                "without waiting": f"{1e3 * model.batch(program, DEVICES, steps, wait=0.0):.3g}",
             }
 
 
@@ -222,6 +231,7 @@ class Curve(NamedTuple):
 
     measured: dict[int, float]
     model: dict[int, float]
+    computing: dict[int, float]  # the model's, if messages took no time and no device had to wait
 
     @property
     def seconds(self) -> dict[int, float]:
@@ -243,11 +253,10 @@ def curves(recorded: Recorded) -> dict[str, dict[str, Curve]]:
             steps = fmean(epochs.arrived) * batches
             alone = {} if program == BOTH_CORES else {1: steps * model.seconds[rule]}
             measured = alone | {DEVICES: steps * model.seconds[program]}
-            predicted = {
-                devices: steps * model.batch(program, devices, batches, wait[program])
-                for devices in ((DEVICES, *more(name)) if program in wait else ())
-            }
-            drawn.setdefault(name, {})[program] = Curve(measured, predicted)
+            counts = (DEVICES, *more(name)) if program in wait else ()
+            predicted = {count: steps * model.batch(program, count, batches, wait[program]) for count in counts}
+            computing = {count: steps * model.computing(program, count, batches) for count in counts}
+            drawn.setdefault(name, {})[program] = Curve(measured, predicted, computing)
     return {name: programs | {GPIPE: _fastest_gpipe(programs)} for name, programs in drawn.items()}
 
 
@@ -262,6 +271,7 @@ def _fastest_gpipe(drawn: Mapping[str, Curve]) -> Curve:
     return Curve(
         {devices: own.measured[devices] for devices, own in chosen.items() if devices in own.measured},
         {devices: own.model[devices] for devices, own in chosen.items() if devices in own.model},
+        {devices: min(drawn[one].computing[devices] for one in MICRO) for devices in drawn[DATA_PARALLEL].model},
     )
 
 
@@ -282,6 +292,9 @@ def table(recorded: Recorded) -> Iterator[Row]:
                 seconds = drawn[program].seconds if program in drawn else {}
                 line[program] = f"{seconds[devices]:.3g}" if devices in seconds else None
             line["micro-batches"] = MICRO[fastest(drawn, devices)] if devices > 1 else None
+            for program in (PIPELINE, GPIPE, DATA_PARALLEL):
+                computing = drawn[program].computing if program in drawn and not known else {}
+                line[f"{program}, computing"] = f"{computing[devices]:.3g}" if computing else None
             yield line | epochs
 
 
@@ -292,19 +305,20 @@ def draw(recorded: Recorded) -> dict[str, "Figure"]:
 
 
 def picture(drawn: Mapping[str, Mapping[str, Curve]]) -> "Figure":
-    """Large dots for what was measured, and broken lines for the model."""
+    """Large dots for what was measured, broken lines for the model, and dotted ones for its computing alone."""
     figure, panels = figures.grid(len(drawn), columns=2, cell=(4.6, 3.6))
     for (name, programs), axes in zip(drawn.items(), panels, strict=True):
         for program, colour in COLOURS.items():
             if program not in programs:
                 continue
-            measured, model = programs[program]
+            measured, model, computing = programs[program]
             axes.plot(list(measured), list(measured.values()), "o", color=colour, label=program)
             axes.plot(list(model), list(model.values()), ".--", color=colour, lw=1.4)
+            axes.plot(list(computing), list(computing.values()), ":", color=colour, lw=1)
         _scales(axes, [1, DEVICES, *more(name)])
         axes.set(title=frontier.PROBLEMS[name].title, xlabel="devices", ylabel="seconds")
     panels[0].legend(frameon=False)
-    words = "large dots: measured; broken lines: the model"
+    words = "large dots: measured; broken lines: the model; dotted ones: without messages and waiting"
     figure.suptitle(f"Seconds until the accuracy of backpropagation is reached\n{words}")
     return figure
 
@@ -322,7 +336,8 @@ EXPERIMENT = Experiment(
     rows={name: Job(FULL, QUICK, partial(measure, name)) for name in COMPONENTS},
     note=(
         "A device is a pinned core, up to two; the times of more are the model's. Associated Learning has as many "
-        "components as the largest number of devices, and lean codes. GPipe has the fastest number of micro-batches."
+        "components as the largest number of devices, and lean codes. GPipe has the fastest number of micro-batches. "
+        "`computing` is the model if messages took no time and no device had to wait."
     ),
     tables=(table, checks),
     draw=draw,
