@@ -128,3 +128,11 @@ def test_a_flag_with_a_longer_name_is_another_flag(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", longer)
     xla_flags.configure()
     assert os.environ["XLA_FLAGS"].split() == [longer, *xla_flags.SETTINGS]
+
+
+def test_another_jaxlib_gets_no_flags(monkeypatch):
+    """XLA would end the process if it did not know one of them."""
+    monkeypatch.setenv("XLA_FLAGS", "--of_the_user=1")
+    monkeypatch.setattr(xla_flags, "version", lambda library: "0.99.0")
+    xla_flags.configure()
+    assert os.environ["XLA_FLAGS"] == "--of_the_user=1"

@@ -1,4 +1,4 @@
-"""What one of several devices does in a batch, timed on one core.
+"""What one of several devices does in a batch, timed on one core, while the caller may keep the others busy.
 
 A pipeline divides the layers, and data-parallel training the examples. Here a device is taken alone: with its stage of
 Associated Learning, with its stage of GPipe, or with its share of the examples. Of the stages the first, the last and
@@ -118,7 +118,7 @@ def _bp_stages(bp: Divided, micro: Sequence[int]) -> Iterator[Piece]:
     weights = jax.jit(rule.init)(jax.random.key(0), batch).components[0].weights["forward"]
     for cut, numbers in bp.stages():
         own = tuple(weights[i] for i in numbers)
-        gradients = jax.tree.map(lambda leaf: 1e-3 * leaf, own)
+        gradients = jax.tree.map(lambda leaf: 1e-3 * leaf, own)  # any will do
         yield bp_update(len(cut)), _update, (own, ADAM.init(own)), gradients
         for count in micro:
             stage = make_stages(rule.net, cut, micro_batch(batch, count))[neighbours(cut).index(numbers)]
@@ -137,7 +137,7 @@ def _passes(stage: Stage, state: State, given: tuple[jax.Array, jax.Array, jax.A
     """All micro-batches go forward through a stage and then backward, as in GPipe; their gradients are added up."""
     weights, gradients, (up, down) = state
     x, y, error = given
-    # They depend on the passes before; otherwise the compiler could compute all of them once.
+    # They depend on the gradients of the round before; otherwise the compiler could compute them once for all rounds.
     x = x + 0 * jnp.ravel(jax.tree.leaves(gradients)[0])[0]
 
     def forward(_: jax.Array, given: Any) -> tuple[jax.Array, Any]:
@@ -163,7 +163,7 @@ def _update(state: State, gradients: Tree) -> State:
 
 
 def addition(problem: Problem) -> Timed:
-    """Adds up the gradients of backpropagation over all devices of the process."""
+    """Adds up the gradients of backpropagation over all devices of the process; XLA joins the arrays."""
     rule, batch = problem()
     (component,) = jax.eval_shape(rule.init, jax.random.key(0), batch).components
 

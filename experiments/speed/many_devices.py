@@ -7,15 +7,17 @@ does the same, and what the devices send each other:
 
 - the pipeline of Associated Learning over D devices takes n + D - 1 ticks for n batches; a tick is the step of the
   slowest stage and the messages to the next one;
-- GPipe over D devices takes (M + D - 1) / M of the passes of M micro-batches through the slowest stage, the messages of
-  every tick, up and down, and the step of the optimizer; of several numbers of micro-batches the fastest counts;
+- GPipe over D devices takes (M + D - 1) / M times the passes of M micro-batches through the slowest stage, the messages
+  of every tick, up and down, and the step of the optimizer; of several numbers of micro-batches the fastest counts;
 - data-parallel backpropagation takes the step on its share of the examples, and adds up the gradients around a ring:
   2 (D - 1) / D of the time of two cores.
 
-All take longer than that, because the devices wait for each other whenever they meet: in a tick, or to add up an array
-of gradients. How long a meeting takes is measured on two cores, for each of the three: the median over the networks is
-taken to hold for all networks and numbers of devices. As a check each network is predicted from the others. What more
-devices would do to the memory that they share is left out.
+What is left of the time on two cores counts as waiting: so much in each tick, and for data-parallel so much for each
+array of gradients, because it grows with them. The median over the networks is taken to hold for all networks and
+numbers of devices. As a check each network is predicted from the others.
+
+All stages of GPipe are taken for as slow as the slowest, which makes it slower than it is if one layer is larger than
+the others. What more devices would do to the memory that they share is left out.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -76,9 +78,9 @@ def problem(name: str, contender: str) -> tuple[jl.Rule, tuple[jax.Array, jax.Ar
     return frontier.stepping(frontier.PROBLEMS[name], contender)
 
 
-def divided(name: str, rule: Problem, costs: Sequence[float]) -> Divided:
-    """The problem with its components, or layers, divided over two devices and over more."""
-    return Divided(rule, costs, [jl.pipeline.balance(costs, devices) for devices in (DEVICES, *more(name))])
+def divided(name: str, make: Problem, each: Sequence[float]) -> Divided:
+    """The problem with its components, or layers, of these costs, divided over two devices and over more."""
+    return Divided(make, each, [jl.pipeline.balance(each, devices) for devices in (DEVICES, *more(name))])
 
 
 def measure(name: str, task: Task) -> Iterator[Outcome]:
@@ -103,9 +105,9 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
             BOTH_CORES: started(sequential, bp, steps, cores=None),
             ADDITION: started(device_work.addition, bp),
         }
-        alone = [started(device_work.work, of_al, of_bp, [*MICRO.values()], cores=[core]) for core in cores]
+        on_each = [started(device_work.work, of_al, of_bp, [*MICRO.values()], cores=[core]) for core in cores]
         turns: dict[str, Any] = {program: worker.ask for program, worker in programs.items()}
-        seconds = take_turns(turns | {"work": partial(_slower_core, alone)}, rounds, warm_up=1)
+        seconds = take_turns(turns | {"work": partial(_slower_core, on_each)}, rounds, warm_up=1)
     pieces = seconds.pop("work")
     seconds |= {piece: [one[piece] for one in pieces] for piece in pieces[0]}
     rows = [{"program": program, "ms a batch": records.milliseconds(own)} for program, own in seconds.items()]
@@ -119,7 +121,7 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
         "link": link._asdict(),
         "message bytes": max(found[0].message),
     }
-    yield Outcome(rows, settings | sent(al, bp) | task.budget, task.budget, tables.text(rows))
+    yield Outcome(rows, settings | message_sizes(al, bp) | task.budget, task.budget, tables.text(rows))
 
 
 def _slower_core(workers: Sequence[Worker]) -> dict[str, float]:
@@ -128,7 +130,7 @@ def _slower_core(workers: Sequence[Worker]) -> dict[str, float]:
     return {piece: max(one[piece] for one in found) for piece in found[0]}
 
 
-def sent(al: Problem, bp: Problem) -> dict[str, int]:
+def message_sizes(al: Problem, bp: Problem) -> dict[str, int]:
     """What the devices send each other: how many arrays, and how many bytes."""
     (rule, batch), (backprop, _) = al(), bp()
     components = jax.eval_shape(rule.init, jax.random.key(0), batch).components
@@ -175,19 +177,19 @@ class Model:
         return self.meetings(program, devices, batches) * each
 
     def meetings(self, program: str, devices: int, batches: int) -> float:
-        """How often the devices meet in a batch."""
+        """How often the devices meet in a batch: in ticks or, for data-parallel, in arrays that are added up."""
         if program == PIPELINE:
             return (batches + devices - 1) / batches
         return gpipe(devices, MICRO[program]).ticks if program in MICRO else self.settings["gradient arrays"]
 
     def batch(self, program: str, devices: int, batches: int, wait: float) -> float:
         """The seconds of a batch, if the devices wait for each other for `wait` seconds whenever they meet."""
-        computed, sent = (part(program, devices, batches) for part in (self.computing, self.messages))
-        return computed + sent + wait * self.meetings(program, devices, batches)
+        computed, messages = (part(program, devices, batches) for part in (self.computing, self.messages))
+        return computed + messages + wait * self.meetings(program, devices, batches)
 
     def wait(self, program: str) -> float:
         """The seconds for which two devices wait when they meet: what they take beyond computing and sending."""
-        batches = self.settings["steps"]
+        batches = self.settings["steps"]  # those of the timed program, which ends with a drain, too
         beyond = self.seconds[program] - self.batch(program, DEVICES, batches, wait=0.0)
         return beyond / self.meetings(program, DEVICES, batches)
 
@@ -266,7 +268,7 @@ def fastest(drawn: Mapping[str, Curve], devices: int) -> str:
 
 
 def _fastest_gpipe(drawn: Mapping[str, Curve]) -> Curve:
-    """GPipe with the fastest number of micro-batches on each number of devices."""
+    """GPipe with the fastest number of micro-batches on each number of devices; for computing alone another one."""
     chosen = {devices: drawn[fastest(drawn, devices)] for devices in drawn[DATA_PARALLEL].seconds}
     return Curve(
         {devices: own.measured[devices] for devices, own in chosen.items() if devices in own.measured},

@@ -3,7 +3,7 @@
 By default XLA copies all weights at the start of a step, even if they are donated, and computes gradients long before
 they are used. The settings here change where numbers are stored and when they are computed, but not the numbers.
 
-They are added for the versions of jaxlib with which they were tried. XLA ends the process if it does not know a flag,
+They are added only for versions of jaxlib that are known to have them: XLA ends the process if it does not know a flag,
 and a later version may have dropped one.
 
 Do not add multi-output fusion, which joins loops that read the same numbers. With it JAX 0.10 computes wrong gradients
@@ -13,7 +13,7 @@ without any error, for example of backpropagation through two convolutions with 
 import os
 from importlib.metadata import version
 
-TRIED = "0.10", "0.11", "0.12"  # versions of jaxlib
+KNOWN = "0.10", "0.11", "0.12"  # versions of jaxlib that have the flags
 SETTINGS = (
     "--xla_cpu_copy_insertion_use_region_analysis=true",  # donated weights are overwritten without being copied first
     "--xla_cpu_enable_concurrency_optimized_scheduler=false",  # each gradient is used before the next one is computed
@@ -25,7 +25,7 @@ def configure() -> None:
 
     `import jaxlocal` calls this, unless the environment has JAXLOCAL_XLA_FLAGS=0.
     """
-    if ".".join(version("jaxlib").split(".")[:2]) not in TRIED:
+    if ".".join(version("jaxlib").split(".")[:2]) not in KNOWN:
         return
     given = os.environ.get("XLA_FLAGS", "").split()
     names = {_name(flag) for flag in given}
