@@ -263,9 +263,9 @@ def test_the_passes_of_a_stage_that_are_timed_find_the_gradients(cut):
     """Both stages of two, one after the other, find those of the whole network."""
     net, batch = jl.models.mlp((8, 8)), (jax.random.normal(jax.random.key(1), (8, 5)), jax.nn.one_hot(np.arange(8), 10))
     rule, micro = jl.rules.bp(net, optax.sgd(1.0)), 4
-    params = rule.init(jax.random.key(0), batch)
+    params = jax.jit(rule.init)(jax.random.key(0), batch)
     weights = params.components[0].weights["forward"]
-    after = rule.step(params, batch)[0].components[0].weights["forward"]
+    after = jax.jit(rule.update)(params, batch).components[0].weights["forward"]
     wanted = jax.tree.map(lambda old, new: old - new, weights, after)
     x, y = (leaf.reshape(micro, 2, -1) for leaf in batch)
     stages = make_stages(net, cut, (x[0], y[0]))
