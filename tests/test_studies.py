@@ -164,7 +164,7 @@ def test_associated_losses_are_recorded(on_digits, tmp_path):
     recorded = tables5_6.EXPERIMENT.recorded(tmp_path / "out")
     table = {row["row"]: row for row in tables5_6.losses(recorded)}
     assert float(table["two"]["loss 2"]) == pytest.approx(losses[1], rel=0.01)
-    assert table["two"]["loss 3"] == "" and table["three"]["loss 1"] == "not run"
+    assert table["two"]["loss 3"] == "" and table["three"]["loss 1"] == "not run: no time"
 
 
 def test_a_search_is_recorded_and_drawn_and_resumed(on_digits, tmp_path, monkeypatch, capsys):
