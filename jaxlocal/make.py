@@ -78,10 +78,12 @@ def make_rule(
     """
     if alternate is not None:
         checks.positive_int("alternate", alternate)
-    if alternate is not None and teach is None:
-        raise ValueError(f"alternate={alternate}: a rule that learns in the forward pass has no turns; leave it out")
-    if alternate is not None and "inverse" not in txs:
-        raise ValueError(f"alternate={alternate}: the role 'inverse' takes turns, but txs has no optimizer for it")
+        if teach is None:
+            raise ValueError(
+                f"alternate={alternate}: a rule that learns in the forward pass has no turns; leave it out"
+            )
+        if "inverse" not in txs:
+            raise ValueError(f"alternate={alternate}: the role 'inverse' takes turns, but txs has no optimizer for it")
     author.check_parts(net, parts, with_head=scores is None, alone=teach is None)
     if teach is not None:
         author.takes("teach", teach, "components", "batch", "keys")

@@ -18,9 +18,9 @@ from jax.sharding import PartitionSpec as P
 import jaxlocal as jl
 from experiments.speed.backprop_pipeline import micro_batch
 from experiments.speed.backprop_stage import Stage, make_stages
-from experiments.speed.shared import ADAM, STEPS, Problem, Timed, timed
+from experiments.speed.shared import ADAM, Problem, Timed, learned, repeated, timed
 from jaxlocal.network import Tree, neighbours
-from jaxlocal.pipeline.stages import learn_stage, steps
+from jaxlocal.pipeline.stages import steps
 from jaxlocal.rule import Component, Learn, Message
 
 State = Any  # what a piece of work changes
@@ -74,15 +74,8 @@ def work(al: Divided, bp: Divided, micro: Sequence[int]) -> Callable[[], dict[st
     """Finds the seconds of every piece of work, by its name; `micro` are numbers of micro-batches."""
     calls: dict[str, list[Timed]] = {}
     for name, piece, state, given in (*_al_stages(al), *_bp_stages(bp, micro), *_bp_shares(bp)):
-        calls.setdefault(name, []).append(_repeated(piece, state, given))
+        calls.setdefault(name, []).append(repeated(piece, state, given))
     return lambda: {name: max(call() for call in alike) for name, alike in calls.items()}
-
-
-def _repeated(piece: Callable[[State, Any], State], state: State, given: Any) -> Timed:
-    def run(state: State, several: Any) -> tuple[State, None]:
-        return lax.scan(lambda state, given: (piece(state, given), None), state, several)
-
-    return timed(run, lambda key, given: jax.tree.map(jnp.copy, state), given, STEPS)
 
 
 def _al_stages(al: Divided) -> Iterator[Piece]:
@@ -90,11 +83,9 @@ def _al_stages(al: Divided) -> Iterator[Piece]:
     components, learn = jax.jit(rule.init)(jax.random.key(0), batch).components, steps(rule)
     messages = jax.jit(partial(_messages, learn))(components, batch)
 
-    def step(stage: tuple[int, ...], own: State, message: Message) -> State:
-        return learn_stage(learn, stage, own, message)[0]
-
     for cut, stage in al.stages():
-        yield al_stage(len(cut)), partial(step, stage), tuple(components[i] for i in stage), messages[stage[0]]
+        own = tuple(components[i] for i in stage)
+        yield al_stage(len(cut)), partial(learned, learn, stage), own, messages[stage[0]]
 
 
 def _messages(learn: Sequence[Learn], components: Sequence[Component], batch: Message) -> list[Message]:

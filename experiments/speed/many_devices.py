@@ -179,7 +179,7 @@ class Model:
     def meetings(self, program: str, devices: int, batches: int) -> float:
         """How often the devices meet in a batch: in ticks or, for data-parallel, in arrays that are added up."""
         if program == PIPELINE:
-            return (batches + devices - 1) / batches
+            return jl.pipeline.Schedule(batches, devices).ticks / batches
         return gpipe(devices, MICRO[program]).ticks if program in MICRO else self.settings["gradient arrays"]
 
     def batch(self, program: str, devices: int, batches: int, wait: float) -> float:

@@ -16,7 +16,8 @@ import jaxlocal as jl
 from experiments.lab.experiment import CannotRun
 from experiments.lab.workers import Worker, at_once, available_cores
 from jaxlocal.network import neighbours
-from jaxlocal.pipeline.stages import learn_stage, steps
+from jaxlocal.pipeline.stages import Stage, learn_stage, steps
+from jaxlocal.rule import Learn, Message
 
 RATE = 1e-4
 ADAM = optax.adam(RATE)
@@ -59,17 +60,24 @@ def stage_costs(problem: Problem, sizes: Sequence[int]) -> Callable[[], list[flo
     components, message = jax.jit(rule.init)(jax.random.key(0), batch).components, batch
     calls = []
     for stage in neighbours(sizes):
-        of_stage = partial(learn_stage, steps(rule), stage)
         own = tuple(components[i] for i in stage)
-        _, onward, _ = jax.jit(of_stage)(own, message)
-        calls.append(timed(partial(_again, of_stage), lambda key, message, own=own: own, message, STEPS))
-        message = onward
+        calls.append(repeated(partial(learned, steps(rule), stage), own, message))
+        _, message, _ = jax.jit(partial(learn_stage, steps(rule), stage))(own, message)
     return lambda: [call() for call in calls]
 
 
-def _again(of_stage: Callable[..., Any], components: Any, messages: Any) -> tuple[Any, None]:
-    """A stage learns from one message after the other."""
-    return lax.scan(lambda state, message: (of_stage(state, message)[0], None), components, messages)
+def learned(steps: tuple[Learn, ...], stage: Stage, components: Any, message: Message) -> Any:
+    """The components of a stage, once they have learned from a message."""
+    return learn_stage(steps, stage, components, message)[0]
+
+
+def repeated(piece: Callable[[Any, Any], Any], state: Any, given: Any) -> Timed:
+    """A piece of work, `(state, given) -> state`, again and again with what it has left behind."""
+
+    def run(state: Any, several: Any) -> tuple[Any, None]:
+        return lax.scan(lambda state, given: (piece(state, given), None), state, several)
+
+    return timed(run, lambda key, given: jax.tree.map(jnp.copy, state), given, STEPS)
 
 
 def busy(make: Callable[..., Callable[[], Any]], *arguments: Any, cores: Sequence[int]) -> list[Any]:
