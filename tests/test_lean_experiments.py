@@ -212,10 +212,11 @@ MICRO = {f"bp, GPipe of {micro}": micro for micro in (2, 4, 8, 16, 32)}
 GPIPE_TICKS = {devices: {micro: 2 * (micro + devices - 1) - 1 for micro in MICRO.values()} for devices in (2, 4)}
 
 
-def timings(al=0.0, gpipe=0.0, split=0.0):
+def timings(al=0.0, gpipe=0.0, split=0.0, arrays=3):
     """A record of `many_devices`: messages take 1 ms, and their arrays 1 ms each.
 
-    A meeting takes as many milliseconds more on two cores as the arguments say.
+    A meeting takes as many milliseconds more on two cores as the arguments say. The slowest stage of backpropagation
+    takes twice as long as the others.
     """
     settings = {
         "steps": 9,
@@ -223,23 +224,23 @@ def timings(al=0.0, gpipe=0.0, split=0.0):
         "message arrays": 2,
         "message bytes": 1000,
         "activation bytes": 800,
-        "gradient arrays": 3,
+        "gradient arrays": arrays,
         "link": {"bandwidth": 1e6, "latency": 1e-3},
     }
     pieces = {"bp, gradients added up": 6.0}
     for devices in (2, 4):
         pieces |= {f"al, a stage of {devices}": 12 / devices, f"bp, a stage of {devices}, optimizer": 4 / devices}
-        pieces |= {
-            f"bp, a stage of {devices}, {micro} micro-batches": (32 + micro) / devices for micro in MICRO.values()
-        }
+        for micro in MICRO.values():
+            stage, other = f"bp, a stage of {devices}, {micro} micro-batches", (32 + micro) / devices
+            pieces |= {stage: 2 * other, f"{stage}, mean of the stages": (2 + devices - 1) * other / devices}
         pieces |= {f"bp, a share of {devices}": 20 / devices}
     # A stage, a message of 2 ms and 1 ms of its second array and of its note each; 10 ticks for 9 batches.
     programs = {"al": 12.0, "bp": 20.0, "al, pipeline": 10 / 9 * (6 + 2 + 2 + al), "bp, both cores": 15.0}
     for name, micro in MICRO.items():
         ticks = GPIPE_TICKS[2][micro]
-        passes = (micro + 1) / micro * (32 + micro) / 2
+        passes = (2 + 1 / micro) * (32 + micro) / 2
         programs[name] = passes + 2 + ticks * (2 * (1 + 0.8 / micro) + gpipe)
-    programs["bp, data-parallel"] = 10 + 6 + 3 * split
+    programs["bp, data-parallel"] = 10 + 6 + arrays * split
     rows = [{"program": name, "ms a batch": {"median": value}} for name, value in (programs | pieces).items()]
     return {"settings": settings, "rows": rows}
 
@@ -247,10 +248,11 @@ def timings(al=0.0, gpipe=0.0, split=0.0):
 def test_the_model_of_many_devices_is_arithmetic(monkeypatch):
     found = Recorded(many_devices.EXPERIMENT, {"mnist": timings(al=1, gpipe=0.5, split=2)}, None, Path())
     wait = {"al, pipeline": 1e-3, **dict.fromkeys(MICRO, 0.5e-3), "bp, data-parallel": 2e-3}
-    assert many_devices.waits(found.records.values()) == pytest.approx(wait)
+    fitted = many_devices.waits(found.records.values())
+    assert {program: own.meeting for program, own in fitted.items()} == pytest.approx(wait)
+    assert {own.batch for own in fitted.values()} == {0.0}
     assert list(many_devices.checks(found)) == []  # there is no other network
     both = {**found.records, "deep_16": timings(al=3, gpipe=0.5, split=4)}
-    assert many_devices.waits(both.values())["bp, data-parallel"] == pytest.approx(3e-3)
     shares = {
         (row["problem"], row["program"].rpartition(", ")[2]): row["predicted / measured"]
         for row in many_devices.checks(Recorded(many_devices.EXPERIMENT, both, None, Path()))
@@ -275,7 +277,7 @@ def test_the_model_of_many_devices_is_arithmetic(monkeypatch):
     four = {
         "al, pipeline": 103 * (3 + 4 + 1) / 1e3,
         "bp, GPipe": min(
-            (micro + 3) / micro * (32 + micro) / 4 + 1 + GPIPE_TICKS[4][micro] * (2 * (1 + 0.8 / micro) + 0.5)
+            (2 + 3 / micro) * (32 + micro) / 4 + 1 + GPIPE_TICKS[4][micro] * (2 * (1 + 0.8 / micro) + 0.5)
             for micro in MICRO.values()
         )
         / 5,
@@ -286,12 +288,18 @@ def test_the_model_of_many_devices_is_arithmetic(monkeypatch):
     assert lines[4]["bp, both cores"] is None
     alone = {
         "al, pipeline": 103 * 3 / 1e3,
-        "bp, GPipe": min((micro + 3) / micro * (32 + micro) / 4 + 1 for micro in MICRO.values()) / 5,
+        "bp, GPipe": min((2 + 3 / micro) * (32 + micro) / 4 + 1 for micro in MICRO.values()) / 5,
         "bp, data-parallel": 5 / 5,
     }
     for program, seconds in alone.items():
         assert float(lines[4][f"{program}, computing"]) == pytest.approx(seconds, rel=1e-2)
     assert many_devices.draw(found).keys() == {"many_devices"}
+
+
+def test_data_parallel_devices_wait_in_each_batch_and_for_each_array():
+    """Through networks of 3, 5 and 10 arrays goes a line: 2 ms in each batch, and 1 ms for each array."""
+    recorded = [timings(split=1 + 2 / arrays, arrays=arrays) for arrays in (3, 5, 10)]
+    assert many_devices.waits(recorded)["bp, data-parallel"] == pytest.approx((2e-3, 1e-3))
 
 
 def test_a_rule_of_which_a_seed_does_not_arrive_has_no_seconds(monkeypatch):

@@ -255,7 +255,8 @@ def test_what_is_measured_for_the_model_of_many_devices(tmp_path, monkeypatch):
     assert settings["gradient arrays"] == 3 * 2  # of three layers
     named = {row["program"] for row in outcome.rows}
     assert {device_work.al_stage(2), device_work.bp_share(2), device_work.bp_update(2)} < named
-    assert {device_work.bp_passes(2, micro) for micro in many_devices.MICRO.values()} < named
+    passes = {device_work.bp_passes(2, micro) for micro in many_devices.MICRO.values()}
+    assert passes | set(map(device_work.mean_of, passes)) < named
 
 
 @pytest.mark.parametrize("cut", [(3,), (1, 2)])
@@ -286,9 +287,22 @@ def test_the_passes_of_a_stage_that_are_timed_find_the_gradients(cut):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), tuple(found), wanted)
 
 
-def test_a_stage_that_is_timed_is_the_first_the_last_or_the_dearest():
-    divided = device_work.Divided(None, [1, 1, 5, 1, 1], [(2, 1, 2), (5,)])
-    assert [stage for _, stage in divided.stages()] == [(0, 1), (3, 4), (2,), (0, 1, 2, 3, 4)]
+def test_stages_that_are_alike_are_timed_once():
+    """The stages are (0,), (1, 2), (3, 4), (5, 6), (7, 8); the second and the third have the same shapes."""
+    widths = [4, 4, 4, 4, 4, 4, 8, 4, 4]
+    found = device_work.unlike((1, 2, 2, 2, 2), lambda stage: [(widths[i],) for i in stage])
+    assert list(found) == [((0,), 1), ((1, 2), 2), ((5, 6), 1), ((7, 8), 1)]
+    assert list(device_work.unlike((3,), len)) == [((0, 1, 2), 1)]
+
+
+def test_the_slowest_stage_counts_and_the_mean_of_all(monkeypatch):
+    """Of four stages two are alike and take 1 s each; the others take 2 s and 6 s."""
+    seconds = [("a stage", 2, 1.0), ("a stage", 1, 2.0), ("a stage", 1, 6.0)]
+    monkeypatch.setattr(device_work, "_al_stages", lambda _: [(name, n, None, s, None) for name, n, s in seconds])
+    monkeypatch.setattr(device_work, "_bp_stages", lambda *_: [])
+    monkeypatch.setattr(device_work, "_bp_shares", lambda _: [("a share", 1, None, 3.0, None)])
+    monkeypatch.setattr(device_work, "repeated", lambda piece, state, given: lambda: state)
+    assert device_work.work(None, None, ())() == {"a stage": 6.0, device_work.mean_of("a stage"): 2.5, "a share": 3.0}
 
 
 @pytest.mark.slow

@@ -1,12 +1,14 @@
 """What one of several devices does in a batch, timed on one core, while the caller may keep the others busy.
 
 A pipeline divides the layers, and data-parallel training the examples. Here a device is taken alone: with its stage of
-Associated Learning, with its stage of GPipe, or with its share of the examples. Of the stages the first, the last and
-the one with the most work are timed, and the slowest of them counts.
+Associated Learning, with its stage of GPipe, or with its share of the examples. Of the stages that have the same shapes
+one is timed.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +26,7 @@ from jaxlocal.pipeline.stages import steps
 from jaxlocal.rule import Component, Learn, Message
 
 State = Any  # what a piece of work changes
-Piece = tuple[str, Callable[[State, Any], State], State, Any]  # its name, what it does, and with what
+Piece = tuple[str, int, Callable[[State, Any], State], State, Any]  # name, how many are alike, what it does, with what
 
 ADDITIONS = 20  # of all gradients in one timed program
 
@@ -34,20 +36,22 @@ class Divided(NamedTuple):
 
     Args:
       problem: makes the rule and a batch.
-      costs: of each component or layer, in any unit.
       cuts: for each number of devices, how many components or layers the stages have.
     """
 
     problem: Problem
-    costs: Sequence[float]
     cuts: Sequence[Sequence[int]]
 
-    def stages(self) -> Iterator[tuple[Sequence[int], tuple[int, ...]]]:
-        """With each cut its first stage, its last one, and the one that costs the most."""
-        for cut in self.cuts:
-            stages = neighbours(cut)
-            most = max(stages, key=lambda stage: sum(self.costs[i] for i in stage))
-            yield from ((cut, stage) for stage in dict.fromkeys((stages[0], stages[-1], most)))
+
+def unlike(cut: Sequence[int], shapes: Callable[[tuple[int, ...]], Any]) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Stages that differ from each other, and how many are like each of them.
+
+    The first stage and the last one do other work than those between them. These differ by their `shapes`.
+    """
+    stages = neighbours(cut)
+    kinds = [(stage == stages[0], stage == stages[-1], str(shapes(stage))) for stage in stages]
+    for kind, count in Counter(kinds).items():
+        yield stages[kinds.index(kind)], count
 
 
 def al_stage(devices: int) -> str:
@@ -65,6 +69,11 @@ def bp_update(devices: int) -> str:
     return f"bp, a stage of {devices}, optimizer"
 
 
+def mean_of(stage: str) -> str:
+    """The name of the mean over all stages. Without it, the name of the work of a stage stands for the slowest one."""
+    return f"{stage}, mean of the stages"
+
+
 def bp_share(devices: int) -> str:
     """The name of the step of backpropagation on a share of the examples."""
     return f"bp, a share of {devices}"
@@ -72,10 +81,20 @@ def bp_share(devices: int) -> str:
 
 def work(al: Divided, bp: Divided, micro: Sequence[int]) -> Callable[[], dict[str, float]]:
     """Finds the seconds of every piece of work, by its name; `micro` are numbers of micro-batches."""
-    calls: dict[str, list[Timed]] = {}
-    for name, piece, state, given in (*_al_stages(al), *_bp_stages(bp, micro), *_bp_shares(bp)):
-        calls.setdefault(name, []).append(repeated(piece, state, given))
-    return lambda: {name: max(call() for call in alike) for name, alike in calls.items()}
+    calls: dict[str, list[tuple[int, Timed]]] = {}
+    for name, alike, piece, state, given in (*_al_stages(al), *_bp_stages(bp, micro), *_bp_shares(bp)):
+        calls.setdefault(name, []).append((alike, repeated(piece, state, given)))
+
+    def seconds() -> dict[str, float]:
+        found = {}
+        for name, own in calls.items():
+            alike, each = zip(*((count, call()) for count, call in own), strict=True)
+            found[name] = max(each)
+            if sum(alike) > 1:
+                found[mean_of(name)] = fmean(each, alike)
+        return found
+
+    return seconds
 
 
 def _al_stages(al: Divided) -> Iterator[Piece]:
@@ -83,9 +102,12 @@ def _al_stages(al: Divided) -> Iterator[Piece]:
     components, learn = jax.jit(rule.init)(jax.random.key(0), batch).components, steps(rule)
     messages = jax.jit(partial(_messages, learn))(components, batch)
 
-    for cut, stage in al.stages():
-        own = tuple(components[i] for i in stage)
-        yield al_stage(len(cut)), partial(learned, learn, stage), own, messages[stage[0]]
+    def work_on(stage: tuple[int, ...]) -> tuple[tuple[Component, ...], Message]:
+        return tuple(components[i] for i in stage), messages[stage[0]]
+
+    for cut in al.cuts:
+        for stage, alike in unlike(cut, lambda stage: jax.tree.map(jnp.shape, work_on(stage))):
+            yield al_stage(len(cut)), alike, partial(learned, learn, stage), *work_on(stage)
 
 
 def _messages(learn: Sequence[Learn], components: Sequence[Component], batch: Message) -> list[Message]:
@@ -101,21 +123,26 @@ def _bp_shares(bp: Divided) -> Iterator[Piece]:
     params = jax.jit(rule.init)(jax.random.key(0), batch)
     for parts in map(len, bp.cuts):
         share = tuple(leaf[: len(leaf) // parts] for leaf in batch)
-        yield bp_share(parts), lambda params, share: rule.step(params, share)[0], params, share
+        yield bp_share(parts), 1, lambda params, share: rule.step(params, share)[0], params, share
 
 
 def _bp_stages(bp: Divided, micro: Sequence[int]) -> Iterator[Piece]:
     rule, batch = bp.problem()
     weights = jax.jit(rule.init)(jax.random.key(0), batch).components[0].weights["forward"]
-    for cut, numbers in bp.stages():
-        own = tuple(weights[i] for i in numbers)
-        gradients = jax.tree.map(lambda leaf: 1e-3 * leaf, own)  # any will do
-        yield bp_update(len(cut)), _update, (own, ADAM.init(own)), gradients
-        for count in micro:
-            stage = make_stages(rule.net, cut, micro_batch(batch, count))[neighbours(cut).index(numbers)]
-            sent = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (stage.sends, stage.reads))
-            given = _given(stage, count, batch[1])
-            yield bp_passes(len(cut), count), partial(_passes, stage), (own, gradients, sent), given
+
+    def work_on(stage: tuple[int, ...]) -> Tree:
+        return tuple(weights[i] for i in stage)
+
+    for cut in bp.cuts:
+        for numbers, alike in unlike(cut, lambda stage: jax.tree.map(jnp.shape, work_on(stage))):
+            own = work_on(numbers)
+            gradients = jax.tree.map(lambda leaf: 1e-3 * leaf, own)  # any will do
+            yield bp_update(len(cut)), alike, _update, (own, ADAM.init(own)), gradients
+            for count in micro:
+                stage = make_stages(rule.net, cut, micro_batch(batch, count))[neighbours(cut).index(numbers)]
+                sent = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (stage.sends, stage.reads))
+                given = _given(stage, count, batch[1])
+                yield bp_passes(len(cut), count), alike, partial(_passes, stage), (own, gradients, sent), given
 
 
 def _given(stage: Stage, micro: int, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -7,23 +7,23 @@ does the same, and what the devices send each other:
 
 - the pipeline of Associated Learning over D devices takes n + D - 1 ticks for n batches; a tick is the step of the
   slowest stage and the messages to the next one;
-- GPipe over D devices takes (M + D - 1) / M times the passes of M micro-batches through the slowest stage, the messages
-  of every tick, up and down, and the step of the optimizer; of several numbers of micro-batches the fastest counts;
+- GPipe over D devices takes the passes of M micro-batches through the slowest stage and those of one through each of
+  the others, the messages of every tick, up and down, and the step of the optimizer; of several numbers of
+  micro-batches the fastest counts;
 - data-parallel backpropagation takes the step on its share of the examples, and adds up the gradients around a ring:
   2 (D - 1) / D of the time of two cores.
 
-What is left of the time on two cores counts as waiting: so much in each tick, and for data-parallel so much for each
-array of gradients, because it grows with them. The median over the networks is taken to hold for all networks and
-numbers of devices. As a check each network is predicted from the others.
+What is left of the time on two cores counts as waiting: so much in each tick, the median over the networks, and for
+data-parallel so much in each batch and so much more for each array of gradients, a line through the networks. It is
+taken to hold for all networks and numbers of devices. As a check each network is predicted from the others.
 
-All stages of GPipe are taken for as slow as the slowest, which makes it slower than it is if one layer is larger than
-the others. What more devices would do to the memory that they share is left out.
+What more devices would do to the memory that they share is left out.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from statistics import fmean, median
+from statistics import fmean, linear_regression, median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -39,7 +39,7 @@ from experiments.speed import device_work
 from experiments.speed.backprop_pipeline import backprop_pipeline, micro_batch
 from experiments.speed.backprop_schedule import gpipe
 from experiments.speed.backprop_stage import layer_costs, layer_shapes
-from experiments.speed.device_work import Divided, al_stage, bp_passes, bp_share, bp_update
+from experiments.speed.device_work import Divided, al_stage, bp_passes, bp_share, bp_update, mean_of
 from experiments.speed.link import measure_link
 from experiments.speed.reached import Reached, reached, trainings
 from experiments.speed.scaling_model import Link
@@ -80,7 +80,7 @@ def problem(name: str, contender: str) -> tuple[jl.Rule, tuple[jax.Array, jax.Ar
 
 def divided(name: str, make: Problem, each: Sequence[float]) -> Divided:
     """The problem with its components, or layers, of these costs, divided over two devices and over more."""
-    return Divided(make, each, [jl.pipeline.balance(each, devices) for devices in (DEVICES, *more(name))])
+    return Divided(make, [jl.pipeline.balance(each, devices) for devices in (DEVICES, *more(name))])
 
 
 def measure(name: str, task: Task) -> Iterator[Outcome]:
@@ -160,9 +160,10 @@ class Model:
         if program == PIPELINE:
             return self.meetings(program, devices, batches) * self.seconds[al_stage(devices)]
         if program in MICRO:
-            micro = MICRO[program]
-            passes = (micro + devices - 1) / micro * self.seconds[bp_passes(devices, micro)]
-            return passes + self.seconds[bp_update(devices)]
+            passes = bp_passes(devices, MICRO[program])
+            slowest, mean = self.seconds[passes], self.seconds[mean_of(passes)]
+            others = (devices * mean - slowest) / MICRO[program]
+            return slowest + others + self.seconds[bp_update(devices)]
         return self.seconds[bp_share(devices)]
 
     def messages(self, program: str, devices: int, batches: int) -> float:
@@ -182,27 +183,43 @@ class Model:
             return jl.pipeline.Schedule(batches, devices).ticks / batches
         return gpipe(devices, MICRO[program]).ticks if program in MICRO else self.settings["gradient arrays"]
 
-    def batch(self, program: str, devices: int, batches: int, wait: float) -> float:
-        """The seconds of a batch, if the devices wait for each other for `wait` seconds whenever they meet."""
+    def batch(self, program: str, devices: int, batches: int, wait: "Wait") -> float:
+        """The seconds of a batch, if the devices wait for each other so long."""
         computed, messages = (part(program, devices, batches) for part in (self.computing, self.messages))
-        return computed + messages + wait * self.meetings(program, devices, batches)
+        return computed + messages + wait.batch + wait.meeting * self.meetings(program, devices, batches)
 
-    def wait(self, program: str) -> float:
-        """The seconds for which two devices wait when they meet: what they take beyond computing and sending."""
+    def waited(self, program: str) -> tuple[float, float]:
+        """How often two devices meet in a batch, and for how long they wait: what it takes beyond work and messages."""
         batches = self.settings["steps"]  # those of the timed program, which ends with a drain, too
-        beyond = self.seconds[program] - self.batch(program, DEVICES, batches, wait=0.0)
-        return beyond / self.meetings(program, DEVICES, batches)
+        beyond = self.seconds[program] - self.batch(program, DEVICES, batches, NO_WAIT)
+        return self.meetings(program, DEVICES, batches), beyond
 
 
-def waits(recorded: Iterable[Record]) -> dict[str, float]:
-    """The seconds for which devices wait when they meet, by program; GPipe has one number.
+class Wait(NamedTuple):
+    """For how many seconds devices wait for each other."""
 
-    It is the median, because each is a small difference of two timings, of which some are disturbed.
+    batch: float  # in each batch
+    meeting: float  # and so much more whenever they meet
+
+
+NO_WAIT = Wait(0.0, 0.0)
+
+
+def waits(recorded: Iterable[Record]) -> dict[str, Wait]:
+    """How long devices wait, by program; GPipe has one number.
+
+    In a pipeline it is the median over the networks, because each is a small difference of two timings, of which some
+    are disturbed. Data-parallel devices wait once in each batch, too, which shows where there are few arrays to add up.
     """
     models = [Model(record) for record in recorded]
     alike = (PIPELINE,), tuple(MICRO), (DATA_PARALLEL,)
-    found = {programs: median(model.wait(program) for model in models for program in programs) for programs in alike}
-    return {program: wait for programs, wait in found.items() for program in programs}
+    found = {programs: [model.waited(program) for model in models for program in programs] for programs in alike}
+    fitted = {programs: Wait(0.0, median(wait / often for often, wait in own)) for programs, own in found.items()}
+    adding_up = found[DATA_PARALLEL,]
+    if len({often for often, _ in adding_up}) > 1:
+        line = linear_regression(*zip(*adding_up, strict=True))
+        fitted[DATA_PARALLEL,] = Wait(line.intercept, line.slope)
+    return {program: wait for programs, wait in fitted.items() for program in programs}
 
 
 def checks(recorded: Recorded) -> Iterator[Row]:
@@ -219,7 +236,7 @@ def checks(recorded: Recorded) -> Iterator[Row]:
                 "measured, ms a batch": measured[program],
                 "predicted": f"{1e3 * predicted:.3g}",
                 "predicted / measured": f"{predicted / model.seconds[program]:.2f}",
-                "without waiting": f"{1e3 * model.batch(program, DEVICES, steps, wait=0.0):.3g}",
+                "without waiting": f"{1e3 * model.batch(program, DEVICES, steps, NO_WAIT):.3g}",
             }
 
 
