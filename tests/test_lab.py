@@ -1,6 +1,7 @@
 """The lab: rows are trained seed by seed, each is recorded by itself, and resumes where it stopped."""
 
 import argparse
+import contextlib
 import json
 from functools import partial
 from types import SimpleNamespace
@@ -145,6 +146,16 @@ def test_the_seeds_are_those_of_single_runs(run):
     assert row["test"]["per_seed"][1] == pytest.approx(jl.training.evaluate(rule, params, data.test)["accuracy"], 1e-5)
 
 
+def stops_at(epoch):
+    """Ctrl-C comes at the end of this epoch."""
+
+    def stop(run, progress):
+        if progress.state and len(progress.state.history) == epoch:
+            raise KeyboardInterrupt
+
+    return stop
+
+
 def worse_in_the_last_epoch(steps):
     """A rule that climbs the loss in its last epoch."""
     last = steps.total - steps.epoch
@@ -166,6 +177,27 @@ def test_the_best_epoch_on_the_validation_set_has_a_test_accuracy(run, monkeypat
     assert row["best"]["test"]["mean"] > row["test"]["mean"]
     (line,) = comparison(recorded)
     assert line["best epoch's test %"] == tables.percent(row["best"]["test"])
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_the_test_accuracy_after_each_epoch_is_recorded_where_it_is_asked_for(backend, run, monkeypatch, tmp_path):
+    """Also after an epoch that was trained once more, because it ended before it was saved."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    case = ROWS["second"]._replace(full=budget(2, 2), test_curve=True)
+    experiment = TOY._replace(rows={"only": case}, draw=None)
+    task = Task(experiment, "only", case.full, {}, tmp_path / "work", float("inf"), tmp_path, False)
+    kept = jl.training.Session._save
+    monkeypatch.setattr(jl.training.Session, "_save", lambda session, state: None)
+    with contextlib.suppress(KeyboardInterrupt):
+        monkeypatch.setattr(training, "print_epoch", stops_at(2))
+        list(case.run(task))
+    monkeypatch.setattr(training, "print_epoch", lambda run, progress: None)
+    monkeypatch.setattr(jl.training.Session, "_save", kept)
+    *_, outcome = case.run(task)
+    (row,) = outcome.rows
+    assert [epoch["epoch"] for epoch in row["history"]] == [1, 2]
+    assert row["history"][-1]["test"]["accuracy"] == pytest.approx(row["test"]["per_seed"], rel=1e-5)
+    assert row["history"][0]["test"] != row["history"][1]["test"]
 
 
 def test_a_row_that_is_not_run_says_what_is_missing(tmp_path):

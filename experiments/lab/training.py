@@ -66,6 +66,7 @@ class Case(NamedTuple):
     measure: Callable[[Trained], Mapping[str, Any]] | None = None  # numbers in addition to the accuracies
     paper_train: Paper | None = None
     load: Callable[[], Splits] | None = None  # of the data, if they are no images
+    test_curve: bool = False  # whether the test accuracy after each epoch is recorded, for a figure
     apart: bool = False  # seeds one by one on accelerators, too: together they would make one grouped convolution
 
     @property
@@ -213,6 +214,8 @@ class _Training:
 
         def watch(progress: jl.training.Progress) -> bool:
             print_epoch(f"{self._task.row} seed {', '.join(map(str, seeds))}", progress)
+            if progress.state and self._case.test_curve:
+                self._test(seeds, progress.state)
             return stop(progress)
 
         return session.train(
@@ -224,6 +227,24 @@ class _Training:
             until=self._task.until,
         )
 
+    def _test(self, seeds: Sequence[int], state: jl.training.State) -> None:
+        """Write down the test accuracy after an epoch; nothing is chosen by it."""
+        tested = jl.training.evaluate(self._of(seeds), state.params, self._splits.test, self._augmentation)
+        line = {"epoch": state.history[-1]["epoch"], "accuracy": tested["accuracy"]}
+        with self._test_curve(seeds).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _history(self, seeds: Sequence[int], history: Sequence[jl.training.Metrics]) -> list[jl.training.Metrics]:
+        """The history, with the test accuracies that were written down."""
+        if not self._case.test_curve:
+            return list(history)
+        lines = map(json.loads, self._test_curve(seeds).read_text(encoding="utf-8").splitlines())
+        tested = {line["epoch"]: {"accuracy": line["accuracy"]} for line in lines}  # after a resumption some come twice
+        return [{**row, "test": tested[row["epoch"]]} for row in history]
+
+    def _test_curve(self, seeds: Sequence[int]) -> Path:
+        return self._file(seeds).with_name("test.jsonl")
+
     def _numbers(
         self,
         rule: jl.Rule,
@@ -234,7 +255,7 @@ class _Training:
     ) -> list[dict[str, Any]]:
         measured = [jl.training.evaluate(rule, result.params, split, self._augmentation) for split in self._splits]
         at_best = jl.training.evaluate(rule, best.params, self._splits.test, self._augmentation)
-        numbers = []
+        history, numbers = self._history(seeds, result.state.history), []
         for place, seed in enumerate(seeds):
             params = jax.tree.map(lambda leaf, at=place: leaf[at], result.params) if len(seeds) > 1 else result.params
             trained = Trained(self._rule, params, self._splits, self._augmentation, seed, self._task.folder)
@@ -248,7 +269,7 @@ class _Training:
                         "epoch": best.history[-1]["epoch"],
                         "test": _of_member(at_best["accuracy"], place),
                     },
-                    "history": [_member(row, place) for row in result.state.history],
+                    "history": [_member(row, place) for row in history],
                     "measured": dict(self._case.measure(trained)) if self._case.measure else {},
                 }
             )
@@ -302,5 +323,9 @@ def _member(row: jl.training.Metrics, place: int) -> jl.training.Metrics:
     return {
         "epoch": row["epoch"],
         "terms": [{name: _of_member(value, place) for name, value in term.items()} for term in row["terms"]],
-        **{split: {name: _of_member(v, place) for name, v in row[split].items()} for split in ("train", "validation")},
+        **{
+            split: {name: _of_member(v, place) for name, v in row[split].items()}
+            for split in records.SPLITS
+            if split in row
+        },
     }

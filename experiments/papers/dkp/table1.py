@@ -123,10 +123,12 @@ def in_words_of_code(name: str) -> dict[str, str]:
         "optimizer": f"{sgd_in_words(CODE_RATE)}; decay {DECAY} times the rate",
         "preparation": "each image by its own mean and deviation",
     }
-    if name == "dkp":
-        rate = f"{FEEDBACK_RATE} times {CODE_FEEDBACK_FACTOR} every epoch"
-        return settings | {"feedback": f"adam({rate}); decay {DECAY} times the rate"}
-    return settings
+    rate = f"{FEEDBACK_RATE} times {CODE_FEEDBACK_FACTOR} every epoch"
+    feedback = {
+        "dfa": "he_uniform",
+        "dkp": f"he_uniform at the start; adam({rate}); decay {DECAY} times the rate",
+    }
+    return settings | ({"feedback": feedback[name]} if name in feedback else {})
 
 
 def case(data: str, name: str) -> Case:
@@ -158,9 +160,9 @@ def case_of_code(name: str) -> Case:
 
 
 CIFAR10_LONG = {
-    f"cifar10_{name}{LONG}": long._replace(quick=None)
+    f"cifar10_{name}{LONG}": long._replace(quick=None, test_curve=True)
     for name, long in (
-        *((name, case("cifar10", name)) for name in ("bp_fc", "dfa", "dkp")),
+        *((name, case("cifar10", name)) for name in ("bp_fc", "bp", "dfa", "dkp")),
         *((f"code_{name}", case_of_code(name)) for name in ("dfa", "dkp")),
     )
 }
