@@ -51,6 +51,14 @@ def test_what_the_timetables_promise():
     assert one_forward_one_backward(2, 8).ticks == 10 and gpipe(2, 8).ticks == 17
 
 
+@pytest.mark.parametrize("micro", [1, 2, 8])
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_how_often_messages_are_exchanged(stages, micro):
+    """Of GPipe the last micro-batch arrives after those before it, a stage in each exchange, and so does its error."""
+    assert gpipe(stages, micro).exchanges == (2 * (micro + stages - 2) if stages > 1 else 0)
+    assert one_forward_one_backward(2, micro).exchanges == 2 * micro
+
+
 @pytest.mark.parametrize(
     ("schedule", "sizes", "micro"),
     [

@@ -208,8 +208,8 @@ def test_a_program_has_a_second_line_where_a_training_predicts_by_the_mean():
 
 
 MICRO = {f"bp, GPipe of {micro}": micro for micro in (2, 4, 8, 16, 32)}
-# A micro-batch goes up through D stages and down again, and the last stage has both in one tick.
-GPIPE_TICKS = {devices: {micro: 2 * (micro + devices - 1) - 1 for micro in MICRO.values()} for devices in (2, 4)}
+# The last of M micro-batches goes up to the last of D stages after M + D - 2 exchanges, and down again after as many.
+EXCHANGES = {devices: {micro: 2 * (micro + devices - 2) for micro in MICRO.values()} for devices in (2, 4)}
 
 
 def timings(al=0.0, gpipe=0.0, split=0.0, arrays=3):
@@ -237,9 +237,8 @@ def timings(al=0.0, gpipe=0.0, split=0.0, arrays=3):
     # A stage, a message of 2 ms and 1 ms of its second array and of its note each; 10 ticks for 9 batches.
     programs = {"al": 12.0, "bp": 20.0, "al, pipeline": 10 / 9 * (6 + 2 + 2 + al), "bp, both cores": 15.0}
     for name, micro in MICRO.items():
-        ticks = GPIPE_TICKS[2][micro]
         passes = (2 + 1 / micro) * (32 + micro) / 2
-        programs[name] = passes + 2 + ticks * (2 * (1 + 0.8 / micro) + gpipe)
+        programs[name] = passes + 2 + EXCHANGES[2][micro] * (1 + 0.8 / micro + gpipe)
     programs["bp, data-parallel"] = 10 + 6 + arrays * split
     rows = [{"program": name, "ms a batch": {"median": value}} for name, value in (programs | pieces).items()]
     return {"settings": settings, "rows": rows}
@@ -277,7 +276,7 @@ def test_the_model_of_many_devices_is_arithmetic(monkeypatch):
     four = {
         "al, pipeline": 103 * (3 + 4 + 1) / 1e3,
         "bp, GPipe": min(
-            (2 + 3 / micro) * (32 + micro) / 4 + 1 + GPIPE_TICKS[4][micro] * (2 * (1 + 0.8 / micro) + 0.5)
+            (2 + 3 / micro) * (32 + micro) / 4 + 1 + EXCHANGES[4][micro] * (1 + 0.8 / micro + 0.5)
             for micro in MICRO.values()
         )
         / 5,

@@ -1,9 +1,9 @@
 """Backpropagation as a pipeline: the layers divided over the devices, and each batch into micro-batches.
 
 All devices run one compiled program. In a tick each of them takes a micro-batch forward or backward through its own
-layers, as a `Timetable` says; then activations move up by one device and errors down. What the backward pass needs is
-kept, and nothing is computed twice. Gradients are means over the whole batch, so that a step is that of `jl.rules.bp`,
-but for rounding. The optimizer must treat each weight alone, as Adam does.
+layers, as a `Timetable` says; then activations move up by one device, or errors down, or both. What the backward pass
+needs is kept, and nothing is computed twice. Gradients are means over the whole batch, so that a step is that of
+`jl.rules.bp`, but for rounding. The optimizer must treat each weight alone, as Adam does.
 
 A device holds its own weights, optimizer state, gradients and activations only. Those of different devices share the
 same arrays (see `jaxlocal.pipeline.packing`).
@@ -216,7 +216,7 @@ def _step(program: Program, state: State, batch: Batch) -> tuple[State, jax.Arra
 
 
 def _tick(program: Program, weights: Slots, batch: Batch, work: Work, rows: tuple[jax.Array, jax.Array]) -> Work:
-    """The passes of a device in a tick; then all devices exchange their messages."""
+    """The passes of a device in a tick; then all devices exchange their messages, if any of them has a new one."""
     stages = len(program.layout.stages)
     forward_row, backward_row = rows
     for d in range(stages):
@@ -227,9 +227,14 @@ def _tick(program: Program, weights: Slots, batch: Batch, work: Work, rows: tupl
     sent_up, sent_down = _after(work.passes, (work.sent_up, work.sent_down))
     ups = [(d, d + 1) for d in range(stages - 1)]
     downs = [(d + 1, d) for d in range(stages - 1)]
-    up = tuple(lax.ppermute(slot, program.axis, ups) for slot in sent_up)
-    down = tuple(lax.ppermute(slot, program.axis, downs) for slot in sent_down)
+    up = run_if((forward_row[:-1] != NOTHING).any(), lambda _: _moved(program, sent_up, ups), work.up)
+    down = run_if((backward_row[1:] != NOTHING).any(), lambda _: _moved(program, sent_down, downs), work.down)
     return work._replace(up=up, down=down, sent_up=sent_up, sent_down=sent_down)
+
+
+def _moved(program: Program, sent: Slots, moves: Sequence[tuple[int, int]]) -> Slots:
+    """What each device receives when all send at the same time."""
+    return tuple(lax.ppermute(slot, program.axis, moves) for slot in sent)
 
 
 def _forward(program: Program, d: int, weights: Slots, batch: Batch, m: jax.Array, work: Work) -> Work:

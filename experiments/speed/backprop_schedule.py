@@ -1,7 +1,8 @@
 """Timetables of pipelined backpropagation: which micro-batch goes forward and which goes backward on each device.
 
 A batch is cut into micro-batches. In a tick a device takes at most one of them forward through its stage and at most
-one backward; then all devices exchange their messages. A message waits at the receiver until the next one is sent.
+one backward; then all devices exchange their messages. Activations go up in a tick in which any device has new ones,
+and errors down. A message waits at the receiver until the next one is sent.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +26,12 @@ class Timetable(NamedTuple):
     def ticks(self) -> int:
         """The number of ticks of a batch."""
         return len(self.forward)
+
+    @property
+    def exchanges(self) -> int:
+        """How often all devices send activations up, or errors down."""
+        ups, downs = (table != NOTHING for table in (self.forward[:, :-1], self.backward[:, 1:]))
+        return int(ups.any(axis=1).sum() + downs.any(axis=1).sum())
 
     @property
     def stages(self) -> int:

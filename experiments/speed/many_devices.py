@@ -8,14 +8,15 @@ does the same, and what the devices send each other:
 - the pipeline of Associated Learning over D devices takes n + D - 1 ticks for n batches; a tick is the step of the
   slowest stage and the messages to the next one;
 - GPipe over D devices takes the passes of M micro-batches through the slowest stage and those of one through each of
-  the others, the messages of every tick, up and down, and the step of the optimizer; of several numbers of
+  the others, M + D - 2 exchanges of messages up and as many down, and the step of the optimizer; of several numbers of
   micro-batches the fastest counts;
 - data-parallel backpropagation takes the step on its share of the examples, and adds up the gradients around a ring:
   2 (D - 1) / D of the time of two cores.
 
-What is left of the time on two cores counts as waiting: so much in each tick, the median over the networks, and for
-data-parallel so much in each batch and so much more for each array of gradients, a line through the networks. It is
-taken to hold for all networks and numbers of devices. As a check each network is predicted from the others.
+What is left of the time on two cores counts as waiting: in a pipeline so much in each exchange of messages, the median
+over the networks; and for data-parallel so much in each batch and so much more for each array of gradients, a line
+through the networks. It is taken to hold for all networks and numbers of devices. As a check each network is predicted
+from the others.
 
 What more devices would do to the memory that they share is left out.
 """
@@ -174,14 +175,14 @@ class Model:
         if program == PIPELINE:  # the arrays of a message, and the note of the losses
             each = settings["message arrays"] * link.latency + link.seconds(settings["message bytes"])
         else:
-            each = 2 * link.seconds(settings["activation bytes"] / MICRO[program])
+            each = link.seconds(settings["activation bytes"] / MICRO[program])
         return self.meetings(program, devices, batches) * each
 
     def meetings(self, program: str, devices: int, batches: int) -> float:
-        """How often the devices meet in a batch: in ticks or, for data-parallel, in arrays that are added up."""
+        """How often the devices meet in a batch: to exchange messages or, for data-parallel, to add up an array."""
         if program == PIPELINE:
             return jl.pipeline.Schedule(batches, devices).ticks / batches
-        return gpipe(devices, MICRO[program]).ticks if program in MICRO else self.settings["gradient arrays"]
+        return gpipe(devices, MICRO[program]).exchanges if program in MICRO else self.settings["gradient arrays"]
 
     def batch(self, program: str, devices: int, batches: int, wait: "Wait") -> float:
         """The seconds of a batch, if the devices wait for each other so long."""
