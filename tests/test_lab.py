@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -16,7 +17,18 @@ import jaxlocal as jl
 from experiments.lab import figures, records, report, tables, training, workers
 from experiments.lab import main as lab
 from experiments.lab import minutes as driver
-from experiments.lab.experiment import Budget, CannotRun, Experiment, Job, Option, Outcome, Task, comparison, spent
+from experiments.lab.experiment import (
+    Budget,
+    CannotRun,
+    Experiment,
+    Job,
+    Option,
+    Outcome,
+    Recorded,
+    Task,
+    comparison,
+    spent,
+)
 from experiments.lab.main import main
 from experiments.lab.training import Case
 from jaxlocal import flags as types
@@ -410,14 +422,37 @@ def test_rows_of_other_code_or_settings_are_not_continued(tmp_path, monkeypatch)
     assert records.continued(record, {"rate": 1}) == []
 
 
+def numbers(value):
+    """Those of a set after an epoch."""
+    return {"loss": [value], "accuracy": [value]}
+
+
 @pytest.mark.parametrize(("epochs", "scale"), [(20, "linear"), (21, "log")])
 def test_short_runs_are_visible_beside_far_longer_ones(epochs, scale):
     def history(length):
-        numbers = {"loss": [0.5], "accuracy": [0.5]}
-        return [{"epoch": epoch + 1, "train": numbers, "validation": numbers} for epoch in range(length)]
+        half = numbers(0.5)
+        return [{"epoch": epoch + 1, "train": half, "validation": half} for epoch in range(length)]
 
     figure = figures.learning({"short": history(1), "long": history(epochs)}, "toys")
     assert [axes.get_xscale() for axes in figure.axes] == [scale] * 3
+
+
+def test_curves_show_the_test_set_where_all_runs_have_it():
+    own = [{"epoch": 1, "train": numbers(0.5), "validation": numbers(0.6), "test": {"accuracy": [0.7]}}]
+    without = [{split: own[0][split] for split in ("epoch", "train", "validation")}]
+    for runs, shown in [({"a": own}, "test"), ({"a": own, "b": without}, "validation")]:
+        last = figures.learning(runs, "toys").axes[-1]
+        assert last.get_title() == f"{shown} accuracy"
+        assert last.lines[0].get_ydata() == pytest.approx([own[0][shown]["accuracy"][0]])
+
+
+def test_curves_of_some_rows():
+    history = [{"epoch": 1, "train": numbers(0.5), "validation": numbers(0.6)}]
+    found = {name: {"rows": [{"history": history}]} for name in ("toy_a", "toy_a_long", "other_a_long")}
+    (figure,) = figures.curves("toy", "toys", prefix="toy_", suffix="_long")(
+        Recorded(TOY, found, None, Path())
+    ).values()
+    assert [line.get_label() for line in figure.axes[0].lines] == ["a"]
 
 
 def test_bands_are_sample_deviations():

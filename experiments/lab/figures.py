@@ -80,13 +80,17 @@ def whole_epochs(axes: "Axes") -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def curves(name: str, title: str, prefix: str = "", loss: bool = True) -> Draw:
-    """Draws the learning curves of the rows whose names begin with the prefix, as the figure `name`."""
+def curves(name: str, title: str, prefix: str = "", suffix: str = "", loss: bool = True) -> Draw:
+    """Draws the learning curves of the rows whose names begin and end like this, as the figure `name`."""
 
     def draw(recorded: Recorded) -> dict[str, "Figure"]:
         rows = recorded.rows().items()
         trained = {row: line["history"] for row, line in rows if "history" in line}
-        runs = {row.removeprefix(prefix): history for row, history in trained.items() if row.startswith(prefix)}
+        runs = {
+            row.removeprefix(prefix).removesuffix(suffix): history
+            for row, history in trained.items()
+            if row.startswith(prefix) and row.endswith(suffix)
+        }
         return {name: learning(runs, title, loss)} if runs else {}
 
     return draw
@@ -95,12 +99,14 @@ def curves(name: str, title: str, prefix: str = "", loss: bool = True) -> Draw:
 def learning(runs: Curves, title: str, loss: bool = True) -> "Figure":
     """Loss and accuracy on the training set's first examples, and accuracy on the validation set, against epochs.
 
-    Lines are means over the seeds. Where some runs are far longer than others, the axis of the epochs is logarithmic.
+    If all runs have test accuracies after each epoch, these take the place of those on the validation set. Lines are
+    means over the seeds. Where some runs are far longer than others, the axis of the epochs is logarithmic.
     """
     from matplotlib import colormaps
 
     lengths = [len(rows) for rows in runs.values()]
-    shown = [*[("train", "loss")] * loss, ("train", "accuracy"), ("validation", "accuracy")]
+    held_out = "test" if all("test" in rows[-1] for rows in runs.values()) else "validation"
+    shown = [*[("train", "loss")] * loss, ("train", "accuracy"), (held_out, "accuracy")]
     colours = colormaps["tab10" if len(runs) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
     figure, every = panels(len(shown), size=(11, 4.2), sharex=True)
     for axes, (split, measure) in zip(every, shown, strict=True):

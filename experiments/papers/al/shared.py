@@ -11,7 +11,9 @@ at github.com/SamYWK/Associated_Learning.
   widths of their codes, and which weights have L2.
 - Ours: 5,000 examples of each training set are held out for validation, which leaves 55,000 of MNIST and 45,000 of
   CIFAR (the authors train on all and have no validation set); the examples are shuffled; the momentum of batch norm is
-  0.9 (0.99 in the code); in a shorter run the rates are reduced after the same shares of the steps.
+  0.9 (0.99 in the code); Adam adds its ε to the square root of the corrected second moment (in the code, as in
+  TensorFlow, before the correction, where it weighs about thirty times as much in the first step); in a shorter run
+  the rates are reduced after the same shares of the steps.
 
 Where the letter and the code differ:
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZES = 16, 64, 128, 256, 512, 1024
-QUICK_SIZES = 16, 128, 1024, None
 BEST = CIFAR_FC["sdtp_parallel"]
 
 
@@ -46,7 +45,7 @@ def case(size: int | None) -> Case:
             "preparation": "crop, flip, each image by its own mean and deviation",
         },
         full=Budget(epochs=500, seeds=3),
-        quick=Budget(epochs=2, seeds=1) if size in QUICK_SIZES else None,
+        quick=Budget(epochs=2, seeds=1),
         batch_size=BATCH,
         prepare=prepared,
     )

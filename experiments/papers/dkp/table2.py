@@ -35,6 +35,7 @@ class Images(NamedTuple):
     rate: float  # of all rules except backpropagation
     padding: int  # before cropping
     paper: Mapping[str, tuple[float, float]]
+    paper_train: Mapping[str, tuple[float, float]]
 
 
 IMAGES = {
@@ -53,6 +54,15 @@ IMAGES = {
             "dfa": (48.03, 0.61),
             "dkp": (52.62, 0.48),
         },
+        paper_train={
+            "bp_fc": (39.03, 0.32),
+            "bp": (64.09, 0.39),
+            "kp": (67.70, 1.88),
+            "fa": (12.90, 0.80),
+            "drtp": (5.49, 0.19),
+            "dfa": (35.18, 0.43),
+            "dkp": (45.17, 0.43),
+        },
     ),
     "tiny_imagenet": Images(
         "~/tiny-imagenet-200",
@@ -68,6 +78,15 @@ IMAGES = {
             "drtp": (2.86, 0.59),
             "dfa": (32.116, 0.66),
             "dkp": (35.78, 1.92),
+        },
+        paper_train={
+            "bp_fc": (24.89, 0.24),
+            "bp": (49.25, 0.31),
+            "kp": (60.44, 1.94),
+            "fa": (7.12, 0.83),
+            "drtp": (2.86, 0.26),
+            "dfa": (24.75, 0.36),
+            "dkp": (35.97, 0.37),
         },
     ),
 }
@@ -112,8 +131,10 @@ def case(images: Images, name: str) -> Case:
         in_words(images, name),
         full=Budget(epochs=90, seeds=10),
         paper=images.paper[name],
+        paper_train=images.paper_train[name],
         batch_size=128,
         prepare=lambda splits: chain(crop(images.padding), flip(), standardise()),
+        test_curve=True,
     )
 
 
