@@ -79,6 +79,7 @@ def low_rank(width: int, rank: int = 16) -> nn.Module:
       >>> sum(leaf.size for leaf in jax.tree.leaves(weights))  # one_layer(64) has 65600
       8768
     """
+    checks.positive_int("rank", rank)
     narrow = nn.Dense(rank, use_bias=False, kernel_init=nn.initializers.lecun_normal(), dot_general=product)
     return nn.Sequential([flat, narrow, one_layer(width)])
 
@@ -112,6 +113,7 @@ def pooled(coder: Coder, grid: int = GRID) -> Coder:
       >>> [leaf.shape for leaf in jax.tree.leaves(weights)]  # 2 · 2 · 5 = 20 inputs
       [(3,), (20, 3)]
     """
+    checks.positive_int("grid", grid)
     return partial(_pooled, coder, grid)
 
 

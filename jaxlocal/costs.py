@@ -1,11 +1,14 @@
 """What a rule costs: operations, weights, memory, and how much of it is moved, beside backpropagation."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import optax
+from jax.extend import core
+from jax.interpreters import partial_eval
 
 from jaxlocal import checks
 from jaxlocal.network import Tree
@@ -15,7 +18,7 @@ from jaxlocal.text import aligned
 
 
 class Cost(NamedTuple):
-    """What one step takes, as XLA counts it."""
+    """What one step takes, as XLA counts it; every round of a loop counts, if their number is known beforehand."""
 
     operations: float  # additions, multiplications and the like
     weights: float  # of all roles, also those that never learn, such as the feedback of `dfa`
@@ -101,13 +104,59 @@ def _of_components(rule: Rule, message: Any) -> tuple[Cost, ...]:
 
 def _cost(step: Callable[[Any, Any], Any], state: Any, batch: Any, weights: Tree) -> Cost:
     """The cost of a program that replaces its state, which it need not keep."""
-    compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
-    counted: Any = compiled.cost_analysis()
+    traced = jax.jit(step, donate_argnums=0).trace(state, batch)
+    compiled = traced.lower().compile()
     memory: Any = compiled.memory_analysis()
     used = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    work = _counted(compiled) + _left_out(_without_dead_code(traced.jaxpr.jaxpr))
     return Cost(
-        counted["flops"],
+        work.operations,
         sum(leaf.size for leaf in jax.tree.leaves(weights)),
-        counted["bytes accessed"] / 4,
+        work.words,
         used + memory.temp_size_in_bytes,
     )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Operations, and numbers of four bytes that are read or written."""
+
+    operations: float = 0.0
+    words: float = 0.0
+
+    def __add__(self, other: "_Work") -> "_Work":
+        return _Work(self.operations + other.operations, self.words + other.words)
+
+    def __rmul__(self, times: int) -> "_Work":
+        return _Work(times * self.operations, times * self.words)
+
+
+def _counted(compiled: Any) -> _Work:
+    """What XLA counts of a program, in which it counts one round of a loop."""
+    counted = compiled.cost_analysis()
+    return _Work(counted["flops"], counted["bytes accessed"] / 4)
+
+
+def _left_out(program: core.Jaxpr) -> _Work:
+    """The rounds of loops that XLA does not count: all but one of each `scan`."""
+    total = _Work()
+    for equation in program.eqns:
+        inner = [(_left_out(body), body) for body in core.jaxprs_in_params(equation.params)]
+        if equation.primitive.name == "scan":
+            ((of_loops, body),) = inner
+            rounds = equation.params["length"]
+            total += rounds * of_loops + (rounds - 1) * _compiled(body)
+        elif inner:  # of the branches of a condition XLA counts the one with the most operations
+            total += max((work for work, _ in inner), key=lambda work: work.operations)
+    return total
+
+
+def _compiled(body: core.Jaxpr) -> _Work:
+    """What XLA counts of one round of a loop."""
+    run = core.jaxpr_as_fun(core.ClosedJaxpr(body, ()))
+    return _counted(jax.jit(run).lower(*(variable.aval for variable in body.invars)).compile())
+
+
+def _without_dead_code(program: core.Jaxpr) -> core.Jaxpr:
+    """The program without what no result needs, as XLA compiles it."""
+    return partial_eval.dce_jaxpr(program, [True] * len(program.outvars))[0]

@@ -11,6 +11,7 @@ import pytest
 from helpers import NETS, make_batch, slow, start
 
 import jaxlocal as jl
+import jaxlocal.costs
 from jaxlocal.diagnostics import activations, alignment, angle, class_distances, feedback_alignment, parameter_counts
 
 SGD = optax.sgd(0.1)
@@ -249,6 +250,46 @@ def test_costs_are_those_that_can_be_counted_by_hand():
     assert found.rule.memory >= 4 * 3 * weights
     lines = str(found).splitlines()
     assert lines[0].split() == list(found.rule._fields) and lines[2].split()[0] == "rule"
+
+
+def test_every_round_of_a_loop_counts_but_no_loop_that_nothing_needs():
+    """Three rounds of five products each, in one branch of a condition, and four more whose result is not used."""
+    size = 64
+
+    def step(x, flag):
+        def several(x, rounds):
+            return jax.lax.scan(lambda x, _: (x @ x, None), x, None, length=rounds)[0]
+
+        several(x, 4)
+        thrice = jax.jit(lambda x: jax.lax.fori_loop(0, 3, lambda _, x: several(x, 5), x))
+        return jax.lax.cond(flag, thrice, lambda x: x @ x, x), flag
+
+    shapes = jax.ShapeDtypeStruct((size, size), jnp.float32), jax.ShapeDtypeStruct((), bool)
+    found = jaxlocal.costs._cost(step, *shapes, weights=())
+    assert found.operations == pytest.approx(3 * 5 * 2 * size**3, rel=0.01)
+    assert found.words == pytest.approx(3 * 5 * 3 * size**2, rel=0.5)
+
+
+def of_an_example(net, *shape):
+    """The operations of backpropagation for one of a batch of examples of this shape."""
+    batch = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct((shape[0], 10), jnp.float32)
+    return jl.diagnostics.costs(jl.rules.dfa(net, SGD), batch).backprop.operations / shape[0]
+
+
+@pytest.mark.slow
+def test_the_operations_for_an_image_do_not_depend_on_the_batch():
+    """Convolutions take some images at a time, in a loop."""
+    net = jl.models.vanilla_cnn()
+    small, large = of_an_example(net, 2, 16, 16, 3), of_an_example(net, 128, 16, 16, 3)
+    # The optimizer's step does not depend on the batch, and is a larger part of a small one.
+    assert large < small < large * 1.1
+
+
+@pytest.mark.slow
+def test_the_operations_for_a_series_grow_with_its_length():
+    net = jl.models.lstm_classifier(None, classes=10, features=8, hidden=(32,))
+    short, long = of_an_example(net, 16, 8, 4), of_an_example(net, 16, 64, 4)
+    assert 7 < long / short < 8.5
 
 
 def test_costs_are_those_of_one_run_on_one_device():
