@@ -12,6 +12,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 
+from jaxlocal import checks
 from jaxlocal.fast.pooling import average_to
 from jaxlocal.fast.product import product
 from jaxlocal.layers import dense, flat, identity

@@ -2,9 +2,8 @@
 
 Every contender trains the same blocks on the same examples, with Adam whose rate falls to zero by a cosine. Each has
 the same rates to choose from, is trained with each of them for the same short time, and is judged on the validation
-set alone; its best rate is then trained for the whole time from several seeds. The cost of a step is counted by XLA and
-divided by that of backpropagation (`jl.diagnostics.costs`); the rows `*_time` measure the seconds, and count the costs
-once more, so that both are of the same code.
+set alone; its best rate is then trained for the whole time from several seeds. In the rows `*_costs` XLA counts what a
+step costs, as a multiple of backpropagation's (`jl.diagnostics.costs`), and the rows `*_time` measure its seconds.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -97,7 +96,7 @@ def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:
         "epochs for each rate": search,
     }
     begun = task.begun(settings)
-    row: Row = begun[0] if begun else {"contender": contender, "trials": [], "runs": []} | costs(problem, contender)
+    row: Row = begun[0] if begun else {"contender": contender, "trials": [], "runs": []}
     if contender != base:
         row["trials"] = _trials(task, f"{name}_{base}")
 
@@ -139,13 +138,6 @@ def train(problem: Problem, contender: str, splits: jl.data.Splits, rate: float,
     return {"history": history, "test": accuracy, "seconds": seconds}
 
 
-def costs(problem: Problem, contender: str) -> Row:
-    """What a step costs, as a multiple of backpropagation's."""
-    rule, batch = stepping(problem, contender)
-    times = jl.diagnostics.costs(rule, batch).times_backprop()
-    return {"times BP's": records.rounded(times._asdict())}
-
-
 def stepping(problem: Problem, contender: str) -> tuple[jl.Rule, tuple[jax.Array, jax.Array]]:
     """The rule and a batch of the problem's shapes."""
     x, y = problem.splits().train
@@ -153,13 +145,28 @@ def stepping(problem: Problem, contender: str) -> tuple[jl.Rule, tuple[jax.Array
     return rule, make_batch(problem.batch, x.shape[1:], y.shape[-1])
 
 
+def steps_of(problem: Problem) -> Iterator[str]:
+    """The contenders whose steps differ."""
+    return (contender for contender in contenders(problem) if not contender.endswith((LONGER, AVERAGED)))
+
+
+def count(name: str, task: Task) -> Iterator[Outcome]:
+    """What a step of every contender costs, as a multiple of backpropagation's; nothing is timed."""
+    problem = PROBLEMS[name]
+    rows = []
+    for contender in steps_of(problem):
+        times = jl.diagnostics.costs(*stepping(problem, contender)).times_backprop()
+        rows.append({"contender": contender, **records.rounded(times._asdict())})
+    settings = {"net": problem.words, "batch_size": problem.batch}
+    yield Outcome(rows, settings, task.budget, tables.text(rows))
+
+
 def measure(name: str, task: Task) -> Iterator[Outcome]:
-    """The seconds of a step of every contender, in turn, as a multiple of backpropagation's, and its other costs."""
+    """The seconds of a step of every contender, in turn, as a multiple of backpropagation's."""
     problem = PROBLEMS[name]
     turns = {
         contender: sequential(partial(stepping, problem, contender), task.budget["steps"])
-        for contender in contenders(problem)
-        if not contender.endswith((LONGER, AVERAGED))  # the same program
+        for contender in steps_of(problem)
     }
     found = take_turns(turns, task.budget["rounds"])
     rows = [
@@ -167,7 +174,6 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
             "contender": contender,
             "ms a step": records.milliseconds(seconds),
             "times BP's": records.spread([a / b for a, b in zip(seconds, found["bp"], strict=True)]),
-            **costs(problem, contender)["times BP's"],
         }
         for contender, seconds in found.items()
     ]
@@ -176,11 +182,12 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
 
 
 def rows() -> dict[str, Entry]:
-    """All rows: each contender on each problem, and the times."""
+    """All rows: each contender on each problem, and the costs and the times."""
     found: dict[str, Entry] = {}
     for name, problem in PROBLEMS.items():
         for contender in contenders(problem):
             found[f"{name}_{contender}"] = Job(problem.full, problem.quick, partial(run, name, contender))
+        found[f"{name}_costs"] = Job(Budget(), Budget(), partial(count, name))
         found[f"{name}_time"] = Job(Budget(rounds=5, steps=20), Budget(rounds=2, steps=4), partial(measure, name))
     return found
 
@@ -220,13 +227,16 @@ def _backprop(recorded: Recorded, name: str) -> dict[str, Any] | None:
 
 
 def _costs(recorded: Recorded, name: str, contender: str) -> Row:
-    """What a step costs, as multiples of backpropagation's: counted with the times, or else with the training."""
-    trained, timed = (recorded.records.get(f"{name}_{kind}", {"rows": []}) for kind in (contender, "time"))
+    """What a step costs, as multiples of backpropagation's; what has no record is left out."""
     program = contender.removesuffix(LONGER).removesuffix(AVERAGED)
-    measured: Row = next((row for row in timed["rows"] if row["contender"] == program), {})
-    counted = [measured] if "operations" in measured else [row["times BP's"] for row in trained["rows"]]
-    costs = {kind: cost[kind] for cost in counted for kind in ("operations", "weights", "memory")}
-    return costs | ({"time": measured["times BP's"]} if measured else {})
+
+    def found(kind: str) -> Row:
+        rows = recorded.records.get(f"{name}_{kind}", {"rows": []})["rows"]
+        return next((row for row in rows if row["contender"] == program), {})
+
+    counted, timed = found("costs"), found("time")
+    costs = {kind: counted[kind] for kind in ("operations", "weights", "memory") if counted}
+    return costs | ({"time": timed["times BP's"]} if timed else {})
 
 
 def draw(recorded: Recorded) -> dict[str, "Figure"]:
@@ -237,11 +247,12 @@ def draw(recorded: Recorded) -> dict[str, "Figure"]:
     """
     shown = {
         name: {
-            words: (accuracy(record["rows"][0]), _costs(recorded, name, contender)["operations"])
+            words: (accuracy(record["rows"][0]), cost["operations"])
             for contender in contenders(problem)
             if (words := shown_as(contender)) in (*LOOKS, "al_paper")
             if (record := recorded.records.get(f"{name}_{contender}")) and record["rows"][0]["runs"]
             if accuracy(record["rows"][0])["mean"]  # it has not diverged
+            if "operations" in (cost := _costs(recorded, name, contender))
         }
         for name, problem in PROBLEMS.items()
         if problem.components
