@@ -172,8 +172,13 @@ def optimizer(name: str, tx: Any) -> None:
         with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
             weight, up = {"kernel": jnp.zeros((1, 1))}, {"kernel": jnp.full((1, 1), 1e3)}
             move = float(tx.update(up, tx.init(weight), weight)[0]["kernel"][0, 0])
-    except Exception:  # the rate is traced, or the optimizer works for one particular tree of weights only
-        return
+    except Exception as error:
+        if isinstance(error, TypeError) and "keyword-only" in str(error):
+            raise TypeError(
+                f"{name} asks for more than gradients and weights ({error}); take one that does not, such as "
+                f"{name}=optax.adam(1e-3)"
+            ) from None
+        return  # the rate is traced, or the optimizer works for one particular tree of weights only
     if not move <= 0:
         raise ValueError(
             f"{name} moves a weight by {move:+.3g} for a positive gradient, so the loss would grow: its learning rate "
@@ -259,7 +264,9 @@ def examples(name: str, x: Any, shape: tuple[int, ...] | None = None, known: int
 def pair_of_arrays(name: str, value: Any) -> None:
     """The value is a pair (x, y) of arrays."""
     if not isinstance(value, tuple | list) or len(value) != 2:
-        raise TypeError(f"{name}={show(value)}: must be a pair (x, y) of arrays")
+        sets = getattr(value, "_fields", ())  # of jl.data.Splits
+        remedy = f", such as {name}.{sets[-1]}" if sets else ""
+        raise TypeError(f"{name}={show(value)}: must be a pair (x, y) of arrays{remedy}")
     for leaf, array in zip("xy", value, strict=True):
         if not hasattr(array, "shape") or not hasattr(array, "dtype"):
             raise TypeError(f"{name}: {leaf}={show(array)} is not an array; convert it with np.asarray({leaf})")

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from flax.errors import InvalidRngError
+from flax.errors import InvalidRngError, ModifyScopeVariableError
 from jax.custom_derivatives import SymbolicZero
 
 Tree = Any  # a pytree of arrays
@@ -266,6 +266,11 @@ def _apply(layer: nn.Module, weights: Tree, stats: Tree, x: jax.Array, key: jax.
         raise ValueError(
             f"{type(layer).__name__} asks for a random key that it does not get ({error}); there is only one, in "
             "training: self.make_rng('dropout')"
+        ) from None
+    except ModifyScopeVariableError as error:
+        raise ValueError(
+            f"{type(layer).__name__} changes its variables in prediction, too ({error}); give its __call__ a parameter "
+            "train, and change them only if it is true: nn.BatchNorm(use_running_average=not train)"
         ) from None
     return y, dict(updated)
 

@@ -12,6 +12,7 @@ import sys
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -674,3 +675,13 @@ def test_wrong_arguments_in_python_are_one_sentence(call, kind, complaint):
 def test_settings_in_python_may_have_the_types_of_numpy_and_of_yaml():
     config = Config(epochs=np.int64(3), lr=np.float32(0.5), model_args={"hidden": [8]}, augment=["flip"])
     assert config == Config(epochs=3, lr=0.5, model_args=("hidden=[8]",), augment=("flip",))
+
+
+@pytest.mark.parametrize(("kind", "ended"), [(KeyboardInterrupt, [130]), (OSError, [])])
+def test_ctrl_c_where_an_exception_cannot_be_raised(kind, ended, monkeypatch, capfd):
+    """Python hands it to a hook, for example if it comes within a callback of the garbage collection."""
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    cli._cannot_be_raised(SimpleNamespace(exc_type=kind))
+    assert codes == ended
+    assert capfd.readouterr().err == "jaxlocal: stopped\n" * len(ended)

@@ -209,6 +209,8 @@ def test_arrays_are_the_same_as_a_file_of_them(tmp_path):
         ours, theirs = jl.data.from_arrays((x, labels.tolist()), **parts), jl.data.load(tmp_path / f"{name}.npz")
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     assert [len(x) for x, _ in jl.data.from_arrays((x, labels), (x[:7], labels[:7]), (x[:9], labels[:9]))] == [50, 7, 9]
+    assert [len(x) for x, _ in jl.data.from_arrays((x, labels), (x[:7], labels[:7]))] == [45, 7, 5]
+    assert [len(x) for x, _ in jl.data.from_arrays((x, labels), test=(x[:9], labels[:9]))] == [45, 5, 9]
     for wrong, error, message in (
         ({"train": x}, TypeError, r"train=.*: must be a pair \(x, y\) of arrays; write from_arrays\(\(x, y\)\)$"),
         ({"train": (x, labels[:9])}, ValueError, r"^x_train has shape \(50, 4, 4\) and y_train \(9,\); make them"),
@@ -273,7 +275,7 @@ def test_npz_of_floats(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": [0]}, "holds images; name its arrays x_train, y_train"),
+        ({"images": [0], "y": [0]}, "holds images, y; name its arrays x_train, y_train"),
         ({"x": [[1.0]], "y": [0], "x_tets": [[1.0]]}, "holds x_tets, which is not read; .*: did you mean x_test"),
         ({"x": [[1.0]], "x_train": [[1.0]], "y": [0]}, "holds x_train twice"),
         ({"x": [[1.0]], "y_train": [1], "x_test": [[1.0]]}, "name its arrays x_train, y_train"),

@@ -105,6 +105,16 @@ def test_batch_of_one_with_batch_norm(name):
     says(error, "(1, 4)", "batch norm", "at least two")
 
 
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [(lambda: jl.codes.pooled(jl.codes.one_layer, 0), "grid=0"), (lambda: jl.codes.low_rank(8, rank=0), "rank=0")],
+)
+def test_bad_codes(make, name):
+    with pytest.raises(ValueError, match=name) as error:
+        make()
+    says(error, name, "at least 1")
+
+
 @every_rule
 def test_network_with_one_layer(name):
     net = jl.models.mlp((), classes=3)
@@ -446,6 +456,27 @@ def test_a_layer_gets_a_random_key_in_training_by_one_name():
     with pytest.raises(ValueError, match=r"^Noisy asks for a random key") as error:
         rule.update(rule.init(jax.random.key(0), (X, Y)), (X, Y))
     says(error, '"noise"', "self.make_rng('dropout')")
+
+
+class Counts(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.BatchNorm(use_running_average=False)(nn.Dense(5)(x))
+
+
+def test_a_layer_changes_its_variables_in_training_only():
+    rule = jl.rules.bp(jl.Network((Counts(),), jl.layers.Head(3)), ADAM)
+    params = rule.init(jax.random.key(0), (X, Y))
+    with pytest.raises(ValueError, match=r"^Counts changes its variables in prediction") as error:
+        rule.predict(params, X)
+    says(error, '"mean"', "a parameter train", "use_running_average=not train")
+
+
+@pytest.mark.parametrize("tx", [optax.lbfgs(), optax.chain(ADAM, optax.contrib.reduce_on_plateau())])
+def test_an_optimizer_that_asks_for_the_loss(tx):
+    with pytest.raises(TypeError, match=r"^tx asks for more than gradients and weights") as error:
+        jl.rules.bp(NET, tx)
+    says(error, "'value'", "tx=optax.adam(1e-3)")
 
 
 class Told(nn.Module):

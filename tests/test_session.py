@@ -254,3 +254,9 @@ def test_a_folder_is_trained_in_by_one_session_at_a_time(tmp_path):
     with jl.training.Session(*arguments), pytest.raises(jl.training.InUseError, match="another process is training in"):
         jl.training.Session(*arguments)
     jl.training.Session(*arguments).__exit__(None, None, None)
+
+
+def test_a_folder_that_is_a_file(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(FileExistsError, match=r"^folder=.*run: is a file; name another folder$"):
+        jl.training.Session(tmp_path / "run", RULE, DATA)

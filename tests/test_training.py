@@ -483,3 +483,10 @@ def test_epoch_needs_a_whole_batch():
     params = rule.init(jax.random.key(0), batch)
     with pytest.raises(ValueError, match="batch_size=9: the data has 8 examples"):
         jl.training.epoch(rule, params, batch, jax.random.key(0), 9)
+
+
+def test_what_cannot_be_watched_or_evaluated():
+    with pytest.raises(TypeError, match=r"^watch: .*; it must take \(progress\)$"):
+        fit(AL, SMALL, **BUDGET, watch=lambda: None)
+    with pytest.raises(TypeError, match=r"^data=.*: must be a pair \(x, y\) of arrays, such as data\.test$"):
+        jl.training.evaluate(AL, jax.jit(AL.init)(jax.random.key(0), jl.data.floats(SMALL.train)), SMALL)

@@ -450,12 +450,19 @@ def _keep_compiled_programs() -> None:
                 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
+def _cannot_be_raised(caught: Any) -> None:
+    """Say nothing of an exception where nobody can catch it, but let Ctrl-C end the process there, too."""
+    if issubclass(caught.exc_type, KeyboardInterrupt):
+        os.write(2, b"jaxlocal: stopped\n")
+        os._exit(128 + signal.SIGINT)
+
+
 def command() -> None:
     """`jaxlocal` in a shell."""
     # The threads of Orbax log what also reaches us as an exception, and raise it again where nobody can catch it.
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda _: None
+    sys.unraisablehook = _cannot_be_raised
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # some terminals have no → or ±

@@ -189,7 +189,8 @@ def _other_data(config: Config, built: Built, data: str) -> Splits:
     if built.classes and (others := set(given.classes) - set(built.classes)):
         raise ConfigError(
             f"--data={data}: has the classes {shown(', '.join(given.classes))}, but the run was trained on "
-            f"{shown(', '.join(built.classes))}; leave out {shown(min(others))}"
+            f"{shown(', '.join(built.classes))}; "
+            + (f"leave out {shown(', '.join(sorted(others)))}" if others < set(given.classes) else like)
         )
     other = _with_all_classes(built, data, given)
     for ours, theirs in zip(built.data.train, other.train, strict=True):

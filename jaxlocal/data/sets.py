@@ -11,7 +11,7 @@ from jaxlocal.data.cache import cached
 from jaxlocal.data.frames import LABEL, Names, from_table, is_frame, read_names
 from jaxlocal.data.hub import HUB, from_hub, hub_names
 from jaxlocal.data.sources import classes_in, from_folder, from_npz, from_tfds, of_pairs, tfds_classes
-from jaxlocal.data.splits import Pairs, Splits, complete, floats
+from jaxlocal.data.splits import Pairs, Splits, complete, floats, hold_out_tenth
 from jaxlocal.data.text import is_text, load_text
 
 # Data sets that are known to work. Any other set of labelled images in TFDS can be loaded by its name there. The
@@ -210,7 +210,10 @@ def from_arrays(train: Pairs, validation: Pairs | None = None, test: Pairs | Non
         if any(np.ma.is_masked(array) for array in pair):
             raise TypeError(f"{split}: has masked values, which would count as others; put numbers there: x.filled(0)")
         pairs[split] = np.asarray(pair[0]), np.asarray(pair[1])
-    return complete(of_pairs("", pairs), None)
+    found = of_pairs("", pairs)
+    if "test" not in found:  # otherwise the validation set would take its place
+        found["train"], found["test"] = hold_out_tenth(found["train"])
+    return complete(found, None)
 
 
 def _digits(validation: int | None) -> Splits:

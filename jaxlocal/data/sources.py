@@ -207,19 +207,18 @@ def from_npz(path: Path) -> Source:
 def _arrays(path: Path) -> dict[str, Decoded]:
     arrays: dict[str, np.ndarray] = {}
     with readable(str(path)), np.load(path, allow_pickle=False) as file:
-        for name in file.files:
+        for name in (names := file.files):
             if (full := _in_full(name)) in arrays:
                 raise ValueError(f"{path} holds {full} twice, once as {name}; remove one")
             arrays[full] = file[name]
     found = [split for split in SPLITS if f"x_{split}" in arrays]
     if "train" not in found or not all(f"y_{split}" in arrays for split in found):
         raise ValueError(
-            f"{path} holds {', '.join(arrays) or 'nothing'}; name its arrays x_train, y_train, x_test and y_test, or "
+            f"{path} holds {', '.join(names) or 'nothing'}; name its arrays x_train, y_train, x_test and y_test, or "
             "x and y"
         )
     if unread := arrays.keys() - {f"{part}_{split}" for part in "xy" for split in found}:
-        names = [f"{part}_{split}" for part in "xy" for split in SPLITS]
-        hint = nearest(min(unread), names)
+        hint = nearest(min(unread), [f"{part}_{split}" for part in "xy" for split in SPLITS])
         raise ValueError(f"{path} holds {min(unread)}, which is not read; remove or rename it: {hint}")
     pairs = of_pairs(f"{path}: ", {split: (arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in found})
     return {split: Decoded(len(x), iter([(x, y)])) for split, (x, y) in pairs.items()}

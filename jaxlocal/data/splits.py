@@ -72,7 +72,7 @@ def complete(found: Mapping[str, Pairs], validation: int | None) -> Splits:
     if test is None:
         own_validation, test = None, own_validation
     if test is None:
-        train, test = hold_out(train, max(1, len(train[0]) // 10))
+        train, test = hold_out_tenth(train)
     if validation is None and own_validation is not None:
         return Splits(train, own_validation, test)
     count = len(train[0])
@@ -82,6 +82,11 @@ def complete(found: Mapping[str, Pairs], validation: int | None) -> Splits:
     if validation >= count:
         raise ValueError(f"validation={validation}: the training set has {count} examples; hold out fewer than that")
     return Splits(*hold_out(train, validation), test)
+
+
+def hold_out_tenth(pair: Pairs) -> tuple[Pairs, Pairs]:
+    """The pair without the last tenth of its examples, and that tenth, or at least one."""
+    return hold_out(pair, max(1, len(pair[0]) // 10))
 
 
 def hold_out(pair: Pairs, count: int) -> tuple[Pairs, Pairs]:

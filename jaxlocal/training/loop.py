@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlocal import checks, processes
+from jaxlocal.author import takes
 from jaxlocal.data import Splits
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.checking import check_augmentation, check_splits
@@ -99,6 +100,8 @@ def fit(
     _check(rule, data, epochs, batch_size, seed, patience, augmentation)
     checks.flag("progress", progress)
     checks.function("watch", watch, "print")
+    if watch:
+        takes("watch", watch, "progress")
     learner = learner_of(rule, augmentation)
     streamed = _is_streamed(learner, data, batch_size) if streamed is None else streamed
     members = learner.rule.placement.members

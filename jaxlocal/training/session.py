@@ -209,6 +209,8 @@ class Session:
         return _as_state(self._checkpoints.best(self._like))
 
     def _hold(self) -> None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise FileExistsError(f"folder={self.folder}: is a file; name another folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         if (held := lock(self.folder / ".session")) is None:
             raise InUseError(f"another process is training in {self.folder}; wait for it, or take another folder")
