@@ -124,8 +124,14 @@ def test_the_table_of_the_frontier_compares_with_backpropagation(tiny):
     lines = list(frontier.table(Recorded(frontier.EXPERIMENT, records, None, Path())))
     found = [[line[kind] for kind in ("operations", "memory", "time")] for line in lines]
     assert found[:4] == [[None] * 3, [1.25, 1.0, None], [1.25, 1.0, {"median": 2.0}], [1.25, 1.0, {"median": 2.0}]]
-    (figure,) = frontier.draw(Recorded(frontier.EXPERIMENT, records, None, Path())).values()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["al_1"]
+    records |= {"tiny_al_paper": record([0.5, 0.6]), "tiny_dfa": record([0.0])}  # the second has diverged
+    records["tiny_time"]["rows"] += [
+        {"contender": one, "times BP's": {"median": cost}} for one, cost in (("bp", 1.0), ("al_paper", 5.0), ("dfa", 1))
+    ]
+    drawn = frontier.draw(Recorded(frontier.EXPERIMENT, records, None, Path()))
+    names = {name: [text.get_text() for text in figure.legends[0].get_texts()] for name, figure in drawn.items()}
+    assert names == {"frontier": ["al_1"], "frontier_time": ["bp"]}
+    assert [text.get_text() for text in drawn["frontier_time"].axes[0].texts] == ["al_paper: 60.00 % at 5 times"]
 
 
 @pytest.mark.slow

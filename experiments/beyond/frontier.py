@@ -145,18 +145,23 @@ def stepping(problem: Problem, contender: str) -> tuple[jl.Rule, tuple[jax.Array
     return rule, make_batch(problem.batch, x.shape[1:], y.shape[-1])
 
 
-def steps_of(problem: Problem) -> Iterator[str]:
-    """The contenders whose steps differ."""
-    return (contender for contender in contenders(problem) if not contender.endswith((LONGER, AVERAGED)))
+def programs(problem: Problem) -> dict[str, str]:
+    """The steps that differ, by name, and a contender of each: how long it trains and predicts changes no step."""
+    return {program(contender): contender for contender in contenders(problem)}
+
+
+def program(contender: str) -> str:
+    """The name of a contender's step."""
+    return contender.removesuffix(LONGER).removesuffix(AVERAGED)
 
 
 def count(name: str, task: Task) -> Iterator[Outcome]:
     """What a step of every contender costs, as a multiple of backpropagation's; nothing is timed."""
     problem = PROBLEMS[name]
     rows = []
-    for contender in steps_of(problem):
+    for step, contender in programs(problem).items():
         times = jl.diagnostics.costs(*stepping(problem, contender)).times_backprop()
-        rows.append({"contender": contender, **records.rounded(times._asdict())})
+        rows.append({"contender": step, **records.rounded(times._asdict())})
     settings = {"net": problem.words, "batch_size": problem.batch}
     yield Outcome(rows, settings, task.budget, tables.text(rows))
 
@@ -165,8 +170,8 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
     """The seconds of a step of every contender, in turn, as a multiple of backpropagation's."""
     problem = PROBLEMS[name]
     turns = {
-        contender: sequential(partial(stepping, problem, contender), task.budget["steps"])
-        for contender in steps_of(problem)
+        step: sequential(partial(stepping, problem, contender), task.budget["steps"])
+        for step, contender in programs(problem).items()
     }
     found = take_turns(turns, task.budget["rounds"])
     rows = [
@@ -228,11 +233,10 @@ def _backprop(recorded: Recorded, name: str) -> dict[str, Any] | None:
 
 def _costs(recorded: Recorded, name: str, contender: str) -> Row:
     """What a step costs, as multiples of backpropagation's; what has no record is left out."""
-    program = contender.removesuffix(LONGER).removesuffix(AVERAGED)
 
     def found(kind: str) -> Row:
         rows = recorded.records.get(f"{name}_{kind}", {"rows": []})["rows"]
-        return next((row for row in rows if row["contender"] == program), {})
+        return next((row for row in rows if row["contender"] == program(contender)), {})
 
     counted, timed = found("costs"), found("time")
     costs = {kind: counted[kind] for kind in ("operations", "weights", "memory") if counted}
@@ -240,28 +244,35 @@ def _costs(recorded: Recorded, name: str, contender: str) -> Row:
 
 
 def draw(recorded: Recorded) -> dict[str, "Figure"]:
-    """The figure: test accuracy against operations, a panel for each problem.
+    """The figures: test accuracy against operations and against time, a panel for each problem.
 
-    It has the contenders of `LOOKS`, and the problems that are learned in several numbers of components. The paper's
+    They have the contenders of `LOOKS`, and the problems that are learned in several numbers of components. The paper's
     codes lie so far to the right that the others could not be told apart; so they are in words.
     """
+    operations = _dots(recorded, lambda cost: cost.get("operations"))
+    times = _dots(recorded, lambda cost: cost["time"]["median"] if "time" in cost else None)
     shown = {
-        name: {
-            words: (accuracy(record["rows"][0]), cost["operations"])
-            for contender in contenders(problem)
-            if (words := shown_as(contender)) in (*LOOKS, "al_paper")
-            if (record := recorded.records.get(f"{name}_{contender}")) and record["rows"][0]["runs"]
-            if accuracy(record["rows"][0])["mean"]  # it has not diverged
-            if "operations" in (cost := _costs(recorded, name, contender))
-        }
-        for name, problem in PROBLEMS.items()
-        if problem.components
+        "frontier": (operations, "operations of a step, times those of bp"),
+        "frontier_time": (times, "time of a step, times that of bp"),
     }
-    shown = {name: dots for name, dots in shown.items() if dots}
-    return {"frontier": picture(shown)} if shown else {}
+    return {name: picture(dots, axis) for name, (dots, axis) in shown.items() if dots}
 
 
-def picture(shown: Mapping[str, Mapping[str, tuple[Row, float]]]) -> "Figure":
+def _dots(recorded: Recorded, cost: Callable[[Row], float | None]) -> dict[str, dict[str, tuple[Row, float]]]:
+    """The accuracy and this cost of the contenders that are drawn, by problem; what is not known is left out."""
+    found: dict[str, dict[str, tuple[Row, float]]] = {}
+    for name, problem in PROBLEMS.items():
+        for contender in contenders(problem) if problem.components else ():
+            words, record = shown_as(contender), recorded.records.get(f"{name}_{contender}")
+            if words not in (*LOOKS, "al_paper") or not record or not record["rows"][0]["runs"]:
+                continue
+            height, known = accuracy(record["rows"][0]), cost(_costs(recorded, name, contender))
+            if height["mean"] and known is not None:  # it has not diverged
+                found.setdefault(name, {})[words] = height, known
+    return found
+
+
+def picture(shown: Mapping[str, Mapping[str, tuple[Row, float]]], axis: str) -> "Figure":
     """A dot for each contender, with the sample standard deviation of its accuracy."""
     figure, panels = figures.grid(len(shown), columns=3, cell=(4, 3.1))
     handles = {}
@@ -275,9 +286,7 @@ def picture(shown: Mapping[str, Mapping[str, tuple[Row, float]]]) -> "Figure":
             colour, marker = LOOKS[words]
             dot, *_ = axes.errorbar(cost, height, error, color=colour, marker=marker, ls="", ms=7, capsize=2)
             handles[words] = dot
-        axes.set(
-            title=PROBLEMS[name].title, xlabel="operations of a step, times those of bp", ylabel="test accuracy, %"
-        )
+        axes.set(title=PROBLEMS[name].title, xlabel=axis, ylabel="test accuracy, %")
         axes.margins(x=0.1)
     names = [words for words in LOOKS if words in handles]
     figure.legend([handles[words] for words in names], names, loc="outside upper center", ncols=len(names))
