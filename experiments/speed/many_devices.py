@@ -13,10 +13,9 @@ does the same, and what the devices send each other:
 - data-parallel backpropagation takes the step on its share of the examples, and adds up the gradients around a ring:
   2 (D - 1) / D of the time of two cores.
 
-What is left of the time on two cores counts as waiting: in a pipeline so much in each exchange of messages, the median
-over the networks; and for data-parallel so much in each batch and so much more for each array of gradients, a line
-through the networks. It is taken to hold for all networks and numbers of devices. As a check each network is predicted
-from the others.
+What is left of the time on two cores counts as waiting: so much in each batch, and so much more whenever the devices
+meet, to exchange messages or to add up an array of gradients. A line through all networks says how much. It is taken to
+hold for all networks and numbers of devices. As a check each network is predicted from the others.
 
 What more devices would do to the memory that they share is left out.
 """
@@ -24,10 +23,11 @@ What more devices would do to the memory that they share is left out.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from statistics import fmean, linear_regression, median
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+from scipy.stats import theilslopes
 
 import jaxlocal as jl
 from experiments.beyond import frontier
@@ -207,20 +207,22 @@ NO_WAIT = Wait(0.0, 0.0)
 
 
 def waits(recorded: Iterable[Record]) -> dict[str, Wait]:
-    """How long devices wait, by program; GPipe has one number.
+    """How long devices wait, by program; all numbers of micro-batches are alike.
 
-    In a pipeline it is the median over the networks, because each is a small difference of two timings, of which some
-    are disturbed. Data-parallel devices wait once in each batch, too, which shows where there are few arrays to add up.
+    Each point of the line is a small difference of two timings, of which some are disturbed. So it is the line of Theil
+    and Sen, whose slope is the median of those between two points. If all meet as often, all waiting is at meetings.
     """
     models = [Model(record) for record in recorded]
-    alike = (PIPELINE,), tuple(MICRO), (DATA_PARALLEL,)
-    found = {programs: [model.waited(program) for model in models for program in programs] for programs in alike}
-    fitted = {programs: Wait(0.0, median(wait / often for often, wait in own)) for programs, own in found.items()}
-    adding_up = found[DATA_PARALLEL,]
-    if len({often for often, _ in adding_up}) > 1:
-        line = linear_regression(*zip(*adding_up, strict=True))
-        fitted[DATA_PARALLEL,] = Wait(line.intercept, line.slope)
-    return {program: wait for programs, wait in fitted.items() for program in programs}
+    found: dict[str, Wait] = {}
+    for programs in (PIPELINE,), tuple(MICRO), (DATA_PARALLEL,):
+        often, waited = zip(*(model.waited(program) for model in models for program in programs), strict=True)
+        if len(set(often)) > 1:
+            line = theilslopes(waited, often, method="joint")
+            wait = Wait(float(line.intercept), float(line.slope))
+        else:
+            wait = Wait(0.0, median(waited) / often[0])
+        found |= dict.fromkeys(programs, wait)
+    return found
 
 
 def checks(recorded: Recorded) -> Iterator[Row]:
