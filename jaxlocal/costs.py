@@ -108,13 +108,19 @@ def _cost(step: Callable[[Any, Any], Any], state: Any, batch: Any, weights: Tree
     compiled = traced.lower().compile()
     memory: Any = compiled.memory_analysis()
     used = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    work = _counted(compiled) + _left_out(_without_dead_code(traced.jaxpr.jaxpr))
+    work = _of_program(traced, compiled)
     return Cost(
         work.operations,
         sum(leaf.size for leaf in jax.tree.leaves(weights)),
         work.words,
         used + memory.temp_size_in_bytes,
     )
+
+
+def operations(function: Callable[..., Any], *arguments: Any) -> float:
+    """The operations of a program with arguments of these shapes, as they are counted in a `Cost`."""
+    traced = jax.jit(function).trace(*arguments)
+    return _of_program(traced, traced.lower().compile()).operations
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,13 @@ class _Work:
         return _Work(times * self.operations, times * self.words)
 
 
+def _of_program(traced: Any, compiled: Any) -> _Work:
+    """The whole work: what XLA counts, and what it leaves out."""
+    program = traced.jaxpr.jaxpr
+    needed, *_ = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))  # XLA, too, removes dead code
+    return _counted(compiled) + _left_out(needed)
+
+
 def _counted(compiled: Any) -> _Work:
     """What XLA counts of a program, in which it counts one round of a loop."""
     counted = compiled.cost_analysis()
@@ -138,14 +151,15 @@ def _counted(compiled: Any) -> _Work:
 
 
 def _left_out(program: core.Jaxpr) -> _Work:
-    """The rounds of loops that XLA does not count: all but one of each `scan`."""
+    """The rounds of loops that XLA does not count: all of a `scan` but those that stand in the program."""
     total = _Work()
     for equation in program.eqns:
         inner = [(_left_out(body), body) for body in core.jaxprs_in_params(equation.params)]
         if equation.primitive.name == "scan":
             ((of_loops, body),) = inner
-            rounds = equation.params["length"]
-            total += rounds * of_loops + (rounds - 1) * _compiled(body)
+            rounds, unrolled = equation.params["length"], equation.params["unroll"]
+            stand = min(rounds, unrolled + rounds % unrolled)
+            total += rounds * of_loops + (rounds - stand) * _compiled(body)
         elif inner:  # of the branches of a condition XLA counts the one with the most operations
             total += max((work for work, _ in inner), key=lambda work: work.operations)
     return total
@@ -155,8 +169,3 @@ def _compiled(body: core.Jaxpr) -> _Work:
     """What XLA counts of one round of a loop."""
     run = core.jaxpr_as_fun(core.ClosedJaxpr(body, ()))
     return _counted(jax.jit(run).lower(*(variable.aval for variable in body.invars)).compile())
-
-
-def _without_dead_code(program: core.Jaxpr) -> core.Jaxpr:
-    """The program without what no result needs, as XLA compiles it."""
-    return partial_eval.dce_jaxpr(program, [True] * len(program.outvars))[0]

@@ -256,10 +256,10 @@ def test_every_round_of_a_loop_counts_but_no_loop_that_nothing_needs():
     """Three rounds of five products each, in one branch of a condition, and four more whose result is not used."""
     size = 64
 
-    def step(x, flag):
-        def several(x, rounds):
-            return jax.lax.scan(lambda x, _: (x @ x, None), x, None, length=rounds)[0]
+    def several(x, rounds, unroll=1):
+        return jax.lax.scan(lambda x, _: (x @ x, None), x, None, length=rounds, unroll=unroll)[0]
 
+    def step(x, flag):
         several(x, 4)
         thrice = jax.jit(lambda x: jax.lax.fori_loop(0, 3, lambda _, x: several(x, 5), x))
         return jax.lax.cond(flag, thrice, lambda x: x @ x, x), flag
@@ -268,6 +268,9 @@ def test_every_round_of_a_loop_counts_but_no_loop_that_nothing_needs():
     found = jaxlocal.costs._cost(step, *shapes, weights=())
     assert found.operations == pytest.approx(3 * 5 * 2 * size**3, rel=0.01)
     assert found.words == pytest.approx(3 * 5 * 3 * size**2, rel=0.5)
+    for unroll in (1, 3, 5, 10, 11):  # how many rounds stand in the program
+        counted = jaxlocal.costs.operations(lambda x, unroll=unroll: several(x, 10, unroll), shapes[0])
+        assert counted == pytest.approx(10 * 2 * size**3, rel=0.01)
 
 
 def of_an_example(net, *shape):
