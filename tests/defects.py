@@ -178,6 +178,27 @@ DEFECTS = (
         "theirs / ours for ours",
         "test_diagnostics.py::test_costs_are_those_that_can_be_counted_by_hand",
     ),
+    Defect(
+        "costs: one round of a loop counts, as XLA counts it",
+        "costs.py",
+        "return _counted(compiled) + _left_out(needed)",
+        "return _counted(compiled)",
+        "test_diagnostics.py::test_every_round_of_a_loop_counts_but_no_loop_that_nothing_needs",
+    ),
+    Defect(
+        "costs: a loop counts whose result nothing needs",
+        "costs.py",
+        "return _counted(compiled) + _left_out(needed)",
+        "return _counted(compiled) + _left_out(program)",
+        "test_diagnostics.py::test_every_round_of_a_loop_counts_but_no_loop_that_nothing_needs",
+    ),
+    Defect(
+        "data: a validation set becomes the test set",
+        "data/sets.py",
+        'if "test" not in found:',
+        "if False:",
+        "test_data.py::test_arrays_are_the_same_as_a_file_of_them",
+    ),
     # Local losses.
     Defect(
         "predsim: vectors are compared without subtracting their means",
