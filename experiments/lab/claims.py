@@ -44,7 +44,7 @@ CLAIMS: Sequence[Claim] = (
         "Associated Learning, Table 7",
         "The classes are farther apart, relative to their width, than in backpropagation",
         "After a few epochs it holds in the last hidden layer (the ratio is larger by a tenth to a half), and at "
-        "the output it is reversed (smaller by about a tenth)",
+        "the output it is reversed (smaller by a fifteenth to a sixth)",
     ),
     Claim(
         "al_bridges",

@@ -35,10 +35,11 @@ paper's schedule, in one seed, backpropagation has {al_table3/cnn_bp} on the van
 The paper's claim is that the classes are farther apart, relative to their own width, in Associated Learning than in
 backpropagation. On the narrow MLP, with the rates that the row chose (`mlp_512`) and with those of the search on MNIST
 (`mlp_512_tuned`), and on the vanilla CNN with small images (`cnn_small`), after a few epochs, this holds in the last
-hidden layer in every seed: the ratio is larger there by a half, by three tenths and by a tenth. At the output the order
-is reversed in every seed, and the ratio is smaller by about a tenth: there the classes of backpropagation, whose scores
-have no bounds, are farther apart. So the claim depends on the layer, and the paper does not say which one it has. `cnn`
-shows a single epoch, after which the codes of Associated Learning are still nearly the same for all images.""",
+hidden layer, which is a decoder in Associated Learning, in every seed: the ratio is larger there by a half, by three
+tenths and by a tenth. At the output the order is reversed in every seed, and the ratio is smaller by a fifteenth to a
+sixth: there the classes of backpropagation, whose scores have no bounds, are farther apart. So the claim depends on the
+layer, and the paper does not say which one it has. `cnn` shows a single epoch, after which the codes of Associated
+Learning are still nearly the same for all images.""",
     "al_tables5_6": """\
 The paper's claims are that the associated loss decreases from component to component, and that each component adds
 accuracy. On layers of 256 units, after few epochs, both hold for the second component and not for the third. The second
@@ -144,10 +145,11 @@ epoch: direct feedback alignment is best after its third one, and would then lea
 last of all, by less than a tenth of a point. SDTP and AO-SDTP are behind these five, alternating and in parallel; in
 the paper they are behind all but direct feedback alignment. The second epoch of forward training makes alternating SDTP
 worse, by about two points, and alternating AO-SDTP a little; on the fully connected network both get worse, too.
-Alternating SDTP ({bartunov_table1/mnist_lc_sdtp_alternating}) is the last. On CIFAR-10 the rates of Table 5 are so
-small that after so few epochs the methods lie within three points of each other, on both networks. The convolutional
-network has {bartunov_table1/cifar_lc_bp_convnet} after one epoch, and is ahead of the four methods that are run on the
-locally connected network after as many, as in the paper; this is one seed of each.
+Alternating SDTP ({bartunov_table1/mnist_lc_sdtp_alternating}) is the last. On CIFAR-10 the rates of Table 5 are small,
+and after four epochs, or one on the locally connected network, the methods lie within three points of each other,
+without the convolutional network. The convolutional network has {bartunov_table1/cifar_lc_bp_convnet} after one epoch,
+and is ahead of the four methods that are run on the locally connected network after as many, as in the paper; this is
+one seed of each.
 
 SDTP in parallel, with the settings that Table 5 prints for it, collapses again and again. From the second to the sixth
 epoch it has less than a quarter of the validation images right, and after sixteen epochs more than four fifths. Five
@@ -216,9 +218,10 @@ sensitive, and by the worst setting the two kinds of feedback alignment are more
 On CIFAR-10, fully connected, the same settings give another order. The medians of parallel AO-SDTP, backpropagation,
 parallel SDTP and direct feedback alignment are about three points below their best settings, that of alternating
 difference target propagation between three and four, and those of parallel difference target propagation, feedback
-alignment and alternating SDTP about six. The best setting of parallel AO-SDTP is worse than the median of
-backpropagation, so that it has less to lose. Eight settings after an epoch or two neither confirm nor refute the
-paper's finding here: with none of them has any method many more than a third of the images right.""",
+alignment and alternating SDTP about six. The best settings of parallel AO-SDTP and SDTP and of both kinds of feedback
+alignment are worse than the median of backpropagation, so that a distance in points means less for them. Eight settings
+after an epoch or two neither confirm nor refute the paper's finding here: with none of them has any method many more
+than a third of the images right.""",
     "bartunov_figures6_7": """\
 The paper's claim is that SDTP fits an autoencoder less well than difference target propagation and backpropagation, but
 that its reconstructions look alike. Its first half holds after three epochs of one seed: the error of SDTP is more than
