@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -515,6 +516,16 @@ def test_the_driver_leaves_what_does_not_fit_and_goes_on_with_it(minutes, monkey
     minutes("--minutes", "5", "--quick")
     assert ran == ["short", "ours", "long"]
     assert "not recorded: 1 rows that have begun" in capsys.readouterr().out
+
+
+def test_no_row_may_begin_for_longer_than_the_part_of_the_time_for_beginnings(minutes, monkeypatch):
+    """Otherwise a long row could use up the time in which shorter ones would be trained."""
+    left = []
+    monkeypatch.setattr(Case, "price", lambda self, task: left.append(task.until - time.monotonic()) or float("inf"))
+    trained = []
+    monkeypatch.setattr(driver, "run_row", lambda task: trained.append(task.until - time.monotonic()))
+    minutes("--minutes", "5", "--quick")
+    assert left and max(left) <= driver.PRICING * 5 * 60 < min(trained)
 
 
 def test_rows_of_convolutions_have_a_program_for_each_seed_on_an_accelerator(monkeypatch):

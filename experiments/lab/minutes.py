@@ -88,7 +88,8 @@ def _priced(waiting: list[tuple[Task, Case]], until: float, failed: list[str]) -
     enough = time.monotonic() + PRICING * (until - time.monotonic())
     while waiting and time.monotonic() < enough:
         task, case = waiting.pop(0)
-        seconds = _attempt(partial(case.price, task), task, failed)
+        beginning = task._replace(until=min(task.until, enough))
+        seconds = _attempt(partial(case.price, beginning), task, failed)
         if seconds is not None:
             priced.append(Priced(task, case, seconds))
             print(f"{priced[-1].name} needs {_in_words(seconds)}", flush=True)
