@@ -106,15 +106,15 @@ def _cost(step: Callable[[Any, Any], Any], state: Any, batch: Any, weights: Tree
     """The cost of a program that replaces its state, which it need not keep."""
     traced = jax.jit(step, donate_argnums=0).trace(state, batch)
     compiled = traced.lower().compile()
-    memory: Any = compiled.memory_analysis()
-    used = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     work = _of_program(traced, compiled)
-    return Cost(
-        work.operations,
-        sum(leaf.size for leaf in jax.tree.leaves(weights)),
-        work.words,
-        used + memory.temp_size_in_bytes,
-    )
+    return Cost(work.operations, sum(leaf.size for leaf in jax.tree.leaves(weights)), work.words, memory(compiled))
+
+
+def memory(compiled: Any) -> int:
+    """The bytes that a compiled program needs on a device at its worst moment: what it is given, and all it makes."""
+    counted = compiled.memory_analysis()
+    made = counted.output_size_in_bytes - counted.alias_size_in_bytes + counted.temp_size_in_bytes
+    return counted.argument_size_in_bytes + made
 
 
 def operations(function: Callable[..., Any], *arguments: Any) -> float:

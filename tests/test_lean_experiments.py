@@ -371,10 +371,10 @@ def test_compile_time(tmp_path, monkeypatch):
 
 
 class Known:
-    """A worker that knows what components cost, and what arrays take."""
+    """A worker that knows what components cost."""
 
     def __init__(self, make, *arguments, cores):
-        self._known = jl.pipeline.Costs((2.0, 1.0), (1, 1)) if make is shared.costs else 5.0
+        assert make is shared.costs
 
     def __enter__(self):
         return self
@@ -383,21 +383,27 @@ class Known:
         pass
 
     def ask(self):
-        return self._known
+        return jl.pipeline.Costs((2.0, 1.0), (1, 1))
 
 
 @pytest.mark.slow
 def test_the_programs_of_a_problem(tiny, monkeypatch):
     """Backpropagation in all ways and Associated Learning in all ways; none of them is started."""
     monkeypatch.setattr(time_to_accuracy, "Worker", Known)
-    found = time_to_accuracy.programs("tiny", tiny("bp", steps=3), [0, 1])
+    tiny("bp")
+    found = time_to_accuracy.programs("tiny", [0, 1])
     assert found[0].name == "bp" and found[0].devices == 1
     names = {program.name for program in found}
-    micro = {f"bp, {words} of {count}" for words in ("GPipe", "1F1B") for count in time_to_accuracy.MICRO}
+    micro = {f"bp, {words} of {count}" for words in ("GPipe", "1F1B") for count in (2, 4)}
     assert names == micro | {
         *("bp", "bp, both cores", "bp, data-parallel"),
         *("al_2", "al_2, both cores", "al_2, pipeline", "al_paper, pipeline"),
     }
-    assert all(program.facts["MB"] > 0 for program in found)
     pipelines = [program for program in found if program.name.endswith("pipeline")]
-    assert [program.arguments[-1] for program in pipelines] == [(1, 1)] * 2  # the stages
+    assert [program.facts["stages"] for program in pipelines] == ["1+1"] * 2
+    assert [program.make.keywords["stages"] for program in pipelines] == [(1, 1)] * 2
+
+
+@pytest.mark.parametrize(("batch", "micro"), [(512, [2, 4, 8, 16, 32]), (32, [2, 4, 8]), (8, [2])])
+def test_each_micro_batch_has_several_examples(batch, micro):
+    assert time_to_accuracy.micro_batches(batch) == micro

@@ -583,6 +583,8 @@ def test_rules_with_a_backward_pass_are_refused(name):
             r"^sizes=\(1, 2\): must sum to 2, the number of components",
         ),
         (lambda: jl.pipeline.balance([1.0, -2.0], 2), ValueError, r"^costs=-2\.0: must be zero or more"),
+        (lambda: jl.pipeline.Schedule(0, 2), ValueError, "^batches=0: must be at least 1"),
+        (lambda: jl.pipeline.Schedule(3, 2.0), TypeError, r"^stages=2\.0: must be a whole number"),
         (
             lambda: jl.pipeline.Schedule(3, 2).trace("x.json", (1.0,)),
             ValueError,

@@ -68,6 +68,12 @@ def test_a_line_of_speeds():
     assert "500 (400 to 1000)" in tables.text([line]) and "2 (1.5 to 2)" in tables.text([line])
 
 
+def test_the_memory_of_a_program_is_that_of_its_batches_and_of_what_it_keeps():
+    """The state of 1000 floats, which is replaced, and three batches of as many."""
+    found = shared.megabytes(lambda s, b: (s + b.sum(0), None), lambda *_: jnp.zeros(1000), jnp.ones(1000), 3)
+    assert found() == pytest.approx((1 + 3) * 4000 / 1e6)
+
+
 @pytest.mark.slow
 @needs_two_cores
 def test_speed(tmp_path, capsys):

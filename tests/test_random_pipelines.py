@@ -12,7 +12,7 @@ from jaxlocal.layers import conv, dense
 
 BATCH, CLASSES = 4, 3
 QUICK = ((5, 3), (6, 3))  # of four and two devices; each a seed and the largest number of blocks
-SLOW = (9, 3), (23, 3)  # of one and three devices
+SLOW = (9, 3), (23, 3), (30, 7), (31, 7), (33, 7)  # of one device to five
 
 
 def random_net(rng, count):

@@ -9,7 +9,7 @@ A device holds its own weights, optimizer state, gradients and activations only.
 same arrays (see `jaxlocal.pipeline.packing`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 import jaxlocal as jl
 from experiments.speed.backprop_schedule import NOTHING, Schedule, Timetable
 from experiments.speed.backprop_stage import Stage, layer_costs, make_stages
-from experiments.speed.shared import ADAM, Batch, Problem, Timed, timed
+from experiments.speed.shared import ADAM, Batch, Finds, Problem, timed
 from jaxlocal.network import Tree, neighbours
 from jaxlocal.pipeline.devices import Devices, on_host
 from jaxlocal.pipeline.packing import Packing, Slots, pack, packing, unpack, zeros
@@ -62,16 +62,6 @@ class Layout(NamedTuple):
     opt: Packing
     messages: Packing  # a form for each stage but the last: the activations that it sends
     kept: Packing  # each leaf has an axis for the micro-batches that the stage holds at a time
-
-
-class Memory(NamedTuple):
-    """The bytes of each array on a device."""
-
-    weights: int
-    opt: int
-    grads: int
-    kept: int
-    messages: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,16 +137,6 @@ class BackpropPipeline:
 
         state, losses = self._devices.run(here, state, batches, check_vma=False)
         return state, losses[-len(batches[0]) :]  # those of the last device
-
-    def memory(self, batch: Batch) -> Memory:
-        """The bytes on each device, which are those of the largest stage; for batches of these shapes."""
-        layout = self.layout(batch)
-
-        def size(packing: Packing) -> int:
-            return sum(prod(slot.shape) * slot.dtype.itemsize for slot in packing.slots)
-
-        weights, opt, kept, messages = map(size, (layout.weights, layout.opt, layout.kept, layout.messages))
-        return Memory(weights, opt, weights, kept, 4 * messages)
 
     @property
     def _devices(self) -> Devices:
@@ -337,8 +317,13 @@ def _spent(slots: Slots) -> Slots:
 
 
 def backprop_pipeline(
-    problem: Problem, steps: int, schedule: Schedule, micro: int, stages: Sequence[int] | None = None
-) -> Timed:
+    problem: Problem,
+    steps: int,
+    schedule: Schedule,
+    micro: int,
+    stages: Sequence[int] | None = None,
+    find: Finds = timed,
+) -> Callable[[], float]:
     """Pipelined backpropagation of the problem's network over all devices, once its gradients have been checked.
 
     The optimizer is Adam. Without `stages` the layers are cut by their numbers of operations.
@@ -355,7 +340,7 @@ def backprop_pipeline(
     def init(key: jax.Array, batch: Batch) -> State:
         return pipe.place(jax.jit(rule.init)(key, batch).components[0].weights["forward"], batch)
 
-    return timed(pipe.run, init, batch, steps)
+    return find(pipe.run, init, batch, steps)
 
 
 def gradient_error(net: jl.Network, mesh: Mesh, sizes: tuple[int, ...], timetable: Timetable, batch: Batch) -> float:

@@ -9,7 +9,8 @@ does the same, and what the devices send each other:
   slowest stage and the messages to the next one;
 - GPipe over D devices takes the passes of M micro-batches through the slowest stage and those of one through each of
   the others, M + D - 2 exchanges of messages up and as many down, and the step of the optimizer; of several numbers of
-  micro-batches the fastest counts;
+  micro-batches the fastest counts. By this model 1F1B takes as long: its devices idle as much, and meet as often. What
+  it saves is memory;
 - data-parallel backpropagation takes the step on its share of the examples, and adds up the gradients around a ring:
   2 (D - 1) / D of the time of two cores.
 

@@ -15,6 +15,7 @@ from jax import lax
 import jaxlocal as jl
 from experiments.lab.experiment import CannotRun
 from experiments.lab.workers import Worker, at_once, available_cores
+from jaxlocal.costs import memory
 from jaxlocal.network import neighbours
 from jaxlocal.pipeline.stages import Stage, learn_stage, steps
 from jaxlocal.rule import Learn, Message
@@ -27,12 +28,39 @@ STEPS = 10  # of a stage in one timed program
 Batch = tuple[jax.Array, jax.Array]
 Problem = Callable[[], tuple[jl.Rule, Batch]]  # makes a rule and a batch
 Timed = Callable[[], float]  # runs a program once, and returns its seconds for each batch
+Finds = Callable[..., Callable[[], float]]  # `timed`, or what takes the same
 
 
-def sequential(problem: Problem, steps: int) -> Timed:
+def timed(run: Callable[..., Any], init: Callable[..., Any], batch: Any, steps: int) -> Timed:
+    """A program over `steps` times the same batch, compiled."""
+    batches, state = _several(batch, steps), init(jax.random.key(0), batch)
+    program = jax.jit(run, donate_argnums=0)
+
+    def call() -> float:
+        nonlocal state
+        start = time.perf_counter()
+        state, _ = jax.block_until_ready(program(state, batches))
+        return (time.perf_counter() - start) / steps
+
+    call()  # the first call compiles
+    return call
+
+
+def megabytes(run: Callable[..., Any], init: Callable[..., Any], batch: Any, steps: int) -> Callable[[], float]:
+    """The memory that the same program needs on a device, as XLA counts it."""
+    program, state = jax.jit(run, donate_argnums=0), init(jax.random.key(0), batch)
+    compiled = program.lower(state, _several(batch, steps)).compile()
+    return lambda: memory(compiled) / 1e6
+
+
+def _several(batch: Any, steps: int) -> Any:
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (steps, *leaf.shape)), batch)
+
+
+def sequential(problem: Problem, steps: int, find: Finds = timed) -> Callable[[], float]:
     """The rule itself, batch after batch, on one device."""
     rule, batch = problem()
-    return timed(lambda params, batches: lax.scan(rule.step, params, batches), jax.jit(rule.init), batch, steps)
+    return find(lambda params, batches: lax.scan(rule.step, params, batches), jax.jit(rule.init), batch, steps)
 
 
 def split(problem: Problem) -> tuple[jl.Rule, Batch]:
@@ -41,11 +69,17 @@ def split(problem: Problem) -> tuple[jl.Rule, Batch]:
     return jl.data_parallel(rule, jl.pipeline.mesh(data=len(jax.devices()))), batch
 
 
-def pipeline(problem: Problem, steps: int, stages: Sequence[int] | None = None, devices: int | None = None) -> Timed:
+def pipeline(
+    problem: Problem,
+    steps: int,
+    stages: Sequence[int] | None = None,
+    devices: int | None = None,
+    find: Finds = timed,
+) -> Callable[[], float]:
     """The rule as a pipeline over devices, by default all, and the drain, which takes a few ticks more."""
     rule, batch = problem()
     pipe = jl.pipelined(rule, jl.pipeline.mesh(component=devices or len(jax.devices())), stages=stages)
-    return timed(pipe.run, pipe.init, batch, steps)
+    return find(pipe.run, pipe.init, batch, steps)
 
 
 def costs(problem: Problem) -> Callable[[], jl.pipeline.Costs]:
@@ -89,22 +123,6 @@ def busy(make: Callable[..., Callable[[], Any]], *arguments: Any, cores: Sequenc
 def over_cores(seconds: Sequence[Sequence[float]]) -> list[float]:
     """The mean over the cores of each component or stage."""
     return [fmean(both) for both in zip(*seconds, strict=True)]
-
-
-def timed(run: Callable[..., Any], init: Callable[..., Any], batch: Any, steps: int) -> Timed:
-    """A program over `steps` times the same batch, compiled."""
-    batches = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (steps, *leaf.shape)), batch)
-    state = init(jax.random.key(0), batch)
-    program = jax.jit(run, donate_argnums=0)
-
-    def call() -> float:
-        nonlocal state
-        start = time.perf_counter()
-        state, _ = jax.block_until_ready(program(state, batches))
-        return (time.perf_counter() - start) / steps
-
-    call()  # the first call compiles
-    return call
 
 
 def two_cores() -> list[int]:

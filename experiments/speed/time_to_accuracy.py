@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from statistics import fmean, median, stdev
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import jax
 import numpy as np
 
 import jaxlocal as jl
@@ -29,22 +28,22 @@ from experiments.lab.records import Record, Row
 from experiments.lab.workers import Worker, take_turns
 from experiments.papers.al_text import deep
 from experiments.papers.al_text.shared import sequences
-from experiments.speed.backprop_pipeline import BackpropPipeline, backprop_pipeline, balanced
+from experiments.speed.backprop_pipeline import backprop_pipeline, balanced
 from experiments.speed.backprop_schedule import Schedule, gpipe, one_forward_one_backward
 from experiments.speed.reached import Reached, goal_of, reached, trainings
 from experiments.speed.shared import (
-    ADAM,
     DEVICES,
     Batch,
+    Finds,
     Problem,
-    Timed,
     costs,
+    megabytes,
     pipeline,
     sequential,
     split,
+    timed,
     two_cores,
 )
-from jaxlocal.network import neighbours
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +52,8 @@ PROBLEMS = "wide_512", "wide_64", "cifar_512", "cifar", *deep.NAMES
 EITHER = "wide_512", "wide_64"  # the same network and data
 FULL, QUICK = Budget(rounds=9, steps=20), Budget(rounds=3, steps=5)
 BATCHES = "batches in an epoch"  # as a setting of the records
-MICRO = 2, 4, 8  # numbers of micro-batches
+MICRO = 2, 4, 8, 16, 32  # numbers of micro-batches
+FEWEST = 4  # examples in a micro-batch
 SCHEDULES: Mapping[str, Schedule] = {"GPipe": gpipe, "1F1B": one_forward_one_backward}
 WAYS = tuple(f"bp, {words}" for words in SCHEDULES)  # each of which has several programs
 
@@ -65,9 +65,12 @@ class Program(NamedTuple):
     contender: str  # whose trainings say how many epochs it needs
     devices: int
     cores: Sequence[int] | None  # None: all cores, without pinning
-    make: Callable[..., Timed]
-    arguments: tuple[Any, ...]
-    facts: Row  # what is known without a measurement: the bubble, and the megabytes on a device
+    make: Callable[..., Callable[[], float]]  # of the number of steps, and of what to find
+    facts: Row  # what is known without a measurement: the stages, and the bubble
+
+    def worker(self, steps: int, find: Finds = timed) -> Worker:
+        """Times the program in a process of its own, or finds something else."""
+        return Worker(partial(self.make, steps=steps, find=find), cores=self.cores)
 
 
 class Contest(NamedTuple):
@@ -97,76 +100,61 @@ def problem(name: str, contender: str) -> tuple[jl.Rule, Batch]:
     return contest(name).step(contender)
 
 
-def programs(name: str, task: Task, cores: Sequence[int]) -> list[Program]:
+def programs(name: str, cores: Sequence[int]) -> list[Program]:
     """All programs of a problem; the first is backpropagation on one device."""
-    steps = task.budget["steps"]
     entered, bp = contest(name), partial(problem, name, "bp")
-    whole = {"MB": counted(name, "bp").rule.memory / 1e6}
     found = [
-        *_on_one_device(name, "bp", whole, steps, cores),
-        Program("bp, data-parallel", "bp", DEVICES, cores, sequential, (partial(split, bp), steps), whole),
+        *_on_one_device("bp", bp, cores),
+        Program("bp, data-parallel", "bp", DEVICES, cores, partial(sequential, partial(split, bp)), {}),
         *(
-            _micro_batches(name, words, schedule, micro, steps, cores)
+            _micro_batches(words, schedule, micro, bp, cores)
             for words, schedule in SCHEDULES.items()
-            for micro in MICRO
+            for micro in micro_batches(len(bp()[1][0]))
         ),
     ]
     for contender in (*entered.lean, *entered.paper):
-        cost, rule = counted(name, contender), partial(problem, name, contender)
+        rule = partial(problem, name, contender)
         with Worker(costs, rule, cores=cores[:1]) as worker:
             stages = jl.pipeline.balance(worker.ask().seconds, DEVICES)
-        largest = max(sum(cost.components[i].memory for i in group) for group in neighbours(stages))
-        known = {"stages": "+".join(map(str, stages)), "MB": largest / 1e6, "bubble": 0.0}
-        arguments = rule, steps, stages
-        found.append(Program(f"{contender}, pipeline", contender, DEVICES, cores, pipeline, arguments, known))
+        known = {"stages": "+".join(map(str, stages)), "bubble": 0.0}
+        make = partial(pipeline, rule, stages=stages)
+        found.append(Program(f"{contender}, pipeline", contender, DEVICES, cores, make, known))
         if contender in entered.lean:
-            found += _on_one_device(name, contender, {"MB": cost.rule.memory / 1e6}, steps, cores)
+            found += _on_one_device(contender, rule, cores)
     return found
 
 
-def _on_one_device(name: str, contender: str, known: Row, steps: int, cores: Sequence[int]) -> list[Program]:
+def _on_one_device(contender: str, rule: Problem, cores: Sequence[int]) -> list[Program]:
     """The rule itself on one core, and as one program on both."""
-    arguments = partial(problem, name, contender), steps
+    make = partial(sequential, rule)
     return [
-        Program(contender, contender, 1, cores[:1], sequential, arguments, known),
-        Program(f"{contender}, both cores", contender, 1, None, sequential, arguments, known),
+        Program(contender, contender, 1, cores[:1], make, {}),
+        Program(f"{contender}, both cores", contender, 1, None, make, {}),
     ]
 
 
-def counted(name: str, contender: str) -> jl.diagnostics.CostTable:
-    """What a step of the rule takes, as XLA counts it."""
-    return jl.diagnostics.costs(*problem(name, contender))
+def micro_batches(batch: int) -> list[int]:
+    """The numbers of micro-batches to try; each has several examples."""
+    return [micro for micro in MICRO if batch // micro >= FEWEST]
 
 
-def _micro_batches(name: str, words: str, schedule: Schedule, micro: int, steps: int, cores: Sequence[int]) -> Program:
+def _micro_batches(words: str, schedule: Schedule, micro: int, bp: Problem, cores: Sequence[int]) -> Program:
     """Pipelined backpropagation."""
-    bp = partial(problem, name, "bp")
     rule, batch = bp()
     stages = balanced(rule.net, batch, DEVICES, micro)
-    with Worker(of_arrays, bp, schedule, micro, stages, cores=cores) as worker:
-        memory = worker.ask()
-    known = {"stages": "+".join(map(str, stages)), "bubble": schedule(DEVICES, micro).bubble(), "MB": memory}
-    arguments = bp, steps, schedule, micro, stages
-    return Program(f"bp, {words} of {micro}", "bp", DEVICES, cores, backprop_pipeline, arguments, known)
-
-
-def of_arrays(rule: Problem, schedule: Schedule, micro: int, stages: tuple[int, ...]) -> Callable[[], float]:
-    """The megabytes of all arrays of pipelined backpropagation on a device of this process."""
-    bp, batch = rule()
-    mesh = jl.pipeline.mesh(stage=len(jax.devices()))
-    pipe = BackpropPipeline(bp.net, ADAM, mesh, stages, schedule(mesh.size, micro))
-    return lambda: sum(pipe.memory(batch)) / 1e6
+    known = {"stages": "+".join(map(str, stages)), "bubble": schedule(DEVICES, micro).bubble()}
+    make = partial(backprop_pipeline, bp, schedule=schedule, micro=micro, stages=stages)
+    return Program(f"bp, {words} of {micro}", "bp", DEVICES, cores, make, known)
 
 
 def measure(name: str, task: Task) -> Iterator[Outcome]:
-    """Time every program of a problem, in turn."""
-    cores = two_cores()
-    made = programs(name, task, cores)
+    """Find the memory of every program of a problem, and time them in turn."""
+    made, memory = programs(name, two_cores()), {}
+    for program in made:
+        with program.worker(1, megabytes) as worker:
+            memory[program.name] = worker.ask()
     with ExitStack() as stack:
-        workers = {
-            program.name: stack.enter_context(Worker(program.make, *program.arguments, cores=program.cores))
-            for program in made
-        }
+        workers = {program.name: stack.enter_context(program.worker(task.budget["steps"])) for program in made}
         seconds = take_turns({name: worker.ask for name, worker in workers.items()}, task.budget["rounds"], warm_up=1)
     size, examples = len(problem(name, "bp")[1][0]), len(contest(name).splits().train[0])
     rows = []
@@ -180,6 +168,7 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
                 "ms a batch": records.milliseconds(own),
                 "p05, p95 ms": [float(f"{1e3 * value:.4g}") for value in np.percentile(own, [5, 95])],
                 "examples a second": round(size / median(own)),
+                "MB": memory[program.name],
                 **program.facts,
             }
         )
@@ -339,9 +328,9 @@ EXPERIMENT = Experiment(
     rows={name: Job(FULL, QUICK, partial(measure, name)) for name in PROBLEMS},
     note=(
         f"A device is a pinned core; of GPipe and 1F1B the fastest of {', '.join(map(str, MICRO))} micro-batches is "
-        "shown. Epochs are those until the validation accuracy is at least that of "
-        "the worst of backpropagation's runs at their end: mean over the seeds ± sample standard deviation. Memory is "
-        "that of the device which needs most, as XLA counts it; for GPipe and 1F1B the sum of their arrays."
+        f"shown, but of none with fewer than {FEWEST} examples. Epochs are those until the validation accuracy is at "
+        "least that of the worst of backpropagation's runs at their end: mean over the seeds ± sample standard "
+        "deviation. Memory is what the program of a batch needs on a device, as XLA counts it."
     ),
     tables=(table, advantage),
     draw=draw,

@@ -144,7 +144,6 @@ class Pipeline:
 
     def schedule(self, batches: int) -> Schedule:
         """The timetable for this number of batches: ticks, utilisation, bubble."""
-        checks.positive_int("batches", batches)
         return Schedule(batches, len(self.stages))
 
     @property

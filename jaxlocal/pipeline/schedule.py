@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from jaxlocal import checks
 
 
-class Schedule(NamedTuple):
+@dataclass(frozen=True)
+class Schedule:
     """The timetable of a number of batches through a number of stages; the pipeline is empty before and after.
+
+    Both numbers are 1 or more.
 
     Example:
       >>> schedule = jl.pipeline.Schedule(batches=4, stages=2)
@@ -27,6 +30,11 @@ class Schedule(NamedTuple):
 
     batches: int
     stages: int
+
+    def __post_init__(self) -> None:
+        """Refuse numbers of which there is no timetable."""
+        checks.positive_int("batches", self.batches)
+        checks.positive_int("stages", self.stages)
 
     @property
     def ticks(self) -> int:
@@ -60,7 +68,7 @@ class Schedule(NamedTuple):
         It is one, however many stages there are. A pipeline of backpropagation keeps the activations of a batch until
         its error comes back.
         """
-        return min(self.batches, 1)
+        return 1
 
     def table(self) -> np.ndarray:
         """The number of the batch from which each stage learns at each tick, (ticks, stages); -1 where it waits."""
