@@ -43,13 +43,15 @@ class Divided(NamedTuple):
     cuts: Sequence[Sequence[int]]
 
 
-def unlike(cut: Sequence[int], shapes: Callable[[tuple[int, ...]], Any]) -> Iterator[tuple[tuple[int, ...], int]]:
+def unlike(cut: Sequence[int], work_on: Callable[[tuple[int, ...]], Tree]) -> Iterator[tuple[tuple[int, ...], int]]:
     """Stages that differ from each other, and how many are like each of them.
 
-    The first stage and the last one do other work than those between them. These differ by their `shapes`.
+    The first stage and the last one do other work than those between them. These differ by the shapes of the arrays
+    that they work on.
     """
     stages = neighbours(cut)
-    kinds = [(stage == stages[0], stage == stages[-1], str(shapes(stage))) for stage in stages]
+    shapes = [str(jax.tree.map(jnp.shape, work_on(stage))) for stage in stages]
+    kinds = [(stage == stages[0], stage == stages[-1], own) for stage, own in zip(stages, shapes, strict=True)]
     for kind, count in Counter(kinds).items():
         yield stages[kinds.index(kind)], count
 
@@ -106,7 +108,7 @@ def _al_stages(al: Divided) -> Iterator[Piece]:
         return tuple(components[i] for i in stage), messages[stage[0]]
 
     for cut in al.cuts:
-        for stage, alike in unlike(cut, lambda stage: jax.tree.map(jnp.shape, work_on(stage))):
+        for stage, alike in unlike(cut, work_on):
             yield al_stage(len(cut)), alike, partial(learned, learn, stage), *work_on(stage)
 
 
@@ -134,7 +136,7 @@ def _bp_stages(bp: Divided, micro: Sequence[int]) -> Iterator[Piece]:
         return tuple(weights[i] for i in stage)
 
     for cut in bp.cuts:
-        for numbers, alike in unlike(cut, lambda stage: jax.tree.map(jnp.shape, work_on(stage))):
+        for numbers, alike in unlike(cut, work_on):
             own = work_on(numbers)
             gradients = jax.tree.map(lambda leaf: 1e-3 * leaf, own)  # any will do
             yield bp_update(len(cut)), alike, _update, (own, ADAM.init(own)), gradients
