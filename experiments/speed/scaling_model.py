@@ -41,3 +41,8 @@ def measured_tick(batch: float, batches: int, devices: int) -> float:
 def gpipe_epoch(batches: int, devices: Any, micro: int, step: Any) -> Any:
     """Seconds of an epoch of backpropagation as in GPipe, for a number of devices or an array of them."""
     return batches * (micro + devices - 1) / micro * step / devices
+
+
+def gpipe_step(batch: Any, devices: int, micro: int) -> Any:
+    """Seconds of all work on a batch, where GPipe over so many devices takes `batch` seconds for it."""
+    return batch / gpipe_epoch(1, devices, micro, 1.0)
