@@ -83,6 +83,8 @@ def _table(name: str) -> str:
         return tables.markdown(list(time_to_accuracy.advantage(time_to_accuracy.EXPERIMENT.recorded())))
     if name == "many_devices/checks":
         return tables.markdown(list(many_devices.checks(many_devices.EXPERIMENT.recorded())))
+    if name == "many_devices/efficiency":
+        return tables.markdown(list(many_devices.efficiency(many_devices.EXPERIMENT.recorded())))
     if name.startswith("rank/"):
         return _standings(name.removeprefix("rank/"))
     if name in COMPARISONS:

@@ -324,7 +324,7 @@ def test_a_rule_of_which_a_seed_does_not_arrive_has_no_seconds(monkeypatch):
 
 
 def test_costs(tmp_path, monkeypatch):
-    small = costs.Net(jl.models.mlp((16,) * 2), "small", (8,), 4)
+    small = costs.Net(jl.models.mlp((16,) * 2), "small", costs.floats(4, 8))
     rules = {name: costs.RULES[name] for name in ("drtp", "al", "al, paper's codes")}
     monkeypatch.setattr(costs, "NETS", {"mlp": small})
     monkeypatch.setattr(costs, "RULES", rules)

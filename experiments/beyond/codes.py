@@ -25,7 +25,16 @@ from jaxlocal.parts import block_groups
 from jaxlocal.rule import Batch, Component
 
 # The rates that the frontier found, by problem and number of components.
-RATES = {("mnist", 8): 8e-3, ("cifar", 4): 4e-3, ("cifar", 8): 4e-3, ("wide_64", 4): 4e-3, ("resnet", 4): 4e-3}
+RATES = {
+    ("mnist", 8): 8e-3,
+    ("fashion", 1): 5e-4,
+    ("fashion", 8): 4e-3,
+    ("cifar", 4): 4e-3,
+    ("cifar", 8): 4e-3,
+    ("wide_64", 4): 4e-3,
+    ("resnet", 1): 4e-3,
+    ("resnet", 4): 4e-3,
+}
 IMAGES = 1000  # how many are measured at once
 CODES = jl.codes.lean
 WIDTH = 64  # the units of its codes

@@ -15,7 +15,7 @@ import jax
 import optax
 
 import jaxlocal as jl
-from experiments.beyond.shared import DEEP_RATES, LOW_RATES, PROBLEMS, RATES, Problem
+from experiments.beyond.shared import DEEP_RATES, LOWER, PROBLEMS, RATES, Problem
 from experiments.lab import figures, records, tables
 from experiments.lab.experiment import Budget, CannotRun, Entry, Experiment, Job, Outcome, Recorded, Task
 from experiments.lab.main import main
@@ -44,6 +44,7 @@ LONGER = "_long"  # at the end of a contender's name: twice the epochs, with the
 AVERAGED = "_average"  # the same training, and the prediction is the mean over the components
 GRID = "_grid_"  # before the number of cells along each axis that the bridges read; the prediction is the mean, too
 WIDTH = "_width_"  # before the units of a code; the prediction is the mean, too
+MORE = "_more_rates"  # at the end of a contender's name: it has more rates to choose from than the others
 Make = Callable[[jl.Network, optax.GradientTransformation], jl.Rule]
 
 
@@ -56,17 +57,21 @@ def contenders(problem: Problem) -> dict[str, Make]:
         if count in problem.components:
             plain[f"al_{count}"] = partial(jl.rules.al, components=count, average=False)
     longer = {name + LONGER: plain[name] for name in problem.longer}
+    more: dict[str, Make] = {f"bp{MORE}": jl.rules.bp} if problem.more_rates else {}
     grids = {
         f"al_4{GRID}{grid}": partial(jl.rules.al, components=4, bridge=jl.codes.pooled(jl.codes.one_layer, grid))
         for grid in problem.grids
     }
-    widths = {f"al_4{WIDTH}{width}": partial(jl.rules.al, components=4, width=width) for width in problem.widths}
+    widths = {
+        f"al_{count}{WIDTH}{width}": partial(jl.rules.al, components=count, width=width)
+        for count, width in problem.widths
+    }
     narrow = partial(jl.rules.al, components=4, bridge=jl.codes.pooled(jl.codes.low_rank))
     ranks = {"al_4_low_rank": narrow} if problem.low_rank else {}
     paper = partial(jl.rules.al, components=problem.paper, codes=jl.codes.paper)
     others = {"al_paper": paper} if problem.paper else {}
     feedback = {"dfa": jl.rules.dfa, "drtp": jl.rules.drtp} if problem.feedback else {}
-    return {**plain, **longer, **grids, **widths, **ranks, **others, **feedback}
+    return {**plain, **longer, **more, **grids, **widths, **ranks, **others, **feedback}
 
 
 def shown_as(contender: str) -> str:
@@ -74,6 +79,8 @@ def shown_as(contender: str) -> str:
 
     The records call that one `al_4_average`, and `al_4` the rule whose last component alone predicts.
     """
+    if contender.endswith(MORE):
+        return f"{contender.removesuffix(MORE)}, more rates"
     name = contender.removesuffix(LONGER)
     last = ", last" if name.removeprefix("al_").isdigit() and name != "al_1" else ""
     longer = ", longer" if name != contender else ""
@@ -84,6 +91,7 @@ def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:
     """Choose the rate, then train the seeds; there is an outcome after every training."""
     problem = PROBLEMS[name]
     splits, base = problem.splits(), contender.removesuffix(LONGER)
+    rates = (*problem.rates, *problem.more_rates) if contender.endswith(MORE) else problem.rates
     search = max(1, task.budget["epochs"] // SEARCH)
     epochs = task.budget["epochs"] * (2 if contender != base else 1)
     settings = {
@@ -92,7 +100,7 @@ def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:
         "net": problem.words,
         "batch_size": problem.batch,
         "epochs": epochs,
-        "rates": list(problem.rates),
+        "rates": list(rates),
         "epochs for each rate": search,
     }
     begun = task.begun(settings)
@@ -105,7 +113,7 @@ def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:
         budget = Budget(epochs=epochs if trained else 0, seeds=len(trained))
         return Outcome([row], settings | {"seeds": trained}, budget, message, NOTES.get(problem.data, ""))
 
-    for rate in problem.rates[len(row["trials"]) :]:
+    for rate in rates[len(row["trials"]) :]:
         trial = train(problem, contender, splits, rate, search, seed=0)
         row["trials"].append({"rate": rate, "validation": trial["history"][-1]})
         yield outcome(f"{task.row}: rate {rate}: {100 * trial['history'][-1]:.2f} % on the validation set")
@@ -152,7 +160,7 @@ def programs(problem: Problem) -> dict[str, str]:
 
 def program(contender: str) -> str:
     """The name of a contender's step."""
-    return contender.removesuffix(LONGER).removesuffix(AVERAGED)
+    return contender.removesuffix(LONGER).removesuffix(AVERAGED).removesuffix(MORE)
 
 
 def count(name: str, task: Task) -> Iterator[Outcome]:
@@ -197,7 +205,7 @@ def rows() -> dict[str, Entry]:
     return found
 
 
-COLUMNS = "test %", "below BP", "operations", "time", "weights", "memory", "rate", "epochs", "seeds"
+COLUMNS = "validation %", "test %", "below BP", "operations", "time", "weights", "memory", "rate", "epochs", "seeds"
 
 
 def table(recorded: Recorded) -> Iterator[Row]:
@@ -212,7 +220,9 @@ def table(recorded: Recorded) -> Iterator[Row]:
                 continue
             (row,) = record["rows"]
             test, bp = accuracy(row), _backprop(recorded, name)
+            validation = records.over_seeds([one["history"][-1] for one in row["runs"]])
             yield line | {
+                "validation %": tables.percent(validation) if test["mean"] else None,
                 "test %": tables.percent(test) if test["mean"] else "diverged",
                 "below BP": f"{100 * (bp['mean'] - test['mean']):.2f}" if bp and test["mean"] else None,
                 "rate": row["runs"][0]["rate"],
@@ -304,15 +314,17 @@ EXPERIMENT = Experiment(
     rows=rows(),
     note=(
         f"Adam, its rate falling to zero by a cosine. Each contender chose its rate among {_listed(RATES)} on the "
-        f"validation set, with a third of the epochs; on `deep_N` also {_listed(LOW_RATES[:2])}, and on `deep_64` "
-        f"{_listed(DEEP_RATES[64][:1])}. `al_N` is Associated Learning in N components with lean codes; the prediction "
-        "is the mean over them. With `last` the last component alone predicts, and `longer` has twice the epochs. The "
-        "bridges of `al_4_grid_N` read images averaged to N by N cells in place of 8 by 8, those of `al_4_low_rank` "
-        "are a product of two narrow matrices, and `al_4_width_N` has codes of N units in place of 64. `al_paper` has "
-        "the paper's codes, with which the last component predicts. Operations, time, weights and memory are "
-        "multiples of backpropagation's. `cifar` is the vanilla CNN on 10,000 images of 16 by 16 pixels, `cifar_512` "
-        "on all 45,000 with batches of 512, `resnet` ResNet-8 on the 10,000; `mnist` and `fashion` are 8 layers of "
-        "256 units, `deep_N` is N such layers on MNIST, `wide_N` 4 layers of 1024 units on MNIST with batches of N; "
+        f"validation set, with a third of the epochs; on `deep_N` also {_listed(LOWER)}, and on `deep_64` "
+        f"{_listed(DEEP_RATES[64][:1])}. `bp, more rates` also had {_listed(PROBLEMS['mnist'].more_rates)} on `mnist` "
+        f"and `fashion`, and {_listed(PROBLEMS['resnet'].more_rates)} on `resnet`. `al_N` is Associated Learning in N "
+        "components with lean codes; the prediction is the mean over them. With `last` the last component alone "
+        "predicts, and `longer` has twice the epochs. The bridges of `grid_N` read images averaged to N by N cells in "
+        "place of 8 by 8, those of `low_rank` are a product of two narrow matrices, and `width_N` has codes of N units "
+        "in place of 64. `al_paper` has the paper's codes, with which the last component predicts. Operations, time, "
+        "weights and memory are multiples of backpropagation's. `cifar` is the vanilla CNN on 10,000 images of 16 by "
+        "16 pixels, `cifar_512` on all 45,000 with batches of 512, `resnet` ResNet-8 on the 10,000; `mnist` and "
+        "`fashion` are 8 layers of 256 units, `deep_N` is N such layers on MNIST, `wide_N` 4 layers of 1024 units on "
+        "MNIST with batches of N; "
         "the other batches have 64 examples."
     ),
     tables=(table,),

@@ -7,7 +7,8 @@ from experiments.lab.experiment import Budget
 from experiments.lab.training import images
 
 RATES = 5e-4, 1e-3, 2e-3, 4e-3, 8e-3
-LOW_RATES = 1.25e-4, 2.5e-4, *RATES
+LOWER = 1.25e-4, 2.5e-4
+LOW_RATES = *LOWER, *RATES
 DEEP_RATES = {16: LOW_RATES, 32: LOW_RATES, 64: (6.25e-5, *LOW_RATES)}  # by the depth of the network
 
 
@@ -29,9 +30,10 @@ class Problem(NamedTuple):
     longer: tuple[str, ...] = ()  # the contenders that are also trained for twice the time
     averaged: tuple[int, ...] = ()  # the numbers of components in the rows whose prediction is the mean over them
     grids: tuple[int, ...] = ()  # the cells along each axis of the images that the bridges read, in rows of their own
-    widths: tuple[int, ...] = ()  # the units of a code, in rows of their own
+    widths: tuple[tuple[int, int], ...] = ()  # numbers of components and of units of a code, in rows of their own
     low_rank: bool = False  # whether bridges of low rank have a row of their own
     rates: tuple[float, ...] = RATES  # which each contender may choose from
+    more_rates: tuple[float, ...] = ()  # which backpropagation may choose as well, in a row of its own
 
     def splits(self) -> jl.data.Splits:
         """The data."""
@@ -54,9 +56,14 @@ PROBLEMS = {
             LONG,
             SHORT,
             averaged=(2, 4, 8),
+            widths=widths,
             low_rank=name == "mnist",
+            more_rates=LOWER,
         )
-        for name, title, data in (("mnist", "MNIST", "mnist"), ("fashion", "Fashion-MNIST", "fashion_mnist"))
+        for name, title, data, widths in (
+            ("mnist", "MNIST", "mnist", ()),
+            ("fashion", "Fashion-MNIST", "fashion_mnist", ((1, 256), (4, 256))),
+        )
     },
     "cifar": Problem(
         "CIFAR-10, vanilla CNN",
@@ -72,7 +79,7 @@ PROBLEMS = {
         longer=("bp", "al_2"),
         averaged=(2, 4, 8),
         grids=(1, 2, 4, 16),
-        widths=(128, 256),
+        widths=((4, 128), (4, 256)),
         low_rank=True,
     ),
     "cifar_512": Problem(
@@ -135,6 +142,7 @@ PROBLEMS = {
         examples=10_000,
         averaged=(2, 4),
         grids=(1, 2, 4, 16),
-        widths=(128, 256),
+        widths=((1, 256), (4, 128), (4, 256)),
+        more_rates=(1.6e-2, 3.2e-2),
     ),
 }

@@ -7,9 +7,12 @@ threads is counted, which other work on the machine disturbs less than wall time
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from statistics import median
+from typing import Any
 
 import jax
 import optax
+from jax import lax
 
 import jaxlocal as jl
 from experiments.lab import records, tables
@@ -18,10 +21,12 @@ from experiments.lab.main import main
 from experiments.lab.records import Row
 from experiments.lab.workers import Worker
 from experiments.speed.batch import make_batch
+from experiments.speed.shared import Batch, timed
 from jaxlocal import flags
 
 CLASSES = 10
 WAYS = "bp", "al", "al, a pipeline on one device"
+CALLS = 3  # of the program of several steps
 COMPILED_WHOLE = 25  # the deepest network whose start is also compiled as one program, which takes minutes beyond
 
 
@@ -59,6 +64,17 @@ class Clocked:
         run(steps)
         return first, (time.perf_counter() - began) / steps
 
+    def together(self, steps: int) -> float:
+        """Seconds of each step of a compiled program of so many, as in training."""
+
+        def init(key: jax.Array, batch: Batch) -> Any:
+            params = self._rule.init(key, batch)
+            return self._pipe.place(params, batch) if self._pipe else params
+
+        run = self._pipe.run if self._pipe else lambda params, batches: lax.scan(self._rule.step, params, batches)
+        call = timed(run, init, self._batch, steps)
+        return median(call() for _ in range(CALLS))
+
 
 def _processor(call: Callable[[], object]) -> float:
     began = time.process_time()
@@ -73,11 +89,13 @@ def measure(depth: int, way: str, task: Task) -> Row:
     with Worker(*made) as worker:
         row["start, s"] = worker.ask("start", False)
         first, later = worker.ask("step", task.budget["steps"])
+    with Worker(*made) as worker:
+        together = worker.ask("together", task.budget["steps"])
     row["start as one program, s"] = None
     if depth <= COMPILED_WHOLE and way in ("bp", "al"):
         with Worker(*made) as worker:
             row["start as one program, s"] = worker.ask("start", True)
-    return row | {"first step, s": first, "later steps, ms": 1e3 * later}
+    return row | {"first step, s": first, "later steps, ms": 1e3 * later, "in one program, ms": 1e3 * together}
 
 
 def run(task: Task) -> Iterator[Outcome]:
@@ -93,7 +111,8 @@ EXPERIMENT = Experiment(
     rows={"compile": Job(Budget(steps=50), Budget(steps=5), run)},
     note=(
         "Seconds of processor time: of the start, one operation after the other and as one compiled program, and of "
-        "the first step, compilation included. Later steps: milliseconds of wall time."
+        "the first step, compilation included. Later steps: milliseconds of wall time, a call for each and all of them "
+        "in one program."
     ),
     tables=(),
     options={

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
 import jaxlocal as jl
@@ -15,9 +17,13 @@ from experiments.lab import records, tables
 from experiments.lab.experiment import Budget, Experiment, Job, Outcome, Recorded, Task
 from experiments.lab.main import main
 from experiments.lab.records import Row
-from experiments.speed.batch import make_batch
 
 CLASSES = 10
+
+
+def floats(*shape: int) -> jax.ShapeDtypeStruct:
+    """A batch of numbers."""
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
 class Net(NamedTuple):
@@ -25,14 +31,18 @@ class Net(NamedTuple):
 
     net: jl.Network
     words: str
-    shape: tuple[int, ...]
-    batch: int
+    x: jax.ShapeDtypeStruct  # a batch
 
 
 NETS = {
-    "mlp": Net(jl.models.mlp((1024,) * 4), "4 layers of 1024 units, 784 inputs, batch 64", (784,), 64),
-    "cnn": Net(jl.models.vanilla_cnn(), "vanilla_cnn, 32 by 32 pixels, batch 32", (32, 32, 3), 32),
-    "resnet": Net(jl.models.resnet(8), "resnet(8), 32 by 32 pixels, batch 32", (32, 32, 3), 32),
+    "mlp": Net(jl.models.mlp((1024,) * 4), "4 layers of 1024 units, 784 inputs, batch 64", floats(64, 784)),
+    "cnn": Net(jl.models.vanilla_cnn(), "vanilla_cnn, 32 by 32 pixels, batch 32", floats(32, 32, 32, 3)),
+    "resnet": Net(jl.models.resnet(8), "resnet(8), 32 by 32 pixels, batch 32", floats(32, 32, 32, 3)),
+    "lstm": Net(
+        jl.models.lstm_classifier(vocabulary=10_000, classes=CLASSES, features=128, hidden=(128, 128)),
+        "10,000 words, two LSTMs of 128 units in each direction, texts of 64 words, batch 32",
+        jax.ShapeDtypeStruct((32, 64), jnp.int32),
+    ),
 }
 al = jl.rules.al
 RULES: Mapping[str, Callable[..., jl.Rule]] = {
@@ -49,13 +59,13 @@ RULES: Mapping[str, Callable[..., jl.Rule]] = {
 
 def run(name: str, task: Task) -> Iterator[Outcome]:
     """Count every rule on a network."""
-    net, words, shape, size = NETS[name]
-    batch = make_batch(size, shape, CLASSES)
+    net, words, x = NETS[name]
+    batch = x, floats(x.shape[0], CLASSES)
     rows: list[Row] = []
     for rule, make in RULES.items():
         try:
             times = jl.diagnostics.costs(make(net, optax.adam(1e-3)), batch).times_backprop()
-        except ValueError as error:  # target propagation through layers that have no inverse
+        except ValueError as error:  # such as target propagation through layers that have no inverse
             print(f"{rule}: {error}")
             continue
         rows.append({"rule, setting": rule} | records.rounded(times._asdict()))

@@ -321,6 +321,37 @@ def table(recorded: Recorded) -> Iterator[Row]:
             yield line | epochs
 
 
+def efficiency(recorded: Recorded) -> Iterator[Row]:
+    """Throughput, and how well the devices are used, beside what the schedules allow if all stages take equally long.
+
+    On two devices they are measured, and on more the model's.
+    """
+    wait = waits(recorded.records.values())
+    for name, record in recorded.records.items():
+        model, settings = Model(record), record["settings"]
+        batches = settings["batches"]
+        for devices in (DEVICES, *more(name)):
+
+            def seconds(program: str, devices: int = devices, model: Model = model, batches: int = batches) -> float:
+                if devices == DEVICES:
+                    return model.seconds[program]
+                return model.batch(program, devices, batches, wait[program])
+
+            micro = min(MICRO, key=seconds)
+            line: Row = {"problem": name, "devices": devices}
+            for words, program, allowed in (
+                (PIPELINE, PIPELINE, jl.pipeline.Schedule(batches, devices).utilisation),
+                (GPIPE, micro, 1 - gpipe(devices, MICRO[micro]).bubble()),
+                (DATA_PARALLEL, DATA_PARALLEL, None),
+            ):
+                line[f"{words}, examples a second"] = round(settings["batch_size"] / seconds(program))
+                alone = model.seconds[program.split(",")[0]]
+                line[f"{words}, efficiency"] = f"{alone / (devices * seconds(program)):.3f}"
+                if allowed is not None:
+                    line[f"{words}, schedule allows"] = f"{allowed:.3f}"
+            yield line
+
+
 def draw(recorded: Recorded) -> dict[str, "Figure"]:
     """The figure: seconds against devices, a panel for each problem."""
     drawn = curves(recorded)
@@ -362,7 +393,7 @@ EXPERIMENT = Experiment(
         "components as the largest number of devices, and lean codes. GPipe has the fastest number of micro-batches. "
         "`computing` is the model if messages took no time and no device had to wait."
     ),
-    tables=(table, checks),
+    tables=(table, checks, efficiency),
     draw=draw,
     is_timing=True,
 )

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 PROBLEMS = "wide_512", "wide_64", "cifar_512", "cifar", *deep.NAMES
 EITHER = "wide_512", "wide_64"  # the same network and data
 FULL, QUICK = Budget(rounds=9, steps=20), Budget(rounds=3, steps=5)
+LEAN = "al_2", "al_4", "al_4_width_128", "al_4_width_256"  # of `frontier`
 BATCHES = "batches in an epoch"  # as a setting of the records
 MICRO = 2, 4, 8, 16, 32  # numbers of micro-batches
 FEWEST = 4  # examples in a micro-batch
@@ -90,7 +91,7 @@ def contest(name: str) -> Contest:
         return Contest(title, partial(deep.stepping, name), ["al"], [], partial(sequences, name))
     learned = frontier.PROBLEMS[name]
     programs = {one.removesuffix(frontier.AVERAGED): one for one in frontier.contenders(learned)}  # any prediction
-    lean = [programs[name] for name in ("al_2", "al_4") if name in programs]
+    lean = [programs[name] for name in LEAN if name in programs]
     paper = ["al_paper"] if learned.paper else []
     return Contest(learned.title, partial(frontier.stepping, learned), lean, paper, learned.splits)
 
@@ -116,7 +117,7 @@ def programs(name: str, cores: Sequence[int]) -> list[Program]:
         rule = partial(problem, name, contender)
         with Worker(costs, rule, cores=cores[:1]) as worker:
             stages = jl.pipeline.balance(worker.ask().seconds, DEVICES)
-        known = {"stages": "+".join(map(str, stages)), "bubble": 0.0}
+        known = {"stages": "+".join(map(str, stages))}
         make = partial(pipeline, rule, stages=stages)
         found.append(Program(f"{contender}, pipeline", contender, DEVICES, cores, make, known))
         if contender in entered.lean:
@@ -193,24 +194,34 @@ def table(recorded: Recorded) -> Iterator[Row]:
         for line in lines:
             ms, devices = line["ms a batch"]["median"], line["devices"]
             of_rule = alone.get(line["program"].rpartition(", ")[0])  # the same rule's program on one device
+            allowed = _allowed(line, record)
             yield {
                 "problem": name,
                 "program": line["program"],
                 "devices": devices,
                 "ms a batch": line["ms a batch"],
+                "p05 to p95": " to ".join(f"{value:.3g}" for value in line["p05, p95 ms"]),
                 "examples a second": line["examples a second"],
                 "speed, times bp": alone["bp"] / ms,
                 "efficiency": of_rule / (devices * ms) if of_rule and devices > 1 else None,
-                "bubble": line.get("bubble"),
+                "schedule allows": allowed,
+                "bubble": None if allowed is None else 1 - allowed,
                 "MB a device": line["MB"],
                 **_until(reached(trained, name, line["contender"]), line, record),
             }
 
 
 COLUMNS = (
-    *("devices", "ms a batch", "examples a second", "speed, times bp", "efficiency", "bubble", "MB a device"),
-    *("epochs", "seconds"),
+    *("devices", "ms a batch", "p05 to p95", "examples a second", "speed, times bp"),
+    *("efficiency", "schedule allows", "bubble", "MB a device", "epochs", "seconds"),
 )
+
+
+def _allowed(line: Row, record: Record) -> float | None:
+    """The efficiency that the schedule of a pipeline allows, if all stages take equally long."""
+    if line["program"].endswith(", pipeline"):
+        return jl.pipeline.Schedule(record["settings"]["steps"], line["devices"]).utilisation
+    return 1 - line["bubble"] if line.get("bubble") else None
 
 
 def advantage(recorded: Recorded) -> Iterator[Row]:
