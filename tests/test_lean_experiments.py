@@ -198,6 +198,15 @@ def test_each_program_may_take_the_better_of_two_batches(monkeypatch):
     ]
 
 
+def test_the_efficiency_that_a_schedule_allows():
+    record = {"settings": {"steps": 20}}
+    allowed = [
+        time_to_accuracy._allowed({"program": program, "devices": 2, **facts}, record)
+        for program, facts in (("al_4, last, pipeline", {}), ("bp, GPipe of 4", {"bubble": 0.2}), ("bp", {}))
+    ]
+    assert allowed == [pytest.approx(20 / 21), pytest.approx(0.8), None]
+
+
 def test_the_fastest_number_of_micro_batches_stands_for_its_schedule():
     def row(program, milliseconds, devices=2, contender="bp"):
         return {"program": program, "contender": contender, "devices": devices, "ms a batch": {"median": milliseconds}}
@@ -233,6 +242,7 @@ def timings(al=0.0, gpipe=0.0, split=0.0, arrays=3):
     settings = {
         "steps": 9,
         "batches": 100,
+        "batch_size": 64,
         "message arrays": 2,
         "message bytes": 1000,
         "activation bytes": 800,
@@ -305,6 +315,13 @@ def test_the_model_of_many_devices_is_arithmetic(monkeypatch):
     for program, seconds in alone.items():
         assert float(lines[4][f"{program}, computing"]) == pytest.approx(seconds, rel=1e-2)
     assert many_devices.draw(found).keys() == {"many_devices"}
+    two, four = many_devices.efficiency(found)
+    batch = 103 / 100 * (3 + 4 + 1)  # milliseconds of the pipeline on four devices
+    assert four["al, pipeline, examples a second"] == round(64e3 / batch)
+    assert float(four["al, pipeline, efficiency"]) == pytest.approx(12 / (4 * batch), rel=1e-2)
+    assert four["al, pipeline, schedule allows"] == f"{100 / 103:.3f}"
+    assert four["bp, GPipe, schedule allows"] == f"{2 / 5:.3f}"  # of two micro-batches
+    assert float(two["bp, data-parallel, efficiency"]) == pytest.approx(20 / (2 * 22), rel=1e-2)  # measured
 
 
 def test_devices_wait_in_each_batch_and_whenever_they_meet():

@@ -94,8 +94,8 @@ def al(
       tx: the optimizer of f, and by default of b.
       autoencoder_tx: the optimizer of g and h; by default `tx` with its moves doubled: the paper's twice the rate.
       components: None for one component per block; a number, to cut the blocks into that many components of about the
-        same size; or the number of blocks of each component, such as (1, 3, 3, 3) for ResNet-20. Fewer components are
-        more accurate on convolutional networks; more of them can use more devices.
+        same size; or the number of blocks of each component, such as (1, 3, 3, 3) for ResNet-20. By default as many
+        devices as possible can take part; fewer components, such as 2 or 4, are often more accurate.
       codes: the width of the codes, and the modules that lead to them and back; see `jl.codes`.
       width: the units of t_i, one number or one for each component; by default as in `codes`.
       bridge: width -> b_i; by default as in `codes`, like the next three.
