@@ -6,7 +6,7 @@ component of the network or fewer components, once for each class, and the paper
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ RULES: Mapping[str, Callable[..., jl.Rule]] = {
 def run(name: str, task: Task) -> Iterator[Outcome]:
     """Count every rule on a network."""
     net, words, x = NETS[name]
-    batch = x, floats(x.shape[0], CLASSES)
+    batch: Any = x, floats(x.shape[0], CLASSES)
     rows: list[Row] = []
     for rule, make in RULES.items():
         try:
