@@ -62,7 +62,7 @@ PROBLEMS = {
         )
         for name, title, data, widths in (
             ("mnist", "MNIST", "mnist", ()),
-            ("fashion", "Fashion-MNIST", "fashion_mnist", ((1, 256), (4, 256))),
+            ("fashion", "Fashion-MNIST", "fashion_mnist", ((1, 256),)),
         )
     },
     "cifar": Problem(
