@@ -330,6 +330,18 @@ def test_numbers_in_prose_are_those_of_the_tables():
         assert f"{min(lean):.2f} to {max(lean):.2f} times" in text
 
 
+def test_the_number_of_components_is_that_of_the_validation_set():
+    """`al_N` is named as the most accurate on the validation set, and it is on the test set, too."""
+    found = {}
+    for problem, contender, validation, test, *_ in recorded_rows("docs/lean-measured.md", "frontier"):
+        if re.fullmatch(r"al_\d+", contender):
+            found.setdefault(problem, []).append([float(cell.partition(" ")[0]) for cell in (validation, test)])
+    several = [lines for lines in found.values() if len(lines) > 1]
+    assert len(several) == 6
+    for lines in several:
+        assert max(lines) == max(lines, key=lambda line: line[1])
+
+
 def test_what_the_readme_says_of_the_time_to_accuracy_is_in_the_table():
     """Sooner than the fastest backpropagation on both cores on four problems of six; the last line is of two."""
     rows = recorded_rows("docs/lean-measured.md", "advantage")
