@@ -272,11 +272,11 @@ since the tenth epoch. So the text's recipe reproduces the table's training accu
 within two points of its test accuracy; the code's recipe does not reach the number of the code. Our images are JPEG
 copies, we train on fewer of them, and their preparation is ours.]] [[With the code's settings direct feedback alignment
 reaches {dkp_table1/cifar10_code_dfa_long}, two and a half points less than the number beside the code. So direct
-Kolen-Pollack is ahead ({dkp_table1/cifar10_code_dkp_long - dkp_table1/cifar10_code_dfa_long}); by the numbers beside the
-code it is six and a half points.]] [[The second claim holds after as many epochs:
-backpropagation with frozen convolutions has nearly all training images right by then, and
-{dkp_table1/cifar10_bp_fc_long} of the test images, one point less than in the paper. The difference of direct
-Kolen-Pollack to it is {dkp_table1/cifar10_dkp_long - dkp_table1/cifar10_bp_fc_long}, about half of the paper's.]]
+Kolen-Pollack is ahead ({dkp_table1/cifar10_code_dkp_long - dkp_table1/cifar10_code_dfa_long}); by the numbers beside
+the code it is six and a half points.]] [[The second claim holds after as many epochs: backpropagation with frozen
+convolutions has nearly all training images right by then, and {dkp_table1/cifar10_bp_fc_long} of the test images, one
+point less than in the paper. The difference of direct Kolen-Pollack to it is {dkp_table1/cifar10_dkp_long -
+dkp_table1/cifar10_bp_fc_long}, about half of the paper's.]]
 
 On Fashion-MNIST, after two of the fifty epochs, the claim does not show: direct Kolen-Pollack reaches
 {dkp_table1/fashion_mnist_dkp}, {dkp_table1/fashion_mnist_dkp - dkp_table1/fashion_mnist_dfa} to direct feedback

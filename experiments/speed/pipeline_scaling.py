@@ -43,15 +43,7 @@ from experiments.speed.backprop_pipeline import backprop_pipeline
 from experiments.speed.backprop_schedule import gpipe
 from experiments.speed.batch import make_batch
 from experiments.speed.link import measure_link
-from experiments.speed.scaling_model import (
-    Link,
-    gpipe_epoch,
-    gpipe_step,
-    measured_tick,
-    pipelined_epoch,
-    tick,
-    transfer,
-)
+from experiments.speed.scaling_model import Link, measured_tick, pipelined_epoch, tick, transfer
 from experiments.speed.shared import (
     DEVICES,
     RATE,
@@ -145,10 +137,9 @@ def measure(depth: int, task: Task, cores: Sequence[int]) -> Measured:
 def predict(measured: Measured, link: Link, link_here: Link, rest: float, task: Task) -> Row:
     """The epochs of a network with a device for each component and `link`, and what `link_here` says of two cores."""
     options, steps, depth = task.options, task.budget["steps"], measured.depth
-    batches, micro = options["batches"], options["micro"]
+    batches = options["batches"]
     seconds, message = measured.components, measured.message
     predicted = pipelined_epoch(steps, DEVICES, measured.tick(link_here, rest)) / steps
-    work = gpipe_step(measured.seconds("GPipe"), DEVICES, micro)
     one_each = tick(seconds, message, (1,) * depth, link) + rest
     numbers = {
         "depth": depth,
@@ -157,7 +148,6 @@ def predict(measured: Measured, link: Link, link_here: Link, rest: float, task: 
         "bp ms": records.milliseconds(measured.rounds["bp"]),
         "al ms": records.milliseconds(measured.rounds["al"]),
         "epoch, bp s": batches * measured.seconds("bp"),
-        "epoch, GPipe s": gpipe_epoch(batches, depth, micro, work),
         "epoch, al s": batches * measured.seconds("al"),
         "epoch, pipeline s": pipelined_epoch(batches, depth, one_each),
         "two devices: stages": "+".join(map(str, measured.stages)),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {"al": "#c0392b", "bp": "#8a6d1d", "GPipe": "#2471a3", "pipeline": "#1e8449"}
+ON_TWO = "GPipe on two devices: measured ms"
 FAR = 2**11  # the largest depth in the picture
 CHECKED = 2  # the number of devices on which the pipeline itself was run, and the depth of which it is shown
 
@@ -59,15 +60,19 @@ def _model(rows: Sequence[Row], settings: dict[str, Any], link: Link, depth: np.
     n, micro = settings["batches"], settings["micro"]
     component = median(one for row in rows for one in row["component ms"]["repeats"]) / 1e3
     message, rest = max(row["message bytes"] for row in rows), settings["rest"] / 1e3
-    names = "bp ms", "al ms", "GPipe on two devices: measured ms"
-    step, in_sequence, on_two = (_straight(rows, name, depth) for name in names)
-    gpipe = gpipe_epoch(n, depth, micro, gpipe_step(on_two, CHECKED, micro))
+    step, in_sequence, on_two = (_straight(rows, name, depth) for name in ("bp ms", "al ms", ON_TWO))
     return {
         "al": Line("sequential AL", n * in_sequence),
         "bp": Line("sequential BP", n * step),
-        "GPipe": Line(f"GPipe BP\n({micro} micro-batches)", gpipe),
+        "GPipe": Line(f"GPipe BP\n({micro} micro-batches)", _gpipe(settings, depth, on_two)),
         "pipeline": Line("AL pipeline", pipelined_epoch(n, depth, component + link.seconds(message) + rest)),
     }
+
+
+def _gpipe(settings: dict[str, Any], depth: Any, on_two: Any) -> Any:
+    """Seconds of an epoch of GPipe with a device for each layer, where it takes `on_two` seconds a batch on two."""
+    micro = settings["micro"]
+    return gpipe_epoch(settings["batches"], depth, micro, gpipe_step(on_two, CHECKED, micro))
 
 
 def _straight(rows: Sequence[Row], name: str, depth: np.ndarray) -> np.ndarray:
@@ -90,7 +95,10 @@ def _draw_lines(axes: "Axes", rows: Sequence[Row], lines: dict[str, Line], depth
 def _draw_measured(axes: "Axes", rows: Sequence[Row], settings: dict[str, Any]) -> None:
     """The model with each depth's own measurements, and the pipeline that was run."""
     for name, colour in COLOURS.items():
-        own = [row[f"epoch, {name} s"] for row in rows]
+        if name == "GPipe":
+            own = [_gpipe(settings, row["depth"], row[ON_TWO]["median"] / 1e3) for row in rows]
+        else:
+            own = [row[f"epoch, {name} s"] for row in rows]
         axes.plot([row["depth"] for row in rows], own, "o", color=colour, markersize=6.5, markeredgecolor="white")
     for row in rows:
         if row["depth"] == CHECKED:
