@@ -316,6 +316,7 @@ def test_the_model_of_many_devices_is_arithmetic(monkeypatch):
         assert float(lines[4][f"{program}, computing"]) == pytest.approx(seconds, rel=1e-2)
     assert many_devices.draw(found).keys() == {"many_devices"}
     two, four = many_devices.efficiency(found)
+    assert two["al, pipeline, schedule allows"] == f"{9 / 10:.3f}"  # of the nine batches that were timed
     batch = 103 / 100 * (3 + 4 + 1)  # milliseconds of the pipeline on four devices
     assert four["al, pipeline, examples a second"] == round(64e3 / batch)
     assert float(four["al, pipeline, efficiency"]) == pytest.approx(12 / (4 * batch), rel=1e-2)

@@ -65,7 +65,7 @@ class Clocked:
         return first, (time.perf_counter() - began) / steps
 
     def together(self, steps: int) -> float:
-        """Seconds of each step of a compiled program of so many, as in training."""
+        """Seconds of a step, if this many steps are one compiled program, as in training."""
 
         def init(key: jax.Array, batch: Batch) -> Any:
             params = self._rule.init(key, batch)

@@ -9,8 +9,7 @@ does the same, and what the devices send each other:
   slowest stage and the messages to the next one;
 - GPipe over D devices takes the passes of M micro-batches through the slowest stage and those of one through each of
   the others, M + D - 2 exchanges of messages up and as many down, and the step of the optimizer; of several numbers of
-  micro-batches the fastest counts. By this model 1F1B takes as long: its devices idle as much, and meet as often. What
-  it saves is memory;
+  micro-batches the fastest counts. An eager 1F1B idles as much and meets as often, and would take as long;
 - data-parallel backpropagation takes the step on its share of the examples, and adds up the gradients around a ring:
   2 (D - 1) / D of the time of two cores.
 
@@ -322,34 +321,34 @@ def table(recorded: Recorded) -> Iterator[Row]:
 
 
 def efficiency(recorded: Recorded) -> Iterator[Row]:
-    """Throughput, and how well the devices are used, beside what the schedules allow if all stages take equally long.
-
-    On two devices they are measured, and on more the model's.
-    """
+    """Throughput, and how well the devices are used, beside what the schedules allow if all stages are alike."""
     wait = waits(recorded.records.values())
     for name, record in recorded.records.items():
         model, settings = Model(record), record["settings"]
-        batches = settings["batches"]
         for devices in (DEVICES, *more(name)):
-
-            def seconds(program: str, devices: int = devices, model: Model = model, batches: int = batches) -> float:
-                if devices == DEVICES:
-                    return model.seconds[program]
-                return model.batch(program, devices, batches, wait[program])
-
-            micro = min(MICRO, key=seconds)
+            seconds = _of_a_batch(model, devices, wait)
+            gpipe_of = min(MICRO, key=lambda program: seconds[program])
+            batches = settings["steps" if devices == DEVICES else "batches"]  # of the timed program, or of an epoch
+            allowed = {
+                PIPELINE: jl.pipeline.Schedule(batches, devices).utilisation,
+                GPIPE: 1 - gpipe(devices, MICRO[gpipe_of]).bubble(),
+            }
             line: Row = {"problem": name, "devices": devices}
-            for words, program, allowed in (
-                (PIPELINE, PIPELINE, jl.pipeline.Schedule(batches, devices).utilisation),
-                (GPIPE, micro, 1 - gpipe(devices, MICRO[micro]).bubble()),
-                (DATA_PARALLEL, DATA_PARALLEL, None),
-            ):
-                line[f"{words}, examples a second"] = round(settings["batch_size"] / seconds(program))
+            for words, program in ((PIPELINE, PIPELINE), (GPIPE, gpipe_of), (DATA_PARALLEL, DATA_PARALLEL)):
                 alone = model.seconds[program.split(",")[0]]
-                line[f"{words}, efficiency"] = f"{alone / (devices * seconds(program)):.3f}"
-                if allowed is not None:
-                    line[f"{words}, schedule allows"] = f"{allowed:.3f}"
+                line[f"{words}, examples a second"] = round(settings["batch_size"] / seconds[program])
+                line[f"{words}, efficiency"] = f"{alone / (devices * seconds[program]):.3f}"
+                if words in allowed:
+                    line[f"{words}, schedule allows"] = f"{allowed[words]:.3f}"
             yield line
+
+
+def _of_a_batch(model: Model, devices: int, wait: Mapping[str, Wait]) -> dict[str, float]:
+    """The seconds of a batch of each program: as measured on two devices, and the model's on more."""
+    if devices == DEVICES:
+        return model.seconds
+    batches = model.settings["batches"]
+    return {program: model.batch(program, devices, batches, wait[program]) for program in MODELLED}
 
 
 def draw(recorded: Recorded) -> dict[str, "Figure"]:

@@ -7,8 +7,9 @@ two cores are measured. The seconds of an epoch of n batches are predicted:
 - its pipeline over D devices: (n + D - 1) · tick, where tick = (the slowest stage) + (the slowest transfer) + (the
   rest), because here transfers do not overlap with computing; a transfer of m bytes takes latency + m / bandwidth;
 - backpropagation in sequence: n · step;
-- backpropagation as in GPipe over K devices with M micro-batches: n · (M + K - 1) / M · work / K. The work on a batch
-  is what makes this exact for two cores. Layers are taken as perfectly divided, and messages as a share of the work.
+- backpropagation as in GPipe over K devices with M micro-batches: n · (M + K - 1) / M · work / K, where the work on a
+  batch is what makes this exact for two cores; only the picture has it. Layers are taken as perfectly divided, and
+  messages as a share of the work.
 
 Devices that share a memory slow each other down. Therefore stages and components are measured while every other core
 does the same work, and the stages take their turns with the programs that they predict. A tick waits for the slowest

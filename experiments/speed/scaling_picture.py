@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 COLOURS = {"al": "#c0392b", "bp": "#8a6d1d", "GPipe": "#2471a3", "pipeline": "#1e8449"}
 ON_TWO = "GPipe on two devices: measured ms"
 FAR = 2**11  # the largest depth in the picture
-CHECKED = 2  # the number of devices on which the pipeline itself was run, and the depth of which it is shown
+CHECKED = 2  # the number of devices on which the pipeline itself was run, and the depth at which it is shown
 
 
 class Line(NamedTuple):

@@ -200,7 +200,7 @@ def table(recorded: Recorded) -> Iterator[Row]:
                 "program": line["program"],
                 "devices": devices,
                 "ms a batch": line["ms a batch"],
-                "p05 to p95": " to ".join(f"{value:.3g}" for value in line["p05, p95 ms"]),
+                "p05 to p95": " to ".join(f"{float(f'{value:.3g}'):g}" for value in line["p05, p95 ms"]),
                 "examples a second": line["examples a second"],
                 "speed, times bp": alone["bp"] / ms,
                 "efficiency": of_rule / (devices * ms) if of_rule and devices > 1 else None,
