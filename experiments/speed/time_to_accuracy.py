@@ -312,9 +312,11 @@ def draw(recorded: Recorded) -> dict[str, "Figure"]:
 
 def picture(shown: Mapping[str, Record], trained: Mapping[str, Record]) -> "Figure":
     """A bar for each program that arrives, with the sample standard deviation over the seeds."""
-    figure, panels = figures.grid(len(shown), columns=2, cell=(5.6, 3.8))
+    lines_in = {name: lines_of(record, name, trained)[::-1] for name, record in shown.items()}
+    most = max(map(len, lines_in.values()))
+    figure, panels = figures.grid(len(shown), columns=2, cell=(5.6, 0.8 + 0.17 * most))
     for (name, record), axes in zip(shown.items(), panels, strict=True):
-        lines = lines_of(record, name, trained)[::-1]
+        lines = lines_in[name]
         for place, line in enumerate(lines):
             needed = reached(trained, name, line["contender"])
             if needed is None or not needed.always:
