@@ -32,6 +32,7 @@ from experiments.lab.workers import take_turns
 from experiments.papers.bartunov import imagenet, shared
 from experiments.papers.bartunov.imagenet import CLASSES, PAPER, SIZE
 from jaxlocal import flags
+from jaxlocal.costs import memory
 from jaxlocal.data import Splits
 from jaxlocal.data.streaming import stream
 from jaxlocal.training.learner import SHORTEST
@@ -56,9 +57,7 @@ class Method(NamedTuple):
     @property
     def gigabytes(self) -> float:
         """The memory of a step, in GiB."""
-        found = self.step.memory_analysis()
-        kept = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-        return (kept + found.temp_size_in_bytes) / GIB
+        return memory(self.step) / GIB
 
 
 def compiled(name: str, batch_size: int) -> Method:
