@@ -271,10 +271,10 @@ stands beside the code; after its best epoch it was almost a point better. On th
 since the tenth epoch. So the text's recipe reproduces the table's training accuracy and, after its best epoch, comes
 within two points of its test accuracy; the code's recipe does not reach the number of the code. Our images are JPEG
 copies, we train on fewer of them, and their preparation is ours.]] [[Backpropagation, with the settings of the text,
-has all training images right after as many epochs, and {dkp_table1/cifar10_bp_long} of the test images, five points
-less than in the paper; so not only direct Kolen-Pollack falls short here.]] [[With the code's settings direct feedback
-alignment reaches {dkp_table1/cifar10_code_dfa_long} after as many epochs, from one seed, two and a half points less
-than the number beside the code. Direct Kolen-Pollack is ahead of it ({dkp_table1/cifar10_code_dkp_long -
+has all training images right after as many epochs, from one seed, and {dkp_table1/cifar10_bp_long} of the test images,
+five points less than in the paper; so not only direct Kolen-Pollack falls short here.]] [[With the code's settings
+direct feedback alignment reaches {dkp_table1/cifar10_code_dfa_long} after as many epochs, from one seed, two and a half
+points less than the number beside the code. Direct Kolen-Pollack is ahead of it ({dkp_table1/cifar10_code_dkp_long -
 dkp_table1/cifar10_code_dfa_long}); between the numbers beside the code the difference is six and a half points.]]
 [[With the settings of the text the second claim holds after as many epochs: backpropagation with frozen convolutions
 has nearly all training images right by then, and {dkp_table1/cifar10_bp_fc_long} of the test images, one point less
