@@ -147,9 +147,9 @@ def searched(monkeypatch):
 
 
 @pytest.mark.slow
-def test_figure5_has_a_row_for_every_method_of_four_panels(run, tmp_path, searched):
+def test_figure5_has_a_row_for_every_method_of_every_panel(run, tmp_path, searched):
     made = figure5.EXPERIMENT
-    assert len(made.rows) == 2 * len(figure5.METHODS) + 2 * (len(figure5.METHODS) + 1)
+    assert len(made.rows) == 3 * len(figure5.METHODS) + 2 * (len(figure5.METHODS) + 1)
     quick = [row for row, entry in made.rows.items() if entry.quick]
     assert [row for row in made.rows if row not in quick] == [f"cifar_lc_{m}" for m in (*figure5.METHODS, "bp_convnet")]
     assert run(figure5, "--quick").count("not run") == len(made.rows) - len(quick)
@@ -159,6 +159,7 @@ def test_figure5_has_a_row_for_every_method_of_four_panels(run, tmp_path, search
     recorded = made.recorded(tmp_path / "out")
     table = list(figure5.summary(recorded))
     assert [row["row"] for row in table] == list(made.rows)
+    assert [row["row"] for row in table if row["ranges"] == figure5.EXACT] == [f"table4_{m}" for m in figure5.METHODS]
     seconds = table[0].pop("seconds")
     assert seconds >= 0 and table[0] == {
         "row": "bp",
@@ -173,6 +174,7 @@ def test_figure5_has_a_row_for_every_method_of_four_panels(run, tmp_path, search
     drawn = figure5.draw(recorded)
     assert {name: len(figure.axes) for name, figure in drawn.items()} == {
         "bartunov_figure5": 8,
+        "bartunov_figure5_table4": 8,
         "bartunov_figure5_mnist_lc": 9,
         "bartunov_figure5_cifar_fc": 8,
     }
