@@ -889,9 +889,23 @@ DEFECTS = (
     Defect(
         "pipeline: the losses of a later component take the place of the first one's",
         "pipeline/layout.py",
-        "return sum(map(len, self.losses[: stage[0]]))",
-        "return 0",
+        "[sum(map(len, self.losses[: stage[0]])) for stage in self.stages]",
+        "[0 for stage in self.stages]",
         pipeline("run_is_a_scan_of_the_rule_with_losses_by_batch[dense-2-None]"),
+    ),
+    Defect(
+        "pipeline: all devices of a team write their losses in the place of the first one's",
+        "pipeline/program.py",
+        "first_losses = layout.first_losses(device)",
+        "first_losses = layout.first_losses(jnp.minimum(device, 1))",
+        pipeline("run_is_a_scan_of_the_rule_with_losses_by_batch[alike-6-None]"),
+    ),
+    Defect(
+        "pipeline: devices of the same shapes are taken to do the same",
+        "pipeline/layout.py",
+        "_teams(devices, forms, programs)",
+        "_teams(devices, forms)",
+        pipeline("ticks_and_a_drain_are_sequential_updates[shapes-5-None]"),
     ),
     Defect(
         "pipeline: a fed batch goes to every device",

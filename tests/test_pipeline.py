@@ -44,6 +44,10 @@ RULE = {
     "scpl": RULES["scpl"](jl.models.mlp((7, 6), classes=3), adam),
     "ff": RULES["ff"](jl.models.mlp((7, 6), classes=3), adam),
     "one": al(jl.models.mlp((7,), classes=3)),
+    # alike in all shapes, but the second component computes something else than the next two
+    "shapes": al(
+        jl.Network(tuple(map(partial(dense, 4), (nn.relu, nn.tanh, nn.relu, nn.relu, nn.relu))), jl.layers.Head(3))
+    ),
 }
 # Blocks for sequences, in three components: token ids, and a series of real numbers. The others are in test_tokens.
 SEQUENCES = {
@@ -121,6 +125,7 @@ CUTS = [
     ("dense", 2, None),
     ("dense", 3, None),
     ("alike", 6, None),
+    ("shapes", 5, None),
     ("mixed", 2, (2, 1)),
     ("drtp", 1, None),
     ("drtp", 3, None),
@@ -145,7 +150,7 @@ def cuts(quick, of=CUTS):
 
 
 # Of the rules and nets that run in the same way one is quick; small random convolutions are in test_random_pipelines.
-every_cut = cuts(quick=[("dense", 3), ("drtp", 3), ("dgl", 2), ("ff", 2), ("one", 1)])
+every_cut = cuts(quick=[("dense", 3), ("shapes", 5), ("drtp", 3), ("dgl", 2), ("ff", 2), ("one", 1)])
 
 
 @cuts(quick=[("drtp", 3)], of=[("dense", 3, None), ("drtp", 3, None), ("mixed", 2, (2, 1))])
@@ -257,6 +262,31 @@ def test_alike_stages_of_a_device_run_as_one(devices, stages, groups):
     params, info = pipe.run(params, jax.tree.map(lambda leaf: leaf[3:], batches("alike")))
     close(pipe.drain(params), wanted.params[-1])
     np.testing.assert_allclose(info.losses, wanted.info.losses[3:], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "devices", "teams"),
+    [
+        pytest.param("alike", 6, ((0,), (1, 2, 3, 4), (5,)), marks=group("alike")),
+        pytest.param("shapes", 5, ((0,), (1,), (2, 3), (4,)), marks=group("shapes")),
+        pytest.param("dense", 3, ((0,), (1,), (2,)), marks=group("dense")),
+        pytest.param("one", 1, ((0,),), marks=group("one")),
+    ],
+)
+def test_devices_that_do_the_same_are_a_team(name, devices, teams):
+    """That they learn the same as the sequence is tested above."""
+    assert start(name, pipeline(name, devices)).layout.teams == teams
+
+
+@pytest.mark.xdist_group("pipeline alike")
+def test_the_work_of_a_team_stands_in_the_program_once():
+    def products(depth):
+        rule = jl.rules.al(jl.models.mlp((4,) * depth, classes=4), optax.sgd(0.1), width=4)
+        pipe = jl.pipelined(rule, jl.pipeline.mesh(component=depth))
+        params = jax.eval_shape(pipe.init, jax.random.key(0), batch("alike", 0))
+        return str(jax.make_jaxpr(pipe.step)(params, batch("alike", 0))).count("dot_general")
+
+    assert products(8) == products(3) > 0
 
 
 @pytest.mark.slow

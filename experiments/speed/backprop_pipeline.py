@@ -108,16 +108,13 @@ class BackpropPipeline:
     def place(self, weights: tuple[Tree, ...], batch: Batch) -> State:
         """The state with these weights of each layer; all batches must have the shapes of this one."""
         layout = self.layout(batch)
-        own = [jax.tree.map(on_host, tuple(weights[i] for i in numbers)) for numbers in neighbours(self.sizes)]
+        layers = neighbours(self.sizes)
 
-        def one_each(pieces: Sequence[Any]) -> Any:
-            return jax.tree.map(lambda *leaves: self._devices.one_each(leaves), *pieces)
+        def state(d: int) -> State:
+            own = jax.tree.map(on_host, tuple(weights[i] for i in layers[d]))
+            return State(pack(layout.weights, d, own), pack(layout.opt, d, self.tx.init(own)), _idle(layout))
 
-        return State(
-            one_each([pack(layout.weights, d, tree) for d, tree in enumerate(own)]),
-            one_each([pack(layout.opt, d, self.tx.init(tree)) for d, tree in enumerate(own)]),
-            one_each([_idle(layout)] * len(own)),
-        )
+        return self._devices.on_each(state)
 
     def weights(self, state: State, batch: Batch) -> tuple[Tree, ...]:
         """The weights of each layer."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import prod
 from typing import Any
 
@@ -71,17 +72,29 @@ class Devices:
                 f"axis {' and '.join(map(repr, self.data_axes))}; use a multiple of {parts}"
             )
 
-    def one_each(self, pieces: Sequence[jax.Array]) -> jax.Array:
-        """One array of these pieces, one after the other, each on the device with its number."""
+    def on_each(self, make: Callable[[int], Any]) -> Any:
+        """Arrays whose piece on each device is what `make` returns for its number.
+
+        Each process makes the pieces of its own devices alone, one after the other.
+        """
         sharding = self.sharding(self.axis)
-        if isinstance(pieces[0], jax.core.Tracer):
-            return lax.with_sharding_constraint(jnp.concatenate(pieces), sharding)
-        length, *rest = pieces[0].shape
 
-        def piece(index: Any) -> jax.Array:
-            return pieces[(index[0].start or 0) // length]
+        def number(device: jax.Device) -> int:
+            return int(np.argwhere(self.mesh.devices == device)[0, self.mesh.axis_names.index(self.axis)])
 
-        return jax.make_array_from_callback((len(pieces) * length, *rest), sharding, piece)
+        pieces = []
+        for here, devices in groupby(sorted(self.mesh.local_devices, key=number), key=number):
+            piece = jax.tree.map(jnp.copy, make(here))  # so that a step can overwrite it
+            if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(piece)):
+                every = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *map(make, range(self.count)))
+                return lax.with_sharding_constraint(every, sharding)
+            pieces += [jax.device_put(piece, device) for device in devices]
+
+        def whole(*leaves: jax.Array) -> jax.Array:
+            length, *rest = leaves[0].shape
+            return jax.make_array_from_single_device_arrays((self.count * length, *rest), sharding, leaves)
+
+        return jax.tree.map(whole, *pieces)
 
     def on_first(self, array: Any, stacked: bool) -> jax.Array:
         """An array (B, …), or (T, B, …) if stacked, on the first device only; the others hold zeros of its shape.

@@ -1,15 +1,16 @@
 """Where everything lies in the arrays of a pipeline.
 
 The components are cut into stages, and every device has the same number of neighbouring stages. Stages of one device
-that do the same computation on the same shapes form a group, which learns as one batched operation. The layout also
-says how components and messages of different shapes share the same arrays, and where each loss lies in a note.
+that do the same computation on the same shapes form a group, which learns as one batched operation. Devices whose
+stages do the same form a team: their work stands in the program once, however many they are. The layout also says how
+components and messages of different shapes share the same arrays, and where each loss lies in a note.
 
 A note belongs to a message: it is a vector of the losses so far on the batch that the message comes from, followed by 1
 if there is such a batch and 0 if there is none.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cache, partial
 from itertools import groupby
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ class Layout(NamedTuple):
     """Where everything lies in the arrays of a pipeline."""
 
     groups: tuple[tuple[Group, ...], ...]  # of each device
+    teams: tuple[tuple[int, ...], ...]  # the numbers of the devices that do the same; the first and the last are alone
     components: Packing  # a form for each device: `gather` of its groups
     messages: Packing  # a form for each stage but the first: the message that it reads
     losses: tuple[tuple[str, ...], ...]  # the names of each component's losses
@@ -65,9 +67,10 @@ class Layout(NamedTuple):
         start = group.first % self.stages_per_device
         return slice(start, start + len(group.stages))
 
-    def first_loss(self, stage: Stage) -> int:
-        """Where the losses of a stage begin in a note."""
-        return sum(map(len, self.losses[: stage[0]]))
+    def first_losses(self, device: jax.Array) -> jax.Array:
+        """Where the losses of each stage of a device begin in a note."""
+        starts = [sum(map(len, self.losses[: stage[0]])) for stage in self.stages]
+        return jnp.asarray(starts).reshape(self.devices, -1)[device]
 
     def info(self, note: jax.Array) -> Info:
         """The losses of a note by their names; all are NaN if there is no batch."""
@@ -87,6 +90,7 @@ def lay_out(
             _, message, lesson = jax.eval_shape(steps[i], params.components[i], message)
             losses.append(tuple(sorted(lesson.losses)))
 
+    @cache
     def program(number: int) -> str:
         """A stage as the compiler sees it, constants included: stages are alike if these texts are the same."""
         stage = stages[number]
@@ -94,12 +98,23 @@ def lay_out(
         return jax.jit(partial(learn_stage, steps, stage)).lower(components, read[number]).as_text()
 
     each = len(stages) // devices
-    groups = tuple(_group(stages, range(d * each, (d + 1) * each), program) for d in range(devices))
+    numbers = [range(d * each, (d + 1) * each) for d in range(devices)]  # of the stages of each device
+    groups = tuple(_group(stages, own, program) for own in numbers)
     trees = [jax.eval_shape(partial(gather, own), params.components) for own in groups]
-    return Layout(groups, packing(trees, room=room), packing(read[1:], lead=1), tuple(losses), batch)
+    components, messages = packing(trees, room=room), packing(read[1:], lead=1)
+
+    def forms(device: int) -> Hashable:
+        """How a device that is neither the first nor the last reads its components and messages."""
+        own = numbers[device]
+        return components.forms[device], messages.forms[own[0] - 1 : own[-1] + 1]
+
+    def programs(device: int) -> Hashable:
+        return tuple(map(program, numbers[device]))
+
+    return Layout(groups, _teams(devices, forms, programs), components, messages, tuple(losses), batch)
 
 
-def gather(groups: tuple[Group, ...], components: tuple[Component, ...]) -> tuple[Tree, ...]:
+def gather(groups: tuple[Group, ...], components: Sequence[Component] | Mapping[int, Component]) -> tuple[Tree, ...]:
     """From all components, those of each group; the components of alike stages are stacked."""
     trees = []
     for group in groups:
@@ -124,3 +139,23 @@ def _group(stages: tuple[Stage, ...], numbers: Sequence[int], program: Callable[
         return (Group(numbers[0], (stages[numbers[0]],)),)
     alike = [list(neighbours) for _, neighbours in groupby(numbers, key=program)]
     return tuple(Group(members[0], tuple(stages[j] for j in members)) for members in alike)
+
+
+def _teams(devices: int, *keys: Callable[[int], Hashable]) -> tuple[tuple[int, ...], ...]:
+    """The devices in teams with the same keys; the later ones are asked for only where the earlier ones agree.
+
+    The first device and the last one are alone: batches enter the one, and nobody reads what the other sends.
+    """
+    teams = [tuple(range(1, devices - 1))]
+    for key in keys:
+        teams = [finer for team in teams for finer in (_divided(team, key) if len(team) > 1 else [team])]
+    ends = [(0,), (devices - 1,)] if devices > 1 else [(0,)]
+    return tuple(sorted([*ends, *(team for team in teams if team)]))
+
+
+def _divided(numbers: tuple[int, ...], key: Callable[[int], Hashable]) -> list[tuple[int, ...]]:
+    """The numbers that have the same key, for each key."""
+    found: dict[Hashable, list[int]] = {}
+    for number in numbers:
+        found.setdefault(key(number), []).append(number)
+    return [tuple(own) for own in found.values()]

@@ -11,7 +11,6 @@ This module has the functions that a user calls. `jaxlocal.pipeline.layout` says
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -29,6 +28,7 @@ from jaxlocal.pipeline.packing import Slots, pack, unpack
 from jaxlocal.pipeline.program import Program, State, tick
 from jaxlocal.pipeline.schedule import Schedule
 from jaxlocal.pipeline.stages import Stage, steps
+from jaxlocal.pipeline.start import starter
 from jaxlocal.programs import compiled
 from jaxlocal.rule import Batch, Component, Info, Params, Rule, forward_stats
 from jaxlocal.tokens import check_padding
@@ -74,15 +74,20 @@ class Pipeline:
     check_vma: bool = False
 
     def init(self, key: jax.Array, batch: Batch) -> PipelineParams:
-        """The parameters of the rule's own `init`, each component made on its device.
+        """The parameters of the rule's own `init`. They are made for one device after the other.
 
         All later batches must have as many examples as this one.
         """
         checks.key(key)
         checks.batch(batch, self.rule.net)
         layout = self._layout(jax.eval_shape(self.rule.init, key, batch), batch)
-        example = jax.tree.map(lambda leaf: leaf[:1], batch)
-        return self._at_rest(layout, self._begin(layout, key, example))
+        make = starter(self.rule, key, jax.tree.map(lambda leaf: leaf[:1], batch))
+
+        def slots(device: int) -> Slots:
+            own = [i for group in layout.groups[device] for stage in group.stages for i in stage]
+            return pack(layout.components, device, gather(layout.groups[device], make(own)))
+
+        return self._at_rest(layout, self._devices.on_each(slots))
 
     def feed(self, batch: Batch, stacked: bool = False) -> Fed:
         """Put a batch on the devices of the first stage only, its examples split over the mesh's other axes.
@@ -135,8 +140,11 @@ class Pipeline:
         self.rule.check(params)
         layout = self._layout(params, batch)
         components = jax.tree.map(on_host, params.components)
-        packed = [pack(layout.components, d, gather(groups, components)) for d, groups in enumerate(layout.groups)]
-        return self._at_rest(layout, tuple(map(self._devices.one_each, zip(*packed, strict=True))))
+
+        def slots(device: int) -> Slots:
+            return pack(layout.components, device, gather(layout.groups[device], components))
+
+        return self._at_rest(layout, self._devices.on_each(slots))
 
     def predict(self, params: PipelineParams, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """The rule's scores for x, by the drained parameters."""
@@ -198,19 +206,6 @@ class Pipeline:
         check_padding(name, *pair, self.rule.net.layers[0])
 
     # The compiled programs.
-
-    @compiled(static=2)
-    def _begin(self, layout: Layout, key: jax.Array, example: Batch) -> Slots:
-        """The components at the start; the compiler drops from each branch what makes those of other devices."""
-
-        def make(device: int, key: jax.Array, example: Batch) -> Slots:
-            components = self.rule.init(key, example).components
-            return pack(layout.components, device, gather(layout.groups[device], components))
-
-        def here(device: jax.Array, own: tuple[()], shared: tuple[jax.Array, Batch]) -> Slots:
-            return lax.switch(device, [partial(make, number) for number in range(layout.devices)], *shared)
-
-        return self._devices.run(here, (), (key, example), self.check_vma)
 
     @compiled(static=2)
     def _at_rest(self, layout: Layout, slots: Slots) -> PipelineParams:

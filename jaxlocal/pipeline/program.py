@@ -1,9 +1,9 @@
 """What one device does in a tick: its stages learn from the messages that wait for them, then all messages move on.
 
-These are pure functions. All devices run the same program, `tick`, which contains the work of each of them, one after
-the other; every device skips what is not its own. A device's part of the state has one row for each of its stages.
-Before the stages learn, a row of `mail` is the message that a stage will read; afterwards it is the message that the
-stage sends. A row of `notes` is the note of that message (see `jaxlocal.pipeline.layout`).
+These are pure functions. All devices run the same program, `tick`, which contains the work of each team of devices,
+one after the other; every device skips what is not its own. A device's part of the state has one row for each of its
+stages. Before the stages learn, a row of `mail` is the message that a stage will read; afterwards it is the message
+that the stage sends. A row of `notes` is the note of that message (see `jaxlocal.pipeline.layout`).
 """
 
 from collections.abc import Callable
@@ -48,14 +48,17 @@ class Task(NamedTuple):
     program: Program
     group: Group
     entering: Batch | None  # the batch that enters the pipeline, if this group has the first stage and there is one
+    first_losses: jax.Array  # where the losses of each of its stages begin in a note
 
 
 def tick(program: Program, device: jax.Array, state: State, batch: Batch | None) -> tuple[State, jax.Array]:
     """A device's tick: its new state, and the note of the message that its last stage has sent."""
-    devices = program.layout.devices
-    for number in range(devices):
-        mine = device == number if devices > 1 else True  # A single device needs no loop.
-        state = run_if(mine, partial(_work, program, number, mine, batch), state)
+    layout = program.layout
+    first_losses = layout.first_losses(device)
+    for team in layout.teams:
+        # A single device needs no loop.
+        mine = (device == jnp.asarray(team)).any() if layout.devices > 1 else True
+        state = run_if(mine, partial(_work, program, team[0], first_losses, mine, batch), state)
     mail, notes = jax.tree.map(partial(_move_on, program), (state.mail, state.notes))
     return State(state.components, mail, notes), state.notes[-1:]
 
@@ -67,15 +70,17 @@ def _move_on(program: Program, sent: jax.Array) -> jax.Array:
     return jnp.concatenate([received, sent[:-1]])
 
 
-def _work(program: Program, device: int, mine: Flag, batch: Batch | None, state: State) -> State:
-    """All groups of one device learn."""
+def _work(
+    program: Program, device: int, first_losses: jax.Array, mine: Flag, batch: Batch | None, state: State
+) -> State:
+    """All groups of this device, or of another one in its team, learn."""
     layout = program.layout
     unpacked = unpack(layout.components, device, state.components)
     learned = []
     for group, own_components in zip(layout.groups[device], unpacked, strict=True):
         rows = layout.rows(group)
         own = State(own_components, tuple(slot[rows] for slot in state.mail), state.notes[rows])
-        task = Task(program, group, entering=batch if group.first == 0 else None)
+        task = Task(program, group, batch if group.first == 0 else None, first_losses[rows])
         learned.append(_stage_learns(task, mine, own) if len(group.stages) == 1 else _alike_stages_learn(task, own))
     components = tuple(own.components for own in learned)
     mail, notes = jax.tree.map(lambda *rows: jnp.concatenate(rows), *[(own.mail, own.notes) for own in learned])
@@ -153,11 +158,8 @@ def _note(task: Task, notes: jax.Array, losses: jax.Array) -> jax.Array:
     """The notes of the messages that a group sends: those of the messages it has read, and the new losses."""
     if task.entering is not None:  # A new batch has no losses yet.
         notes = notes.at[0].set(0).at[0, -1].set(1)
-    rows = []
-    for note, loss, stage in zip(notes, losses, task.group.stages, strict=True):
-        start = task.program.layout.first_loss(stage)
-        rows.append(lax.dynamic_update_slice(note, loss, (start,)))
-    return jnp.stack(rows)
+    rows = zip(notes, losses, task.first_losses, strict=True)
+    return jnp.stack([lax.dynamic_update_slice(note, loss, (start,)) for note, loss, start in rows])
 
 
 def _split(task: Task, message: Message, axis: int = 0) -> Message:

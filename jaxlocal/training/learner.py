@@ -100,8 +100,6 @@ class PipelineLearner(NamedTuple):
 
     def begin(self, key: jax.Array, example: Batch) -> PipelineParams:
         """The parameters before the first step."""
-        if _is_deep(self.rule) and not processes.several():  # each of several makes its own components alone
-            return self.pipe.place(self.rule.init(key, example), example)
         return self.pipe.init(key, example)
 
     def resume(self, params: Params, example: Batch) -> PipelineParams:
