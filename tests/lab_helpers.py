@@ -37,7 +37,7 @@ def one_line(run, experiment, flags, capsys, status=2):
 class Here:
     """A worker without a process."""
 
-    def __init__(self, make, *arguments):
+    def __init__(self, make, *arguments, cores=None):
         self._made = make(*arguments)
 
     def __enter__(self):

@@ -14,6 +14,7 @@ from experiments.speed.backprop_stage import make_stages
 
 NET = jl.models.mlp((7, 6, 5), classes=3)  # four input units
 CNN = jl.Network((jl.layers.conv(3), jl.layers.conv(4, stride=2), jl.layers.dense(5, jnp.tanh)), jl.layers.Head(3))
+SGD = optax.sgd(0.1)
 LSTM = jl.models.lstm_classifier(vocabulary=9, classes=3, features=4, hidden=(3, 2))
 
 
@@ -79,19 +80,24 @@ def test_how_often_messages_are_exchanged(stages, micro):
 )
 def test_gradients_and_loss_are_those_of_bp(schedule, sizes, micro):
     timetable, mesh = schedule(len(sizes), micro), jl.pipeline.mesh(stage=len(sizes))
-    assert gradient_error(NET, mesh, sizes, timetable, make_batch(NET, 16)) < 1e-5
+    assert gradient_error(BackpropPipeline(NET, SGD, mesh, sizes, timetable), make_batch(NET, 16)) < 1e-5
 
 
 @pytest.mark.parametrize(("schedule", "micro"), [slow(gpipe, 2), slow(one_forward_one_backward, 4)])
 def test_gradients_of_a_convolutional_net(schedule, micro):
-    assert gradient_error(CNN, jl.pipeline.mesh(stage=2), (2, 2), schedule(2, micro), image_batch(8)) < 1e-5
+    assert (
+        gradient_error(
+            BackpropPipeline(CNN, SGD, jl.pipeline.mesh(stage=2), (2, 2), schedule(2, micro)), image_batch(8)
+        )
+        < 1e-5
+    )
 
 
 @pytest.mark.slow
 def test_gradients_of_a_net_for_texts():
     """Its stages hand on sequences with a mask, which has no error."""
     timetable, mesh = one_forward_one_backward(2, 4), jl.pipeline.mesh(stage=2)
-    assert gradient_error(LSTM, mesh, (2, 2), timetable, texts()) < 1e-5
+    assert gradient_error(BackpropPipeline(LSTM, SGD, mesh, (2, 2), timetable), texts()) < 1e-5
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from experiments.beyond import shared as beyond
 from experiments.lab import tables, workers
 from experiments.lab.experiment import Budget, Task
 from experiments.speed import (
+    device_memory,
     device_work,
     fit_speed,
     limits,
@@ -185,6 +186,26 @@ def here(monkeypatch):
     monkeypatch.setattr(shared, "Worker", Here)
     monkeypatch.setattr(link, "Worker", Here)
     monkeypatch.setattr(link, "LARGE", 2**16)
+
+
+@pytest.mark.slow
+@needs_two_cores
+def test_the_memory_of_a_device(tmp_path, monkeypatch):
+    """Four devices need less than two, those that hold a stage less than those that hold the whole network."""
+    net = jl.models.mlp((32,) * 4)
+    tiny = beyond.PROBLEMS["mnist"]._replace(data="digits", net=net, words="tiny", batch=32)
+    monkeypatch.setattr(device_memory, "PROBLEMS", {"mnist": tiny})
+    monkeypatch.setattr(device_memory, "COMPONENTS", {"mnist": 4})
+    monkeypatch.setattr(device_memory, "Worker", Here)
+    monkeypatch.setattr(beyond, "images", lambda *_: few_digits())
+    main(device_memory.EXPERIMENT, ["--rows", "mnist", "--out", str(tmp_path)])
+    lines = {row["program"]: row for row in device_memory.table(device_memory.EXPERIMENT.recorded(tmp_path))}
+    assert list(lines) == ["al", "bp", "al, pipeline", "bp, GPipe of 16", "bp, 1F1B of 16", "bp, data-parallel"]
+    assert lines["bp"]["1"] > 0 and lines["bp"]["2"] is None and lines["al, pipeline"]["8"] is None
+    for program, line in lines.items():
+        if program.startswith("bp, "):
+            assert lines["bp, data-parallel"]["4"] >= line["4"] > 0
+    assert lines["al"]["1"] > lines["al, pipeline"]["2"] > lines["al, pipeline"]["4"] > 0
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ same arrays (see `jaxlocal.pipeline.packing`).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 import jaxlocal as jl
 from experiments.speed.backprop_schedule import NOTHING, Schedule, Timetable
 from experiments.speed.backprop_stage import Stage, layer_costs, make_stages
-from experiments.speed.shared import ADAM, Batch, Finds, Problem, timed
+from experiments.speed.shared import ADAM, Batch, Finds, Problem, megabytes, timed
 from jaxlocal.network import Tree, neighbours
 from jaxlocal.pipeline.devices import Devices, on_host
 from jaxlocal.pipeline.packing import Packing, Slots, pack, packing, unpack, zeros
@@ -104,6 +104,11 @@ class BackpropPipeline:
             packing([stage.sends for stage in stages[:-1]], lead=1),
             packing(kept),
         )
+
+    def init(self, key: jax.Array, batch: Batch) -> State:
+        """The state with the weights with which bp starts."""
+        params = jax.jit(jl.rules.bp(self.net, self.tx).init)(key, batch)
+        return self.place(params.components[0].weights["forward"], batch)
 
     def place(self, weights: tuple[Tree, ...], batch: Batch) -> State:
         """The state with these weights of each layer; all batches must have the shapes of this one."""
@@ -321,33 +326,39 @@ def backprop_pipeline(
     stages: Sequence[int] | None = None,
     find: Finds = timed,
 ) -> Callable[[], float]:
-    """Pipelined backpropagation of the problem's network over all devices, once its gradients have been checked.
-
-    The optimizer is Adam. Without `stages` the layers are cut by their numbers of operations.
-    """
+    """Pipelined backpropagation of the problem's network over all devices, once its gradients have been checked."""
     rule, batch = problem()
-    mesh = jl.pipeline.mesh(stage=len(jax.devices()))
-    sizes = balanced(rule.net, batch, mesh.size, micro) if stages is None else tuple(stages)
-    timetable = schedule(mesh.size, micro)
+    pipe = over_all_devices(rule.net, batch, schedule, micro, stages)
     allowed = max(1e-5, 2e-6 * len(rule.net.layers))  # the roundings of many layers add up
-    if (worst := gradient_error(rule.net, mesh, sizes, timetable, batch)) > allowed:
+    if (worst := gradient_error(pipe, batch)) > allowed:
         raise RuntimeError(f"the pipeline's gradients differ from those of bp by {worst:.1e} of the largest")
-    pipe = BackpropPipeline(rule.net, ADAM, mesh, sizes, timetable)
-
-    def init(key: jax.Array, batch: Batch) -> State:
-        return pipe.place(jax.jit(rule.init)(key, batch).components[0].weights["forward"], batch)
-
-    return find(pipe.run, init, batch, steps)
+    return find(pipe.run, pipe.init, batch, steps)
 
 
-def gradient_error(net: jl.Network, mesh: Mesh, sizes: tuple[int, ...], timetable: Timetable, batch: Batch) -> float:
+def backprop_memory(problem: Problem, schedule: Schedule, micro: int) -> Callable[[], float]:
+    """The megabytes that a step of the same pipeline needs on each of all devices, as XLA counts them."""
+    rule, batch = problem()
+    pipe = over_all_devices(rule.net, batch, schedule, micro)
+    return megabytes(pipe.run, pipe.init, batch, steps=1)
+
+
+def over_all_devices(
+    net: jl.Network, batch: Batch, schedule: Schedule, micro: int, stages: Sequence[int] | None = None
+) -> BackpropPipeline:
+    """The pipeline of a network, with Adam; without `stages` the layers are cut by their numbers of operations."""
+    mesh = jl.pipeline.mesh(stage=len(jax.devices()))
+    sizes = balanced(net, batch, mesh.size, micro) if stages is None else tuple(stages)
+    return BackpropPipeline(net, ADAM, mesh, sizes, schedule(mesh.size, micro))
+
+
+def gradient_error(pipe: BackpropPipeline, batch: Batch) -> float:
     """The largest difference between the pipeline's gradients, or its loss, and those of bp, as a share of the largest.
 
     With this optimizer a step is the gradient many times; a step like the gradient would be lost among the roundings of
     weights that are far larger. Of each layer's arrays the worst counts.
     """
-    tx = optax.sgd(2.0**12)
-    rule, pipe = jl.rules.bp(net, tx), BackpropPipeline(net, tx, mesh, sizes, timetable)
+    pipe = replace(pipe, tx=optax.sgd(2.0**12))
+    rule = jl.rules.bp(pipe.net, pipe.tx)
     params = jax.jit(rule.init)(jax.random.key(0), batch)
     after, info = jax.jit(rule.step)(params, batch)
     before, wanted = (one.components[0].weights["forward"] for one in (params, after))

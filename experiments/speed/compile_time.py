@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import lax
 
@@ -21,11 +22,12 @@ from experiments.lab.main import main
 from experiments.lab.records import Row
 from experiments.lab.workers import Worker
 from experiments.speed.batch import make_batch
-from experiments.speed.shared import Batch, timed
+from experiments.speed.shared import DEVICES, timed, two_cores
 from jaxlocal import flags
 
 CLASSES = 10
-WAYS = "bp", "al", "al, a pipeline on one device"
+ONE_DEVICE, ONE_EACH = "al, a pipeline on one device", "al, a device for each layer"
+WAYS = "bp", "al", ONE_DEVICE, ONE_EACH
 CALLS = 3  # of the program of several steps
 COMPILED_WHOLE = 25  # the deepest network whose start is also compiled as one program, which takes minutes beyond
 
@@ -36,21 +38,22 @@ class Clocked:
     def __init__(self, way: str, depth: int, width: int, batch_size: int):
         jax.config.update("jax_enable_compilation_cache", False)
         net, tx = jl.models.mlp((width,) * depth, CLASSES), optax.adam(1e-3)
-        rule = jl.rules.bp(net, tx) if way == "bp" else jl.rules.al(net, tx)
-        self._rule, self._batch = rule, make_batch(batch_size, (width,), CLASSES)
-        stages = (1,) * depth
-        self._pipe = jl.pipelined(rule, jl.pipeline.mesh(component=1), stages=stages) if "pipeline" in way else None
+        self._batch = make_batch(batch_size, (width,), CLASSES)
+        self._made: Any = jl.rules.bp(net, tx) if way == "bp" else jl.rules.al(net, tx)
+        self._waiting = 1  # the number of steps before all stages of a pipeline learn
+        if devices := {ONE_DEVICE: 1, ONE_EACH: depth}.get(way):
+            self._made = jl.pipelined(self._made, jl.pipeline.mesh(component=devices), stages=(1,) * depth)
+            self._waiting = depth
 
     def start(self, whole: bool) -> float:
         """Seconds of the start: compiled as a whole, or one operation after the other."""
-        init = jax.jit(self._rule.init) if whole else self._rule.init
+        init = jax.jit(self._made.init) if whole else self._made.init
         return _processor(lambda: init(jax.random.key(0), self._batch))
 
     def step(self, steps: int) -> tuple[float, float]:
         """Seconds until the first step is done, its compilation included, and those of each later step."""
-        params = self._rule.init(jax.random.key(0), self._batch)
-        state = self._pipe.place(params, self._batch) if self._pipe else params
-        update = jax.jit(self._pipe.update if self._pipe else self._rule.update, donate_argnums=0)
+        state = jax.tree.map(jnp.copy, self._made.init(jax.random.key(0), self._batch))  # so that it can be overwritten
+        update = jax.jit(self._made.update, donate_argnums=0)
 
         def run(count: int) -> None:
             nonlocal state
@@ -59,20 +62,16 @@ class Clocked:
             jax.block_until_ready(state)
 
         first = _processor(partial(run, 1))
-        run(len(self._pipe.stages) if self._pipe else 1)  # the pipeline fills
+        run(self._waiting)
         began = time.perf_counter()
         run(steps)
         return first, (time.perf_counter() - began) / steps
 
     def together(self, steps: int) -> float:
         """Seconds of a step, if this many steps are one compiled program, as in training."""
-
-        def init(key: jax.Array, batch: Batch) -> Any:
-            params = self._rule.init(key, batch)
-            return self._pipe.place(params, batch) if self._pipe else params
-
-        run = self._pipe.run if self._pipe else lambda params, batches: lax.scan(self._rule.step, params, batches)
-        call = timed(run, init, self._batch, steps)
+        made = self._made
+        run = made.run if isinstance(made, jl.pipeline.Pipeline) else partial(lax.scan, made.step)
+        call = timed(run, made.init, self._batch, steps)
         return median(call() for _ in range(CALLS))
 
 
@@ -85,17 +84,21 @@ def _processor(call: Callable[[], object]) -> float:
 def measure(depth: int, way: str, task: Task) -> Row:
     """A line of the table."""
     made = Clocked, way, depth, task.options["width"], task.options["batch_size"]
+    several = way == ONE_EACH  # whose devices share two cores here, so that only what is compiled is measured
+    cores = [two_cores()[device % DEVICES] for device in range(depth)] if several else None
     row: Row = {"layers": depth, "program": way}
-    with Worker(*made) as worker:
+    with Worker(*made, cores=cores) as worker:
         row["start, s"] = worker.ask("start", False)
-        first, later = worker.ask("step", task.budget["steps"])
-    with Worker(*made) as worker:
-        together = worker.ask("together", task.budget["steps"])
-    row["start as one program, s"] = None
+        first, later = worker.ask("step", 1 if several else task.budget["steps"])
+    row |= {"start as one program, s": None, "first step, s": first}
+    row |= {"later steps, ms": None if several else 1e3 * later, "in one program, ms": None}
+    if not several:
+        with Worker(*made) as worker:
+            row["in one program, ms"] = 1e3 * worker.ask("together", task.budget["steps"])
     if depth <= COMPILED_WHOLE and way in ("bp", "al"):
         with Worker(*made) as worker:
             row["start as one program, s"] = worker.ask("start", True)
-    return row | {"first step, s": first, "later steps, ms": 1e3 * later, "in one program, ms": 1e3 * together}
+    return row
 
 
 def run(task: Task) -> Iterator[Outcome]:
