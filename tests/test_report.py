@@ -32,7 +32,7 @@ def test_the_page_is_what_the_records_say():
 
 
 def test_an_experiment_says_which_module_it_is():
-    assert len(EXPERIMENTS) == 41
+    assert len(EXPERIMENTS) == 42
     for module, made in EXPERIMENTS.items():
         assert made.command == f"python -m {module.removesuffix('.__main__')}"
         assert made.name in (made.module.removeprefix("papers.").replace(".", "_"), made.module.partition(".")[2]) or (
