@@ -21,7 +21,7 @@ from experiments.beyond import codes, frontier, label_loss, rank  # noqa: E402
 from experiments.demos import digits, mnist, pretrained  # noqa: E402
 from experiments.lab import figures, records, report, tables  # noqa: E402
 from experiments.papers.al_text import classification  # noqa: E402
-from experiments.speed import costs, local_rules, many_devices, time_to_accuracy  # noqa: E402
+from experiments.speed import costs, device_memory, local_rules, many_devices, time_to_accuracy  # noqa: E402
 from experiments.speed.bench import __main__ as bench  # noqa: E402
 from experiments.speed.bench import overview  # noqa: E402
 from jaxlocal.app import trained  # noqa: E402
@@ -32,6 +32,7 @@ WHOLE = {
     "al_text": classification.EXPERIMENT,
     "codes": codes.EXPERIMENT,
     "costs": costs.EXPERIMENT,
+    "device_memory": device_memory.EXPERIMENT,
     "frontier": frontier.EXPERIMENT,
     "label_loss": label_loss.EXPERIMENT,
     "local_rules": local_rules.EXPERIMENT,

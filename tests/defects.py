@@ -903,9 +903,23 @@ DEFECTS = (
     Defect(
         "pipeline: devices of the same shapes are taken to do the same",
         "pipeline/layout.py",
-        "_teams(devices, forms, programs)",
-        "_teams(devices, forms)",
+        "return tuple(map(program, own)), components.forms",
+        "return components.forms",
         pipeline("ticks_and_a_drain_are_sequential_updates[shapes-5-None]"),
+    ),
+    Defect(
+        "pipeline: what a stage does not read is left out of the comparison",
+        "pipeline/layout.py",
+        ", keep_unused=True)",
+        ")",
+        pipeline("devices_are_a_team_only_if_they_do_the_same[input]"),
+    ),
+    Defect(
+        "pipeline: stages that call other Python functions are taken to be alike",
+        "pipeline/layout.py",
+        'or "callback" in str(traced.jaxpr)',
+        "",
+        pipeline("devices_are_a_team_only_if_they_do_the_same[callback]"),
     ),
     Defect(
         "pipeline: a fed batch goes to every device",

@@ -278,6 +278,58 @@ def test_devices_that_do_the_same_are_a_team(name, devices, teams):
     assert start(name, pipeline(name, devices)).layout.teams == teams
 
 
+def differing(kind):
+    """A rule whose blocks have the same shapes, and differ in what is hard to see."""
+    net = jl.models.mlp((4,) * 4, classes=4)
+
+    def part(number, block):
+        constant = jnp.full((8, 4), number / 10)
+
+        def init(key, message):
+            weights, stats, a = jl.init_layer(block, key, message[0])
+            return {"forward": (weights,)}, (stats,), (a, message[1])
+
+        def teach(weights, stats, message, key):
+            below = message[1] if kind == "input" and number % 2 else message[0]
+            if kind == "constant":
+                below = below + constant
+            if kind == "callback":
+                shape = jax.ShapeDtypeStruct((), jnp.float32)
+                below = below + jax.pure_callback(lambda: np.float32(number), shape)
+
+            def objective(weights):
+                a, new_stats = jl.apply_layer(block, weights["forward"][0], stats[0], below, key)
+                return {"loss": jnp.mean(jnp.square(a - 1))}, (new_stats,), (a, a if kind == "input" else message[1])
+
+            return jl.lesson_of(objective, weights)
+
+        return jl.Part((number,), init, teach)
+
+    parts = (*map(part, range(4), net.blocks), jl.head_part(net))
+    return jl.make_rule(net, parts, {"forward": optax.sgd(0.1)}, locality={"forward": jl.upward(5)})
+
+
+MIDDLE = {
+    "nothing": [(1, 2, 3)],
+    "input": [(1, 3), (2,)],
+    "constant": [(1,), (2,), (3,)],
+    "callback": [(1,), (2,), (3,)],
+}
+
+
+@pytest.mark.parametrize("kind", MIDDLE)
+def test_devices_are_a_team_only_if_they_do_the_same(kind):
+    rule = differing(kind)
+    pipe = jl.pipelined(rule, jl.pipeline.mesh(component=5))
+    params = jax.jit(rule.init)(jax.random.key(0), batch("alike", 0))
+    placed = pipe.place(params, batch("alike", 0))
+    assert sorted(placed.layout.teams) == sorted([(0,), *MIDDLE[kind], (4,)])
+    wanted, info = jax.lax.scan(rule.step, params, batches("alike"))
+    placed, found = pipe.run(placed, batches("alike"))
+    close(pipe.drain(placed), wanted)
+    np.testing.assert_allclose(found.losses, info.losses, rtol=1e-5)
+
+
 @pytest.mark.xdist_group("pipeline alike")
 def test_the_work_of_a_team_stands_in_the_program_once():
     def products(depth):
@@ -287,6 +339,23 @@ def test_the_work_of_a_team_stands_in_the_program_once():
         return str(jax.make_jaxpr(pipe.step)(params, batch("alike", 0))).count("dot_general")
 
     assert products(8) == products(3) > 0
+
+
+@pytest.mark.xdist_group("pipeline drtp")
+def test_the_components_may_lie_along_the_second_axis_of_a_mesh():
+    rule, first = RULE["drtp"], batch("drtp", 0)
+    pipe = jl.pipelined(rule, jl.pipeline.mesh(data=2, component=2))
+    params = pipe.init(jax.random.key(0), first)
+    start, wanted = jax.jit(rule.init)(jax.random.key(0), first), RULE["drtp"].step
+    assert same(pipe.drain(params), start)
+    close(pipe.drain(pipe.update(params, first)), wanted(start, first)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("pipeline drtp")
+def test_the_start_may_be_part_of_a_compiled_program():
+    pipe, first = pipeline("drtp", 3), batch("drtp", 0)
+    assert same(jax.jit(pipe.init)(jax.random.key(0), first), pipe.init(jax.random.key(0), first))
 
 
 @pytest.mark.slow

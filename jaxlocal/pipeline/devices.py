@@ -75,26 +75,28 @@ class Devices:
     def on_each(self, make: Callable[[int], Any]) -> Any:
         """Arrays whose piece on each device is what `make` returns for its number.
 
-        Each process makes the pieces of its own devices alone, one after the other.
+        Each process makes the pieces of its own devices alone, one after the other, and copies them there.
         """
-        sharding = self.sharding(self.axis)
-
-        def number(device: jax.Device) -> int:
-            return int(np.argwhere(self.mesh.devices == device)[0, self.mesh.axis_names.index(self.axis)])
-
-        pieces = []
-        for here, devices in groupby(sorted(self.mesh.local_devices, key=number), key=number):
-            piece = jax.tree.map(jnp.copy, make(here))  # so that a step can overwrite it
+        sharding, place = self.sharding(self.axis), self.mesh.axis_names.index(self.axis)
+        number = {device: index[place] for index, device in np.ndenumerate(self.mesh.devices)}
+        if not self.mesh.local_devices:
+            raise ValueError("mesh: has no device of this process; take devices of all processes")
+        pieces: dict[jax.Device, Any] = {}
+        for here, devices in groupby(sorted(self.mesh.local_devices, key=number.__getitem__), key=number.__getitem__):
+            piece = make(here)
             if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(piece)):
-                every = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *map(make, range(self.count)))
-                return lax.with_sharding_constraint(every, sharding)
-            pieces += [jax.device_put(piece, device) for device in devices]
+                # XLA must not join the computation of a piece to that of the whole, or it could round differently.
+                every = lax.optimization_barrier([make(one) for one in range(self.count)])
+                whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *every)
+                return lax.with_sharding_constraint(whole, sharding)
+            pieces |= {device: jax.device_put(piece, device, may_alias=False) for device in devices}
+            del piece  # before the next one is made
 
-        def whole(*leaves: jax.Array) -> jax.Array:
+        def joined(*leaves: jax.Array) -> jax.Array:
             length, *rest = leaves[0].shape
             return jax.make_array_from_single_device_arrays((self.count * length, *rest), sharding, leaves)
 
-        return jax.tree.map(whole, *pieces)
+        return jax.tree.map(joined, *(pieces[device] for device in self.mesh.local_devices))
 
     def on_first(self, array: Any, stacked: bool) -> jax.Array:
         """An array (B, …), or (T, B, …) if stacked, on the first device only; the others hold zeros of its shape.

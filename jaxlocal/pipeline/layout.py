@@ -95,7 +95,10 @@ def lay_out(
         """A stage as the compiler sees it, constants included: stages are alike if these texts are the same."""
         stage = stages[number]
         components = tuple(params.components[i] for i in stage)
-        return jax.jit(partial(learn_stage, steps, stage)).lower(components, read[number]).as_text()
+        learn = jax.jit(partial(learn_stage, steps, stage), keep_unused=True)  # so that the text tells what it reads
+        traced = learn.trace(components, read[number])
+        calls_python = traced.jaxpr.effects or "callback" in str(traced.jaxpr)  # the text does not say which function
+        return f"{number} alone" if calls_python else traced.lower().as_text()
 
     each = len(stages) // devices
     numbers = [range(d * each, (d + 1) * each) for d in range(devices)]  # of the stages of each device
@@ -103,15 +106,12 @@ def lay_out(
     trees = [jax.eval_shape(partial(gather, own), params.components) for own in groups]
     components, messages = packing(trees, room=room), packing(read[1:], lead=1)
 
-    def forms(device: int) -> Hashable:
-        """How a device that is neither the first nor the last reads its components and messages."""
+    def work(device: int) -> Hashable:
+        """What a device between the first and the last does, and how its components and messages are packed."""
         own = numbers[device]
-        return components.forms[device], messages.forms[own[0] - 1 : own[-1] + 1]
+        return tuple(map(program, own)), components.forms[device], messages.forms[own[0] - 1 : own[-1] + 1]
 
-    def programs(device: int) -> Hashable:
-        return tuple(map(program, numbers[device]))
-
-    return Layout(groups, _teams(devices, forms, programs), components, messages, tuple(losses), batch)
+    return Layout(groups, _teams(devices, work), components, messages, tuple(losses), batch)
 
 
 def gather(groups: tuple[Group, ...], components: Sequence[Component] | Mapping[int, Component]) -> tuple[Tree, ...]:
@@ -141,21 +141,13 @@ def _group(stages: tuple[Stage, ...], numbers: Sequence[int], program: Callable[
     return tuple(Group(members[0], tuple(stages[j] for j in members)) for members in alike)
 
 
-def _teams(devices: int, *keys: Callable[[int], Hashable]) -> tuple[tuple[int, ...], ...]:
-    """The devices in teams with the same keys; the later ones are asked for only where the earlier ones agree.
+def _teams(devices: int, work: Callable[[int], Hashable]) -> tuple[tuple[int, ...], ...]:
+    """The devices in teams that have the same work.
 
     The first device and the last one are alone: batches enter the one, and nobody reads what the other sends.
     """
-    teams = [tuple(range(1, devices - 1))]
-    for key in keys:
-        teams = [finer for team in teams for finer in (_divided(team, key) if len(team) > 1 else [team])]
-    ends = [(0,), (devices - 1,)] if devices > 1 else [(0,)]
-    return tuple(sorted([*ends, *(team for team in teams if team)]))
-
-
-def _divided(numbers: tuple[int, ...], key: Callable[[int], Hashable]) -> list[tuple[int, ...]]:
-    """The numbers that have the same key, for each key."""
-    found: dict[Hashable, list[int]] = {}
-    for number in numbers:
-        found.setdefault(key(number), []).append(number)
-    return [tuple(own) for own in found.values()]
+    teams: dict[Hashable, list[int]] = {}
+    for device in range(devices):
+        alone = device in (0, devices - 1)
+        teams.setdefault(device if alone else work(device), []).append(device)
+    return tuple(map(tuple, teams.values()))

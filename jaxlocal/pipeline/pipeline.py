@@ -74,14 +74,14 @@ class Pipeline:
     check_vma: bool = False
 
     def init(self, key: jax.Array, batch: Batch) -> PipelineParams:
-        """The parameters of the rule's own `init`. They are made for one device after the other.
+        """The parameters of the rule's own `init`, made for one device after the other, and moved there.
 
         All later batches must have as many examples as this one.
         """
         checks.key(key)
         checks.batch(batch, self.rule.net)
         layout = self._layout(jax.eval_shape(self.rule.init, key, batch), batch)
-        make = starter(self.rule, key, jax.tree.map(lambda leaf: leaf[:1], batch))
+        make = starter(self.rule, on_host(key), jax.tree.map(lambda leaf: on_host(leaf[:1]), batch))
 
         def slots(device: int) -> Slots:
             own = [i for group in layout.groups[device] for stage in group.stages for i in stage]
