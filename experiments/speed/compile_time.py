@@ -52,7 +52,8 @@ class Clocked:
 
     def step(self, steps: int) -> tuple[float, float]:
         """Seconds until the first step is done, its compilation included, and those of each later step."""
-        state = jax.tree.map(jnp.copy, self._made.init(jax.random.key(0), self._batch))  # a rule may return an array twice
+        begun = self._made.init(jax.random.key(0), self._batch)
+        state = jax.tree.map(jnp.copy, begun)  # a rule may return an array twice
         update = jax.jit(self._made.update, donate_argnums=0)
 
         def run(count: int) -> None:
