@@ -77,7 +77,7 @@ PICTURES: Mapping[str, Mapping[str, str]] = {
     "bartunov_figure4": {"bartunov_figure4": "Error against the size of the auxiliary output"},
     "bartunov_figure5": {
         "bartunov_figure5": "Accuracies under random settings on MNIST, fully connected",
-        "bartunov_figure5_table4": "The same from exactly the ranges of Table 4",
+        "bartunov_figure5_table4": "Accuracies under random settings on MNIST, fully connected, by Table 4's ranges",
         "bartunov_figure5_mnist_lc": "Accuracies under random settings on MNIST, locally connected",
         "bartunov_figure5_cifar_fc": "Accuracies under random settings on CIFAR-10, fully connected",
         "bartunov_figure5_cifar_lc": "Accuracies under random settings on CIFAR-10, locally connected",

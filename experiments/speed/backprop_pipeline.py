@@ -336,7 +336,10 @@ def backprop_pipeline(
 
 
 def backprop_memory(problem: Problem, schedule: Schedule, micro: int) -> Callable[[], float]:
-    """The megabytes that a step of the same pipeline needs on each of all devices, as XLA counts them."""
+    """The megabytes that a step of the same pipeline needs on each of all devices, as XLA counts them.
+
+    The gradients are not checked; the tests do that.
+    """
     rule, batch = problem()
     pipe = over_all_devices(rule.net, batch, schedule, micro)
     return megabytes(pipe.run, pipe.init, batch, steps=1)

@@ -22,7 +22,7 @@ from experiments.lab.main import main
 from experiments.lab.records import Row
 from experiments.lab.workers import Worker
 from experiments.speed.batch import make_batch
-from experiments.speed.shared import DEVICES, timed, two_cores
+from experiments.speed.shared import cores_of, timed
 from jaxlocal import flags
 
 CLASSES = 10
@@ -40,33 +40,34 @@ class Clocked:
         net, tx = jl.models.mlp((width,) * depth, CLASSES), optax.adam(1e-3)
         self._batch = make_batch(batch_size, (width,), CLASSES)
         self._made: Any = jl.rules.bp(net, tx) if way == "bp" else jl.rules.al(net, tx)
-        self._waiting = 1  # the number of steps before all stages of a pipeline learn
+        self._warm_up = 1  # steps, until all stages of a pipeline learn
         if devices := {ONE_DEVICE: 1, ONE_EACH: depth}.get(way):
             self._made = jl.pipelined(self._made, jl.pipeline.mesh(component=devices), stages=(1,) * depth)
-            self._waiting = depth
+            self._warm_up = depth
 
     def start(self, whole: bool) -> float:
         """Seconds of the start: compiled as a whole, or one operation after the other."""
         init = jax.jit(self._made.init) if whole else self._made.init
         return _processor(lambda: init(jax.random.key(0), self._batch))
 
-    def step(self, steps: int) -> tuple[float, float]:
-        """Seconds until the first step is done, its compilation included, and those of each later step."""
+    def first_step(self) -> float:
+        """Seconds until the first step is done, its compilation included."""
         begun = self._made.init(jax.random.key(0), self._batch)
-        state = jax.tree.map(jnp.copy, begun)  # a rule may return an array twice
-        update = jax.jit(self._made.update, donate_argnums=0)
+        self._state = jax.tree.map(jnp.copy, begun)  # a rule may return an array twice
+        self._update = jax.jit(self._made.update, donate_argnums=0)
+        return _processor(partial(self._run, 1))
 
-        def run(count: int) -> None:
-            nonlocal state
-            for _ in range(count):
-                state = update(state, self._batch)
-            jax.block_until_ready(state)
-
-        first = _processor(partial(run, 1))
-        run(self._waiting)
+    def later_step(self, steps: int) -> float:
+        """Seconds of each of these steps after the first one."""
+        self._run(self._warm_up)
         began = time.perf_counter()
-        run(steps)
-        return first, (time.perf_counter() - began) / steps
+        self._run(steps)
+        return (time.perf_counter() - began) / steps
+
+    def _run(self, steps: int) -> None:
+        for _ in range(steps):
+            self._state = self._update(self._state, self._batch)
+        jax.block_until_ready(self._state)
 
     def together(self, steps: int) -> float:
         """Seconds of a step, if this many steps are one compiled program, as in training."""
@@ -85,21 +86,27 @@ def _processor(call: Callable[[], object]) -> float:
 def measure(depth: int, way: str, task: Task) -> Row:
     """A line of the table."""
     made = Clocked, way, depth, task.options["width"], task.options["batch_size"]
-    several = way == ONE_EACH  # whose devices share two cores here, so that only what is compiled is measured
-    cores = [two_cores()[device % DEVICES] for device in range(depth)] if several else None
-    row: Row = {"layers": depth, "program": way}
-    with Worker(*made, cores=cores) as worker:
-        row["start, s"] = worker.ask("start", False)
-        first, later = worker.ask("step", 1 if several else task.budget["steps"])
-    row |= {"start as one program, s": None, "first step, s": first}
-    row |= {"later steps, ms": None if several else 1e3 * later, "in one program, ms": None}
-    if not several:
+    steps, whole, later, together = task.budget["steps"], None, None, None
+    share = way == ONE_EACH  # its devices share two cores, so that the times of later steps would say nothing
+    with Worker(*made, cores=cores_of(depth) if share else None) as worker:
+        start, first = worker.ask("start", False), worker.ask("first_step")
+        if not share:
+            later = 1e3 * worker.ask("later_step", steps)
+    if not share:
         with Worker(*made) as worker:
-            row["in one program, ms"] = 1e3 * worker.ask("together", task.budget["steps"])
+            together = 1e3 * worker.ask("together", steps)
     if depth <= COMPILED_WHOLE and way in ("bp", "al"):
         with Worker(*made) as worker:
-            row["start as one program, s"] = worker.ask("start", True)
-    return row
+            whole = worker.ask("start", True)
+    return {
+        "layers": depth,
+        "program": way,
+        "start, s": start,
+        "start as one program, s": whole,
+        "first step, s": first,
+        "later steps, ms": later,
+        "in one program, ms": together,
+    }
 
 
 def run(task: Task) -> Iterator[Outcome]:

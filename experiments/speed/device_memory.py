@@ -7,7 +7,6 @@ timed, so that two cores can stand for all devices.
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import cycle, islice
 
 import jax
 
@@ -21,7 +20,7 @@ from experiments.lab.workers import Worker
 from experiments.speed.backprop_pipeline import backprop_memory
 from experiments.speed.backprop_schedule import gpipe, one_forward_one_backward
 from experiments.speed.batch import make_batch
-from experiments.speed.shared import ADAM, Batch, megabytes, pipeline, sequential, split, two_cores
+from experiments.speed.shared import ADAM, Batch, cores_of, megabytes, pipeline, sequential, split
 
 COMPONENTS = {"mnist": 8, "deep_16": 16, "deep_32": 32, "deep_64": 64, "wide_64": 4, "wide_512": 4, "cifar": 8}
 DEVICES = 1, 2, 4, 8, 16, 32, 64
@@ -40,7 +39,7 @@ def memories(name: str) -> Callable[[], dict[str, float]]:
     al = partial(problem, name, partial(jl.rules.al, components=COMPONENTS[name]))
     bp = partial(problem, name, jl.rules.bp)
     if len(jax.devices()) == 1:
-        finds = {rule: sequential(one, 1, find=megabytes) for rule, one in {"al": al, "bp": bp}.items()}
+        finds = {"al": sequential(al, 1, find=megabytes), "bp": sequential(bp, 1, find=megabytes)}
     else:
         finds = {
             "al, pipeline": pipeline(al, 1, find=megabytes),
@@ -54,9 +53,8 @@ def memories(name: str) -> Callable[[], dict[str, float]]:
 def run(name: str, task: Task) -> Iterator[Outcome]:
     """Count every program of a problem."""
     rows: list[Row] = []
-    for devices in [devices for devices in DEVICES if devices <= COMPONENTS[name]]:
-        cores = list(islice(cycle(two_cores()), devices))
-        with Worker(memories, name, cores=cores) as worker:
+    for devices in DEVICES[: 1 + DEVICES.index(COMPONENTS[name])]:
+        with Worker(memories, name, cores=cores_of(devices)) as worker:
             found = worker.ask()
         rows += [records.rounded({"program": one, "devices": devices, "MB": found[one]}, 3) for one in found]
         print(f"  {name}: {devices} of {COMPONENTS[name]} devices done", flush=True)

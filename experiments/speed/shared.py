@@ -125,6 +125,11 @@ def over_cores(seconds: Sequence[Sequence[float]]) -> list[float]:
     return [fmean(both) for both in zip(*seconds, strict=True)]
 
 
+def cores_of(devices: int) -> list[int]:
+    """A core for each of these devices; if they are more than two, they share the two cores."""
+    return [two_cores()[device % DEVICES] for device in range(devices)]
+
+
 def two_cores() -> list[int]:
     """The cores that the processes are pinned to."""
     cores = available_cores()

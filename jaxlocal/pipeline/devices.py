@@ -75,7 +75,7 @@ class Devices:
     def on_each(self, make: Callable[[int], Any]) -> Any:
         """Arrays whose piece on each device is what `make` returns for its number.
 
-        Each process makes the pieces of its own devices alone, one after the other, and copies them there.
+        Each process makes only the pieces of its own devices, one after the other, and copies each to its device.
         """
         sharding, place = self.sharding(self.axis), self.mesh.axis_names.index(self.axis)
         number = {device: index[place] for index, device in np.ndenumerate(self.mesh.devices)}
@@ -85,7 +85,8 @@ class Devices:
         for here, devices in groupby(sorted(self.mesh.local_devices, key=number.__getitem__), key=number.__getitem__):
             piece = make(here)
             if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(piece)):
-                # XLA must not join the computation of a piece to that of the whole, or it could round differently.
+                # Otherwise XLA joins the computation of a piece to that of the whole, and rounds differently. With some
+                # compiler settings it does so even now.
                 every = lax.optimization_barrier([make(one) for one in range(self.count)])
                 whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *every)
                 return lax.with_sharding_constraint(whole, sharding)

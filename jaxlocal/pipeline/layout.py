@@ -1,9 +1,10 @@
 """Where everything lies in the arrays of a pipeline.
 
 The components are cut into stages, and every device has the same number of neighbouring stages. Stages of one device
-that do the same computation on the same shapes form a group, which learns as one batched operation. Devices whose
-stages do the same form a team: their work stands in the program once, however many they are. The layout also says how
-components and messages of different shapes share the same arrays, and where each loss lies in a note.
+that do the same computation on the same shapes form a group, which learns as one batched operation. Devices between the
+first and the last whose stages do the same form a team: their work stands in the program once, however many they are.
+The layout also says how components and messages of different shapes share the same arrays, and where each loss lies in
+a note.
 
 A note belongs to a message: it is a vector of the losses so far on the batch that the message comes from, followed by 1
 if there is such a batch and 0 if there is none.
@@ -135,7 +136,7 @@ def scatter(groups: tuple[Group, ...], trees: tuple[Tree, ...]) -> list[Componen
 
 def _group(stages: tuple[Stage, ...], numbers: Sequence[int], program: Callable[[int], str]) -> tuple[Group, ...]:
     """The stages with these numbers, which are all those of a device, in groups of neighbours with the same program."""
-    if len(numbers) == 1:  # Lowering a program takes time, and one stage has nothing to be compared with.
+    if len(numbers) == 1:  # Lowering takes time, and on its device one stage has nothing to be compared with.
         return (Group(numbers[0], (stages[numbers[0]],)),)
     alike = [list(neighbours) for _, neighbours in groupby(numbers, key=program)]
     return tuple(Group(members[0], tuple(stages[j] for j in members)) for members in alike)

@@ -74,7 +74,7 @@ class Pipeline:
     check_vma: bool = False
 
     def init(self, key: jax.Array, batch: Batch) -> PipelineParams:
-        """The parameters of the rule's own `init`, made for one device after the other, and moved there.
+        """The parameters of the rule's own `init`, made for one device after the other, and copied to it.
 
         All later batches must have as many examples as this one.
         """

@@ -73,7 +73,7 @@ def _move_on(program: Program, sent: jax.Array) -> jax.Array:
 def _work(
     program: Program, device: int, first_losses: jax.Array, mine: Flag, batch: Batch | None, state: State
 ) -> State:
-    """All groups of this device, or of another one in its team, learn."""
+    """All groups of a device learn. `device` is the first of its team; the others do the same."""
     layout = program.layout
     unpacked = unpack(layout.components, device, state.components)
     learned = []

@@ -145,7 +145,7 @@ def draw(recorded: Recorded) -> dict[str, "Figure"]:
             if prefix + method in rows
         }
         if found:
-            name = "bartunov_figure5" + ("_table4" if panel.table4 else f"_{panel.net}" if prefix else "")
+            name = "bartunov_figure5" + (f"_{prefix.removesuffix('_')}" if prefix else "")
             drawn[name] = jl.search.histograms(found)
             drawn[name].suptitle(panel.title)
     return drawn
