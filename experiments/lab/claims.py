@@ -107,9 +107,8 @@ CLAIMS: Sequence[Claim] = (
         "`bp` is the most stable method, and target propagation the most sensitive",
         "On MNIST, fully connected, after an epoch or two, `bp` is the most stable. The most sensitive is `fa` by the "
         "distance from best to median. By the worst setting it is parallel `sdtp`, or `dfa` with exactly the ranges of "
-        "the paper. Locally connected, `bp` has the best "
-        "worst setting; by the distance `bp`, parallel `dtp` and `sdtp` are the most sensitive. On CIFAR-10 it is not "
-        "settled",
+        "the paper. Locally connected, `bp` has the best worst setting; by the distance `bp`, parallel `dtp` and "
+        "`sdtp` are the most sensitive. On CIFAR-10 it is not settled",
     ),
     Claim(
         "bartunov_figures6_7",
@@ -143,7 +142,7 @@ CLAIMS: Sequence[Claim] = (
         "dkp_table1",
         "Direct Kolen-Pollack, Table 1",
         "Direct feedback that learns, `dkp`, is better than `dfa`",
-        "It holds on CIFAR-10, after two of the epochs ({dkp_table1/cifar10_dkp - dkp_table1/cifar10_dfa}) and, from "
+        "It holds on CIFAR-10, after two of fifty epochs ({dkp_table1/cifar10_dkp - dkp_table1/cifar10_dfa}) and, from "
         "one seed, after half of them ({dkp_table1/cifar10_dkp_long - dkp_table1/cifar10_dfa_long}); it does not show "
         "on Fashion-MNIST ({dkp_table1/fashion_mnist_dkp - dkp_table1/fashion_mnist_dfa})",
     ),

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import cycle, islice
 from statistics import fmean
 from typing import Any
 
@@ -127,7 +128,7 @@ def over_cores(seconds: Sequence[Sequence[float]]) -> list[float]:
 
 def cores_of(devices: int) -> list[int]:
     """A core for each of these devices; if they are more than two, they share the two cores."""
-    return [two_cores()[device % DEVICES] for device in range(devices)]
+    return list(islice(cycle(two_cores()), devices))
 
 
 def two_cores() -> list[int]:

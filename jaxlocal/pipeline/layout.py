@@ -10,6 +10,7 @@ A note belongs to a message: it is a vector of the losses so far on the batch th
 if there is such a batch and 0 if there is none.
 """
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache, partial
 from itertools import groupby
@@ -107,16 +108,24 @@ def lay_out(
     trees = [jax.eval_shape(partial(gather, own), params.components) for own in groups]
     components, messages = packing(trees, room=room), packing(read[1:], lead=1)
 
+    # How the components and messages of each device between the first and the last are packed.
+    forms = {
+        device: (components.forms[device], messages.forms[own[0] - 1 : own[-1] + 1])
+        for device, own in enumerate(numbers)
+        if 0 < device < devices - 1
+    }
+    sharing = Counter(forms.values())
+
     def work(device: int) -> Hashable:
-        """What a device between the first and the last does, and how its components and messages are packed."""
-        own = numbers[device]
-        return tuple(map(program, own)), components.forms[device], messages.forms[own[0] - 1 : own[-1] + 1]
+        """What such a device does. Only where others have the same forms, its stages are lowered and compared."""
+        own = forms[device]
+        return own, tuple(map(program, numbers[device])) if sharing[own] > 1 else ()
 
     return Layout(groups, _teams(devices, work), components, messages, tuple(losses), batch)
 
 
 def gather(groups: tuple[Group, ...], components: Sequence[Component] | Mapping[int, Component]) -> tuple[Tree, ...]:
-    """From all components, those of each group; the components of alike stages are stacked."""
+    """From components by their numbers, those of each group; the components of alike stages are stacked."""
     trees = []
     for group in groups:
         stages = [tuple(components[i] for i in stage) for stage in group.stages]

@@ -9,7 +9,7 @@ This module has the functions that a user calls. `jaxlocal.pipeline.layout` says
 `jaxlocal.pipeline.program` what one device does in a tick.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from jaxlocal.pipeline.packing import Slots, pack, unpack
 from jaxlocal.pipeline.program import Program, State, tick
 from jaxlocal.pipeline.schedule import Schedule
 from jaxlocal.pipeline.stages import Stage, steps
-from jaxlocal.pipeline.start import starter
+from jaxlocal.pipeline.start import Start
 from jaxlocal.programs import compiled
 from jaxlocal.rule import Batch, Component, Info, Params, Rule, forward_stats
 from jaxlocal.tokens import check_padding
@@ -80,14 +80,8 @@ class Pipeline:
         """
         checks.key(key)
         checks.batch(batch, self.rule.net)
-        layout = self._layout(jax.eval_shape(self.rule.init, key, batch), batch)
-        make = starter(self.rule, on_host(key), jax.tree.map(lambda leaf: on_host(leaf[:1]), batch))
-
-        def slots(device: int) -> Slots:
-            own = [i for group in layout.groups[device] for stage in group.stages for i in stage]
-            return pack(layout.components, device, gather(layout.groups[device], make(own)))
-
-        return self._at_rest(layout, self._devices.on_each(slots))
+        start = Start(self.rule, on_host(key), jax.tree.map(lambda leaf: on_host(leaf[:1]), batch))
+        return self._begin(self._layout(start.params, batch), start.components)
 
     def feed(self, batch: Batch, stacked: bool = False) -> Fed:
         """Put a batch on the devices of the first stage only, its examples split over the mesh's other axes.
@@ -138,13 +132,8 @@ class Pipeline:
     def place(self, params: Params, batch: Batch) -> PipelineParams:
         """Put parameters of the rule on the pipeline's devices; all batches must have the shapes of this one."""
         self.rule.check(params)
-        layout = self._layout(params, batch)
         components = jax.tree.map(on_host, params.components)
-
-        def slots(device: int) -> Slots:
-            return pack(layout.components, device, gather(layout.groups[device], components))
-
-        return self._at_rest(layout, self._devices.on_each(slots))
+        return self._begin(self._layout(params, batch), lambda numbers: {i: components[i] for i in numbers})
 
     def predict(self, params: PipelineParams, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """The rule's scores for x, by the drained parameters."""
@@ -170,6 +159,16 @@ class Pipeline:
         params, shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, batch))
         self._devices.check_split(shapes)
         return lay_out(steps(self.rule), params, shapes, self.stages, self._devices.count, self.room)
+
+    def _begin(self, layout: Layout, make: Callable[[Collection[int]], Mapping[int, Component]]) -> PipelineParams:
+        """The state with the components that `make` returns for their numbers, and no batch in the pipeline."""
+
+        def slots(device: int) -> Slots:
+            groups = layout.groups[device]
+            numbers = [i for group in groups for stage in group.stages for i in stage]
+            return pack(layout.components, device, gather(groups, make(numbers)))
+
+        return self._at_rest(layout, self._devices.on_each(slots))
 
     def _check(self, params: PipelineParams, batch: Batch | Fed | None) -> None:
         """Raise an error unless these are parameters of this pipeline, and the batch is of their shapes."""
