@@ -84,28 +84,27 @@ def lay_out(
     steps: tuple[Learn, ...], params: Params, batch: Shapes, stages: tuple[Stage, ...], devices: int, room: float
 ) -> Layout:
     """The layout of a pipeline, for parameters and batches of these shapes."""
-    read, losses = [], []  # the message that each stage reads; the names of each component's losses
+    read, traces, losses = [], [], []  # the message and the trace of each stage; the names of each component's losses
     message = batch
     for stage in stages:
+        learn = jax.jit(partial(learn_stage, steps, stage), keep_unused=True)  # so that its text tells what it reads
+        traced = learn.trace(tuple(params.components[i] for i in stage), message)
         read.append(message)
-        for i in stage:
-            _, message, lesson = jax.eval_shape(steps[i], params.components[i], message)
-            losses.append(tuple(sorted(lesson.losses)))
+        traces.append(traced)
+        _, message, found = traced.out_info
+        losses += [tuple(sorted(own)) for own in found]
 
     @cache
     def program(number: int) -> str:
         """A stage as the compiler sees it, constants included: stages are alike if these texts are the same."""
-        stage = stages[number]
-        components = tuple(params.components[i] for i in stage)
-        learn = jax.jit(partial(learn_stage, steps, stage), keep_unused=True)  # so that the text tells what it reads
-        traced = learn.trace(components, read[number])
+        traced = traces[number]
         calls_python = traced.jaxpr.effects or "callback" in str(traced.jaxpr)  # the text does not say which function
         return f"{number} alone" if calls_python else traced.lower().as_text()
 
     each = len(stages) // devices
     numbers = [range(d * each, (d + 1) * each) for d in range(devices)]  # of the stages of each device
     groups = tuple(_group(stages, own, program) for own in numbers)
-    trees = [jax.eval_shape(partial(gather, own), params.components) for own in groups]
+    trees = [jax.eval_shape(partial(gather, own), {i: params.components[i] for i in members(own)}) for own in groups]
     components, messages = packing(trees, room=room), packing(read[1:], lead=1)
 
     # How the components and messages of each device between the first and the last are packed.
@@ -124,7 +123,12 @@ def lay_out(
     return Layout(groups, _teams(devices, work), components, messages, tuple(losses), batch)
 
 
-def gather(groups: tuple[Group, ...], components: Sequence[Component] | Mapping[int, Component]) -> tuple[Tree, ...]:
+def members(groups: tuple[Group, ...]) -> list[int]:
+    """The numbers of the components of these groups."""
+    return [i for group in groups for stage in group.stages for i in stage]
+
+
+def gather(groups: tuple[Group, ...], components: Mapping[int, Component]) -> tuple[Tree, ...]:
     """From components by their numbers, those of each group; the components of alike stages are stacked."""
     trees = []
     for group in groups:

@@ -23,7 +23,7 @@ from jaxlocal import checks
 from jaxlocal.hints import nearest
 from jaxlocal.network import evenly, neighbours, vocabulary
 from jaxlocal.pipeline.devices import Devices, on_host
-from jaxlocal.pipeline.layout import Layout, gather, lay_out, scatter
+from jaxlocal.pipeline.layout import Layout, gather, lay_out, members, scatter
 from jaxlocal.pipeline.packing import Slots, pack, unpack
 from jaxlocal.pipeline.program import Program, State, tick
 from jaxlocal.pipeline.schedule import Schedule
@@ -165,8 +165,7 @@ class Pipeline:
 
         def slots(device: int) -> Slots:
             groups = layout.groups[device]
-            numbers = [i for group in groups for stage in group.stages for i in stage]
-            return pack(layout.components, device, gather(groups, make(numbers)))
+            return pack(layout.components, device, gather(groups, make(members(groups))))
 
         return self._at_rest(layout, self._devices.on_each(slots))
 

@@ -111,7 +111,7 @@ def _one_step(task: Task, state: State) -> State:
         # exchange of messages need not wait for this stage. It would put the exchange before the stage's work, and the
         # last device could begin its work only when all others have finished theirs.
         outbox = tuple(map(jnp.zeros_like, inbox))
-    return State(components, tuple(slot[None] for slot in outbox), _note(task, state.notes, losses[None]))
+    return State(components, tuple(slot[None] for slot in outbox), _note(task, state.notes, _vector(losses)[None]))
 
 
 def _entering(task: Task, state: State) -> Message:
@@ -151,7 +151,12 @@ def _batched_step(task: Task, state: State) -> State:
     messages = _split(task, messages, axis=1)
     components, messages, losses = jax.vmap(partial(learn_stage, task.program.steps, stage))(state.components, messages)
     mail = jax.vmap(partial(pack, layout.messages, number))(messages)
-    return State(components, mail, _note(task, state.notes, losses))
+    return State(components, mail, _note(task, state.notes, _vector(losses)))
+
+
+def _vector(losses: tuple[dict[str, jax.Array], ...]) -> jax.Array:
+    """The losses of a stage, in the order of its components and of their names, along the last axis."""
+    return jnp.stack([jnp.asarray(value, jnp.float32) for value in jax.tree.leaves(losses)], axis=-1)
 
 
 def _note(task: Task, notes: jax.Array, losses: jax.Array) -> jax.Array:

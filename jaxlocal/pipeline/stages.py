@@ -1,10 +1,8 @@
 """A stage of the pipeline: neighbouring components, which learn from the same batch at the same tick."""
 
 import jax
-import jax.numpy as jnp
 
 from jaxlocal import checks
-from jaxlocal.network import Tree
 from jaxlocal.rule import Component, Learn, Message, Rule
 
 Stage = tuple[int, ...]  # the numbers of its components
@@ -30,12 +28,12 @@ def steps(rule: Rule) -> tuple[Learn, ...]:
 
 def learn_stage(
     steps: tuple[Learn, ...], stage: Stage, components: tuple[Component, ...], message: Message
-) -> tuple[Tree, Message, jax.Array]:
-    """A stage learns from a message: its new components, its message to the next stage, and a vector of all losses."""
+) -> tuple[tuple[Component, ...], Message, tuple[dict[str, jax.Array], ...]]:
+    """A stage learns from a message: its new components, its message to the next stage, and each component's losses."""
     learnt, losses = [], []
     for i, component in zip(stage, components, strict=True):
         with jax.named_scope(f"component {i}"):
             component, message, lesson = steps[i](component, message)
         learnt.append(component)
-        losses += [jnp.asarray(value, jnp.float32) for _, value in sorted(lesson.losses.items())]
-    return tuple(learnt), message, jnp.stack(losses)
+        losses.append(lesson.losses)
+    return tuple(learnt), message, tuple(losses)
