@@ -99,7 +99,7 @@ def images(folder, *sizes):
         ("train --pipeline --rule bp", "--pipeline: the components of bp wait for an error"),
         ("train --image-size 16", "digits is not resized; leave out --image-size, or size=… in Python"),
         ("train --validation 5000", "the training set has 1397 examples; hold out fewer than that"),
-        ("train --helper-lr 1e-3 --rule bp", "--helper-lr=0.001: bp has one learning rate only; leave it out"),
+        ("train --helper-lr 1e-3 --rule bp", "--helper-lr=0.001: bp has no second optimizer; leave it out"),
         ("train --rule-args foo", "--rule-args=foo: must be KEY=VALUE, such as width=256"),
         (
             "train --rule-args foo=1",
@@ -143,7 +143,7 @@ def images(folder, *sizes):
         ("train -epochs 3", "unrecognized arguments: -epochs 3; did you mean --epochs?"),
         ("search al --lr 3", "argument --lr: expected 2 arguments"),
         ("search al --lr 1 0", "--lr=1.0 0.0: must be the smallest and the largest rate, such as 1e-4 1e-2"),
-        ("search bp --helper-lr 1 2", "--helper-lr=1.0 2.0: bp has one learning rate only; leave it out"),
+        ("search bp --helper-lr 1 2", "--helper-lr=1.0 2.0: bp has no second optimizer; leave it out"),
         (
             "compare al bp --pipeline",
             "--pipeline: the components of bp wait for an error",

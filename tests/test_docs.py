@@ -312,7 +312,7 @@ def test_numbers_in_prose_are_those_of_the_tables():
     assert f"to {max(test.values()):.2f} %" in text
     speedups = {
         (program, batch): speedup.partition(" ")[0]
-        for case, batch, program, _, _, speedup, *_ in recorded_rows("docs/multi-device.md", "pipeline/speed")
+        for case, batch, program, _, _, speedup, *_ in recorded_rows("docs/speed.md", "pipeline/speed")
         if case.startswith("two equal components")
     }
     pipeline, ceiling = "pipeline, two devices", "two sequential at once (ceiling)"
@@ -367,11 +367,11 @@ def test_a_picture_of_other_records_is_drawn_again(tables, tmp_path, monkeypatch
 def test_every_recorded_table_is_shown(tables):
     shown = {page: set(tables.names((ROOT / page).read_text())) for page in PAGES}
     benchmarks = {f"bench/{path.stem}" for path in (records.FOLDER / "bench").glob("*.json")}
-    assert shown["docs/multi-device.md"] == {"pipeline/speed", "pipeline/depth", "local_rules"}
+    pipelines = {"pipeline/speed", "pipeline/depth", "local_rules"}
     assert shown["docs/lean.md"] == {"label_loss"}
     timings = {"time_to_accuracy", "advantage", "many_devices", "many_devices/checks", "many_devices/efficiency"}
     assert shown["docs/lean-measured.md"] == {"codes", "costs", "device_memory", "frontier"} | timings
-    assert shown["docs/speed.md"] == benchmarks | {"bench", "speed/compile"}
+    assert shown["docs/speed.md"] == benchmarks | pipelines | {"bench", "speed/compile"}
     assert shown["docs/results.md"] == {"claims", "digits", "mnist", "papers", "speed/fit"}
 
 

@@ -321,7 +321,7 @@ where it learns, in all layers except the first. Fixed feedback is fitted by the
 alignment. With the rate that the paper gives for its 2-conv net the feedback learns too slowly to differ from fixed
 feedback, as the paper warns; it does not say which rate its figure has.""",
     "beyond_pipeline": """\
-The numbers of the pipeline are those of the sequence, bit by bit. [Many devices](multi-device.md#how-fast-it-is) shows
+The numbers of the pipeline are those of the sequence, bit by bit. [Speed](speed.md#pipelines-on-two-cores) shows
 its speed, as measured and by a model of its cost, O(n + l).""",
     "beyond_resnet": """\
 On ResNet-8 with small images, few examples and one rate that was searched for neither rule, Associated Learning does

@@ -111,7 +111,7 @@ def no_helper_rate(source: str, rule: str, make: Callable[..., Rule]) -> ConfigE
             f"{source}: sets the rate of {', '.join(HELPERS)} only; in {rule} rename {', '.join(others)} to one of "
             "them, or leave --helper-lr out"
         )
-    return ConfigError(f"{source}: {rule} has one learning rate only; leave it out")
+    return ConfigError(f"{source}: {rule} has no second optimizer; leave it out")
 
 
 def is_own(name: str) -> bool:

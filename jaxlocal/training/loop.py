@@ -80,7 +80,8 @@ def fit(
       streamed: whether the examples are read from memory or disk chunk by chunk, rather than put on the device at the
         start; by default if they do not fit there.
       start: the state to continue from, of a run with the same settings.
-      watch: called often with the progress; if it returns True, training stops there.
+      watch: called with the progress after each chunk and each epoch; if it returns True, training stops after the
+        chunk that has begun by then.
       progress: whether to show the progress on stderr: a bar in a terminal, and elsewhere a line an epoch.
 
     Returns:
