@@ -117,7 +117,7 @@ def loss_is_not_learned(rule: str, net: Network) -> None:
     if net.loss not in (cross_entropy, squared_error):
         warnings.warn(
             f"net.loss is a loss of your own, but {rule} does not learn from the network's loss; it is only measured",
-            stacklevel=4,  # the user's line: above this function, the rule's, and `of_rule`'s
+            stacklevel=4,  # the user's line: above this function, the rule's, and `learning_rule`'s
         )
 
 

@@ -12,8 +12,9 @@ from jax.sharding import PartitionSpec as P
 
 from jaxlocal import checks, memory
 from jaxlocal.fast.shards import split_over
-from jaxlocal.network import Network, computing_in
+from jaxlocal.network import Network, computing_in, vocabulary
 from jaxlocal.rule import Batch, Params, Placement, Rule
+from jaxlocal.tokens import check_padding
 
 MOST = 10**6  # members of an ensemble
 MANY = 1000  # members; from this number on, `init` first asks whether there is memory for them
@@ -109,6 +110,8 @@ def _members_axis(net: Network, params: Params, batch: Batch, n: int) -> int | N
                 f"batch for each, ({n}, B, …), of x and of y"
             )
         checks.finite("batch", name, leaf)
+    checks.token_ids("batch: x", batch[0], vocabulary(net))
+    check_padding("batch", *batch, net.layers[0])
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What the parts of many rules are made of: forward weights, the head, modules that only help in training."""
+"""What many rules share: forward weights and activities, the head, modules that only help in training."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -7,10 +7,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from jax.lax import stop_gradient
 
 from jaxlocal import author, checks
 from jaxlocal.network import Network, Tree, apply_layer, evenly, init_layer, neighbours
-from jaxlocal.rule import Lesson, Message, Part, Stats, Weights
+from jaxlocal.rule import Component, Lesson, Message, Part, Stats, Weights
 
 
 def init_forward(layers: tuple[nn.Module, ...]) -> Callable[[jax.Array, Message], tuple[Weights, Stats, Message]]:
@@ -76,6 +77,21 @@ def head_part(net: Network) -> Part:
     return Part((len(net.blocks),), init_forward((net.head,)), teach)
 
 
+def activities(
+    net: Network, components: tuple[Component, ...], x: jax.Array, keys: tuple[jax.Array, ...]
+) -> tuple[list[jax.Array], list[Tree]]:
+    """x and the output of each layer, all held constant, and each layer's new batch statistics.
+
+    Every layer is a component.
+    """
+    a, stats = [x], []
+    for layer, c, key in zip(net.layers, components, keys, strict=True):
+        above, new_stats = apply_layer(layer, c.weights["forward"][0], c.stats[0], a[-1], key)
+        a.append(above)
+        stats.append(new_stats)
+    return stop_gradient(a), stats
+
+
 def init_helper(name: str, module: Any, key: jax.Array, x: jax.Array, shape: tuple[int, ...]) -> Tree:
     """The weights of a module beside the network, such as a bridge, that maps x to examples of the given shape.
 
@@ -92,6 +108,11 @@ def init_helper(name: str, module: Any, key: jax.Array, x: jax.Array, shape: tup
     if y.shape[1:] != shape:
         raise ValueError(f"{name}={checks.show(module)}: its output has shape {y.shape[1:]}, but must have {shape}")
     return weights
+
+
+def apply_helper(module: nn.Module, weights: Tree, x: Any, key: jax.Array | None = None) -> jax.Array:
+    """The output of a module beside the network, whose weights `init_helper` made."""
+    return apply_layer(module, weights, {}, x, key)[0]
 
 
 def own_key(net: Network, key: jax.Array) -> jax.Array:

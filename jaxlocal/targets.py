@@ -23,7 +23,7 @@ from jaxlocal import checks
 from jaxlocal.layers import Transposed, identity
 from jaxlocal.make import make_rule
 from jaxlocal.network import Masked, Network, Tree, apply_layer, units
-from jaxlocal.parts import init_forward, init_helper
+from jaxlocal.parts import activities, apply_helper, init_forward, init_helper
 from jaxlocal.rule import Batch, Component, Lesson, Message, Part, Rule, Stats, Weights
 
 Inverse = Callable[[jax.Array], jax.Array]
@@ -119,7 +119,7 @@ class _Algorithm(NamedTuple):
             )
         if self._is_head(i):
             if i in self.inverted:
-                checks.at_most_tokens("target propagation from the output itself", y)
+                checks.one_target("target propagation from the output itself", y)
             weights |= self.output.init(z_key, h)
         if i in self.inverted:
             v = self.output.read(weights, self.net.loss.output(above), h) if self._is_head(i) else above
@@ -128,10 +128,14 @@ class _Algorithm(NamedTuple):
         return weights, stats, (above, y)
 
     def teach(self, components: tuple[Component, ...], batch: Batch, keys: tuple[jax.Array, ...]) -> tuple[Lesson, ...]:
-        """Activities go up, targets come down; then every layer and every inverse learns, each by its own loss."""
+        """Activities go up, targets come down; then every layer and every inverse learns, each by its own loss.
+
+        The last activity is what the head's inverse reads.
+        """
         x, y = batch
         forward_keys, noise_keys = zip(*map(jax.random.split, keys), strict=True)
-        h, stats = self._activities(components, x, forward_keys)
+        h, stats = activities(self.net, components, x, forward_keys)
+        h[-1] = self.output.read(components[-1].weights, self.net.loss.output(h[-1]), h[-2])
         target = self._targets(components, h, y, forward_keys)
         lessons = []
         for i, component in enumerate(components):
@@ -144,17 +148,6 @@ class _Algorithm(NamedTuple):
             lessons.append(Lesson(grads, (stats[i],), {role: loss for role, (loss, _) in taught.items()}))
         return tuple(lessons)
 
-    def _activities(
-        self, components: tuple[Component, ...], x: jax.Array, keys: tuple[jax.Array, ...]
-    ) -> tuple[list[jax.Array], list[Tree]]:
-        """h_0 = x, h_1, … and last what the head's inverse reads; and each layer's new batch statistics."""
-        h, stats = [x], []
-        for i, (component, key) in enumerate(zip(components, keys, strict=True)):
-            above, new_stats = self._forward(i, component, h[i], key)
-            h.append(above)
-            stats.append(new_stats)
-        return stop_gradient(h), stats
-
     def _targets(
         self, components: tuple[Component, ...], h: list[jax.Array], y: jax.Array, keys: tuple[jax.Array, ...]
     ) -> dict[int, jax.Array]:
@@ -162,7 +155,7 @@ class _Algorithm(NamedTuple):
         target = {self.first.number: self.first.target(components[-1], h, y, keys[-1])}
         for i in reversed(self.inverted):
             module, weights = self._inverse(i, h[i], h[i + 1]), components[i].weights["inverse"]
-            g: Inverse = partial(_apply, module, weights)
+            g: Inverse = partial(apply_helper, module, weights)
             if self.hybrid is not None:
                 g = self._mixed(self.hybrid, g, i, components[i], h[i], keys[i])
             target[i] = self.propagate(g, h[i], h[i + 1], target[i + 1])
@@ -172,7 +165,7 @@ class _Algorithm(NamedTuple):
         self, share: float, g_tp: Inverse, i: int, component: Component, h: jax.Array, key: jax.Array
     ) -> Inverse:
         """share · g_bp + (1 - share) · g_tp, where g_bp(v) = (∂h_{i+1}/∂h_i)ᵀ v."""
-        _, transposed = jax.vjp(lambda h: self._forward(i, component, h, key)[0], h)
+        _, transposed = jax.vjp(lambda h: self._forward(i, component, h, key), h)
 
         def g(v: jax.Array) -> jax.Array:
             (g_bp,) = transposed(v)
@@ -196,16 +189,14 @@ class _Algorithm(NamedTuple):
     ) -> jax.Array:
         """‖g(f(h_i + ε)) - (h_i + ε)‖², or - h_i where the noise is not preserved."""
         noisy = h + self.noise * jax.random.normal(noise_key, h.shape, h.dtype)
-        v, _ = self._forward(i, component, noisy, key)
-        again = _apply(self._inverse(i, h, v), weights, v)
+        v = self._forward(i, component, noisy, key)
+        again = apply_helper(self._inverse(i, h, v), weights, v)
         return squared_distance(again, noisy if self.noise_preserving else h)
 
-    def _forward(self, i: int, component: Component, h: jax.Array, key: jax.Array) -> tuple[jax.Array, Tree]:
-        """The activity above layer i, at the head what its inverse reads; and the new batch statistics."""
-        above, stats = apply_layer(self.net.layers[i], component.weights["forward"][0], component.stats[0], h, key)
-        if self._is_head(i):
-            above = self.output.read(component.weights, self.net.loss.output(above), h)
-        return above, stats
+    def _forward(self, i: int, component: Component, h: jax.Array, key: jax.Array) -> jax.Array:
+        """The activity above layer i, at the head what its inverse reads."""
+        above, _ = apply_layer(self.net.layers[i], component.weights["forward"][0], component.stats[0], h, key)
+        return self.output.read(component.weights, self.net.loss.output(above), h) if self._is_head(i) else above
 
     def _inverse(self, i: int, h: jax.Array, above: jax.Array) -> nn.Module:
         """The module that maps the output of layer i back to its input h, in the range of the layer below."""
@@ -225,10 +216,6 @@ class _Algorithm(NamedTuple):
 
     def _is_head(self, i: int) -> bool:
         return i == len(self.net.blocks)
-
-
-def _apply(module: nn.Module, weights: Tree, v: jax.Array) -> jax.Array:
-    return apply_layer(module, weights, {}, v)[0]
 
 
 def _checked(inverses: Mapping[int, nn.Module] | None, inverted: range) -> dict[int, nn.Module]:

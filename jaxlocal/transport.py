@@ -188,8 +188,11 @@ def _maps_with_feedback(layers: Layers, weights: tuple[Tree, ...], stats: Stats,
             a, _ = jax.eval_shape(partial(apply_layer, layer), weights[i], stats[i], a)
         _check_covered(i, weights[i], shapes[i])
     maps = {(call.layer, call.path): call for call in calls}
-    if calls and not _first_map_reads_weights(layers, weights, stats, x):
-        del maps[calls[0].layer, calls[0].path]
+    if calls:
+        first = calls[0]
+        below = slice(first.layer + 1)
+        if not _first_map_reads_weights(layers[below], weights[below], stats[below], x):
+            del maps[first.layer, first.path]
     return list(maps.values())
 
 

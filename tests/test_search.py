@@ -175,6 +175,17 @@ def test_one_that_diverges_hurts_no_other_and_is_never_best():
     assert search.table(trials).splitlines()[-1].split() == ["0", "0.00", "diverged", "1e+38"]
 
 
+def test_one_whose_last_step_spoils_it_is_never_best():
+    """The losses of an epoch are from before each step, so the last one shows on the validation set alone."""
+    net = jl.models.mlp((), loss=jl.squared_error)
+    whole = {"epochs": 1, "batch_size": 64}
+    trials = search.search(
+        lambda setting: jl.rules.bp(net, optax.sgd(setting["lr"])), [{"lr": 1e38}, {"lr": 1e-3}], DATA, **whole
+    )
+    assert not np.isfinite(trials[0].goodness) and trials[0].goodness < 0
+    assert search.best(trials).setting == {"lr": 1e-3}
+
+
 def test_a_search_cut_off_goes_on_to_the_same_end(tmp_path):
     whole = search.search(linear, FOUR, DATA, group=2, **SHORT)
     reports = []
@@ -310,7 +321,7 @@ def sized(setting):
         (lambda: search.choice("tanh"), TypeError, ["values=('tanh',)", "choice(0.9, 0.99)"]),
         (lambda: search.draw({"lr": 0.1}, 3), TypeError, ["space['lr']=0.1", "choice(0.1)"]),
         (lambda: search.draw({}, 0), ValueError, ["trials=0", "at least 1"]),
-        (lambda: search.bartunov("dtb"), ValueError, ["rule='dtb'", "dtp"]),
+        (lambda: search.bartunov("dtb"), ValueError, ["rule='dtb'", "did you mean dtp"]),
         (lambda: search.maker("bp", NET, nois=1)({"lr": 1.0}), TypeError, ["nois=1"]),
         (lambda: search.search(linear, [], DATA, **SHORT), TypeError, ["settings=[]", "draw"]),
         (
@@ -323,6 +334,10 @@ def sized(setting):
         (lambda: search.search(linear, FOUR, DATA, epochs=0, batch_size=1), ValueError, ["epochs=0"]),
         (lambda: search.on_test(linear, FOUR[0], DATA, epochs=-1, batch_size=1), ValueError, ["epochs=-1"]),
         (lambda: search.on_test(linear, FOUR[0], DATA.train, **SHORT), TypeError, ["data", "Splits"]),
+        (lambda: search.on_test(linear, FOUR[0], DATA._replace(test=None), **SHORT), TypeError, ["data.test=None"]),
+        (lambda: search.on_test(linear, {"lr": "x"}, DATA, **SHORT), TypeError, ["{'lr': 'x'}", "numbers"]),
+        (lambda: search.on_test(linear, FOUR[0], DATA, **SHORT, seed=-1), ValueError, ["seed=-1"]),
+        (lambda: search.search(linear, FOUR, DATA, **SHORT, augmentation=3), TypeError, ["augmentation=3"]),
         (lambda: search.draw(search.bartunov("bp"), 3, seed=-1), ValueError, ["seed=-1"]),
         (lambda: search.draw([1e-3], 3), TypeError, ["space=[0.001]", "dict"]),
         (lambda: search.search(linear, FOUR, DATA, epochs=1, batch_size=65), ValueError, ["batch_size=65", "1 to 64"]),

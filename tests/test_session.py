@@ -7,6 +7,7 @@ import signal
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -14,7 +15,7 @@ from helpers import same
 
 import jaxlocal as jl
 from jaxlocal import app
-from jaxlocal.training import Interrupted, NotSavedError, Session, fit, learner, load_state, loop
+from jaxlocal.training import DivergedError, Interrupted, NotSavedError, Session, fit, learner, load_state, loop
 from jaxlocal.training.checkpoints import Checkpoints, MismatchError
 from jaxlocal.training.session import reason
 
@@ -70,8 +71,10 @@ def test_load_says_what_reads_the_folder_of_a_session(tmp_path):
         jl.load(tmp_path)
 
 
-def test_the_best_epoch_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxlocal.training.session.SAVING", 1e-9)  # only the first and the last epoch are saved at once
+@pytest.fixture
+def four_epochs(monkeypatch):
+    """The second epoch is the best one. Only the first and the last are saved at once."""
+    monkeypatch.setattr("jaxlocal.training.session.SAVING", 1e-9)
     accuracies = iter([0.1, 0.7, 0.3, 0.2])
     real = loop.evaluate
 
@@ -80,11 +83,34 @@ def test_the_best_epoch_is_kept(tmp_path, monkeypatch):
         return {**real(rule, params, pair, augmentation), "accuracy": accuracy}
 
     monkeypatch.setattr(loop, "evaluate", scripted)
+
+
+def test_the_best_epoch_is_kept(tmp_path, monkeypatch, four_epochs):
     train(tmp_path, epochs=4)
     best = load_state(tmp_path, RULE, DATA.train, best=True)
     assert len(best.history) == 2
     monkeypatch.undo()
     assert same(best.params, fit(RULE, DATA, epochs=2, batch_size=8).params)
+
+
+def test_the_best_epoch_is_kept_if_the_run_diverges(tmp_path, monkeypatch, four_epochs):
+    rule = jl.rules.bp(RULE.net, optax.sgd(lambda count: jnp.where(count < 3 * STEPS + 1, 1e-2, jnp.nan)))
+    with pytest.raises(DivergedError, match="step 27"):
+        train(tmp_path, rule, epochs=4)
+    best = load_state(tmp_path, rule, DATA.train, best=True)
+    assert len(rows(tmp_path)) == 3 and len(best.history) == 2
+    monkeypatch.undo()
+    assert same(best.params, fit(rule, DATA, epochs=2, batch_size=8).params)
+
+
+def test_numbers_may_be_those_of_numpy(tmp_path):
+    given = {"epochs": np.int64(1), "batch_size": np.int64(8), "seed": np.int64(1)}
+    for folder in tmp_path / "given", tmp_path / "plain":
+        with Session(folder, RULE, DATA) as session:
+            session.train(**given)
+        given = {name: int(value) for name, value in given.items()}
+    first, second = (load_state(folder, RULE, DATA.train) for folder in (tmp_path / "given", tmp_path / "plain"))
+    assert same(first.params, second.params) and first.history == second.history
 
 
 def test_before_the_first_epoch_ends_there_is_no_best_one_and_batch_size_and_seed_are_kept(tmp_path):

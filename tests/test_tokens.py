@@ -368,6 +368,24 @@ def test_a_target_for_each_place_of_an_image_is_refused(name):
         jl.rules.ALL[name](net, SGD).init(jax.random.key(0), (jnp.ones((4, 8, 8, 3)), y))
 
 
+@pytest.mark.parametrize("name", ["tp", "sdtp", "ao_sdtp"])
+def test_a_target_for_each_token_is_refused_by_targets_from_the_output(name):
+    net = jl.Network((nn.Dense(8), nn.Dense(8)), nn.Dense(3))
+    rule = jl.rules.ALL[name](net, SGD, inverses={1: nn.Dense(8)})
+    with pytest.raises(ValueError, match=r"\(B, 5, 3\), a target for each token, from which .* cannot learn"):
+        rule.init(jax.random.key(0), (SERIES, EVERY_STEP))
+
+
+def test_a_batch_for_each_member_is_checked_as_a_shared_one():
+    rule = jl.ensemble(jl.rules.bp(NET, SGD), 2)
+    params = rule.init(jax.random.key(0), (IDS, Y))
+    for x, y, words in ((IDS, jnp.ones_like(Y) / 3, "y has a target at a padded place"), (IDS + 99, Y, "x holds")):
+        for shared in True, False:
+            batch = (x, y) if shared else (jnp.stack([IDS, x]), jnp.stack([Y, y]))
+            with pytest.raises(ValueError, match=words):
+                rule.update(params, batch)
+
+
 def test_a_pipeline_refuses_targets_at_padded_places_as_the_rule_does():
     rule, _, _, params, batch = start("al", NET)
     pipe, wrong = jl.pipelined(rule, jl.pipeline.mesh(component=2)), (IDS, jnp.ones_like(Y) / 3)

@@ -485,6 +485,14 @@ def test_epoch_needs_a_whole_batch():
         jl.training.epoch(rule, params, batch, jax.random.key(0), 9)
 
 
+def test_epoch_needs_as_many_targets_as_inputs():
+    net = NETS["dense"]
+    rule, (x, y) = jl.rules.bp(net, optax.sgd(0.1)), make_batch(net)
+    params = rule.init(jax.random.key(0), (x, y))
+    with pytest.raises(ValueError, match="data: x has 8 examples, but y has 7"):
+        jl.training.epoch(rule, params, (x, y[:7]), jax.random.key(0), 4)
+
+
 def test_what_cannot_be_watched_or_evaluated():
     with pytest.raises(TypeError, match=r"^watch: .*; it must take \(progress\)$"):
         fit(AL, SMALL, **BUDGET, watch=lambda: None)

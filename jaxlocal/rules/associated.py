@@ -22,7 +22,6 @@ from jaxlocal.network import (
     Masked,
     Network,
     Tree,
-    apply_layer,
     apply_layers,
     are_one_hot,
     has_target,
@@ -30,7 +29,7 @@ from jaxlocal.network import (
     mean_where,
     units,
 )
-from jaxlocal.parts import block_groups, init_forward, init_helper, lesson_of
+from jaxlocal.parts import apply_helper, block_groups, init_forward, init_helper, lesson_of
 from jaxlocal.rule import Lesson, Message, Params, Part, Rule, Stats, Weights, forward_weights
 from jaxlocal.sequences import masked
 from jaxlocal.tokens import by_token, rows
@@ -196,7 +195,7 @@ class _Associations(NamedTuple):
         t_shape = (self.width(i, examples.s),)
         weights["bridge"] = init_helper("bridge", b, b_key, examples.s, t_shape)
         weights["encoder"] = init_helper("encoder", g, g_key, examples.t, t_shape)
-        t = _apply(g, weights["encoder"], examples.t)
+        t = apply_helper(g, weights["encoder"], examples.t)
         weights["decoder"] = init_helper("decoder", h, h_key, t, examples.t.shape[1:])
         return weights, stats, self.message(s, examples.handed_on(t), y)
 
@@ -210,11 +209,12 @@ class _Associations(NamedTuple):
             examples = self.examples(s, t_below)
             targets = each_example(examples) if y is None else each_class(examples, y)
             b, g, h = self.coders(i, examples.s, units(examples.t))
-            codes = _apply(g, weights["encoder"], targets.rows, g_key)
+            codes = apply_helper(g, weights["encoder"], targets.rows, g_key)
             t = targets.of_examples(codes)
-            associated = examples.mean(jnp.square(_apply(b, weights["bridge"], examples.s, b_key) - stop_gradient(t)))
+            predicted = apply_helper(b, weights["bridge"], examples.s, b_key)
+            associated = examples.mean(jnp.square(predicted - stop_gradient(t)))
             autoencoder = targets.mean(
-                self.decoding_error(i, _apply(h, weights["decoder"], codes, h_key), targets.rows)
+                self.decoding_error(i, apply_helper(h, weights["decoder"], codes, h_key), targets.rows)
             )
             if y is not None:
                 autoencoder = autoencoder * _one_where_labels(y)
@@ -266,10 +266,10 @@ class _Associations(NamedTuple):
         widths = [targets[-1] if of_tokens else prod(targets), *map(self.width, range(n), tops)]  # of t_0 … t_N
 
         def across(i: int) -> jax.Array:
-            return _apply(self.codes.bridge(widths[i + 1]), weights[i]["bridge"], tops[i], b_keys[i])
+            return apply_helper(self.codes.bridge(widths[i + 1]), weights[i]["bridge"], tops[i], b_keys[i])
 
         def down(i: int, t: jax.Array) -> jax.Array:
-            return _apply(self.decoder(i, widths[i]), weights[i]["decoder"], t, h_keys[i])
+            return apply_helper(self.decoder(i, widths[i]), weights[i]["decoder"], t, h_keys[i])
 
         # The last component comes first, so that its layers come before those of the others in `layer_outputs`.
         t = across(n - 1)
@@ -355,10 +355,6 @@ def each_class(examples: Examples, y: jax.Array) -> Targets:
         return jnp.mean(examples.mean_of_columns(member) @ values)
 
     return Targets(examples.t[jnp.argmax(member, axis=0)], lambda values: values[label], mean)
-
-
-def _apply(coder: nn.Module, weights: Tree, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
-    return apply_layer(coder, weights, {}, x, key)[0]
 
 
 def _with(codes: Codes, **given: Any) -> Codes:

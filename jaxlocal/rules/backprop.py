@@ -9,9 +9,9 @@ import optax
 from jaxlocal.checks import learning_rule
 from jaxlocal.locality import everywhere
 from jaxlocal.make import make_rule
-from jaxlocal.network import Network, Tree, apply_layers
-from jaxlocal.parts import init_forward
-from jaxlocal.rule import Batch, Component, Lesson, Part, Rule
+from jaxlocal.network import Network, apply_layers
+from jaxlocal.parts import init_forward, lesson_of
+from jaxlocal.rule import Batch, Component, Lesson, Message, Part, Rule, Stats, Weights
 
 
 @partial(learning_rule, needs_blocks=False)
@@ -44,17 +44,14 @@ def bp(net: Network, tx: optax.GradientTransformation, *, frozen: Collection[int
       Rumelhart, Hinton, Williams. Learning representations by back-propagating errors. Nature 323, 1986.
     """
 
-    def objective(weights: Tree, stats: Tree, batch: Batch, key: jax.Array) -> tuple[jax.Array, Tree]:
-        x, y = batch
-        scores, stats = apply_layers(net.layers, weights, stats, x, key)
-        return net.loss.mean(scores, y), stats
-
     def teach(components: tuple[Component, ...], batch: Batch, keys: tuple[jax.Array, ...]) -> tuple[Lesson, ...]:
-        (network,), (key,) = components, keys
-        (loss, stats), grads = jax.value_and_grad(objective, has_aux=True)(
-            network.weights["forward"], network.stats, batch, key
-        )
-        return (Lesson({"forward": grads}, stats, {"task": loss}),)
+        (network,), (x, y), (key,) = components, batch, keys
+
+        def objective(weights: Weights) -> tuple[dict[str, jax.Array], Stats, Message]:
+            scores, stats = apply_layers(net.layers, weights["forward"], network.stats, x, key)
+            return {"task": net.loss.mean(scores, y)}, stats, (scores, y)
+
+        return (lesson_of(objective, network.weights)[0],)
 
     parts = (Part(tuple(range(len(net.layers))), init_forward(net.layers)),)
     return make_rule(net, parts, {"forward": tx}, teach, locality={"forward": everywhere(1)}, frozen=frozen)

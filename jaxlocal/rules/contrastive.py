@@ -15,8 +15,8 @@ from jaxlocal.fast.product import product
 from jaxlocal.layers import flat, he_normal
 from jaxlocal.locality import own, upward
 from jaxlocal.make import make_rule
-from jaxlocal.network import Masked, Network, apply_layer, apply_layers
-from jaxlocal.parts import block_groups, head_part, init_forward, init_helper, lesson_of
+from jaxlocal.network import Masked, Network, apply_layers
+from jaxlocal.parts import apply_helper, block_groups, head_part, init_forward, init_helper, lesson_of
 from jaxlocal.rule import Lesson, Message, Part, Rule, Stats, Weights
 
 
@@ -122,8 +122,8 @@ class _Contrastive(NamedTuple):
 
         def objective(weights: Weights) -> tuple[dict[str, jax.Array], Stats, Message]:
             a, new_stats = apply_layers(self.blocks, weights["forward"], stats, below, key)
-            projected, _ = apply_layer(self.projection, weights["projection"], {}, a)
-            return {"contrastive": _contrast(direction(projected), y, self.temperature)}, new_stats, (a, y)
+            v = direction(apply_helper(self.projection, weights["projection"], a))
+            return {"contrastive": _contrast(v, y, self.temperature)}, new_stats, (a, y)
 
         return lesson_of(objective, weights)
 

@@ -15,8 +15,8 @@ from jaxlocal.fast.product import product
 from jaxlocal.layers import flat, he_normal
 from jaxlocal.locality import own, upward
 from jaxlocal.make import make_rule
-from jaxlocal.network import Loss, Masked, Network, apply_layer, apply_layers, mean_of_tokens, units
-from jaxlocal.parts import block_groups, init_forward, init_helper, lesson_of
+from jaxlocal.network import Loss, Masked, Network, apply_layers, mean_of_tokens, units
+from jaxlocal.parts import apply_helper, block_groups, init_forward, init_helper, lesson_of
 from jaxlocal.rule import Lesson, Message, Part, Rule, Stats, Weights
 from jaxlocal.sequences import masked
 from jaxlocal.tokens import by_token, each_target
@@ -124,7 +124,7 @@ class _Decoupled(NamedTuple):
             scores = a
             if self.classifier:
                 read, targets = each_target(a, y)
-                scores, _ = apply_layer(self.classifier(units(targets)), weights["classifier"], {}, read)
+                scores = apply_helper(self.classifier(units(targets)), weights["classifier"], read)
                 if by_token(a, y.shape[1:]):
                     scores = masked(a).clear(scores.reshape(y.shape))
             loss = self.loss.mean(scores.reshape(y.shape), y)

@@ -14,12 +14,12 @@ from jaxlocal.descent import Settle
 from jaxlocal.locality import everywhere
 from jaxlocal.make import make_rule
 from jaxlocal.network import Network, Tree
-from jaxlocal.parts import init_forward
+from jaxlocal.parts import init_forward, lesson_of
 from jaxlocal.rule import Batch, Component, Lesson, Message, Part, Rule, Stats, Weights
 from jaxlocal.transport import Feedback
 
 Start = Callable[[tuple[Tree, ...], Stats, jax.Array, jax.Array], tuple[Feedback, ...]]  # (weights, stats, x, key)
-Learn = Callable[[Component, Batch, jax.Array], Lesson]
+Teach = Callable[[Component, Batch, jax.Array], Lesson]
 
 
 @learning_rule
@@ -61,7 +61,7 @@ def fa(
       Lillicrap, Cownden, Tweed, Akerman. Random synaptic feedback weights support error backpropagation for deep
       learning. Nature Communications 7, 2016. Notation: Learning the connections in direct feedback alignment, eq. 5.
     """
-    return carried_back(net, {"forward": tx}, frozen, drawn(net, feedback_init), partial(_learn, net))
+    return carried_back(net, {"forward": tx}, frozen, drawn(net, feedback_init), partial(_teach, net))
 
 
 @learning_rule
@@ -113,10 +113,10 @@ def kp(
     feedback_decay = decay if feedback_decay is None else feedback_decay
     checks.below_one("decay", decay)
     checks.below_one("feedback_decay", feedback_decay)
-    start, learn = drawn(net, feedback_init), partial(_learn, net)
+    start, teach = drawn(net, feedback_init), partial(_teach, net)
     if feedback_tx is not None:
         txs = {"forward": decayed(tx, decay), "feedback": decayed(feedback_tx, feedback_decay)}
-        return carried_back(net, txs, frozen, start, learn)
+        return carried_back(net, txs, frozen, start, teach)
 
     def settle(weights: Weights, moves: Weights) -> Weights:
         """B moves as its W does; then both decay."""
@@ -126,10 +126,10 @@ def kp(
             "feedback": shrunk(feedback_moves, weights["feedback"], feedback_decay),
         }
 
-    return carried_back(net, {"forward": tx}, frozen, start, learn, settle)
+    return carried_back(net, {"forward": tx}, frozen, start, teach, settle)
 
 
-def _learn(net: Network, component: Component, batch: Batch, key: jax.Array) -> Lesson:
+def _teach(net: Network, component: Component, batch: Batch, key: jax.Array) -> Lesson:
     """The error comes back through the B that the component carries. The gradient of B is that of W."""
     feedback = component.weights["feedback"]
     lesson = carried_lesson(net, feedback, component, batch, key)
@@ -143,12 +143,11 @@ def carried_lesson(
     """Backpropagation, with the error carried back by this feedback through every linear map."""
     x, y = batch
 
-    def objective(weights: tuple[Tree, ...]) -> tuple[jax.Array, Stats]:
-        scores, stats = transport.apply_with_feedback(net.layers, weights, feedback, component.stats, x, key)
-        return net.loss.mean(scores, y), stats
+    def objective(weights: Weights) -> tuple[dict[str, jax.Array], Stats, Message]:
+        scores, stats = transport.apply_with_feedback(net.layers, weights["forward"], feedback, component.stats, x, key)
+        return {"task": net.loss.mean(scores, y)}, stats, (scores, y)
 
-    (loss, stats), grads = jax.value_and_grad(objective, has_aux=True)(component.weights["forward"])
-    return Lesson({"forward": grads}, stats, {"task": loss})
+    return lesson_of(objective, {"forward": component.weights["forward"]})[0]
 
 
 def drawn(net: Network, init: nn.initializers.Initializer | None) -> Start:
@@ -163,10 +162,10 @@ def carried_back(
     txs: dict[str, optax.GradientTransformation],
     frozen: Collection[int],
     start: Start,
-    learn: Learn,
+    teach: Teach,
     settle: Settle | None = None,
 ) -> Rule:
-    """A rule of one component, whose feedback begins as `start` says, and which learns as `learn` says."""
+    """A rule of one component, whose feedback begins as `start` says, and whose lesson is that of `teach`."""
 
     def init(key: jax.Array, message: Message) -> tuple[Weights, Stats, Message]:
         forward_key, feedback_key = jax.random.split(key)
@@ -174,10 +173,10 @@ def carried_back(
         x, _ = message
         return weights | {"feedback": start(weights["forward"], stats, x, feedback_key)}, stats, output
 
-    def teach(components: tuple[Component, ...], batch: Batch, keys: tuple[jax.Array, ...]) -> tuple[Lesson, ...]:
+    def teach_all(components: tuple[Component, ...], batch: Batch, keys: tuple[jax.Array, ...]) -> tuple[Lesson, ...]:
         (network,), (key,) = components, keys
-        return (learn(network, batch, key),)
+        return (teach(network, batch, key),)
 
     parts = (Part(tuple(range(len(net.layers))), init),)
     locality = {"forward": everywhere(1), "feedback": everywhere(1)}
-    return make_rule(net, parts, txs, teach, locality=locality, frozen=frozen, settle=settle)
+    return make_rule(net, parts, txs, teach_all, locality=locality, frozen=frozen, settle=settle)

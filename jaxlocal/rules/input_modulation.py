@@ -15,7 +15,7 @@ from jaxlocal.checks import learning_rule
 from jaxlocal.locality import everywhere, upward
 from jaxlocal.make import make_rule
 from jaxlocal.network import Network, Tree, apply_layer, units, vocabulary
-from jaxlocal.parts import head_part, init_forward
+from jaxlocal.parts import activities, head_part, init_forward
 from jaxlocal.rule import Batch, Component, Lesson, Message, Part, Rule, Stats, Weights
 from jaxlocal.transport import is_linear_map
 
@@ -78,10 +78,10 @@ def pepita(
 
     def teach(components: tuple[Component, ...], batch: Batch, keys: tuple[jax.Array, ...]) -> tuple[Lesson, ...]:
         x, y = batch
-        first, stats = _activities(net, components, x, keys)
+        first, stats = activities(net, components, x, keys)
         error = stop_gradient(net.loss.error(first[-1], y))  # e / B
         modulation = len(x) * error @ components[0].weights["feedback"]
-        second, _ = _activities(net, components, x + modulation.reshape(x.shape), keys)
+        second, _ = activities(net, components, x + modulation.reshape(x.shape), keys)
         *changes, _ = jax.tree.map(lambda a, changed: (a - changed) / len(x), first[1:], second[1:])
 
         def objective(weights: Weights, i: int) -> jax.Array:
@@ -103,18 +103,6 @@ def pepita(
     blocks = (Part((i,), partial(_init, net, feedback_init, i)) for i in range(n - 1))
     locality = {"forward": everywhere(n), "feedback": upward(n)}
     return make_rule(net, (*blocks, head_part(net)), {"forward": tx}, teach, locality=locality, frozen=frozen)
-
-
-def _activities(
-    net: Network, components: tuple[Component, ...], x: jax.Array, keys: tuple[jax.Array, ...]
-) -> tuple[list[jax.Array], list[Tree]]:
-    """x and the output of each layer, all held constant, and the new batch statistics of each layer."""
-    a, stats = [x], []
-    for layer, c, key in zip(net.layers, components, keys, strict=True):
-        above, s = apply_layer(layer, c.weights["forward"][0], c.stats[0], a[-1], key)
-        a.append(above)
-        stats.append(s)
-    return stop_gradient(a), stats
 
 
 def _init(

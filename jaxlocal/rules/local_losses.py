@@ -19,7 +19,7 @@ from jaxlocal.layers import Head, flat
 from jaxlocal.locality import own, upward
 from jaxlocal.make import make_rule
 from jaxlocal.network import Loss, Network, apply_layer, mean_of_tokens, units
-from jaxlocal.parts import head_part, init_forward, init_helper, lesson_of
+from jaxlocal.parts import apply_helper, head_part, init_forward, init_helper, lesson_of
 from jaxlocal.rule import Lesson, Message, Part, Rule, Stats, Weights
 
 FEW = 3  # up to this many channels are too few to compare images by
@@ -118,10 +118,10 @@ class _LocalLosses(NamedTuple):
             a, new_stats = apply_layer(block, weights["forward"][0], stats[0], below, key)
             a_read, losses = mean_of_tokens(a), {}
             if self.beta < 1:
-                scores, _ = apply_layer(Head(units(y)), weights["prediction"], {}, _averaged(a_read, self.inputs))
-                losses["prediction"] = (1 - self.beta) * self.loss.mean(scores, flat(y))
+                scores = apply_helper(Head(units(y)), weights["prediction"], _averaged(a_read, self.inputs))
+                losses["prediction"] = (1 - self.beta) * self.loss.mean(scores, y)
             if self.beta > 0:
-                v, _ = apply_layer(_map(a_read), weights["similarity"], {}, a_read)
+                v = apply_helper(_map(a_read), weights["similarity"], a_read)
                 scaled = y / jnp.maximum(jnp.max(jnp.abs(y)), TINY)  # tiny targets would count as zeros
                 wanted = _similarities(scaled)
                 losses["similarity"] = self.beta * jnp.mean(jnp.square(_similarities(_features(v)) - wanted))

@@ -138,25 +138,25 @@ def brsf(
     draw = drawn(net, feedback_init)
 
     def start(weights: tuple[Tree, ...], stats: Stats, x: jax.Array, key: jax.Array) -> tuple[Feedback, ...]:
-        draw(weights, stats, x, key)  # checks the network
+        jax.eval_shape(draw, weights, stats, x, key)  # refuses a network in which it could not draw
         return tuple({} for _ in net.layers)
 
-    def learn(component: Component, batch: Batch, key: jax.Array) -> Lesson:
+    def teach(component: Component, batch: Batch, key: jax.Array) -> Lesson:
         weights, (x, _) = component.weights["forward"], batch
         magnitudes = draw(weights, component.stats, x, own_key(net, key))
         return carried_lesson(net, _with_signs(magnitudes, weights), component, batch, key)
 
-    return carried_back(net, {"forward": tx}, frozen, start, learn)
+    return carried_back(net, {"forward": tx}, frozen, start, teach)
 
 
 def _fixed_magnitudes(net: Network, tx: optax.GradientTransformation, frozen: Collection[int], start: Start) -> Rule:
     """The magnitudes are those that the component carries."""
 
-    def learn(component: Component, batch: Batch, key: jax.Array) -> Lesson:
+    def teach(component: Component, batch: Batch, key: jax.Array) -> Lesson:
         feedback = _with_signs(component.weights["feedback"], component.weights["forward"])
         return carried_lesson(net, feedback, component, batch, key)
 
-    return carried_back(net, {"forward": tx}, frozen, start, learn)
+    return carried_back(net, {"forward": tx}, frozen, start, teach)
 
 
 def _with_signs(magnitudes: tuple[Feedback, ...], weights: tuple[Tree, ...]) -> tuple[Feedback, ...]:

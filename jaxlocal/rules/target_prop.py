@@ -19,6 +19,7 @@ from jaxlocal.checks import learning_rule
 from jaxlocal.layers import flat
 from jaxlocal.locality import downward, everywhere, upward
 from jaxlocal.network import Network, apply_layer, init_layer
+from jaxlocal.parts import apply_helper
 from jaxlocal.rule import Component, Rule, Weights
 from jaxlocal.targets import PLAIN, First, Inverse, Locality, Output, glorot_dense, target_prop
 
@@ -41,8 +42,8 @@ def with_features(count: int) -> Output:
         return {"auxiliary": init_layer(W_z, key, flat(h))[0]}
 
     def read(weights: Weights, o: jax.Array, h: jax.Array) -> jax.Array:
-        z, _ = apply_layer(W_z, weights["auxiliary"], {}, flat(h))
-        return jnp.concatenate([o, jnp.tanh(z)], 1)
+        z = jnp.tanh(apply_helper(W_z, weights["auxiliary"], flat(h)))
+        return jnp.concatenate([o, z], 1)
 
     return Output(init, read)
 

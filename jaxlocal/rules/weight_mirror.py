@@ -67,14 +67,14 @@ def wm(
     checks.below_one("mirror_rate", mirror_rate)
     checks.below_one("mirror_decay", mirror_decay)
 
-    def learn(component: Component, batch: Batch, key: jax.Array) -> Lesson:
+    def teach(component: Component, batch: Batch, key: jax.Array) -> Lesson:
         weights, (x, _) = component.weights["forward"], batch
         engaged = carried_lesson(net, component.weights["feedback"], component, batch, key)
         mirrored = transport.for_each_map(net.layers, weights, component.stats, x, own_key(net, key), mirror)
         return engaged._replace(grads=engaged.grads | {"feedback": jax.tree.map(jnp.negative, mirrored)})
 
     txs = {"forward": tx, "feedback": decayed(optax.sgd(mirror_rate), mirror_decay)}
-    return carried_back(net, txs, frozen, drawn(net, feedback_init), learn)
+    return carried_back(net, txs, frozen, drawn(net, feedback_init), teach)
 
 
 def mirror(found: Map, kernel: jax.Array, key: jax.Array) -> jax.Array:

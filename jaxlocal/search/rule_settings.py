@@ -113,5 +113,5 @@ def named(rule: str | Callable[..., Rule]) -> Callable[..., Rule]:
     if callable(rule):
         return rule
     if rule not in rules.ALL:
-        raise ValueError(f"rule={checks.show(rule)}: there is no such rule; {nearest(checks.show(rule), rules.ALL)}")
+        raise ValueError(f"rule={checks.show(rule)}: there is no such rule; {nearest(str(rule), rules.ALL)}")
     return rules.ALL[rule]

@@ -12,7 +12,7 @@ import numpy as np
 from jaxlocal import checks, training
 from jaxlocal.data import Splits, floats
 from jaxlocal.data.augmentation import Augmentation
-from jaxlocal.data.checking import check_splits
+from jaxlocal.data.checking import check_augmentation, check_pair, check_splits
 from jaxlocal.network import Loss
 from jaxlocal.rule import Batch, Params, Rule
 from jaxlocal.search.fingerprint import digest, fingerprint
@@ -77,6 +77,7 @@ def search(
     checks.function("make", make, 'jl.search.maker("al", net)')
     checks.function("report", report, "print")
     checks.seed(seed)
+    check_augmentation(augmentation)
     folder = None if folder is None else checks.path("folder", folder)
     numbers = _numbers(settings)
     net = _rule(make, numbers[0]).net
@@ -86,7 +87,8 @@ def search(
 
     trials = []
     if folder is not None:
-        plan = Plan(epochs, batch_size, seed, digest(*train, *validation)[:16], trainer.fingerprint(numbers[0]))
+        examples, programs = digest(*train, *validation)[:16], trainer.fingerprint(numbers[0])
+        plan = Plan(int(epochs), int(batch_size), int(seed), examples, programs)
         trials = resume(folder, plan, numbers)
     for setting in numbers[len(trials) :]:
         _rule(make, setting)  # raises an error for a bad number; inside the program numbers are traced and not checked
@@ -118,16 +120,22 @@ def on_test(
       >>> jl.search.on_test(make, {"lr": 1e-2}, jl.data.digits(), epochs=3, batch_size=32) > 0.9
       True
     """
-    checks.positive_int("epochs", epochs)
-    check_splits(data)
-    rule, train = _rule(make, setting), jax.tree.map(jnp.asarray, floats(data.train))
+    for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
+        checks.positive_int(name, value)
+    checks.seed(seed)
+    check_augmentation(augmentation)
+    (numbers,) = _numbers([setting])
+    rule = _rule(make, numbers)
+    check_splits(data, rule.net)
+    check_pair("data.test", data.test)
+    train = jax.tree.map(jnp.asarray, floats(data.train))
     init_key, order_key = jax.random.split(jax.random.key(seed))
     params = jax.jit(rule.init)(init_key, train)
     params = trained(rule, params, train, order_key, epochs=epochs, batch_size=batch_size, augmentation=augmentation)
     measured = training.evaluate(rule, params, data.test, augmentation)
-    value = measured.get("accuracy", measured["loss"])
-    assert isinstance(value, float)
-    return value
+    found = measured.get("accuracy", measured["loss"])
+    assert isinstance(found, float)
+    return found
 
 
 def trained(
@@ -204,15 +212,15 @@ class _Trainer(NamedTuple):
                 key = jax.random.fold_in(self.order_key, epoch)
                 params, losses, measured = learn_all(numbers, params, key, self.train, self.validation)
                 sound &= ~has_diverged(np.asarray(losses))
-                measured = np.where(sound, measured, np.inf if real else 0) / count
+                measured = np.where(sound & np.isfinite(measured), measured, np.inf if real else 0) / count
                 curves.append(measured)
                 report(epoch + 1, float(-measured.min() if real else measured.max()))
             zeros = (0.0,) * epochs
             trials = []
-            for setting, loss, is_sound, curve in zip(settings, losses, sound, zip(*curves, strict=True), strict=False):
+            for setting, last, is_sound, curve in zip(settings, losses, sound, zip(*curves, strict=True), strict=False):
                 values = tuple(map(float, curve))
                 accuracies, on_validation = (zeros, values) if real else (values, ())
-                trials.append(Trial(setting, accuracies, float(loss) if is_sound else None, on_validation))
+                trials.append(Trial(setting, accuracies, float(last) if is_sound else None, on_validation))
             return trials
 
         return train_group

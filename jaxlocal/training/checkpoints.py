@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxlocal import checks, processes
 from jaxlocal.network import Tree
+from jaxlocal.text import reason
 
 # The numbers of errors of the machine.
 PASSING = {errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
@@ -157,8 +158,7 @@ class Checkpoints:
                 if _is_of_the_machine(error):
                     raise
                 if (self.folder / str(step)).exists():  # otherwise a training process has just removed it
-                    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                    self._skip(step, reason[:200])
+                    self._skip(step, reason(error))
         return None
 
     def _steps(self) -> list[int]:

@@ -175,9 +175,11 @@ def epoch(rule: Rule, params: Params, data: Batch, key: jax.Array, batch_size: i
 def epoch_of(rule: Rule, batch_size: int, params: Params, data: Batch, key: jax.Array) -> tuple[Params, Info]:
     """The steps of `epoch`, for a program of one's own."""
     x, y = data
+    if len(x) != len(y):
+        raise ValueError(f"data: x has {len(x)} examples, but y has {len(y)}; give each example one row of both")
     check_batch_size(batch_size, len(x))
     order = shuffled(key, len(x), batch_size)
-    return jax.lax.scan(lambda params, rows: rule.step(params, (x[rows], y[rows])), params, order)
+    return jax.lax.scan(lambda params, rows: rule.step(params, take(data, rows)), params, order)
 
 
 _epoch = compiled(static=2, donate_argnums=0)(epoch_of)

@@ -22,6 +22,7 @@ from jaxlocal.files import write_whole
 from jaxlocal.locks import lock
 from jaxlocal.pipeline import Pipeline
 from jaxlocal.rule import Params, Rule
+from jaxlocal.training.account import DivergedError
 from jaxlocal.training.checkpoints import Checkpoints, MismatchError, Saved
 from jaxlocal.training.loop import Result, Watch, fit, plain_rule
 from jaxlocal.training.signals import Received, received_signals
@@ -162,7 +163,7 @@ class Session:
         Raises:
           Interrupted: SIGINT (Ctrl-C) or SIGTERM; everything up to the last step is saved.
           NotSavedError: the disk is full, for example.
-          DivergedError: a loss is NaN, infinite or beyond 1e8.
+          DivergedError: a loss is NaN, infinite or beyond 1e8; the best epoch before is saved.
           MismatchError: the run was begun with another batch_size or seed.
         """
         checks.function("watch", watch, "print")
@@ -178,25 +179,30 @@ class Session:
                 asked = bool(watch and watch(now)) or time.monotonic() > until
                 return self._after_steps(now.state, received, asked)
 
-            result = fit(
-                self._rule,
-                self._data,
-                epochs=epochs,
-                batch_size=batch_size,
-                seed=seed,
-                augmentation=augmentation,
-                patience=patience,
-                streamed=streamed,
-                start=self.state,
-                watch=follow,
-                progress=progress,
-            )
+            try:
+                result = fit(
+                    self._rule,
+                    self._data,
+                    epochs=epochs,
+                    batch_size=batch_size,
+                    seed=seed,
+                    augmentation=augmentation,
+                    patience=patience,
+                    streamed=streamed,
+                    start=self.state,
+                    watch=follow,
+                    progress=progress,
+                )
+            except DivergedError:
+                if self._unsaved_best:
+                    self._save(self._unsaved_best)
+                    self._wait()
+                raise
             self.seconds = before + time.monotonic() - began
             self.state = result.state
             if result.state.step > self._saved_step:
                 self._save(result.state)
-            with self._writing():
-                self._checkpoints.wait()
+            self._wait()
         if received.number:
             raise Interrupted(received.number, result.state.step)
         return result
@@ -262,18 +268,23 @@ class Session:
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - began
 
+    def _wait(self) -> None:
+        """Until the checkpoints are on disk."""
+        with self._writing():
+            self._checkpoints.wait()
+
     def _write_checkpoint(self, state: State, score: float | None) -> None:
         facts: dict[str, Any] = {
             "step": state.step,
-            "sums": jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), list(state.sums)),
-            "history": list(state.history),
+            "sums": state.sums,
+            "history": state.history,
             "seconds": round(self.seconds, 2),
             "steps": state.steps,
             "order": self._order,
         }
         if self._settings is not None:
             facts["settings"] = self._settings
-        self._checkpoints.save(state.step, state.params, facts, score)
+        self._checkpoints.save(state.step, state.params, json.loads(_as_json("facts", facts)), score)
 
     def _begin_metrics(self) -> None:
         """Write metrics.jsonl anew with the rows up to `state`; later epochs will be computed again."""
