@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxlocal.files import of_user
 from jaxlocal.hints import nearest
 from jaxlocal.network import Loss, Network, Tree, cross_entropy, squared_error, vocabulary
 from jaxlocal.text import plural
@@ -437,10 +438,10 @@ def initializer(name: str, value: Any) -> None:
 
 
 def path(name: str, value: Any, example: str = "runs/one") -> Path:
-    """The value is the path of a file or a folder, as text or as a `Path`, which is returned."""
+    """The value is the path of a file or a folder, as a text or a `Path`, which is returned; ~ is the user's folder."""
     if not isinstance(value, str | PathLike) or not str(value) or "\0" in str(value):
         raise TypeError(f"{name}={show(value)}: must be a path, such as {example!r}")
-    return Path(value)
+    return of_user(value)
 
 
 def flag(name: str, value: bool) -> None:

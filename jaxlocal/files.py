@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 
+def of_user(path: str | os.PathLike[str]) -> Path:
+    """The path, in which ~ stands for the user's own folder."""
+    return Path(os.path.expanduser(path))
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Replace a file's content in one step, so that no reader sees half of it, even if this process is killed."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -24,4 +29,4 @@ def cache_folder(name: str) -> Path:
       ...     print(cache_folder("data"))
       /scratch/data
     """
-    return Path(os.environ.get("JAXLOCAL_CACHE") or "~/.cache/jaxlocal").expanduser() / name
+    return of_user(os.environ.get("JAXLOCAL_CACHE") or "~/.cache/jaxlocal") / name

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+from jaxlocal.files import of_user
+
 LONGEST_WORD = 200  # characters, in an error
 
 
@@ -93,6 +95,6 @@ def positive(text: str) -> float:
 
 def folder(text: str) -> Path:
     """The path of a folder, which need not exist."""
-    if (path := Path(text)).is_file():
+    if (path := of_user(text)).is_file():
         raise argparse.ArgumentTypeError(f"{text!r} is a file; name a folder")
     return path

@@ -174,7 +174,8 @@ class Transposed(nn.Module):
 def dense(features: int, activation: Activation = nn.relu, init: InitMaker = he_normal, **options: Any) -> Block:
     """A dense block. Options: `norm`, `dropout`, `pool_input`."""
     checks.positive_int("features", features)
-    return Block(nn.Dense(features, kernel_init=init(), dot_general=product), activation, **options)
+    checks.initializer_maker("init", init)
+    return _block(nn.Dense(features, kernel_init=init(), dot_general=product), activation, **options)
 
 
 def conv(
@@ -191,9 +192,9 @@ def conv(
 
     Options: `norm`, `pool`, `pool_input`, `dropout`.
     """
-    _sizes(features, kernel, stride)
+    _check_convolution(features, kernel, stride, init)
     linear = nn.Conv(features, (kernel, kernel), stride, padding, kernel_init=init(), conv_general_dilated=convolve)
-    return Block(linear, activation, **options)
+    return _block(linear, activation, **options)
 
 
 def local(
@@ -205,7 +206,7 @@ def local(
     **options: Any,
 ) -> Block:
     """A locally connected block: a convolution with different weights at each position. Options as for `conv`."""
-    _sizes(features, kernel, stride)
+    _check_convolution(features, kernel, stride, init)
 
     def kernel_init(key: jax.Array, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
         """At each position the distribution of a convolution's kernel, with the same fan-in and fan-out."""
@@ -213,9 +214,28 @@ def local(
         kernels = (height, width, kernel, kernel, patch // kernel**2, outputs)
         return init(batch_axis=(0, 1))(key, kernels, dtype).reshape(shape)
 
-    return Block(nn.ConvLocal(features, (kernel, kernel), stride, kernel_init=kernel_init), activation, **options)
+    return _block(nn.ConvLocal(features, (kernel, kernel), stride, kernel_init=kernel_init), activation, **options)
 
 
-def _sizes(features: int, kernel: int, stride: int) -> None:
+def _check_convolution(features: int, kernel: int, stride: int, init: InitMaker) -> None:
     for name, value in (("features", features), ("kernel", kernel), ("stride", stride)):
         checks.positive_int(name, value)
+    checks.initializer_maker("init", init)
+
+
+def _block(
+    linear: nn.Module,
+    activation: Activation,
+    *,
+    norm: bool = False,
+    dropout: float = 0.0,
+    pool: int = 1,
+    pool_input: int = 1,
+) -> Block:
+    """A block with these options, once they are checked."""
+    checks.function("activation", activation, "jax.nn.relu")
+    checks.flag("norm", norm)
+    checks.below_one("dropout", dropout)
+    for name, value in (("pool", pool), ("pool_input", pool_input)):
+        checks.positive_int(name, value)
+    return Block(linear, activation, norm, pool, dropout, pool_input)

@@ -49,7 +49,6 @@ def mlp(
       2
     """
     checks.widths("hidden", hidden)
-    _options(activation, norm, dropout, init)
     if not isinstance(loss, Loss):
         raise TypeError(f"loss={checks.show(loss)}: must be a jl.Loss, such as jl.cross_entropy or jl.squared_error")
     blocks = (dense(width, activation, init, norm=norm, dropout=dropout) for width in hidden)
@@ -76,7 +75,6 @@ def vanilla_cnn(
       >>> len(net.blocks)
       8
     """
-    _options(activation, norm, dropout, init)
     shapes = [(width, stride) for width in (32, 64) for stride in (1, 1, 1, 2)]
     options: dict[str, Any] = {"norm": norm, "dropout": dropout}
     blocks = (conv(width, 3, stride, activation, init, **options) for width, stride in shapes)
@@ -103,7 +101,6 @@ def vgg(
       >>> [block.pool for block in net.blocks]
       [1, 2, 1, 2, 2, 2, 1, 1]
     """
-    _options(activation, norm, dropout, init)
     shapes = [(128, 1), (256, 2), (256, 1), (512, 2), (512, 2), (512, 2)]
     options: dict[str, Any] = {"norm": norm, "dropout": dropout}
     convs = [conv(width, 3, 1, activation, init, pool=pool, **options) for width, pool in shapes]
@@ -433,10 +430,3 @@ def _tanh_network(
 def _head(classes: int, init: InitMaker, average: bool = False) -> Head:
     checks.positive_int("classes", classes)
     return Head(classes, average, init)
-
-
-def _options(activation: Activation, norm: bool, dropout: float, init: InitMaker) -> None:
-    checks.function("activation", activation, "jax.nn.relu")
-    checks.flag("norm", norm)
-    checks.below_one("dropout", dropout)
-    checks.initializer_maker("init", init)

@@ -20,8 +20,10 @@ import optax
 import PIL.Image
 import pytest
 
+import jaxlocal as jl
 from jaxlocal import app, codes, data, models, rules, search, statistics
-from jaxlocal.app import Config, ConfigError, build, cli, runs, settings
+from jaxlocal.app import Config, ConfigError, build, cli, comparison, runs, settings
+from jaxlocal.data import Splits
 from jaxlocal.training import Interrupted, session
 from jaxlocal.version import __version__
 
@@ -268,6 +270,43 @@ def test_real_targets_need_a_squared_error(run):
     assert code == 2 and "store the labels as whole numbers, or add --model-args" in error
     code, out, _ = run("train --data real.npz --rule bp --epochs 1 --model-args hidden=[8] loss=squared_error")
     assert code == 0 and "%" not in out.splitlines()[-1]
+    np.savez("test.npz", x_train=x, y_train=np.eye(2, dtype="f4").repeat(50, 0), x_test=x, y_test=y)
+    code, _, error = run(f"train --data test.npz {TINY}")
+    assert code == 2 and "the targets are real numbers, in the test set at least; add" in error
+
+
+def test_every_network_takes_a_loss():
+    x, y = np.zeros((4, 16, 16, 1), "f4"), np.full((4, 2), 0.3, "f4")
+    config = Config(model="conv2", model_args=("loss=squared_error",))
+    assert build.network(config, build.Data(Splits(*[(x, y)] * 3), None, ())).loss is jl.squared_error
+
+
+def test_the_users_own_folder_in_paths(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for path in jl.checks.path("folder", "~/runs"), cli.flags.folder("~/runs"):
+        assert path == tmp_path / "home" / "runs"
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        jl.data.load("~nobody/x.csv")
+
+
+def test_too_little_memory_is_one_sentence(run, monkeypatch):
+    def fail(_):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+
+    monkeypatch.setitem(cli.COMMANDS, "list", fail)
+    assert run("list") == (
+        2,
+        "",
+        "jaxlocal list: the memory is too small (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes); take a smaller "
+        "batch or network\n",
+    )
+
+
+def test_a_rule_of_ones_own_in_a_path_with_a_space_can_be_compared():
+    Path("my rules").mkdir()
+    Path("my rules/r.py").write_text("from jaxlocal.rules import dfa\n\ndef mine(net, tx):\n    return dfa(net, tx)\n")
+    ((name, config),) = comparison.with_own(["my rules/r.py:mine  lr=0.1"], Config()).items()
+    assert name == "my rules/r.py:mine lr=0.1" and config.lr == 0.1 and config.rule.endswith("my rules/r.py:mine")
 
 
 def test_an_npz_file_and_examples_that_are_not_images(run):

@@ -73,7 +73,7 @@ def test_mnist_of_tfds(monkeypatch):
         return split(decoder, count // 10, read)
 
     monkeypatch.setattr(decode.Decoder, "split", tenth)
-    splits = jl.data.images("mnist", data_dir=PREPARED)
+    splits = jl.data.images("mnist", validation=5000, data_dir=PREPARED)
     assert counts == [60000, 10000]
     check(splits, (1000, 5000, 1000), (28, 28, 1))
     mapped = jl.data.load("mnist", data_dir=PREPARED, validation=5000)

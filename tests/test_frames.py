@@ -144,8 +144,21 @@ def test_other_mistakes_are_one_sentence(columns, monkeypatch):
         (lambda: jl.data.load_table(frame, label="knd"), ValueError, r"no column 'knd'; name .*; did you mean kind\?"),
         (lambda: jl.data.load("digits", label="kind"), ValueError, "label='kind': digits is no table of numbers"),
         (lambda: jl.data.load("a.csv", size=3, label="kind"), ValueError, "size=3: a.csv is not resized"),
+        (lambda: jl.data.load("none.csv", label="kind"), FileNotFoundError, "there is no such file; check the path"),
+        (lambda: jl.data.load("excel.csv", label="kind"), ValueError, "its cells are separated by semicolons; save it"),
+        (
+            lambda: jl.data.load_table(pyarrow.table(columns | {"kind": [[0, 1]] * 30}), label="kind"),
+            ValueError,
+            "column 'kind' holds lists, but each row has one label",
+        ),
+        (
+            lambda: jl.data.load_table(frame.append_column("day", [np.arange(30).astype("M8[D]")]), label="kind"),
+            ValueError,
+            "column 'day' holds dates or durations, which are no numbers",
+        ),
     ):
         write("a.csv", columns)
+        Path("excel.csv").write_text('"width";"kind"\n1,5;"thin"\n')
         with pytest.raises(error, match=message):
             call()
     Path("empty.csv").write_text("\n")

@@ -43,6 +43,20 @@ def output(layer, weights, x):
     return jax.jit(lambda w, x: apply_layer(layer, w, {}, x)[0])(weights, x)
 
 
+@pytest.mark.parametrize(
+    ("call", "complaint"),
+    [
+        (lambda: dense(8, dropout=1.5), "dropout=1.5: must be zero or more and less than one"),
+        (lambda: conv(8, pool=0), "pool=0: must be at least 1"),
+        (lambda: local(8, activation="relu"), "activation='relu': must be a function"),
+        (lambda: dense(8, init=he_normal()), "init=.*: must make an initializer when it is called"),
+    ],
+)
+def test_bad_options_of_a_block_are_one_sentence(call, complaint):
+    with pytest.raises((ValueError, TypeError), match=complaint):
+        call()
+
+
 def receptive_fields(x, kernels, stride):
     """A locally connected map; kernels (height, width, k, k, inputs, features), one for each output place."""
     height, width, k, _, _, features = kernels.shape

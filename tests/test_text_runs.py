@@ -245,9 +245,12 @@ assert not any(name.startswith(("jaxlocal", "flax")) for name in sys.modules)
 
 def test_an_exported_run_predicts_without_the_library(trained_on_digits, run):
     """In a process that has only JAX: the seeds, the standardised images, and batches of any size."""
-    rule, params, data = jl.load(trained_on_digits)
+    shutil.copytree(trained_on_digits, "mine")
+    summary = json.loads(Path("mine/summary.json").read_text())
+    Path("mine/summary.json").write_text(json.dumps(summary | {"command": "as it was trained"}))
+    rule, params, data = jl.load("mine")
     x = data.test[0][:5]
-    code, out, error = run(f"export {trained_on_digits} --out out")
+    code, out, error = run("export mine --out out")
     assert (code, error) == (0, "")
     assert out.split() == ["out/model.json", "out/predict.jax_export", "out/weights.safetensors"]
     np.save("x.npy", x)
@@ -259,6 +262,7 @@ def test_an_exported_run_predicts_without_the_library(trained_on_digits, run):
     facts = json.loads(Path("out/model.json").read_text())
     assert (facts["output"], facts["members"], facts["epoch"]) == ("logits", 2, 3)
     assert facts["classes"] == list("0123456789") and facts["settings"]["rule"] == "dfa"
+    assert facts["command"] == "as it was trained"
     loaded = jl.load_weights("out/weights.safetensors", rule, jax.tree.map(jax.numpy.zeros_like, params))
     np.testing.assert_array_equal(rule.predict(loaded, x), rule.predict(params, x))
 
@@ -282,6 +286,18 @@ def test_an_exported_run_of_texts_brings_its_tokenizer(texts, run, monkeypatch):
     assert code == 2 and error == (
         "jaxlocal export: the export needs flatbuffers; install it with pip install 'jaxlocal[export]'\n"
     )
+
+
+def test_bytes_are_not_predicted_by_a_run_of_floats_on_another_scale(run):
+    rng = np.random.default_rng(0)
+    np.savez("large.npz", x=rng.uniform(0, 255, (40, 8, 8, 1)).astype("f4"), y=np.arange(40) % 2)
+    assert run("train --rule bp --epochs 1 --model-args hidden=[4] --data large.npz --out large")[0] == 0
+    PIL.Image.fromarray(np.full((8, 8), 220, np.uint8)).save("bright.png")
+    code, _, error = run("predict large bright.png")
+    assert code == 2 and "bright.png holds bytes, which stand for 0 to 1, but the run was trained on numbers" in error
+    assert len(list(app.predict("large", [Path("large.npz")]))) == 40
+    with pytest.raises(TypeError, match=r"inputs='bright\.png': must be a list of texts or of files, such as"):
+        app.predict("large", "bright.png")
 
 
 def test_files_that_cannot_be_predicted_are_one_sentence(trained_on_digits, run, monkeypatch):

@@ -23,7 +23,7 @@ from jaxlocal.app.rule_names import (
     written_settings,
 )
 from jaxlocal.app.settings import LONGEST_REASON, OF_TEXTS, Config, ConfigError, check, flag, known, pairs, shown
-from jaxlocal.data import Encoding, Splits, augmentation, floats, load, load_encoded, load_text
+from jaxlocal.data import SPLITS, Encoding, Splits, augmentation, floats, load, load_encoded, load_text
 from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.checking import are_classes, are_whole
 from jaxlocal.data.frames import places
@@ -139,12 +139,8 @@ def build_for(config: Config, given: Data) -> Built:
     """
     make_rule = rule_maker("--rule", config.rule)
     net, data = network(config, given), given.splits
-    count = len(data.train[0])
-    if config.batch_size > count:
-        raise ConfigError(
-            f"--batch-size={config.batch_size}: the training set has {count} examples; take at most {count}"
-        )
-    steps = config.epochs * (count // config.batch_size)
+    check_batch_size(config, data)
+    steps = config.epochs * (len(data.train[0]) // config.batch_size)
     augment = _augmentation([AUGMENTATIONS[name] for name in config.augment], given)
     rule = _rule(config, make_rule, net, steps)
     _check_parameters(config, rule, data, augment)
@@ -158,6 +154,14 @@ def build_for(config: Config, given: Data) -> Built:
         given.classes,
         given.inputs,
     )
+
+
+def check_batch_size(config: Config, data: Splits) -> None:
+    """Refuse batches that are larger than the training set."""
+    if config.batch_size > (count := len(data.train[0])):
+        raise ConfigError(
+            f"--batch-size={config.batch_size}: the training set has {count} examples; take at most {count}"
+        )
 
 
 def network(config: Config, data: Data) -> Network:
@@ -257,10 +261,12 @@ def _network(config: Config, make: Callable[..., Network], data: Data) -> Networ
     if data.encoding and "vocabulary" in given:
         raise ConfigError("--model-args=vocabulary: is the number of tokens of the data; limit it by --vocabulary")
     _check_kind(config, takes_texts="vocabulary" in parameters, texts=data.encoding is not None)
+    loss = given.pop("loss", None)  # of every network, also of one whose function does not take it
     for name in given.keys() - parameters.keys():
         raise ConfigError(f"--model-args={name}: unknown argument of {config.model}; {nearest(name, parameters)}")
     try:
-        return make(**{name: value for name, value in of_data.items() if name in parameters} | given)
+        net = make(**{name: value for name, value in of_data.items() if name in parameters} | given)
+        return net if loss is None else net._replace(loss=loss)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"--model={config.model}: {error}") from None
 
@@ -295,11 +301,12 @@ def _check_fit(config: Config, net: Network, data: Splits) -> None:
     one_column = y.shape[1:] == (1,)
     if net.loss == cross_entropy and one_column and y.dtype == np.uint8:
         raise ConfigError(f"--data={config.data}: has one class, so that there is nothing to learn; add other classes")
-    if net.loss == cross_entropy and (one_column or not are_classes(y)):
+    wrong = [split for split, (_, y) in zip(SPLITS, data, strict=True) if one_column or not are_classes(y)]
+    if net.loss == cross_entropy and wrong:
         whole = "store the labels as whole numbers, or " if are_whole(y) else ""
         raise ConfigError(
-            f"--data={config.data}: cross entropy needs class labels, but the targets are real numbers; {whole}add "
-            "--model-args loss=squared_error"
+            f"--data={config.data}: cross entropy needs class labels, but the targets are real numbers, in the "
+            f"{wrong[0]} set at least; {whole}add --model-args loss=squared_error"
         )
 
 

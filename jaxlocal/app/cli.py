@@ -24,8 +24,8 @@ import absl.logging
 import jaxlocal as jl
 from jaxlocal import app, distributed, flags
 from jaxlocal.app import settings
-from jaxlocal.app.settings import OF_TEXTS, Config, ConfigError, nothing_to_resume
-from jaxlocal.files import cache_folder
+from jaxlocal.app.settings import OF_TEXTS, Config, ConfigError, nothing_to_resume, shown
+from jaxlocal.files import cache_folder, of_user
 from jaxlocal.hints import nearest
 from jaxlocal.version import __version__
 
@@ -114,7 +114,7 @@ def search(argv: Sequence[str]) -> None:
         help="settings of each rule (default: 60)",
     )
     add("--group", type=flags.whole, default=10, metavar="N", help="settings per compiled program (default: 10)")
-    add("--out", type=Path, metavar="DIR", help="of the search, else runs/search-N")
+    add("--out", type=of_user, metavar="DIR", help="of the search, else runs/search-N")
     ends = ("LOW", "HIGH")
     add("--lr", nargs=2, type=float, metavar=ends, dest="rates", help="range of the learning rate")
     add("--helper-lr", nargs=2, type=float, metavar=ends, dest="helper_rates", help="of feedback, inverses, …")
@@ -144,7 +144,7 @@ def rank(argv: Sequence[str]) -> None:
     )
     add("--trials", type=flags.whole_to(MOST_TRIALS), default=8, metavar="N", help="settings of each rule (default: 8)")
     add("--seeds", type=flags.whole_to(MOST_SEEDS), default=5, metavar="N", help="trainings of the best (default: 5)")
-    add("--out", type=Path, metavar="DIR", help="of the ranking, else runs/rank-WORKLOAD-N")
+    add("--out", type=of_user, metavar="DIR", help="of the ranking, else runs/rank-WORKLOAD-N")
     read = parser.parse_intermixed_args(argv)
     _start_jax()
     app.rank(read.rules, read.workload, read.out, trials=read.trials, seeds=read.seeds, say=_say)
@@ -252,6 +252,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(program, f"{error}; give config.yaml the settings that the run was trained with", 2)
     except (jl.training.NotSavedError, jl.training.DivergedError) as error:
         return _complain(program, error, 1)
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _complain(program, f"the memory is too small ({shown(error)}); take a smaller batch or network", 2)
     return 0
 
 
@@ -269,9 +273,9 @@ def _parser(name: str, arguments: str = "") -> flags.Parser:
 
 def _add_run_flags(parser: flags.Parser, folder: str) -> None:
     """The flags of commands that train in a folder."""
-    parser.add_argument("--out", type=Path, metavar="DIR", help=folder)
+    parser.add_argument("--out", type=of_user, metavar="DIR", help=folder)
     flags.add_switch(parser, "--resume", "resume the training in --out")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML settings; flags override it")
+    parser.add_argument("--config", type=of_user, metavar="FILE", help="YAML settings; flags override it")
     parser.add_argument("--log", nargs="+", default=(), metavar="NAME", help="tensorboard, wandb, trackio or mlflow")
 
 
@@ -280,7 +284,7 @@ RUN_OR_NAME = "folder of the run, or a trained network's name"
 
 def _add_run(parser: flags.Parser, help: str = "folder of the run") -> None:
     """The flags of commands that read a run."""
-    parser.add_argument("run", type=Path, metavar="RUN", nargs="?", help=help)
+    parser.add_argument("run", type=of_user, metavar="RUN", nargs="?", help=help)
     flags.add_switch(parser, "--best", "the best epoch on validation, not the last one")
 
 

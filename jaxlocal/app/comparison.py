@@ -113,14 +113,21 @@ def with_own(rules: Sequence[str], config: Config) -> dict[str, Config]:
       [('bp', (), 0.001), ('al width=32 lr=0.01', ('width=32',), 0.01)]
     """
     check_each_once(rules)
-    names = [" ".join(words.split()) for words in rules]
+    names = [" ".join(_parts(words)) for words in rules]
     check_each_once(names)  # other spaces make no other name
     check_apart(names, _label)
     return {name: _with_own(name, config) for name in names}
 
 
+def _parts(words: str) -> list[str]:
+    """The rule, whose file may have spaces in its path, and its own settings."""
+    file, mark, rest = words.strip().rpartition(".py:")
+    rule, *pairs = rest.split() or [""]
+    return [file + mark + rule, *pairs]
+
+
 def _with_own(words: str, config: Config) -> Config:
-    rule, *pairs = words.split() or [""]
+    rule, *pairs = _parts(words)
     make = rule_maker("RULE", rule)
     its_arguments = written_settings(make)
     learning, arguments = {}, list(config.rule_args)
@@ -157,7 +164,7 @@ def _place(folder: Path, words: str) -> Path:
 
 def _label(words: str) -> str:
     """A rule without its file, and its own settings."""
-    rule, *pairs = words.split(" ")
+    rule, *pairs = _parts(words)
     return " ".join([short(rule), *pairs])
 
 

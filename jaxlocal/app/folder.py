@@ -18,12 +18,12 @@ import jax
 from jaxlocal import checks, processes
 from jaxlocal.app import settings
 from jaxlocal.app.build import reading
-from jaxlocal.app.provenance import made_by
+from jaxlocal.app.provenance import FACTS, made_by
 from jaxlocal.app.settings import PLACEMENT, Config, ConfigError, flag, nothing_to_resume
 from jaxlocal.data import Encoding
 from jaxlocal.data.tables import is_table
 from jaxlocal.data.text import is_text
-from jaxlocal.files import write_whole
+from jaxlocal.files import of_user, write_whole
 from jaxlocal.locks import lock
 from jaxlocal.training import Metrics
 
@@ -94,7 +94,7 @@ def kept_encoding(folder: Path, config: Config) -> Encoding | None:
     Raises:
       ConfigError: the files that keep it are damaged or missing.
     """
-    file = Path(config.data).expanduser()
+    file = of_user(config.data)
     if not keeps_encoding(folder):
         with reading(config.data):  # of a table that is gone, `build` says so
             if (is_table(file) and not file.exists()) or not is_text(config.data):
@@ -177,6 +177,14 @@ def history(folder: Path) -> list[Metrics]:
                 break
             rows.append(row)
     return rows
+
+
+def kept_facts(folder: Path) -> dict[str, Any]:
+    """The facts that summary.json has of how the run was made; none if there is no such file that can be read."""
+    with suppress(OSError, ValueError, KeyError):
+        kept = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        return {name: kept[name] for name in FACTS}
+    return {}
 
 
 def write_summary(summary: Summary, config: Config) -> None:

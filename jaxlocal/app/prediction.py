@@ -18,6 +18,7 @@ from jaxlocal.data.augmentation import Augmentation
 from jaxlocal.data.decode import Image, pixels, readable
 from jaxlocal.data.frames import is_frame, read_inputs
 from jaxlocal.data.sources import checked_inputs
+from jaxlocal.files import of_user
 from jaxlocal.network import cross_entropy
 from jaxlocal.programs import compiled
 from jaxlocal.rule import Params, Rule
@@ -116,8 +117,9 @@ def meaning(config: Config, built: Built) -> str:
 def _examples(files: Sequence[str], built: Built, label: str) -> np.ndarray:
     """The examples in these files, prepared as those that the run was trained on, in float32."""
     found, like = [], built.data.train[0]
+    of_unit = _are_from_0_to_1(like)
     for file in files:
-        path = Path(file).expanduser()
+        path = of_user(file)
         if not path.is_file():
             raise ValueError(
                 f"{shown(file)}: there is no such file; name images, .npz files or tables, as the run takes no texts"
@@ -130,8 +132,13 @@ def _examples(files: Sequence[str], built: Built, label: str) -> np.ndarray:
             )
         if not len(x):
             raise ValueError(f"{path} holds no example; give it at least one")
+        if x.dtype == np.uint8 and like.ndim == 4 and not of_unit:
+            raise ValueError(
+                f"{path} holds bytes, which stand for 0 to 1, but the run was trained on numbers from {like.min():g} "
+                f"to {like.max():g}; save such numbers as floats, in a .npz file"
+            )
         x = floats((x, x))[0]
-        if x.max() > TOO_BRIGHT and _are_from_0_to_1(like):
+        if x.max() > TOO_BRIGHT and of_unit:
             raise ValueError(
                 f"{path} holds numbers up to {x.max():g}, but the run was trained on images of 0 to 1; save them as "
                 "uint8, or divide them by 255"

@@ -15,15 +15,13 @@ import jax
 from jaxlocal.app.settings import Config
 from jaxlocal.version import __version__
 
+FACTS = "command", "commit", "settings", "versions"  # what it takes to reproduce a run's numbers
+
 
 def made_by(config: Config) -> dict[str, Any]:
-    """What it takes to reproduce a run's numbers."""
-    return {
-        "command": shlex.join([*_program(), *sys.argv[1:]]),
-        "commit": commit(Path(__file__).parents[1]),
-        "settings": asdict(config),
-        "versions": versions(),
-    }
+    """The facts of what runs now with these settings."""
+    command = shlex.join([*_program(), *sys.argv[1:]])
+    return dict(zip(FACTS, (command, commit(Path(__file__).parents[1]), asdict(config), versions()), strict=True))
 
 
 def _program() -> list[str]:

@@ -16,6 +16,7 @@ import jax
 
 from jaxlocal import checks, rules
 from jaxlocal.app.settings import LONGEST_REASON, ConfigError, known, shown
+from jaxlocal.files import of_user
 from jaxlocal.hints import nearest
 from jaxlocal.rule import Batch, Params, Rule
 from jaxlocal.search.rule_settings import HELPERS
@@ -179,7 +180,7 @@ def _line(error: BaseException, path: Path) -> str:
 
 def _parts(name: str) -> tuple[Path, str]:
     file, _, function = name.rpartition(":")
-    return Path(os.path.expanduser(file)).resolve(), function
+    return of_user(file).resolve(), function
 
 
 @cache

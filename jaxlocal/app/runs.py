@@ -1,9 +1,11 @@
 """Runs in folders: train, load, measure and draw them. A run that was killed at any moment can be resumed."""
 
+import os
 import shlex
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,13 +22,14 @@ from jaxlocal.app.folder import (
     folder_or_next,
     history,
     kept_encoding,
+    kept_facts,
     kept_inputs,
     opened,
     resumed,
     write_summary,
 )
 from jaxlocal.app.prediction import Numbers, Prediction, predictions, prepared
-from jaxlocal.app.provenance import in_picture, made_by
+from jaxlocal.app.provenance import FACTS, in_picture, made_by
 from jaxlocal.app.rule_names import located, short
 from jaxlocal.app.settings import Config, ConfigError, shown
 from jaxlocal.data import SPLITS, Splits, floats
@@ -162,7 +165,7 @@ def load(folder: Path | str, *, best: bool = False) -> Loaded:
     return Loaded(prepared(built.plain, built.augmentation), state.params, built.data)
 
 
-def evaluate(folder: Path | str, *, best: bool = False, data: str | None = None) -> Summary:
+def evaluate(folder: Path | str, *, best: bool = False, data: str | PathLike[str] | None = None) -> Summary:
     """Loss and accuracy of a run's last or best checkpoint, on the run's own data or on another data set.
 
     In place of the folder it takes the name of a trained network that comes with the library.
@@ -172,7 +175,7 @@ def evaluate(folder: Path | str, *, best: bool = False, data: str | None = None)
     if data is None and _comes_with_the_library(folder):
         data = learned.config.data
     if data is not None:
-        built = built._replace(data=_other_data(learned.config, built, data))
+        built = built._replace(data=_other_data(learned.config, built, os.fspath(data)))
     measured = _measure_parts(built, "best" if best else "last", learned.params, learned.made_by["epoch"])
     return Summary(Path(folder), (measured,), learned.history, 0.0)
 
@@ -232,7 +235,9 @@ def _with_all_classes(built: Built, data: str, given: Data) -> Splits:
     return Splits(*((x, np.eye(width, dtype=np.uint8)[columns][y.argmax(-1)]) for x, y in given.splits))
 
 
-def predict(folder: Path | str, inputs: Iterable[str], *, best: bool = False) -> Iterator[Prediction | Numbers]:
+def predict(
+    folder: Path | str, inputs: Iterable[str | PathLike[str]], *, best: bool = False
+) -> Iterator[Prediction | Numbers]:
     """The class of each input, and its probability, by a run's last or best checkpoint; or the predicted numbers.
 
     A run that has learned texts needs neither them nor their file, and a network of the library no data. Other runs
@@ -243,11 +248,13 @@ def predict(folder: Path | str, inputs: Iterable[str], *, best: bool = False) ->
       inputs: texts; or, if the run was trained on numbers, files: images, .npz files with an array x, and tables.
       best: whether to take the best checkpoint instead of the last one.
 
-    Yields:
+    Returns:
       The prediction for each text, for each image, and for each row of a .npz file or of a table.
     """
+    if isinstance(inputs, str | PathLike):
+        raise TypeError(f"inputs={checks.show(inputs)}: must be a list of texts or of files, such as [{str(inputs)!r}]")
     learned = learned_by(folder, best, own_data=False)
-    yield from predictions(learned.config, learned.built, learned.params, inputs)
+    return predictions(learned.config, learned.built, learned.params, (os.fspath(one) for one in inputs))
 
 
 def draw(folder: Path | str, *, best: bool = False, examples: int = 1000) -> Iterator[Path]:
@@ -276,7 +283,7 @@ def draw(folder: Path | str, *, best: bool = False, examples: int = 1000) -> Ite
         ) from None
     if config.seeds > 1:
         params = jax.tree.map(lambda leaf: leaf[0], params)
-        built = build(replace(config, seeds=1), built.encoding, built.inputs)
+        built = build_for(replace(config, seeds=1), Data(built.data, built.encoding, built.classes, built.inputs))
 
     def save(name: str, figure: "Figure") -> Path:
         figure.savefig(folder / f"{name}.png", dpi=120, metadata=in_picture(config))
@@ -371,10 +378,11 @@ def learned_by(run: Path | str, best: bool, own_data: bool) -> Learned:
         if best:
             raise ConfigError(f"--best: the network {str(run)!r} has no other epoch than its last; leave it out")
         config, built, params, record = trained.read(str(run))
-        facts = {name: record[name] for name in ("command", "commit", "settings", "versions")}
+        facts = {name: record[name] for name in FACTS}
         return Learned(config, built, params, {"epoch": config.epochs, **facts}, ())
     config, built, state = restored(folder, best, own_data)
-    return Learned(config, built, state.params, {"epoch": len(state.history), **made_by(config)}, state.history)
+    facts = kept_facts(folder) or made_by(config)  # a run that has not ended has written down none
+    return Learned(config, built, state.params, {"epoch": len(state.history), **facts}, state.history)
 
 
 def _comes_with_the_library(run: Path | str) -> bool:

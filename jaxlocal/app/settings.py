@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from os import PathLike
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -197,6 +199,8 @@ def typed(source: str, value: Any, wanted: Any) -> Any:
         if isinstance(value, list | tuple):
             return tuple(map(str, value))
         raise ConfigError(f"{source}={shown(value)}: must be a list, such as [{shown(value)}]")
+    if isinstance(value, PathLike) and wanted is str:
+        return os.fspath(value)
     if isinstance(value, str) and wanted in (int, float):  # a flag; YAML, too, reads 1e-3 as a text
         with suppress(ValueError):
             return wanted(value)

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from jaxlocal import models
 from jaxlocal import search as random_search
 from jaxlocal.app import folder as folders
-from jaxlocal.app.build import OPTIMIZERS, SCHEDULES, load_data, network, rule_arguments
+from jaxlocal.app.build import OPTIMIZERS, SCHEDULES, check_batch_size, load_data, network, rule_arguments
 from jaxlocal.app.rule_names import check_is_rule, check_rules, making, no_helper_rate, rule_maker, short, traced
 from jaxlocal.app.runs import Say, interrupted
 from jaxlocal.app.settings import Config, ConfigError, check, known, shown
@@ -61,6 +61,7 @@ def search(
     known("--model", config.model, models.ALL)
     loaded = load_data(config)
     net, data = network(config, loaded), loaded.splits
+    check_batch_size(config, data)
     plans = {rule: _plan(rule, net, config, data, trials, lr, helper_lr) for rule in rules}
     folder = folders.folder_or_next(folder, "search")
     with folders.shared(folder):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from jaxlocal.data.decode import Decoded, readable
 from jaxlocal.data.sources import Source, check_classes
 from jaxlocal.data.splits import Pairs, Splits, complete, one_hot
 from jaxlocal.data.tables import FEWEST, check_file, is_table, read_cells, split_of, unlabelled
-from jaxlocal.files import write_whole
+from jaxlocal.files import of_user, write_whole
 from jaxlocal.hints import nearest
 
 LABEL = "label"  # the column of labels, by default
@@ -57,9 +58,8 @@ def load_table(table: Any, *, label: str = LABEL, validation: int | None = None)
     """
     if validation is not None:
         checks.positive_int("validation", validation)
-    name, columns = _columns(table)
-    found, classes = _arranged(name, columns, label)
-    return Table(complete(found, validation), tuple(inputs(columns, label)), classes)
+    found, names = _arranged(*_columns(table), str(label))
+    return Table(complete(found, validation), *names)
 
 
 def is_frame(path: Path) -> bool:
@@ -72,7 +72,7 @@ def from_table(path: Path, label: str) -> Source:
     check_file(path)
 
     def decode() -> dict[str, Decoded]:
-        found, _ = _arranged(*_columns(path), label)
+        found, _ = _of_file(path, path.stat().st_mtime_ns, label)
         return {split: Decoded(len(x), iter([(x, y)])) for split, (x, y) in found.items()}
 
     return Source(path.name, path.parent, [path], decode)
@@ -89,9 +89,8 @@ def read_names(path: Path, label: str) -> Names:
     """The names in a table in a file, kept in the cache."""
 
     def fill(folder: Path) -> None:
-        name, columns = _columns(path)
-        _, classes = _arranged(name, columns, label)
-        write_whole(folder / "names.json", json.dumps((list(inputs(columns, label)), classes)))
+        _, names = _of_file(path, path.stat().st_mtime_ns, label)
+        write_whole(folder / "names.json", json.dumps(names))
 
     folder = kept(path.name, path.parent, [path], ("names", label), fill)
     return Names(*map(tuple, json.loads((folder / "names.json").read_text(encoding="utf-8"))))
@@ -152,6 +151,11 @@ def labels(name: str, columns: Columns, label: str) -> np.ndarray:
         raise ValueError(f"{name}: {unlabelled(label, others)}")
     cells = columns[label]
     if cells.dtype.kind not in "biuf":
+        if any(isinstance(cell, list | tuple | np.ndarray) for cell in cells):
+            raise ValueError(
+                f"{name}: column {label!r} holds lists, but each row has one label; for several labels of a row give "
+                "jl.data.from_arrays rows of floats, and the network the loss jl.squared_error"
+            )
         cells = _parsed(np.array([None if _is_missing(cell) else str(cell).strip() for cell in cells], object))
     lacking = cells == None if cells.dtype == object else ~np.isfinite(cells)  # noqa: E711 - in each place
     if lacking.any():
@@ -195,15 +199,22 @@ def targets(name: str, found: Mapping[str, np.ndarray]) -> tuple[dict[str, np.nd
     return rows, tuple(map(str, classes))
 
 
-def _arranged(name: str, columns: Columns, label: str) -> tuple[dict[str, Pairs], tuple[str, ...]]:
-    """The pairs of each split, and the names of the classes."""
+@lru_cache(maxsize=1)
+def _of_file(path: Path, changed: int, label: str) -> tuple[dict[str, Pairs], Names]:
+    """The pairs and the names in a file that was changed last at this time. They are asked for one after the other."""
+    return _arranged(*_columns(path), label)
+
+
+def _arranged(name: str, columns: Columns, label: str) -> tuple[dict[str, Pairs], Names]:
+    """The pairs of each split, and the names of the inputs and the classes."""
     y, x = labels(name, columns, label), matrix(name, inputs(columns, label))
     cells = enumerate(columns.get("split", ["all"] * len(x)), 1)
     of = np.array([split_of(f"{name}: row {row}", str(cell)) for row, cell in cells])
     rows = {split: np.flatnonzero(of == split) for split in sorted({"train", *of.tolist()})}
     rows["train"] = shuffled(name, rows["train"])
     ys, classes = targets(name, {split: y[numbers] for split, numbers in rows.items()})
-    return {split: (x[numbers], ys[split]) for split, numbers in rows.items()}, classes
+    found = {split: (x[numbers], ys[split]) for split, numbers in rows.items()}
+    return found, Names(tuple(inputs(columns, label)), classes)
 
 
 def shuffled(name: str, rows: np.ndarray) -> np.ndarray:
@@ -216,7 +227,7 @@ def shuffled(name: str, rows: np.ndarray) -> np.ndarray:
 def _columns(table: Any) -> tuple[str, Columns]:
     """How the table is called in an error, and its columns."""
     if isinstance(table, str | Path):
-        path = Path(table).expanduser()
+        path = of_user(table)
         check_file(path)
         name = f"name={str(path)!r}"
         if is_table(path):
@@ -263,6 +274,11 @@ def _numbers(where: str, cells: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: a cell is empty, or holds a text, a date, NaN or infinity.
     """
+    if cells.dtype.kind in "mM":
+        raise ValueError(
+            f"{where} holds dates or durations, which are no numbers; turn them into numbers, such as days, or remove "
+            "the column"
+        )
     if cells.dtype.kind in "biuf":
         numbers = cells
     else:
@@ -285,7 +301,7 @@ def _number(where: str, cell: Any) -> float:
             return float(cell)
     raise ValueError(
         f"{where} holds {checks.show(cell)}, which is no number; turn the column into numbers, or remove it, or, if it "
-        "holds the texts to learn, call it text"
+        "holds the texts to learn, call it text, in a .csv file"
     )
 
 

@@ -12,7 +12,9 @@ from jaxlocal.data.frames import LABEL, Names, from_table, is_frame, read_names
 from jaxlocal.data.hub import HUB, from_hub, hub_names
 from jaxlocal.data.sources import classes_in, from_folder, from_npz, from_tfds, of_pairs, tfds_classes
 from jaxlocal.data.splits import Pairs, Splits, complete, floats, hold_out_tenth
+from jaxlocal.data.tables import check_file
 from jaxlocal.data.text import is_text, load_text
+from jaxlocal.files import of_user
 
 # Data sets that are known to work. Any other set of labelled images in TFDS can be loaded by its name there. The
 # sentences are texts, and all others are images.
@@ -53,12 +55,12 @@ def digits() -> Splits:
     return Splits((x[:1097], y[:1097]), (x[1097:1397], y[1097:1397]), (x[1397:], y[1397:]))
 
 
-def images(name: str, validation: int = 5000, data_dir: str | None = None) -> Splits:
+def images(name: str, validation: int | None = None, data_dir: str | None = None) -> Splits:
     """An image set as `load` returns it, but in float32 with pixels between 0 and 1.
 
     Args:
       name: the data set's name in TFDS, such as "mnist".
-      validation: the number of examples that are held out from the end of the training set for validation.
+      validation: the number of examples that are held out for validation, as in `load`.
       data_dir: the folder of the prepared data sets; by default the environment variable TFDS_DATA_DIR.
 
     Returns:
@@ -115,7 +117,9 @@ def load(
     for argument, value in (("validation", validation), ("size", size)):
         if value is not None:
             checks.positive_int(argument, value)
-    path = Path(name).expanduser()
+    path = of_user(name)
+    if is_frame(path) and not name.startswith(HUB):
+        check_file(path)
     if (texts := is_text(name)) and size is not None:
         raise ValueError(
             f"size={size}: {name} holds texts, which have no such size; leave out --image-size, or size=… in Python"
@@ -148,7 +152,7 @@ def load(
 
 def names_in(name: str, label: str) -> Names:
     """The names of the columns and classes of a data set that `load` can load, other than texts."""
-    path = Path(name).expanduser()
+    path = of_user(name)
     if name.startswith(HUB):
         return hub_names(name, label)
     if is_frame(path):
@@ -165,7 +169,7 @@ def has_columns(name: str) -> bool:
 
 def is_folder(name: str) -> bool:
     """Whether a data set is a folder of images."""
-    return name not in ("", "digits", *NAMES) and Path(name).expanduser().is_dir()
+    return name not in ("", "digits", *NAMES) and of_user(name).is_dir()
 
 
 def is_resized(name: str) -> bool:

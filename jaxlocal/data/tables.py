@@ -63,11 +63,25 @@ def holds_numbers(path: Path) -> bool:
 
 
 def check_file(path: Path) -> None:
-    """There is such a file."""
+    """There is such a file, and its cells are not separated by semicolons."""
     if path.is_dir():
         raise ValueError(f"name={str(path)!r}: is a folder; name a file of texts, such as reviews.csv")
     if not path.is_file():
         raise FileNotFoundError(f"name={str(path)!r}: there is no such file; check the path")
+    if is_table(path) and ";" in (line := _first_line(path)) and _delimiter(path) not in line:
+        raise ValueError(
+            f"name={str(path)!r}: its cells are separated by semicolons; save it with commas as .csv, or with tabs as "
+            ".tsv"
+        )
+
+
+def _first_line(path: Path) -> str:
+    """The first line of a file; nothing if it cannot be read, of which its reader tells."""
+    try:
+        with _readable(str(path)), _opened(path) as file:
+            return file.readline()
+    except ValueError:
+        return ""
 
 
 def read_table(path: Path) -> Rows:

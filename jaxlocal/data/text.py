@@ -30,7 +30,7 @@ from jaxlocal.data.tables import (
     read_table,
 )
 from jaxlocal.data.tokenizer import Tokenizer, check_kind
-from jaxlocal.files import write_whole
+from jaxlocal.files import of_user, write_whole
 
 SENTENCES = "sentences"  # the name of the texts that the library brings with it
 LONGEST = 256  # tokens, by default
@@ -112,7 +112,7 @@ def is_text(name: str) -> bool:
     """Whether `load_text` is what loads a data set of this name."""
     if name.startswith(hub.HUB):
         return hub.holds_texts(name)
-    path = Path(name).expanduser()
+    path = of_user(name)
     return name == SENTENCES or (is_table(path) and not holds_numbers(path))
 
 
@@ -191,7 +191,7 @@ def _corpus(name: str | os.PathLike[str], label: str) -> Corpus:
         return found._replace(read=cache(found.read))
     if name == SENTENCES:
         return Corpus(f"name={name!r}", name, Path(), (), sentences)
-    path = Path(name).expanduser()
+    path = of_user(name)
     check_file(path)
     return Corpus(f"name={str(path)!r}", path.name, path.parent, [path], cache(lambda: read_table(path)))
 

@@ -182,7 +182,8 @@ def _features(panels: Panels | Mapping[str, Panels], argument: str, labels: Arra
 def _classes(argument: str, labels: ArrayLike) -> np.ndarray:
     """The number of each example's class, (N,)."""
     classes = np.asarray(labels)
-    classes = classes.argmax(1) if classes.ndim == 2 else classes
+    if classes.ndim == 2:
+        classes = classes.argmax(1) if classes.shape[1] > 1 else classes[:, 0]
     if classes.ndim != 1 or not np.issubdtype(classes.dtype, np.integer) or np.any(classes < 0):
         raise ValueError(
             f"{argument}={checks.show(labels)}: must be one-hot, (N, C), or the numbers of the classes, (N,), from 0"
