@@ -111,8 +111,8 @@ DEFECTS = (
     Defect(
         "al: the associated loss trains the code of the target too",
         "rules/associated.py",
-        "s, b_key) - stop_gradient(t)))",
-        "s, b_key) - t))",
+        "predicted - stop_gradient(t)",
+        "predicted - t",
         equations("al-dense tanh"),
     ),
     Defect(
@@ -239,8 +239,8 @@ DEFECTS = (
     Defect(
         "dgl: a classifier does not teach its component",
         "rules/decoupled.py",
-        'weights["classifier"], {}, read)',
-        'weights["classifier"], {}, jax.lax.stop_gradient(read))',
+        'weights["classifier"], read)',
+        'weights["classifier"], jax.lax.stop_gradient(read))',
         equations("dgl-dense tanh"),
     ),
     Defect(
@@ -397,8 +397,8 @@ DEFECTS = (
     Defect(
         "sdtp: the head's inverse reads the scores, not their distribution",
         "targets.py",
-        "above = self.output.read(component.weights, self.net.loss.output(above), h)",
-        "above = self.output.read(component.weights, above, h)",
+        "h[-1] = self.output.read(components[-1].weights, self.net.loss.output(h[-1]), h[-2])",
+        "h[-1] = self.output.read(components[-1].weights, h[-1], h[-2])",
         equations("sdtp-dense tanh"),
     ),
     Defect(
@@ -411,17 +411,17 @@ DEFECTS = (
     Defect(
         "ao_sdtp: z has lost its tanh",
         "rules/target_prop.py",
-        "jnp.concatenate([o, jnp.tanh(z)], 1)",
-        "jnp.concatenate([o, z], 1)",
+        'z = jnp.tanh(apply_helper(W_z, weights["auxiliary"], flat(h)))',
+        'z = apply_helper(W_z, weights["auxiliary"], flat(h))',
         equations("ao_sdtp-dense tanh"),
     ),
     Defect(
         "ao_sdtp: the head's inverse is trained with the z of h, not of h + ε",
         "targets.py",
-        "v, _ = self._forward(i, component, noisy, key)",
-        "v, _ = self._forward(i, component, noisy, key)\n"
+        "v = self._forward(i, component, noisy, key)",
+        "v = self._forward(i, component, noisy, key)\n"
         "        if self._is_head(i):  # the targets are of three classes\n"
-        "            v = jnp.concatenate([v[:, :3], self._forward(i, component, h, key)[0][:, 3:]], 1)",
+        "            v = jnp.concatenate([v[:, :3], self._forward(i, component, h, key)[:, 3:]], 1)",
         equations("ao_sdtp-dense tanh"),
     ),
     # Feedback alignment and Kolen-Pollack learning.
@@ -1039,6 +1039,13 @@ DEFECTS = (
         "        self._begin_metrics()\n",
         "",
         "test_session.py::test_what_a_killed_process_had_not_saved_is_trained_again",
+    ),
+    Defect(
+        "session: a run that diverges loses its best epoch",
+        "training/session.py",
+        "if self._unsaved_best:\n                    self._save",
+        "if self._unsaved_best is None:\n                    self._save",
+        "test_session.py::test_the_best_epoch_is_kept_if_the_run_diverges",
     ),
     Defect(
         "session: the best epoch is the last one",
