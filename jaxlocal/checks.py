@@ -3,7 +3,7 @@
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
@@ -442,6 +442,21 @@ def path(name: str, value: Any, example: str = "runs/one") -> Path:
     if not isinstance(value, str | PathLike) or not str(value) or "\0" in str(value):
         raise TypeError(f"{name}={show(value)}: must be a path, such as {example!r}")
     return of_user(value)
+
+
+def stage_sizes(name: str, sizes: Any, components: int) -> tuple[int, ...]:
+    """The value is a sequence of the numbers of components in stages that hold all of them; it is returned."""
+    if not isinstance(sizes, Iterable):
+        raise TypeError(f"{name}={show(sizes)}: must be a sequence of numbers, one for each stage")
+    sizes = tuple(sizes)
+    for i, size in enumerate(sizes):
+        positive_int(f"{name}[{i}]", size)
+    if sum(sizes) != components:
+        raise ValueError(
+            f"{name}={sizes}: sums to {sum(sizes)}, but the rule has {components} components; jl.pipeline.balance "
+            "finds such numbers"
+        )
+    return sizes
 
 
 def flag(name: str, value: bool) -> None:

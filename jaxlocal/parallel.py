@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxlocal import checks, memory
 from jaxlocal.fast.shards import split_over
 from jaxlocal.network import Network, computing_in, vocabulary
+from jaxlocal.pipeline.devices import automatic
 from jaxlocal.rule import Batch, Params, Placement, Rule
 from jaxlocal.tokens import check_padding
 
@@ -99,8 +100,9 @@ def ensemble(rule: Rule, n: int) -> Rule:
 
 def _members_axis(net: Network, params: Params, batch: Batch, n: int) -> int | None:
     """0 if the batch has an axis of members, None if all members learn from the same batch."""
+    checks.pair_of_arrays("batch", batch)
     shapes = getattr(params, "shapes", None)
-    if not shapes or not isinstance(batch, tuple | list) or getattr(batch[0], "ndim", 0) != len(shapes[0]) + 2:
+    if not shapes or batch[0].ndim != len(shapes[0]) + 2:
         checks.batch(batch, net)
         return None
     for name, leaf, shape in zip("xy", batch, shapes, strict=True):
@@ -141,6 +143,7 @@ def data_parallel(rule: Rule, mesh: Mesh, axis: str = "data") -> Rule:
         raise TypeError(f"mesh={checks.show(mesh)}: must be a jax.sharding.Mesh, such as jl.pipeline.mesh(data=4)")
     if axis not in mesh.axis_names:
         raise ValueError(f"axis={axis!r}: the mesh has the axes {', '.join(mesh.axis_names)}; name one of them")
+    mesh = automatic(mesh)
     on_every_device, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(axis))
 
     def split_examples(array: jax.Array) -> jax.Array:

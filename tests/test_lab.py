@@ -131,6 +131,8 @@ def test_a_seed_that_diverges_ends_its_row_and_is_recorded(run, monkeypatch, cap
     assert record["settings"]["seeds"] == [0, 1] and record["command"].endswith("--epochs 3 --seeds 2")
     printed = capsys.readouterr()
     assert "first: component 0: its loss is nan" in printed.out and "second: test" in printed.out
+    run()
+    assert "first: already recorded" in capsys.readouterr().out
     line, _ = comparison(TOY.recorded(tmp_path / "out"))
     assert (line["test %"], line["difference"], line["train %"], line["minutes"]) == ("diverged", "", "", "")
     assert report.filled("[[{toy/first}]] {toy/first}", tmp_path / "out") == " (not run)"

@@ -145,6 +145,14 @@ def loops(text, depth):
 IMAGES = jl.Network((jl.layers.conv(4), jl.layers.conv(5, stride=2)), jl.layers.Head(3))
 
 
+def test_a_mesh_of_jax_will_do():
+    rule = jl.rules.bp(NETS["dense"], optax.sgd(0.1))
+    params = rule.init(jax.random.key(0), BATCH)
+    split = jl.data_parallel(rule, jax.make_mesh((4,), ("data",)))
+    for a, b in zip(weights(split.update(params, BATCH)), weights(rule.update(params, BATCH)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
 def test_the_first_parameters_are_on_every_device_that_shares_a_batch():
     params = jl.data_parallel(BP, MESH).init(jax.random.key(0), BATCH)
     assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(params)} == {4}
@@ -266,6 +274,11 @@ BATCH = make_batch(NETS["dense"])
             lambda: jl.data_parallel(jl.ensemble(BP, 2), MESH),
             ValueError,
             "pass data_parallel the rule that it is made of",
+        ),
+        (
+            lambda: jl.ensemble(BP, 2).update(jl.ensemble(BP, 2).init(jax.random.key(0), BATCH), ()),
+            TypeError,
+            r"batch=\(\): must be a pair \(x, y\) of arrays",
         ),
         (lambda: jl.data_parallel(BP, 4), TypeError, "mesh=4: must be a jax.sharding.Mesh"),
         (lambda: jl.data_parallel(BP, MESH, "model"), ValueError, "axis='model': the mesh has the axes data"),

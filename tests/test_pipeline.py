@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import OrderedDict
 from dataclasses import replace
 from functools import cache, partial
 from typing import NamedTuple
@@ -287,7 +288,8 @@ def differing(kind):
 
         def init(key, message):
             weights, stats, a = jl.init_layer(block, key, message[0])
-            return {"forward": (weights,)}, (stats,), (a, message[1])
+            more = {"more": {}} if kind == "trees" and number % 2 else {}
+            return {"forward": (weights | more,)}, (stats,), (a, *message[1:])
 
         def teach(weights, stats, message, key):
             below = message[1] if kind == "input" and number % 2 else message[0]
@@ -299,7 +301,10 @@ def differing(kind):
 
             def objective(weights):
                 a, new_stats = jl.apply_layer(block, weights["forward"][0], stats[0], below, key)
-                return {"loss": jnp.mean(jnp.square(a - 1))}, (new_stats,), (a, a if kind == "input" else message[1])
+                losses = {"loss": jnp.mean(jnp.square(a - 1))}
+                if kind == "order":
+                    losses = OrderedDict(z=losses["loss"], a=jnp.mean(a))
+                return losses, (new_stats,), (a, a if kind == "input" else message[1], *message[2:])
 
             return jl.lesson_of(objective, weights)
 
@@ -314,6 +319,8 @@ MIDDLE = {
     "input": [(1, 3), (2,)],
     "constant": [(1,), (2,), (3,)],
     "callback": [(1,), (2,), (3,)],
+    "trees": [(1, 3), (2,)],
+    "order": [(1, 2, 3)],
 }
 
 
@@ -327,7 +334,33 @@ def test_devices_are_a_team_only_if_they_do_the_same(kind):
     wanted, info = jax.lax.scan(rule.step, params, batches("alike"))
     placed, found = pipe.run(placed, batches("alike"))
     close(pipe.drain(placed), wanted)
-    np.testing.assert_allclose(found.losses, info.losses, rtol=1e-5)
+    for here, there in zip(found.terms, info.terms, strict=True):
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), dict(here), dict(there))
+
+
+def test_stages_with_other_trees_are_no_group():
+    rule = differing("trees")
+    pipe = jl.pipelined(rule, jl.pipeline.mesh(component=1), stages=(1,) * 5)
+    params = jax.jit(rule.init)(jax.random.key(0), batch("alike", 0))
+    placed = pipe.place(params, batch("alike", 0))
+    assert all(len(group.stages) == 1 for group in placed.layout.groups[0])
+    close(pipe.drain(pipe.update(placed, batch("alike", 0))), rule.update(params, batch("alike", 0)))
+
+
+def test_a_scalar_in_a_message_is_refused():
+    def init(key, message):
+        x, y = message[:2]
+        return {"forward": ({},)}, ({},), (x, y, jnp.mean(x))
+
+    def teach(weights, stats, message, key):
+        return jl.Lesson({"forward": ({},)}, ({},), {"loss": jnp.mean(message[0])}), init(key, message)[2]
+
+    net = jl.models.mlp((4,), classes=4)
+    parts = jl.Part((0,), init, teach), jl.Part((1,), init, teach)
+    rule = jl.make_rule(net, parts, {"forward": optax.sgd(0.1)}, locality={"forward": jl.own(2)})
+    pipe = jl.pipelined(rule, jl.pipeline.mesh(component=2))
+    with broken(ValueError, "^rule: the message of component 0 holds a scalar, but a pipeline passes on arrays"):
+        pipe.init(jax.random.key(0), batch("alike", 0))
 
 
 @pytest.mark.xdist_group("pipeline alike")
@@ -680,8 +713,10 @@ def test_rules_with_a_backward_pass_are_refused(name):
         (
             lambda: jl.pipeline.Costs((1.0, 2.0), (4, 4)).of_stages((1, 2)),
             ValueError,
-            r"^sizes=\(1, 2\): must sum to 2, the number of components",
+            r"^sizes=\(1, 2\): sums to 3, but the rule has 2 components",
         ),
+        (lambda: jl.pipeline.Costs((1.0, 2.0), (4, 4)).of_stages((3, -1)), ValueError, r"^sizes\[1\]=-1: must be"),
+        (lambda: jl.pipeline.Costs((1.0, 2.0), (4, 4)).of_stages(2), TypeError, "^sizes=2: must be a sequence"),
         (lambda: jl.pipeline.balance([1.0, -2.0], 2), ValueError, r"^costs=-2\.0: must be zero or more"),
         (lambda: jl.pipeline.Schedule(0, 2), ValueError, "^batches=0: must be at least 1"),
         (lambda: jl.pipeline.Schedule(3, 2.0), TypeError, r"^stages=2\.0: must be a whole number"),
@@ -735,6 +770,16 @@ def test_bad_settings_are_one_sentence(make, error, match):
         (lambda pipe, params, x, y: pipe.init(0, (x, y)), TypeError, "^key=0: must be a random key"),
         (lambda pipe, params, x, y: pipe.schedule("a"), TypeError, "^batches='a': must be a whole number"),
         (lambda pipe, params, x, y: pipe.feed(3), TypeError, "^batch=3: must be a pair"),
+        (
+            lambda pipe, params, x, y: pipe.feed((x[:, 0], y), stacked=True),
+            ValueError,
+            r"^batch: x=.* must be \(T, B, …\), as many batches in x and y, batches first; leave out stacked=True for",
+        ),
+        (
+            lambda pipe, params, x, y: jax.jit(pipe.feed)((x, y)),
+            TypeError,
+            "^batch: is traced, but feed puts arrays on",
+        ),
         (lambda pipe, params, x, y: pipe.feed((x, y), stacked="no"), TypeError, "^stacked='no': must be True or False"),
         (lambda pipe, params, x, y: pipe.run(params, 3), TypeError, "^batches=3: must be a pair"),
         (

@@ -21,7 +21,7 @@ class Worker:
     Args:
       make: makes the object in the process, from the arguments. It must be importable there.
       cores: the process runs on these cores only, each of them is one device of JAX, and an operation uses one thread.
-        By default it has all cores, and the flags in XLA_FLAGS are removed from its environment.
+        By default it has all cores, and starts without our XLA_FLAGS, as a user's process does.
     """
 
     def __init__(self, make: Callable[..., Any], *arguments: Any, cores: Sequence[int] | None = None):
@@ -29,7 +29,10 @@ class Worker:
         self._pipe, theirs = context.Pipe()
         given = theirs, make, arguments, None if cores is None else tuple(cores)
         self._process = context.Process(target=_serve, args=given, daemon=True)
+        ours = os.environ.pop("XLA_FLAGS", None) if cores is None else None  # before the process imports anything
         self._process.start()
+        if ours is not None:
+            os.environ["XLA_FLAGS"] = ours
         theirs.close()  # so that the pipe ends with the process
 
     def begin(self, method: str = "__call__", *arguments: Any) -> None:
@@ -93,9 +96,7 @@ def available_cores() -> list[int]:
 def _serve(
     pipe: Connection, make: Callable[..., Any], arguments: tuple[Any, ...], cores: tuple[int, ...] | None
 ) -> None:
-    if cores is None:
-        os.environ.pop("XLA_FLAGS", None)
-    else:
+    if cores is not None:
         os.sched_setaffinity(0, cores)
         flags = f" --xla_force_host_platform_device_count={len(cores)} --xla_cpu_multi_thread_eigen=false"
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + flags  # XLA takes the last of repeated flags

@@ -35,10 +35,7 @@ class Costs(NamedTuple):
           >>> jl.pipeline.Costs(seconds=(4.0, 1.0, 2.0), message=(8, 8, 8)).of_stages((1, 2))
           (4.0, 3.0)
         """
-        if sum(sizes) != len(self.seconds):
-            raise ValueError(
-                f"sizes={tuple(sizes)}: must sum to {len(self.seconds)}, the number of components that were measured"
-            )
+        sizes = checks.stage_sizes("sizes", sizes, len(self.seconds))
         return tuple(sum(self.seconds[i] for i in stage) for stage in neighbours(sizes))
 
 

@@ -42,6 +42,11 @@ def mesh(**axes: int) -> Mesh:
     return Mesh(np.array(devices[:wanted]).reshape(*axes.values()), tuple(axes), axis_types=types)
 
 
+def automatic(mesh: Mesh) -> Mesh:
+    """The mesh with axes over which the compiler divides the work; those of `jax.make_mesh` may be explicit."""
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+
+
 @dataclass(frozen=True)
 class Devices:
     """A mesh, and the one of its axes along which the components lie; each batch is split over the other axes."""

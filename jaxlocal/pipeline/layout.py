@@ -92,14 +92,19 @@ def lay_out(
         read.append(message)
         traces.append(traced)
         _, message, found = traced.out_info
-        losses += [tuple(sorted(own)) for own in found]
+        losses += [tuple(own) for own in found]
+        if not all(leaf.ndim for leaf in jax.tree.leaves(message)):
+            raise ValueError(
+                f"rule: the message of component {stage[-1]} holds a scalar, but a pipeline passes on arrays; give it "
+                "an axis, such as jnp.broadcast_to(s, (len(x), 1))"
+            )
 
     @cache
-    def program(number: int) -> str:
-        """A stage as the compiler sees it, constants included: stages are alike if these texts are the same."""
+    def program(number: int) -> Hashable:
+        """What the compiler sees of a stage, constants included, and its trees: stages with the same are alike."""
         traced = traces[number]
         calls_python = traced.jaxpr.effects or "callback" in str(traced.jaxpr)  # the text does not say which function
-        return f"{number} alone" if calls_python else traced.lower().as_text()
+        return number if calls_python else (traced.in_tree, traced.out_tree, traced.lower().as_text())
 
     each = len(stages) // devices
     numbers = [range(d * each, (d + 1) * each) for d in range(devices)]  # of the stages of each device
@@ -147,7 +152,7 @@ def scatter(groups: tuple[Group, ...], trees: tuple[Tree, ...]) -> list[Componen
     return components
 
 
-def _group(stages: tuple[Stage, ...], numbers: Sequence[int], program: Callable[[int], str]) -> tuple[Group, ...]:
+def _group(stages: tuple[Stage, ...], numbers: Sequence[int], program: Callable[[int], Hashable]) -> tuple[Group, ...]:
     """The stages with these numbers, which are all those of a device, in groups of neighbours with the same program."""
     if len(numbers) == 1:  # Lowering takes time, and on its device one stage has nothing to be compared with.
         return (Group(numbers[0], (stages[numbers[0]],)),)

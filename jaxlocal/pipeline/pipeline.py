@@ -9,7 +9,7 @@ This module has the functions that a user calls. `jaxlocal.pipeline.layout` says
 `jaxlocal.pipeline.program` what one device does in a tick.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from jaxlocal import checks
 from jaxlocal.hints import nearest
 from jaxlocal.network import evenly, neighbours, vocabulary
-from jaxlocal.pipeline.devices import Devices, on_host
+from jaxlocal.pipeline.devices import Devices, automatic, on_host
 from jaxlocal.pipeline.layout import Layout, gather, lay_out, members, scatter
 from jaxlocal.pipeline.packing import Slots, pack, unpack
 from jaxlocal.pipeline.program import Program, State, tick
@@ -92,6 +92,12 @@ class Pipeline:
         """
         checks.pair_of_arrays("batch", batch)
         checks.flag("stacked", stacked)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in batch):
+            raise TypeError(
+                "batch: is traced, but feed puts arrays on devices; call it outside of jit, or pass the batch itself"
+            )
+        shapes = _shapes_of_one("batch", batch, "leave out stacked=True") if stacked else batch
+        self._devices.check_split(shapes)
         self._check_values("batches" if stacked else "batch", batch)
         return Fed(jax.tree.map(lambda leaf: self._devices.on_first(leaf, stacked), batch))
 
@@ -114,14 +120,10 @@ class Pipeline:
         """
         pair = batches.batch if isinstance(batches, Fed) else batches
         checks.pair_of_arrays("batches", pair)
-        for name, leaf in zip("xy", pair, strict=True):
-            if leaf.ndim < 3 or leaf.shape[0] != pair[0].shape[0]:
-                raise ValueError(
-                    f"batches: {name}={checks.show(leaf)} must be (T, B, …), as many batches in x and y, batches "
-                    "first; use step for a single batch"
-                )
-        self._check_values("batches", pair)
-        self._check(params, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batches))
+        shapes = _shapes_of_one("batches", pair, "use step")
+        if pair is batches:  # those of a Fed were checked before
+            self._check_values("batches", pair)
+        self._check(params, Fed(shapes) if isinstance(batches, Fed) else shapes)
         return self._run(params, batches)
 
     def drain(self, params: PipelineParams) -> Params:
@@ -261,6 +263,17 @@ class Pipeline:
         return lax.with_sharding_constraint(drained, self._devices.sharding())
 
 
+def _shapes_of_one(name: str, batches: Batch, remedy: str) -> Any:
+    """The shapes of one of the batches (T, B, …). The remedy is what to do with a single batch."""
+    for leaf, array in zip("xy", batches, strict=True):
+        if array.ndim < 3 or array.shape[0] != batches[0].shape[0]:
+            raise ValueError(
+                f"{name}: {leaf}={checks.show(array)} must be (T, B, …), as many batches in x and y, batches first; "
+                f"{remedy} for a single batch"
+            )
+    return tuple(jax.ShapeDtypeStruct(array.shape[1:], array.dtype) for array in batches)
+
+
 def _of_one_device(fed: Fed, devices: int) -> Any:
     """The shapes of one device's part of a fed batch."""
     return jax.tree.map(
@@ -311,12 +324,13 @@ def pipelined(
     checks.positive("room", room)
     if room < 1:
         raise ValueError(f"room={room}: must be 1 or more; 1 is the least that holds the components")
-    if not isinstance(stages, Iterable | None):
-        raise TypeError(f"stages={checks.show(stages)}: must be a sequence of numbers, one for each stage")
-    sizes = evenly(components, mesh.shape[axis]) if stages is None else tuple(stages)
-    _check_sizes(sizes, mesh.shape[axis], axis, components)
-    automatic = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
-    return Pipeline(rule, automatic, axis, neighbours(sizes), room)
+    sizes = evenly(components, mesh.shape[axis]) if stages is None else checks.stage_sizes("stages", stages, components)
+    if len(sizes) % (devices := mesh.shape[axis]):
+        raise ValueError(
+            f"stages={sizes}: has length {len(sizes)}, but must have {devices}, or a multiple of that, for the devices "
+            f"of axis {axis!r}; jl.pipeline.balance finds such numbers"
+        )
+    return Pipeline(rule, automatic(mesh), axis, neighbours(sizes), room)
 
 
 def _check_mesh(mesh: Mesh, axis: str, components: int) -> None:
@@ -333,20 +347,4 @@ def _check_mesh(mesh: Mesh, axis: str, components: int) -> None:
             f"mesh: axis {axis!r} has {devices} devices, but the rule has only {components} components; use "
             f"jl.pipeline.mesh({axis}={components}), with data={devices // components} beside it to use more devices, "
             "or cut the network into more components"
-        )
-
-
-def _check_sizes(sizes: tuple[int, ...], devices: int, axis: str, components: int) -> None:
-    """Raise an error unless stages of these sizes hold all components and can be divided among the devices."""
-    for i, size in enumerate(sizes):
-        checks.positive_int(f"stages[{i}]", size)
-    if sum(sizes) != components:
-        raise ValueError(
-            f"stages={sizes}: sums to {sum(sizes)}, but the rule has {components} components; jl.pipeline.balance "
-            "finds such numbers"
-        )
-    if len(sizes) % devices:
-        raise ValueError(
-            f"stages={sizes}: has length {len(sizes)}, but must have {devices}, or a multiple of that, for the devices "
-            f"of axis {axis!r}; jl.pipeline.balance finds such numbers"
         )

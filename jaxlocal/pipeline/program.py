@@ -155,7 +155,7 @@ def _batched_step(task: Task, state: State) -> State:
 
 
 def _vector(losses: tuple[dict[str, jax.Array], ...]) -> jax.Array:
-    """The losses of a stage, in the order of its components and of their names, along the last axis."""
+    """The losses of a stage, in the order of its components and of their dicts, along the last axis."""
     return jnp.stack([jnp.asarray(value, jnp.float32) for value in jax.tree.leaves(losses)], axis=-1)
 
 
