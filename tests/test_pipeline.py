@@ -732,6 +732,12 @@ def test_bad_settings_are_one_sentence(make, error, match):
         make()
 
 
+OTHER = {
+    "network": al(jl.models.mlp((7, 6, 5), classes=3, norm=True, dropout=0.3)),
+    "optimizer": jl.rules.al(RULE["dense"].net, optax.sgd(0.1)),
+}
+
+
 @pytest.mark.xdist_group("pipeline dense")
 @pytest.mark.parametrize(
     ("call", "error", "match"),
@@ -769,6 +775,16 @@ def test_bad_settings_are_one_sentence(make, error, match):
         (lambda pipe, params, x, y: pipe.init(jax.random.key(0), (x[:1], y[:1])), ValueError, "a batch of one"),
         (lambda pipe, params, x, y: pipe.init(0, (x, y)), TypeError, "^key=0: must be a random key"),
         (lambda pipe, params, x, y: pipe.schedule("a"), TypeError, "^batches='a': must be a whole number"),
+        (
+            lambda pipe, params, x, y: jl.pipelined(OTHER["network"], pipe.mesh).update(params, (x, y)),
+            ValueError,
+            r"^params: components\[2\]\.weights.* has shape .*, but must have .*: they come from another rule, network",
+        ),
+        (
+            lambda pipe, params, x, y: jl.pipelined(OTHER["optimizer"], pipe.mesh).drain(params),
+            ValueError,
+            r"^params .*components\[0\]\.opt.*: they come from another rule, network or optimizer; call this rule's",
+        ),
         (lambda pipe, params, x, y: pipe.feed(3), TypeError, "^batch=3: must be a pair"),
         (
             lambda pipe, params, x, y: pipe.feed((x[:, 0], y), stacked=True),

@@ -8,7 +8,6 @@ step costs, as a multiple of backpropagation's (`jl.diagnostics.costs`), and the
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -20,6 +19,7 @@ from experiments.lab import figures, records, tables
 from experiments.lab.experiment import Budget, CannotRun, Entry, Experiment, Job, Outcome, Recorded, Task
 from experiments.lab.main import main
 from experiments.lab.records import Row
+from experiments.lab.searched import best_rate, epochs_of_a_trial
 from experiments.lab.training import NOTES, attempt
 from experiments.lab.workers import take_turns
 from experiments.speed.batch import make_batch
@@ -27,9 +27,6 @@ from experiments.speed.shared import sequential
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-SEARCH = 3  # the whole training is this many times as long as that with each of the rates
-
 
 LOOKS = {  # the colours and the markers in the picture
     "bp": (figures.ORANGE, "s"),
@@ -92,7 +89,7 @@ def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:
     problem = PROBLEMS[name]
     splits, base = problem.splits(), contender.removesuffix(LONGER)
     rates = (*problem.rates, *problem.more_rates) if contender.endswith(MORE) else problem.rates
-    search = max(1, task.budget["epochs"] // SEARCH)
+    search = epochs_of_a_trial(task.budget["epochs"])
     epochs = task.budget["epochs"] * (2 if contender != base else 1)
     settings = {
         "data": problem.data,
@@ -117,7 +114,7 @@ def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:
         trial = train(problem, contender, splits, rate, search, seed=0)
         row["trials"].append({"rate": rate, "validation": trial["history"][-1]})
         yield outcome(f"{task.row}: rate {rate}: {100 * trial['history'][-1]:.2f} % on the validation set")
-    rate = max(row["trials"], key=itemgetter("validation"))["rate"]
+    rate = best_rate(row["trials"])
     for seed in range(len(row["runs"]), task.budget["seeds"]):
         row["runs"].append({"seed": seed, "rate": rate} | train(problem, contender, splits, rate, epochs, seed))
         yield outcome(f"{task.row}: seed {seed}: {100 * row['runs'][-1]['test']:.2f} % on the test set")

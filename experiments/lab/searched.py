@@ -46,7 +46,7 @@ class Searched(NamedTuple):
 
     def run(self, task: Task) -> Iterator[Outcome]:
         """Try the rates, then train the seeds with the best; the trials are kept in the record."""
-        epochs = max(1, task.budget["epochs"] // SHARE)
+        epochs = epochs_of_a_trial(task.budget["epochs"])
         file = task.folder / "trials.json"
         trials = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
         for rate in list(self.cases)[len(trials) :]:
@@ -56,13 +56,24 @@ class Searched(NamedTuple):
             trials.append(trial)
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, json.dumps(trials))
-        rate = max(trials, key=itemgetter("validation"))["rate"]
+        rate = best_rate(trials)
         for outcome in self.cases[rate].run(task):
             rows = [row | {"rate": rate, "trials": trials} for row in outcome.rows]
             settings = {**outcome.settings, "rates": list(self.cases), "epochs for each rate": epochs}
             yield outcome._replace(rows=rows, settings=settings)
             if outcome.budget.covers(task.budget):
                 file.unlink()  # otherwise `--again` would find it
+
+
+def epochs_of_a_trial(epochs: int) -> int:
+    """The epochs with each of the rates, where the whole training has so many."""
+    return max(1, epochs // SHARE)
+
+
+def best_rate(trials: Sequence[Row]) -> float:
+    """The rate of the trial with the best validation accuracy."""
+    rate: float = max(trials, key=itemgetter("validation"))["rate"]
+    return rate
 
 
 def searched(make: Callable[[float], Mapping[str, Case]], rates: Sequence[float] = RATES) -> dict[str, Searched]:

@@ -223,6 +223,7 @@ class Pipeline:
     @compiled(static=1)
     def _tick(self, params: PipelineParams, batch: Batch | Fed | None) -> tuple[PipelineParams, Info]:
         """All devices learn and exchange their messages."""
+        self._check_rule(params)
         layout = params.layout
         program = Program(steps(self.rule), layout, self.axis, self._devices.data_axes)
 
@@ -253,14 +254,27 @@ class Pipeline:
 
     @compiled(static=1)
     def _drain(self, params: PipelineParams) -> Params:
+        self._check_rule(params)
         params, _ = self._finish(params)
-        layout = params.layout
-        components: list[Component] = []
-        for device, groups in enumerate(layout.groups):
-            own = tuple(jnp.split(slot, layout.devices)[device] for slot in params.slots)
-            components += scatter(groups, unpack(layout.components, device, own))
-        drained = Params(tuple(components), tuple(leaf.shape[1:] for leaf in layout.batch))
-        return lax.with_sharding_constraint(drained, self._devices.sharding())
+        return lax.with_sharding_constraint(_unpacked(params), self._devices.sharding())
+
+    def _check_rule(self, params: PipelineParams) -> None:
+        """Raise an error unless the components are those of the rule. It takes time only where a program is traced."""
+        self.rule.check(jax.eval_shape(_unpacked, params))
+
+
+def _unpacked(params: PipelineParams) -> Params:
+    """The rule's parameters, each component as it is at this tick."""
+    layout = params.layout
+    components: list[Component] = []
+    for device, groups in enumerate(layout.groups):
+
+        def own(slot: jax.Array, device: int = device) -> jax.Array:
+            length = slot.shape[0] // layout.devices
+            return lax.slice_in_dim(slot, device * length, (device + 1) * length)
+
+        components += scatter(groups, unpack(layout.components, device, tuple(map(own, params.slots))))
+    return Params(tuple(components), tuple(leaf.shape[1:] for leaf in layout.batch))
 
 
 def _shapes_of_one(name: str, batches: Batch, remedy: str) -> Any:
