@@ -186,8 +186,9 @@ def from_arrays(train: Pairs, validation: Pairs | None = None, test: Pairs | Non
     Args:
       train: (x, y). x holds 8-bit pixels or floats, (N, …). An x of three axes is taken for grey images, (N, H, W),
         and gets an axis for their channel; put series (N, T, C), token ids, and a target for each token into
-        `jl.data.Splits`. y holds whole numbers, which are classes, (N,); one-hot rows, (N, C); or floats, which are
-        real targets, (N,) or (N, C). Whole numbers in rows must be one-hot: several labels at once are floats.
+        `jl.data.Splits`. y holds whole numbers, which are classes, (N,); one-hot rows, (N, C); or floats, (N,)
+        or (N, C), which are real targets unless each row is one-hot or holds probabilities. Whole numbers in rows must
+        be one-hot: several labels at once are floats.
       validation: the same for validation, if there are such examples.
       test: the same for the test.
 

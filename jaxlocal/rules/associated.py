@@ -123,6 +123,8 @@ def al(
     Reference:
       Kao, Chen. Associated Learning: decomposing end-to-end backpropagation based on autoencoders and target
       propagation. Neural Computation 33, 2021. Equations 4.1 to 4.8.
+      The cross entropy of lean codes: Wu, Lin, Chen, Chen. Associated Learning: a methodology to decompose end-to-end
+      backpropagation on CNN, RNN, and Transformer. ICLR 2022.
     """
     for name, coder in {"bridge": bridge, "encoder": encoder, "decoder": decoder, "readout": readout}.items():
         checks.function(name, coder, "jl.codes.hidden_layer")
