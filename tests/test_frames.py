@@ -196,7 +196,7 @@ def test_a_run_of_a_table(columns, run):
     assert code == 2 and "label='kind': texts.csv holds texts, whose labels are in the column label; leave" in error
     few = {name: [cells[i] for i in range(30) if columns["kind"][i] != "thin"] for name, cells in columns.items()}
     write("few.csv", few | {"split": [cell.replace("dev", "train") for cell in few["split"]]})
-    measured = app.evaluate("run", data="few.csv").measured[0].parts["train"]["accuracy"]
+    measured = app.evaluate("run", data=Path("few.csv")).measured[0].parts["train"]["accuracy"]
     x, y = jl.data.load_table("few.csv", label="kind").splits.train
     rule, params, _ = jl.load("run")
     assert measured == pytest.approx(np.mean(np.asarray(rule.predict(params, x)).argmax(1) == 2 * y.argmax(1)))

@@ -252,7 +252,8 @@ def test_distances(tmp_path):
 
 def test_distances_of_rules_and_of_classes_without_width(tmp_path):
     points = np.eye(3, dtype=np.float32)[LABELS]
-    figure = drawn(jl.plots.distances({"bp": PANELS, "al": {"output": points}}, LABELS), tmp_path)
+    column = LABELS[:, None]  # as tables keep the numbers of the classes
+    figure = drawn(jl.plots.distances({"bp": PANELS, "al": {"output": points}}, column), tmp_path)
     assert len(figure.axes) == 6
     assert [figure.axes[i].get_ylabel() for i in (0, 3)] == ["bp", "al"]
     assert words(figure.axes[-1].texts) == ["inf"]
