@@ -30,9 +30,11 @@ class Worker:
         given = theirs, make, arguments, None if cores is None else tuple(cores)
         self._process = context.Process(target=_serve, args=given, daemon=True)
         ours = os.environ.pop("XLA_FLAGS", None) if cores is None else None  # before the process imports anything
-        self._process.start()
-        if ours is not None:
-            os.environ["XLA_FLAGS"] = ours
+        try:
+            self._process.start()
+        finally:
+            if ours is not None:
+                os.environ["XLA_FLAGS"] = ours
         theirs.close()  # so that the pipe ends with the process
 
     def begin(self, method: str = "__call__", *arguments: Any) -> None:

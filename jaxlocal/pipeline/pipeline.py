@@ -223,7 +223,7 @@ class Pipeline:
     @compiled(static=1)
     def _tick(self, params: PipelineParams, batch: Batch | Fed | None) -> tuple[PipelineParams, Info]:
         """All devices learn and exchange their messages."""
-        self._check_rule(params)
+        self.rule.check(jax.eval_shape(_unpacked, params))  # here, so that it takes time once, when this is traced
         layout = params.layout
         program = Program(steps(self.rule), layout, self.axis, self._devices.data_axes)
 
@@ -254,13 +254,8 @@ class Pipeline:
 
     @compiled(static=1)
     def _drain(self, params: PipelineParams) -> Params:
-        self._check_rule(params)
         params, _ = self._finish(params)
         return lax.with_sharding_constraint(_unpacked(params), self._devices.sharding())
-
-    def _check_rule(self, params: PipelineParams) -> None:
-        """Raise an error unless the components are those of the rule. It takes time only where a program is traced."""
-        self.rule.check(jax.eval_shape(_unpacked, params))
 
 
 def _unpacked(params: PipelineParams) -> Params:
