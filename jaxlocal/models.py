@@ -191,16 +191,25 @@ def resnet(
     return Network((stem, *residuals), _head(classes, he_normal, average=True))
 
 
-def conv2(classes: int = 10, *, padding: str = "SAME", conv_norm: bool = True, dense_norm: bool = True) -> Network:
+def conv2(
+    classes: int = 10,
+    *,
+    padding: str = "SAME",
+    conv_norm: bool = True,
+    dense_norm: bool = True,
+    init: InitMaker = he_normal,
+) -> Network:
     """The direct Kolen-Pollack paper's network of two convolutions, with batch norm before each activation.
 
-    Two 3×3 convolutions of 32 features, a dense layer of 128 units, and a linear readout; ReLU, He-normal weights. The
-    2×2 max pooling belongs to the dense layer, so that feedback leads to the convolution's output before it is pooled.
+    Two 3×3 convolutions of 32 features, a dense layer of 128 units, and a linear readout; ReLU, by default He-normal
+    weights. The 2×2 max pooling belongs to the dense layer, so that feedback leads to the convolution's output before
+    it is pooled.
 
-    The convolutions pad their input by 1, as the paper's table says. Its dense layer then has 8192 inputs for images of
-    32×32. The table's 6272 is that of the authors' public code, whose convolutions do not pad: 32 → 30 → 28 → 14, and
-    14² · 32 = 6272. With `padding="VALID"` they do not pad here either. The code has no batch norm in the dense layer:
-    `dense_norm=False`. `conv_norm=False` leaves that of the convolutions out.
+    The convolutions pad their input by 1, as the paper's table says. For images of 32×32 the dense layer then has 8192
+    inputs, but in the table 6272 = 14² · 32. That is right for images of 28×28, as those of Fashion-MNIST, and for the
+    authors' public code, whose convolutions do not pad: 32 → 30 → 28 → 14. With `padding="VALID"` they do not pad here
+    either. The code has no batch norm in the dense layer: `dense_norm=False`. `conv_norm=False` leaves that of the
+    convolutions out.
 
     Reference: Learning the Connections in Direct Feedback Alignment, Table 3.
 
@@ -215,8 +224,8 @@ def conv2(classes: int = 10, *, padding: str = "SAME", conv_norm: bool = True, d
         )
     checks.flag("conv_norm", conv_norm)
     checks.flag("dense_norm", dense_norm)
-    convs = (conv(32, norm=conv_norm, padding=padding) for _ in range(2))
-    return Network((*convs, dense(128, norm=dense_norm, pool_input=2)), _head(classes, he_normal))
+    convs = (conv(32, init=init, norm=conv_norm, padding=padding) for _ in range(2))
+    return Network((*convs, dense(128, init=init, norm=dense_norm, pool_input=2)), _head(classes, init))
 
 
 def alexnet(classes: int = 100, *, image_size: int = 32, width: int = 4096, dropout: float = 0.0) -> Network:
@@ -228,9 +237,10 @@ def alexnet(classes: int = 100, *, image_size: int = 32, width: int = 4096, drop
 
     The paper names AlexNet and batch norm, but gives no table. The numbers of features here are those of the one-tower
     AlexNet. Kernels, strides, pooling and the absence of dropout are this library's choice for images of these sizes,
-    so accuracies may differ from the paper's.
+    so accuracies may differ from the paper's. The authors' public code enlarges the images to 224×224, and has batch
+    norm on the convolutions alone.
 
-    Reference: Learning the Connections in Direct Feedback Alignment, section 4; Krizhevsky, 2014.
+    Reference: Learning the Connections in Direct Feedback Alignment, section 3.2; Krizhevsky, 2014.
 
     Example:
       >>> net = jl.models.alexnet(classes=200, image_size=64)

@@ -78,6 +78,15 @@ def test_every_rule_of_table_1_trains_the_2_conv_net(row):
         assert params.components[1].weights["feedback"].shape == (10, side * side * 32)
 
 
+def test_images_and_weights_of_the_code_start_as_there():
+    """Pixels from -1 to 1, and weights up to 1 / √fan_in, as in PyTorch's layers."""
+    case = table1.EXPERIMENT.rows["cifar10_code_dkp"]
+    assert case.prepare(None).test(jnp.array([0.0, 0.5, 1.0])).tolist() == [-1, 0, 1]
+    weights = table1.CODE_INIT()(jax.random.key(0), (400, 100), jnp.float32)
+    assert 0.99 / 20 < jnp.abs(weights).max() <= 1 / 20
+    np.testing.assert_allclose(weights.std(), 1 / 20 / np.sqrt(3), rtol=0.02)  # of a uniform distribution
+
+
 def test_decay_in_the_text_and_in_the_code_of_direct_kolen_pollack(monkeypatch):
     """In the text it is subtracted from the weights; in the code it is multiplied by the rate, and biases have it."""
     batch = tuple(jnp.asarray(leaf[:16]) for leaf in jl.data.digits().train)

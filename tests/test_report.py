@@ -51,6 +51,15 @@ def test_every_experiment_and_every_record_is_on_the_page():
         assert f"(pictures/records/{picture.name})" in pages, picture.name
 
 
+def test_the_papers_number_in_a_record_is_that_of_its_row():
+    for made in COMPARED.values():
+        for row, line in made.recorded().rows().items():
+            if found := line.get("paper"):
+                test, std = made.rows[row].paper
+                assert found["test"] == pytest.approx(test / 100), (made.name, row)
+                assert found["std"] == (std and pytest.approx(std / 100)), (made.name, row)
+
+
 def test_pictures_show_the_records():
     """Those of `time_to_accuracy` and `many_devices` also show trainings, which are not looked at."""
     trained = {"al_figure6.png", "al_figure6_small.png"}  # only a training can draw them again

@@ -59,6 +59,7 @@ class Case(NamedTuple):
     full: Budget  # the paper's epochs and seeds
     quick: Budget | None = None  # None if even a short run takes too long on a small machine
     paper: Paper | None = None
+    printed: str = ""  # where that number stands, if not in the table of the experiment
     batch_size: int = 32
     prepare: Prepare = unprepared
     size: int | None = None  # the height and width that images are reduced to
@@ -116,7 +117,7 @@ class Case(NamedTuple):
         paper = self.paper and {
             "test": self.paper[0] / 100,
             "std": self.paper[1] and self.paper[1] / 100,
-            "source": task.experiment.source,
+            "source": self.printed or task.experiment.source,
         }
         seconds = sum(one["seconds"] for one in done)
         row = records.row(task.row, [one["accuracies"] for one in done], seconds, paper)
