@@ -154,9 +154,10 @@ EXPERIMENT = Experiment(
         "augmentation, of which its text says nothing: AlexNet's own dropout of 0.5, crops and flips are ours, and so "
         "are the batch size (128), the preparation, and the kernels and strides for small images. The authors' public "
         "code for CIFAR-100 (github.com/webstah/dkp-gist) is another recipe, which is not followed here: random crops "
-        "enlarged to 224 by 224 pixels, batches of 256, AlexNet's own kernels of 11, 5 and 3, batch norm on the convolutions "
-        "alone, SGD without Nesterov, and feedback sent to the images after they are pooled. `bp_fc` leaves the "
-        "convolutions at their random start. There is no shorter budget: on a small machine every row takes too long."
+        "enlarged to 224 by 224 pixels, batches of 256, AlexNet's own kernels of 11, 5 and 3, batch norm on the "
+        "convolutions alone, SGD without Nesterov, and feedback sent to the images after they are pooled. `bp_fc` "
+        "leaves the convolutions at their random start. There is no shorter budget: on a small machine every row takes "
+        "too long."
     ),
     draw=figures.curves(
         "dkp_figure4",
