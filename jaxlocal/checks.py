@@ -53,7 +53,7 @@ def learning_rule(make: Callable[P, R], *, needs_blocks: bool = True) -> Callabl
 
 def settings(rule: Callable[..., Any]) -> list[str]:
     """The names of a rule's settings, which are all arguments of its function after the network and the optimizer."""
-    _, _, *others = inspect.signature(rule).parameters.values()
+    others = list(inspect.signature(rule).parameters.values())[2:]
     return [p.name for p in others if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 

@@ -18,8 +18,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -31,6 +32,8 @@ from jaxlocal import flags
 
 PREFIX = "JAXLOCAL_"  # the names of the environment variables begin with it
 PATIENCE = 30  # seconds without a sign of life after which a process counts as lost
+ARRIVAL = 300  # seconds within which all must have come
+MOST = 1024  # processes, and devices of each, that the launcher starts
 SOON = 10  # seconds of waiting after which a process says what it waits for
 LAUNCHER = f"{PREFIX}LAUNCHER"  # the environment variable with the number of the launching process
 GRACE = 15  # seconds that a process has to save and end after SIGTERM, before it is killed
@@ -103,8 +106,11 @@ def initialize(
     if found.process == 0 and found.coordinator:
         _check_port(_find("coordinator", coordinator)[0], found.coordinator)
     _end_with_launcher()
-    where = f", which meet at {found.coordinator}" if found.coordinator else ""
-    with _said_while_waiting(f"{found} waits for the others{where}{found.hint}"):
+    at = f" at {found.coordinator}" if found.coordinator else ""
+    with (
+        _after(SOON, partial(_say, f"{found} waits for the others{at}{found.hint}")),
+        _after(ARRIVAL, partial(_give_up, f"{found} has not met all others{at} within {ARRIVAL} seconds")),
+    ):
         _join(found, seconds)
     _leave_at_once_on_errors(found)
 
@@ -149,10 +155,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """
     parser = flags.Parser("python -m jaxlocal.distributed", description=main.__doc__)
     show = "(default: %(default)s)"
-    parser.add_argument("--processes", type=flags.whole, default=2, metavar="N", help=f"number of processes {show}")
-    parser.add_argument(
-        "--devices", type=flags.whole, default=1, metavar="N", help=f"CPU devices of each process {show}"
-    )
+    few = flags.whole_to(MOST)
+    parser.add_argument("--processes", type=few, default=2, metavar="N", help=f"number of processes {show}")
+    parser.add_argument("--devices", type=few, default=1, metavar="N", help=f"CPU devices of each process {show}")
     parser.add_argument("-m", dest="module", action="store_true", help="the program is a module, as in python -m")
     parser.add_argument("program", help="a script, or after -m a module")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the program")
@@ -178,10 +183,11 @@ def _of_cluster() -> tuple[str | None, dict[str, tuple[str, str]]]:
     """The cluster that has started several processes, if one has, and what its variables say about them."""
     for cluster, variables in CLUSTERS.items():
         facts = {name: (variable, os.environ.get(variable, "")) for name, variable in variables.items()}
-        if cluster == "Kubernetes" and not find_spec("kubernetes"):  # by which JAX asks for the number of processes
-            continue
         alone = "processes" in facts and facts["processes"][1] == "1"
-        if all(text for _, text in facts.values()) and not alone:
+        if not all(text for _, text in facts.values()) or alone:
+            continue
+        # Under Kubernetes JAX asks a library for the number of processes.
+        if cluster != "Kubernetes" or find_spec("kubernetes"):
             return cluster, facts
     return None, {}
 
@@ -196,6 +202,7 @@ def _join(found: Place, seconds: int) -> None:
             found.processes,
             found.process,
             cluster_detection_method=None if found.cluster else "deactivate",
+            initialization_timeout=2 * ARRIVAL,  # then JAX would abort this process; it ends before
             heartbeat_timeout_seconds=seconds,
             shutdown_timeout_seconds=seconds,
         )
@@ -241,10 +248,20 @@ def _whole(label: str, text: str | None, least: int) -> int:
     raise ValueError(f"{label}={text!r}: must be a whole number from {least}")
 
 
+def _say(words: str) -> None:
+    print(f"jaxlocal.distributed: {words}", file=sys.stderr, flush=True)
+
+
+def _give_up(words: str) -> None:
+    """End this process, wherever it is."""
+    _say(f"{words}; start all of them, and let them reach process 0")
+    os._exit(1)
+
+
 @contextmanager
-def _said_while_waiting(words: str) -> Iterator[None]:
-    """Print the words if it takes long."""
-    timer = Timer(SOON, print, [f"jaxlocal.distributed: {words}"], {"file": sys.stderr, "flush": True})
+def _after(seconds: float, do: Callable[[], None]) -> Iterator[None]:
+    """Do something if what is inside takes longer than this."""
+    timer = Timer(seconds, do)
     timer.daemon = True
     timer.start()
     try:
@@ -284,7 +301,7 @@ def _leave_at_once_on_errors(found: Place) -> None:
         else:
             report(kind, error, trace)
             why = "the error above"
-        print(f"jaxlocal.distributed: {found} stops: {why}", file=sys.stderr)
+        _say(f"{found} stops: {why}")
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):
                 stream.flush()

@@ -15,6 +15,10 @@ def write_whole(path: Path, content: str | bytes) -> None:
     try:
         draft.write_bytes(content if isinstance(content, bytes) else content.encode())
         draft.replace(path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None  # it would name the draft
     finally:
         draft.unlink(missing_ok=True)  # it is still there if something failed
 

@@ -12,6 +12,8 @@ import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 
 T = TypeVar("T")
+OF_ALL = "of all processes"  # the mark of an error
+LARGE = 2**30  # bytes
 
 
 class LostError(RuntimeError):
@@ -40,7 +42,7 @@ def first(work: Callable[[], T]) -> T:
         return work()
     value, error = _sent(_tried(work) if writes() else (None, None), source=0)
     if error is not None:
-        raise error
+        raise _of_all(error)
     return value
 
 
@@ -60,7 +62,7 @@ def together(work: Callable[[], T]) -> T:
         error.add_note(f"in process {number} of {count}")
     (failed,) = largest(0 if error is None else count - number)
     if failed:
-        raise _sent(error, source=count - failed)
+        raise _of_all(_sent(error, source=count - failed))
     return value
 
 
@@ -90,12 +92,33 @@ def check_same(find: Callable[[], object], error: Exception) -> None:
     together(check)
 
 
+def is_of_all(error: BaseException) -> bool:
+    """Whether all processes have this error, so that one of them can say it for all."""
+    return OF_ALL in vars(error)
+
+
+def _of_all(error: BaseException) -> BaseException:
+    vars(error)[OF_ALL] = True
+    return error
+
+
 def _tried(work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
     """What a function returns, and the error that it raises."""
     try:
         return work(), None
     except (Exception, SystemExit) as error:
-        return None, error
+        return None, _sendable(error)
+
+
+def _sendable(error: BaseException) -> BaseException:
+    """The error, or one of the same words if other processes cannot make it anew."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        same = RuntimeError(f"{type(error).__name__}: {error}")
+        same.__cause__ = error
+        return same
+    return error
 
 
 def _sent(value: Any, source: int) -> Any:
@@ -103,8 +126,9 @@ def _sent(value: Any, source: int) -> Any:
     sends = jax.process_index() == source
     parts = _packed(value) if sends else []
     count = _broadcast(np.int32(len(parts)), sends)
-    lengths = _broadcast(np.array([len(part) for part in parts] or [0] * int(count), np.int32), sends)
-    got = _broadcast(parts or [np.zeros(length, np.uint8) for length in lengths], sends)
+    lengths = [divmod(len(part), LARGE) for part in parts] or [(0, 0)] * int(count)  # none may exceed 32 bits
+    lengths = _broadcast(np.array(lengths, np.int32), sends).tolist()
+    got = _broadcast(parts or [np.zeros(large * LARGE + rest, np.uint8) for large, rest in lengths], sends)
     body, *buffers = (part.tobytes() for part in got)
     return value if sends else pickle.loads(body, buffers=buffers)
 

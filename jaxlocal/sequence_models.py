@@ -149,6 +149,11 @@ def _first(
     """The embedding, or a dense layer for real numbers."""
     checks.positive_int("features", features)
     checks.below_one("dropout", dropout)
+    if not (positions is None or callable(positions)):
+        raise TypeError(
+            f"positions={checks.show(positions)}: must be a function, such as jl.sequences.sinusoidal, or a "
+            "jl.sequences.LearnedPositions"
+        )
     if vocabulary is None:
         if vectors is not None:
             raise ValueError(
@@ -156,6 +161,7 @@ def _first(
             )
         return Steps(features, positions, dropout)
     checks.positive_int("vocabulary", vocabulary)
+    checks.function("vectors", vectors, "jl.sequences.given(array)")
     return Embedding(vocabulary, features, positions, dropout, vectors or nn.linear.default_embed_init)
 
 

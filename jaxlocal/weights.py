@@ -104,7 +104,9 @@ def save_weights(path: str | PathLike[str], rule: Rule, params: Params) -> None:
       params: its parameters.
     """
     path, safetensors = checks.path("path", path, "net.safetensors"), _safetensors()
-    if path.is_dir() or not path.parent.is_dir():
+    if path.is_dir():
+        raise IsADirectoryError(f"path={str(path)!r}: is a folder; name a file in it, such as net.safetensors")
+    if not path.parent.is_dir():
         raise FileNotFoundError(f"path={str(path)!r}: must be a file in a folder that exists; make the folder first")
     weights = get_weights(rule, params)
     write_whole(path, safetensors.numpy.save(weights, {DIGEST: _digest(weights)}))
@@ -134,6 +136,7 @@ def load_weights(path: str | PathLike[str], rule: Rule, params: Params) -> Param
       ...     params = jl.load_weights(f"{folder}/net.safetensors", rule, params)
     """
     path = checks.path("path", path, "net.safetensors")
+    checks.rule_and_params(rule, params)
     weights = _read(path)
     try:
         loaded = set_weights(rule, params, weights)

@@ -31,7 +31,7 @@ def layer_local(net, tx):
     return namespace["layer_local"](net, tx)
 
 
-# Every rule that the contract is tested on. A new rule is one more line here.
+# Every rule that the contract is tested on.
 RULES = {**jl.rules.ALL, "layer_local": layer_local}
 # One rule of each file, for what the rules of a file cannot do differently.
 FAMILIES = ("bp", "al", "dtp", "kp", "dkp", "pepita", "predsim", "dgl", "scpl", "ff", "layer_local")

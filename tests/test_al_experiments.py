@@ -81,7 +81,7 @@ def test_cifar100_has_wider_codes_and_another_decay():
 
 
 def rule_with(rate, steps):
-    return jl.rules.bp(jl.models.mlp((8,)), optax.sgd(rate))
+    return jl.rules.bp(jl.models.mlp(()), optax.sgd(rate))
 
 
 def cases(rates, epochs=3):

@@ -1,5 +1,6 @@
 """The command line: what it prints and leaves, and one clear sentence for every mistake."""
 
+import errno
 import io
 import json
 import os
@@ -24,6 +25,7 @@ import jaxlocal as jl
 from jaxlocal import app, codes, data, models, rules, search, statistics
 from jaxlocal.app import Config, ConfigError, build, cli, comparison, runs, settings
 from jaxlocal.data import Splits
+from jaxlocal.files import write_whole
 from jaxlocal.training import Interrupted, session
 from jaxlocal.version import __version__
 
@@ -519,7 +521,7 @@ def test_the_same_search_command_resumes(run, monkeypatch):
     for change, what in (
         (line + " --batch-size 16", "batch_size"),
         (f"{rest} --schedule al --lr 1e-2 1e-1", "settings"),
-        (f"{rest} --schedule cosine --lr 1e-2 2e-2", "make"),
+        (f"{rest} --schedule cosine --lr 1e-2 2e-2", "code (of the rule"),
     ):
         code, _, error = run(change)
         assert code == 2 and f"holds a search with other {what}" in error
@@ -548,14 +550,30 @@ def test_a_run_that_diverges_is_one_sentence(run):
     assert code == 1 and "the run has diverged; lower the learning rate" in error and error.count("\n") == 1
 
 
-def test_a_place_that_cannot_be_written_to_is_one_sentence(trained, run, monkeypatch):
-    def full(*args, **flags):
-        raise OSError(28, "No space left on device", "curves.png")
+@pytest.mark.parametrize(
+    ("number", "code", "sentence"),
+    [
+        (errno.ENOSPC, 1, "No space left on device; make room, or write to another place"),
+        (errno.EACCES, 2, "Permission denied; change its permissions, or name another place"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_one_sentence(number, code, sentence, trained, run, monkeypatch):
+    def refuse(*args, **flags):
+        raise OSError(number, os.strerror(number), "curves.png")
 
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
-    code, _, error = run(f"plot {trained[0]}")
-    assert code == 1
-    assert error == "jaxlocal plot: curves.png: No space left on device; make room, or write to another place\n"
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", refuse)
+    assert run(f"plot {trained[0]}") == (code, "", f"jaxlocal plot: curves.png: {sentence}\n")
+
+
+def test_a_file_that_cannot_be_written_has_its_own_name_in_the_error(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        write_whole(tmp_path / "gone" / "a.json", "{}")
+    assert caught.value.filename == str(tmp_path / "gone" / "a.json")
+
+
+def test_underscores_in_a_flag_and_in_a_text():
+    assert cli._with_dashes("--batch_size=3_0") == "--batch-size=3_0"
+    assert cli._with_dashes("--well_done, great") == "--well_done, great"
 
 
 def test_the_bar_shows_losses_and_accuracies(run, monkeypatch):

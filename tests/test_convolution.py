@@ -14,9 +14,12 @@ from jaxlocal.layers import convolve
 
 # kernel, stride, padding, image dilation, kernel dilation; XLA does not name a padding for dilated images
 WINDOWS = [
-    *itertools.product((1, 3), (1, 3), ("SAME",), (1,), (1, 2)),
-    *itertools.product((2,), (2,), ((1, 2), (0, -1)), (1, 2), (1, 2)),
+    *itertools.product((1,), (1, 3), ("SAME",), (1,), (1,)),
+    *itertools.product((3,), (1, 3), ("SAME",), (1,), (1, 2)),
     *itertools.product((2,), (1,), ((1, 2), (0, -1)), (1,), (1,)),
+    # every pair of a padding and the two dilations
+    *((2, 2, (1, 2), dilation, dilation) for dilation in (1, 2)),
+    *((2, 2, (0, -1), dilation, 3 - dilation) for dilation in (1, 2)),
 ]
 WAYS = {"one product": 3, "shifted products": convolution.CHANNELS[0], "routine": 20}  # by the number of channels
 

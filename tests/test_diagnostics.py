@@ -120,11 +120,9 @@ def test_class_distances_of_pixels_are_those_of_the_same_real_numbers():
 
 
 def counts(rule, shape, classes=10):
-    """Counted without a single weight made, and with a step traced, so that it is known to fit together."""
+    """Counted without a single weight made."""
     batch = jax.ShapeDtypeStruct((2, *shape), jnp.float32), jax.ShapeDtypeStruct((2, classes), jnp.float32)
     params = jax.eval_shape(rule.init, jax.random.key(0), batch)
-    after = jax.eval_shape(rule.update, params, batch)
-    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, params)
     return parameter_counts(rule, params)
 
 

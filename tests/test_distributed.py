@@ -1,6 +1,7 @@
 """One run in many processes: exact, stopped by the death of any one, and resumed as if nothing had happened."""
 
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from queue import SimpleQueue
 
 import jax
@@ -17,7 +19,8 @@ import orbax.checkpoint as ocp
 import pytest
 from helpers import ROOT, slow
 
-from jaxlocal import distributed
+from jaxlocal import distributed, processes
+from jaxlocal.app import cli
 
 pytestmark = pytest.mark.xdist_group("distributed")
 
@@ -76,12 +79,15 @@ number = os.environ["JAXLOCAL_PROCESS"]
 train = ["train", "--out", "run"]
 for arguments in (["--epochs", "0"], ["--rule", "dfa", "--pipeline"], ["--devices", "3"], ["--seed", number]):
     print(cli.main(train + arguments))
-cli.app.runs.build = {"0": lambda *_: None, "1": cli.app.runs.build}[number]
+build = cli.app.runs.build
+cli.app.runs.build = {"0": lambda *_: None, "1": build}[number]
 print(cli.main([*train, "--data", "nowhere.npz"]))
-print(cli.main(["eval", "run"]), os.path.exists("run"))
 
 data = jl.data.digits()
 other = data._replace(train=(data.train[0][int(number) :][:64], data.train[1][:64]))
+cli.app.runs.build = lambda *known: build(*known)._replace(data=other)
+print(cli.main(train))
+print(cli.main(["eval", "run"]), os.path.exists("run"))
 try:
     jl.training.fit(jl.rules.bp(jl.models.mlp((4,)), optax.sgd(0.1)), other, epochs=1)
 except ValueError as error:
@@ -225,7 +231,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(killed, script, tmp_path, ru
 
 def test_a_mistake_is_one_sentence_of_all_processes(script, tmp_path):
     done = launch("--processes", "2", script(MISTAKES), cwd=tmp_path)
-    assert (done.returncode, re.findall(r"^\d.*", done.stdout, re.MULTILINE)) == (0, ["2"] * 5 + ["2 False"])
+    assert (done.returncode, re.findall(r"^\d.*", done.stdout, re.MULTILINE)) == (0, ["2"] * 6 + ["2 False"])
     assert done.stdout.endswith("data: process 0 has other examples; give all processes the same\n")
     lines = [line for line in done.stderr.splitlines() if line.startswith("jaxlocal ")]
     assert lines == [line for line in done.stderr.splitlines() if "jaxlocal " in line]  # process 1 prints nothing
@@ -237,12 +243,55 @@ def test_a_mistake_is_one_sentence_of_all_processes(script, tmp_path):
             "--devices=3: the 2 processes have 2 devices, which all take part; leave out the flag",
             "--out run --seed 1: process 0 has other arguments; start all by the same command (in process 1 of 2)",
             "--data=nowhere.npz: ",
+            "--data=digits: holds other examples for process 0; give all processes the same",
             "jaxlocal eval: 2 processes were started, but it needs one; start a single one",
         ],
         strict=True,
     ):
         assert words in line
     assert lines[4].endswith(" (in process 1 of 2)")
+
+
+class UnsendableError(Exception):
+    """It cannot be made anew from its message alone."""
+
+    def __init__(self, number, words):
+        super().__init__(f"{number} {words}")
+
+
+def test_an_error_that_cannot_be_sent_keeps_its_words():
+    found = processes._sendable(ValueError("no"))
+    assert isinstance(found, ValueError)
+    found = processes._sendable(UnsendableError(3, "mistakes"))
+    assert str(pickle.loads(pickle.dumps(found))) == "UnsendableError: 3 mistakes"
+    assert isinstance(found.__cause__, UnsendableError)
+
+
+def test_a_process_says_what_it_alone_has_found(monkeypatch, run):
+    """Process 1 is silent where process 0 speaks for all."""
+    for name, value in {"COORDINATOR": "127.0.0.1:1", "PROCESSES": "2", "PROCESS": "1", "PATIENCE": "soon"}.items():
+        monkeypatch.setenv(f"JAXLOCAL_{name}", value)
+    code, out, error = run("train")
+    assert (code, out) == (2, "") and error.startswith("jaxlocal train: JAXLOCAL_PATIENCE='soon': must be a whole num")
+    assert run("eval runs/one") == (2, "", "")
+    full = OSError(28, "No space left on device", "curves.png")
+    monkeypatch.setitem(cli.COMMANDS, "train", lambda argv: (_ for _ in ()).throw(full))
+    with pytest.raises(OSError, match="No space left"):  # it ends at once, and the others learn of it
+        run("train")
+    processes._of_all(full)
+    assert run("train") == (1, "", "")
+
+
+def test_a_process_that_meets_nobody_says_so(script):
+    source = """
+from jaxlocal import distributed
+
+distributed.ARRIVAL = 1
+distributed.initialize("127.0.0.1:1", 2, 1)
+"""
+    done = subprocess.run([sys.executable, script(source)], env=ENVIRONMENT, capture_output=True, text=True)
+    words = "process 1 of 2 has not met all others at 127.0.0.1:1 within 1 seconds; start all of them"
+    assert done.returncode == 1 and words in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -479,11 +528,10 @@ def test_a_port_in_use_is_one_sentence(monkeypatch):
     assert "process 0 cannot listen there (Address already in use); take another port" in done.stderr.splitlines()[-1]
 
 
-def test_a_process_that_waits_says_for_whom(monkeypatch, capsys):
-    monkeypatch.setattr(distributed, "SOON", 0.01)
-    with distributed._said_while_waiting("process 1 of 2 waits"):
+def test_a_process_that_waits_says_for_whom(capsys):
+    with distributed._after(0.01, partial(distributed._say, "process 1 of 2 waits")):
         time.sleep(0.2)
-    with distributed._said_while_waiting("nobody waits"):
+    with distributed._after(0.01, partial(distributed._say, "nobody waits")):
         pass
     time.sleep(0.1)
     assert capsys.readouterr().err == "jaxlocal.distributed: process 1 of 2 waits\n"

@@ -44,6 +44,7 @@ BAD_BATCHES = {
 }
 # The check is in `make_rule`: one case for all rules shows that they have it, and a rule of each kind that it is whole.
 KINDS = "bp", "al", "dtp", "ff"
+of_each_kind = pytest.mark.parametrize("name", KINDS)
 CASES_OF_RULES = [(name, "NaN in x") for name in jl.rules.ALL]
 CASES_OF_RULES += [(name, case) for name in KINDS for case in BAD_BATCHES if case != "NaN in x"]
 
@@ -75,7 +76,7 @@ def test_bad_batch_for_a_diagnostic(function, case):
     says(error, *words)
 
 
-@every_rule
+@of_each_kind
 def test_batch_of_another_shape_than_at_the_start(name):
     rule, params = outline(name)
     with pytest.raises(ValueError, match="shape") as error:
@@ -96,7 +97,7 @@ def test_targets_that_do_not_fit_the_network(name):
     says(error, "(4,)", "(3,)", "classes")
 
 
-@every_rule
+@of_each_kind
 def test_batch_of_one_with_batch_norm(name):
     rule = jl.rules.ALL[name](NETS["norm dropout"], ADAM)
     params = jax.eval_shape(rule.init, jax.random.key(0), (X, Y))
@@ -245,7 +246,7 @@ def test_weights_that_feedback_alignment_cannot_carry_an_error_through(name):
     says(error, "net.layers[1]", "Dense")
 
 
-@pytest.mark.parametrize("name", ["tp", "dtp", "sdtp", "ao_sdtp"])
+@pytest.mark.parametrize("name", ["dtp", "ao_sdtp"])
 def test_blocks_without_an_inverse(name):
     net = jl.Network((jl.layers.dense(7), Plain(), jl.layers.dense(6)), jl.layers.Head(3))
     with pytest.raises(ValueError, match="inverse") as error:
@@ -271,9 +272,10 @@ def test_codes_by_class_need_labels():
     soft = 0.9 * y + 0.1 / 3
     with pytest.raises(ValueError, match="one-hot"):
         rule.init(jax.random.key(0), (x, soft))
+    step, params = jax.jit(rule.step), drawn(rule, (x, y))
     with pytest.raises(ValueError, match="one-hot"):
-        rule.update(rule.init(jax.random.key(0), (x, y)), (x, soft))
-    step, params = jax.jit(rule.step), rule.init(jax.random.key(0), (x, y))  # a compiled program cannot see the labels
+        rule.update(params, (x, soft))
+    # A compiled program cannot see the labels.
     assert jnp.isfinite(step(params, (x, y))[1].losses).all() and jnp.isnan(step(params, (x, soft))[1].losses).all()
     with pytest.raises(ValueError, match="real targets"):
         jl.rules.al(NET._replace(loss=jl.squared_error), ADAM, by_class=True)
@@ -301,9 +303,9 @@ def test_a_loss_of_ones_own_that_nothing_learns_from(name):
     with pytest.warns(UserWarning, match=rf"^net\.loss is a loss of your own, but {name} does not learn") as warned:
         rule = jl.rules.ALL[name](NET._replace(loss=TWICE), ADAM)
     assert warned[0].filename == __file__
-    usual = jl.rules.ALL[name](NET, ADAM)
-    found, wanted = (jl.get_weights(one, jax.jit(one.update)(drawn(one, (X, Y)), (X, Y))) for one in (rule, usual))
-    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    usual, (_, params) = jl.rules.ALL[name](NET, ADAM), outline(name)
+    one, other = (str(jax.make_jaxpr(made.update)(params, (X, Y))) for made in (rule, usual))
+    assert one == other  # the same program
 
 
 @pytest.mark.parametrize(
@@ -451,10 +453,10 @@ class Noisy(nn.Module):
 
 def test_a_layer_gets_a_random_key_in_training_by_one_name():
     rule = jl.rules.al(jl.Network((Noisy("dropout"),), jl.layers.Head(3)), ADAM)
-    assert rule.update(rule.init(jax.random.key(0), (X, Y)), (X, Y)).components
+    assert jax.eval_shape(rule.update, jax.eval_shape(rule.init, jax.random.key(0), (X, Y)), (X, Y)).components
     rule = jl.rules.al(jl.Network((Noisy("noise"),), jl.layers.Head(3)), ADAM)
     with pytest.raises(ValueError, match=r"^Noisy asks for a random key") as error:
-        rule.update(rule.init(jax.random.key(0), (X, Y)), (X, Y))
+        jax.eval_shape(rule.update, jax.eval_shape(rule.init, jax.random.key(0), (X, Y)), (X, Y))
     says(error, '"noise"', "self.make_rng('dropout')")
 
 
@@ -535,14 +537,10 @@ def test_predict_checks_what_it_is_given():
             rule.predict(params, x)
 
 
-@every_rule
+@of_each_kind
 def test_parameters_of_another_rule_or_none(name):
     rule = jl.rules.ALL[name](NET, ADAM)
-    other = (
-        jl.rules.dfa(NET, ADAM)
-        if name in ("bp", "fa", "kp", "usf", "brsf", "frsf", "wm", "al")
-        else jl.rules.bp(NET, ADAM)
-    )
+    other = jl.rules.dfa(NET, ADAM) if name in ("bp", "al") else jl.rules.bp(NET, ADAM)
     params = jax.eval_shape(other.init, jax.random.key(0), (X, Y))
     for call in (lambda: rule.update(params, (X, Y)), lambda: rule.predict(params, X)):
         with pytest.raises(ValueError, match="components") as error:

@@ -46,8 +46,8 @@ RULE = {
     "ff": RULES["ff"](jl.models.mlp((7, 6), classes=3), adam),
     "one": al(jl.models.mlp((7,), classes=3)),
     # alike in all shapes, but the second component computes something else than the next two
-    "shapes": al(
-        jl.Network(tuple(map(partial(dense, 4), (nn.relu, nn.tanh, nn.relu, nn.relu, nn.relu))), jl.layers.Head(3))
+    "shapes": RULES["drtp"](
+        jl.Network(tuple(map(partial(dense, 4), (nn.relu, nn.tanh, nn.relu, nn.relu))), jl.layers.Head(3)), adam
     ),
 }
 # Blocks for sequences, in three components: token ids, and a series of real numbers. The others are in test_tokens.
@@ -258,11 +258,12 @@ def test_alike_stages_of_a_device_run_as_one(devices, stages, groups):
         assert "dot_general[dimension_numbers=(([2], [1]), ([0], [0]))" in " ".join(
             str(jax.make_jaxpr(pipe.step)(params, batch("alike", 0))).split()
         )
-    params = ticks("alike", pipe, params, range(3))
+    infos = []
+    for i in (0, 1, 2, *[None] * 5):
+        params, info = pipe.step(params, None if i is None else batch("alike", i))
+        infos.append(info.losses)
     close(pipe.drain(params), wanted.params[3])
-    params, info = pipe.run(params, jax.tree.map(lambda leaf: leaf[3:], batches("alike")))
-    close(pipe.drain(params), wanted.params[-1])
-    np.testing.assert_allclose(info.losses, wanted.info.losses[3:], rtol=1e-5)
+    np.testing.assert_allclose(infos[5:], wanted.info.losses[:3], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -331,6 +332,8 @@ def test_devices_are_a_team_only_if_they_do_the_same(kind):
     params = jax.jit(rule.init)(jax.random.key(0), batch("alike", 0))
     placed = pipe.place(params, batch("alike", 0))
     assert sorted(placed.layout.teams) == sorted([(0,), *MIDDLE[kind], (4,)])
+    if kind not in ("nothing", "input", "order"):  # of the others the teams say it all
+        return
     wanted, info = jax.lax.scan(rule.step, params, batches("alike"))
     placed, found = pipe.run(placed, batches("alike"))
     close(pipe.drain(placed), wanted)
@@ -344,7 +347,7 @@ def test_stages_with_other_trees_are_no_group():
     params = jax.jit(rule.init)(jax.random.key(0), batch("alike", 0))
     placed = pipe.place(params, batch("alike", 0))
     assert all(len(group.stages) == 1 for group in placed.layout.groups[0])
-    close(pipe.drain(pipe.update(placed, batch("alike", 0))), rule.update(params, batch("alike", 0)))
+    close(pipe.drain(pipe.update(placed, batch("alike", 0))), jax.jit(rule.update)(params, batch("alike", 0)))
 
 
 def test_a_scalar_in_a_message_is_refused():
@@ -371,17 +374,14 @@ def test_the_work_of_a_team_stands_in_the_program_once():
         params = jax.eval_shape(pipe.init, jax.random.key(0), batch("alike", 0))
         return str(jax.make_jaxpr(pipe.step)(params, batch("alike", 0))).count("dot_general")
 
-    assert products(8) == products(3) > 0
+    assert products(5) == products(3) > 0
 
 
 @pytest.mark.xdist_group("pipeline drtp")
 def test_the_components_may_lie_along_the_second_axis_of_a_mesh():
-    rule, first = RULE["drtp"], batch("drtp", 0)
-    pipe = jl.pipelined(rule, jl.pipeline.mesh(data=2, component=2))
-    params = pipe.init(jax.random.key(0), first)
-    start, wanted = jax.jit(rule.init)(jax.random.key(0), first), RULE["drtp"].step
-    assert same(pipe.drain(params), start)
-    close(pipe.drain(pipe.update(params, first)), wanted(start, first)[0])
+    pipe = jl.pipelined(RULE["drtp"], jl.pipeline.mesh(data=2, component=2))
+    after = pipe.update(start("drtp", pipe), batch("drtp", 0))
+    close(pipe.drain(after), sequential("drtp").params[1])
 
 
 @pytest.mark.slow
@@ -475,12 +475,12 @@ def test_with_equal_components_a_device_holds_no_more_than_its_share():
 def test_an_epoch_is_one_program_that_exchanges_messages_between_neighbours_only():
     pipe = pipeline("drtp", 3)
     run = jax.jit(pipe.run, donate_argnums=0)
-    lowered = run.lower(start("drtp", pipe), batches("drtp"))
-    text = lowered.compile().as_text()
+    traced = run.trace(start("drtp", pipe), batches("drtp"))
+    text = traced.lower().compile().as_text()
     assert "collective-permute" in text and "while(" in text
     for exchange in ("all-gather", "all-to-all", "callback", "outfeed", "infeed"):
         assert exchange not in text
-    assert "callback" not in str(jax.make_jaxpr(pipe.run)(start("drtp", pipe), batches("drtp")))
+    assert "callback" not in str(traced.jaxpr)
 
 
 @pytest.mark.xdist_group("pipeline drtp")
@@ -558,7 +558,8 @@ def test_every_program_passes_the_check_of_varying_values(name, devices, stages,
     pipe = replace(pipeline(name, devices, stages, data), check_vma=True)
     params = jax.eval_shape(pipe.init, jax.random.key(0), batch(name, 0))
     jax.eval_shape(pipe.run, params, batches(name))
-    jax.eval_shape(pipe.update, params, pipe.feed(batch(name, 0)))
+    if data > 1:
+        jax.eval_shape(pipe.update, params, pipe.feed(batch(name, 0)))
 
 
 @pytest.mark.xdist_group("pipeline drtp")

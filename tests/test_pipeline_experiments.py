@@ -297,11 +297,13 @@ def test_the_passes_of_a_stage_that_are_timed_find_the_gradients(cut):
     wanted = jax.tree.map(lambda old, new: old - new, weights, after)
     x, y = (leaf.reshape(micro, 2, -1) for leaf in batch)
     stages = make_stages(net, cut, (x[0], y[0]))
-    inner = [stages[0].forward(weights[: cut[0]], *one)[0] for one in zip(x, y, strict=True)] if len(cut) > 1 else x
-    last = partial(stages[-1].forward, weights[-cut[-1] :])
-    errors = [jax.grad(lambda h, y=y: last(h, y)[0] / micro)(h) for h, y in zip(inner, y, strict=True)]
-    reads = [x, jnp.stack(inner)][: len(cut)]
-    backs = [jnp.stack(errors), jnp.full(micro, 1 / micro)][-len(cut) :]
+    first, last = (
+        partial(stages[i].forward, weights[own]) for i, own in ((0, slice(cut[0])), (-1, slice(-cut[-1], None)))
+    )
+    inner = jax.jit(jax.vmap(lambda x, y: first(x, y)[0]))(x, y) if len(cut) > 1 else x
+    errors = jax.jit(jax.vmap(jax.grad(lambda h, y: last(h, y)[0] / micro)))(inner, y)
+    reads = [x, inner][: len(cut)]
+    backs = [errors, jnp.full(micro, 1 / micro)][-len(cut) :]
     found = []
     for stage, numbers, read, error in zip(stages, neighbours(cut), reads, backs, strict=True):
         own = tuple(weights[i] for i in numbers)

@@ -38,11 +38,9 @@ def make_rows(epochs=5, components=3, seeds=None, accuracy=True):
     ]
 
 
-def drawn(figure, tmp_path):
-    """The figure, after it was drawn without a warning."""
-    path = tmp_path / "figure.png"
-    figure.savefig(path)
-    assert path.stat().st_size > 1000
+def drawn(figure):
+    """The figure, after it was drawn without a warning, but for its pixels."""
+    figure.draw_without_rendering()
     return figure
 
 
@@ -59,9 +57,9 @@ PANELS = {"raw data": BLOBS.reshape(60, 2, 2, 1), "output": 2 * BLOBS}
 
 
 @pytest.mark.parametrize("seeds", [None, 1, 4])
-def test_curves(seeds, tmp_path):
+def test_curves(seeds):
     rows = make_rows(seeds=seeds)
-    figure = drawn(jl.plots.curves(rows), tmp_path)
+    figure = drawn(jl.plots.curves(rows))
     scores, local = figure.axes
     assert (scores.get_xlabel(), scores.get_ylabel(), local.get_ylabel()) == ("epoch", "accuracy", "local loss")
     assert words(scores.get_legend().get_texts()) == ["train", "validation"]
@@ -96,16 +94,16 @@ def test_curves_of_real_targets_show_the_loss():
     assert figure.get_suptitle() == "Validation loss 0.200 at epoch 5"
 
 
-def test_curves_of_one_epoch_are_points(tmp_path):
-    figure = drawn(jl.plots.curves(make_rows(epochs=1, seeds=2)), tmp_path)
+def test_curves_of_one_epoch_are_points():
+    figure = drawn(jl.plots.curves(make_rows(epochs=1, seeds=2)))
     assert all(line.get_marker() == "o" for axes in figure.axes for line in axes.get_lines())
     low, high = figure.axes[0].get_xlim()
     assert [tick for tick in figure.axes[0].get_xticks() if low <= tick <= high] == [1]
 
 
-@pytest.mark.parametrize(("components", "bar"), [(1, False), (8, False), (9, True), (12, True)])
-def test_many_components_have_a_colour_bar(components, bar, tmp_path):
-    figure = drawn(jl.plots.curves(make_rows(components=components)), tmp_path)
+@pytest.mark.parametrize(("components", "bar"), [(8, False), (9, True)])
+def test_many_components_have_a_colour_bar(components, bar):
+    figure = drawn(jl.plots.curves(make_rows(components=components)))
     lines = figure.axes[1].get_lines()
     assert len({line.get_color() for line in lines}) == len(lines) == components
     assert (figure.axes[1].get_legend() is None) == bar
@@ -113,20 +111,20 @@ def test_many_components_have_a_colour_bar(components, bar, tmp_path):
 
 
 @pytest.mark.parametrize("nothing", [float("nan"), float("inf"), None])
-def test_curves_have_a_gap_where_there_is_no_number(nothing, tmp_path):
+def test_curves_have_a_gap_where_there_is_no_number(nothing):
     rows = make_rows(seeds=2)
     rows[3]["losses"][1] = [0.1, nothing]
     rows[4]["validation"]["accuracy"] = [nothing, 0.5]
-    scores, local = drawn(jl.plots.curves(rows), tmp_path).axes
+    scores, local = drawn(jl.plots.curves(rows)).axes
     np.testing.assert_array_equal(np.isnan(local.get_lines()[1].get_ydata()), [0, 0, 0, 1, 0])
     np.testing.assert_array_equal(np.isnan(scores.get_lines()[1].get_ydata()), [0, 0, 0, 0, 1])
 
 
-def test_negative_local_losses_are_on_a_linear_axis(tmp_path):
+def test_negative_local_losses_are_on_a_linear_axis():
     """As those of direct feedback, a projection."""
     rows = make_rows()
     rows[2]["losses"][0] = -1.0
-    assert drawn(jl.plots.curves(rows), tmp_path).axes[1].get_yscale() == "linear"
+    assert drawn(jl.plots.curves(rows)).axes[1].get_yscale() == "linear"
 
 
 def without(rows, key):
@@ -155,10 +153,10 @@ def test_curves_of_what_is_no_run(rows, named):
 # ------------------------------------------------------------------------------------------------------- compare
 
 
-@pytest.mark.parametrize("count", [1, 3, 11, 13])
-def test_compare(count, tmp_path):
+@pytest.mark.parametrize("count", [3, 13])
+def test_compare(count):
     runs = {f"rule {i}": make_rows(epochs=3 + i, seeds=2) for i in range(count)}
-    (axes,) = drawn(jl.plots.compare(runs), tmp_path).axes
+    (axes,) = drawn(jl.plots.compare(runs)).axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "accuracy")
     lines = axes.get_lines()
     assert [len(line.get_xdata()) for line in lines] == [3 + i for i in range(count)]
@@ -170,11 +168,11 @@ def test_compare(count, tmp_path):
     assert jl.plots.compare(runs, "mine").axes[0].get_title() == "mine"
 
 
-def test_differences_have_intervals_and_effect_sizes_at_their_right(tmp_path):
+def test_differences_have_intervals_and_effect_sizes_at_their_right():
     theirs = [95.0, 95.0, 96.0]
     values = {"fa": [93.0, 98.0, 97.0], "al": [98.0, 97.0, 98.0], "kp": theirs}
     against = {name: jl.statistics.paired(ours, theirs) for name, ours in values.items()}
-    (axes,) = drawn(jl.plots.differences(against, "minus bp", "points"), tmp_path).axes
+    (axes,) = drawn(jl.plots.differences(against, "minus bp", "points")).axes
     assert words(axes.get_yticklabels()) == ["kp", "fa", "al"]
     assert words(axes.texts) == [f"d {against[name].effect:+.1f}" for name in ("fa", "al")]
     interval = axes.get_lines()[-2].get_xdata()
@@ -204,8 +202,8 @@ def test_compare_names_the_bad_run():
 # ------------------------------------------------------------------------------------------- t-SNE and distances
 
 
-def test_tsne(tmp_path):
-    figure = drawn(jl.plots.tsne(PANELS, LABELS, names=["cat", "dog", "cow"]), tmp_path)
+def test_tsne():
+    figure = drawn(jl.plots.tsne(PANELS, LABELS, names=["cat", "dog", "cow"]))
     assert [axes.get_title() for axes in figure.axes] == list(PANELS)
     for axes in figure.axes:
         (points,) = axes.collections
@@ -228,11 +226,11 @@ def test_tsne_is_the_same_every_time_and_for_one_hot_labels():
     np.testing.assert_array_equal(points(LABELS), points(jnp.eye(3)[LABELS]))
 
 
-def test_tsne_of_rules_has_a_row_for_each_and_breaks_long_ones(tmp_path):
+def test_tsne_of_rules_has_a_row_for_each_and_breaks_long_ones():
     """Layers of one unit, or dead ones, are drawn as well; and so are six examples."""
     few, labels = BLOBS[:6], LABELS[:6]
     long = {f"block {i}": few for i in range(4)} | {"one unit": few[:, :1], "dead": 0 * few}
-    figure = drawn(jl.plots.tsne({"bp": {"raw data": few}, "al": long}, labels), tmp_path)
+    figure = drawn(jl.plots.tsne({"bp": {"raw data": few}, "al": long}, labels))
     shown = [axes for axes in figure.axes if axes.axison]
     assert len(figure.axes) == 9 and len(shown) == 7
     assert [axes.get_ylabel() for axes in shown] == ["bp", "al", *[""] * 5]
@@ -240,8 +238,8 @@ def test_tsne_of_rules_has_a_row_for_each_and_breaks_long_ones(tmp_path):
     assert shown[-1].get_xlabel() == "inter:intra nan"
 
 
-def test_distances(tmp_path):
-    figure = drawn(jl.plots.distances(PANELS, LABELS), tmp_path)
+def test_distances():
+    figure = drawn(jl.plots.distances(PANELS, LABELS))
     assert [axes.get_xlabel() for axes in figure.axes] == ["inter-class distance", "intra-class distance", "ratio"]
     assert words(figure.axes[0].get_yticklabels()) == list(PANELS)
     expected = jl.diagnostics.class_distances(jnp.asarray(BLOBS), jnp.eye(3)[LABELS])
@@ -250,10 +248,10 @@ def test_distances(tmp_path):
         assert words(axes.texts) == [f"{bar.get_width():.2f}" for bar in axes.patches]
 
 
-def test_distances_of_rules_and_of_classes_without_width(tmp_path):
+def test_distances_of_rules_and_of_classes_without_width():
     points = np.eye(3, dtype=np.float32)[LABELS]
     column = LABELS[:, None]  # as tables keep the numbers of the classes
-    figure = drawn(jl.plots.distances({"bp": PANELS, "al": {"output": points}}, column), tmp_path)
+    figure = drawn(jl.plots.distances({"bp": PANELS, "al": {"output": points}}, column))
     assert len(figure.axes) == 6
     assert [figure.axes[i].get_ylabel() for i in (0, 3)] == ["bp", "al"]
     assert words(figure.axes[-1].texts) == ["inf"]
@@ -337,8 +335,8 @@ def test_layer_outputs_of_associated_learning_go_through_the_targets_side():
 # ----------------------------------------------------------------------------------------------------- alignment
 
 
-def test_alignment(tmp_path):
-    figure = drawn(jl.plots.alignment(jnp.array([80.0, jnp.nan, 95.0, 0.0])), tmp_path)
+def test_alignment():
+    figure = drawn(jl.plots.alignment(jnp.array([80.0, jnp.nan, 95.0, 0.0])))
     (axes,) = figure.axes
     border, line = axes.get_lines()
     np.testing.assert_array_equal(border.get_ydata(), [90, 90])
@@ -350,9 +348,9 @@ def test_alignment(tmp_path):
     assert axes.get_legend() is None
 
 
-def test_alignment_of_rules_with_other_numbers_of_layers(tmp_path):
+def test_alignment_of_rules_with_other_numbers_of_layers():
     rules = {"dfa": [80.0, 60.0, 0.0], "al": [89.0, np.nan]}
-    (axes,) = drawn(jl.plots.alignment(rules, names=["first", "second", "head"]), tmp_path).axes
+    (axes,) = drawn(jl.plots.alignment(rules, names=["first", "second", "head"])).axes
     assert words(axes.get_legend().get_texts()) == ["dfa", "al"]
     assert words(axes.get_xticklabels()) == ["first", "second", "head"]
     assert not axes.texts  # one of the rules has an angle everywhere

@@ -18,7 +18,7 @@ from jaxlocal.rule import forward_weights
 
 DATA = jl.data.Splits(*((x[:n], y[:n]) for n, (x, y) in zip((64, 50, 50), jl.data.digits(), strict=True)))
 NET = partial(jl.models.mlp, hidden=(6, 5))
-TINY = ranking.Workload("tiny", NET, lambda: DATA, epochs=2, batch_size=16)
+TINY = ranking.Workload("tiny", NET, lambda: DATA, epochs=1, batch_size=16)
 
 
 def test_every_rule_gets_the_same_rates():
@@ -69,6 +69,18 @@ def test_wrong_arguments_are_one_sentence_before_anything_is_trained(tmp_path):
         ranking.enter("bp", TINY._replace(batch_size=65))
     with pytest.raises(ValueError, match=r"^workload: its network's loss is for real targets"):
         ranking.enter("bp", TINY._replace(net=lambda: jl.models.mlp((4,), loss=jl.squared_error)))
+    with pytest.raises(TypeError, match=r"^workload\.net=Network.*: must be a function"):
+        ranking.enter("bp", TINY._replace(net=NET()))
+    with pytest.raises(TypeError, match=r"^workload\.load=Splits.*: must be a function"):
+        ranking.enter("bp", TINY._replace(load=DATA))
+    with pytest.raises(TypeError, match=r"^data=\(.*: must be a jl\.data\.Splits"):
+        ranking.enter("bp", TINY, data=tuple(DATA))
+    with pytest.raises(TypeError, match=r"^data\.test=None: must be a pair"):
+        ranking.enter("bp", TINY, data=DATA._replace(test=None))
+    with pytest.raises(TypeError, match=r"^entries=Entry.*: must be a list"):
+        ranking.table(entry("bp", 0.95))
+    with pytest.raises(ValueError, match=r"^entries: have different numbers of seeds \(bp 1, fa 2\)"):
+        ranking.table([entry("bp", 0.95), entry("fa", 0.9, 0.9)])
     with pytest.raises(ValueError, match=r"^entries: is empty"):
         ranking.table([])
     with pytest.raises(ValueError, match=r"^entries: several are of a rule called 'bp'"):

@@ -32,6 +32,12 @@ def nothing(net, tx):
 def lonely(net):
     return jl.rules.bp(net, optax.sgd(0.1))
 
+def vague(*arguments):
+    return "vague"
+
+def otherwise(network, optimizer):
+    return jl.rules.bp(network, optimizer)
+
 def hidden(net, tx, factor: float = 1.0):
     return jl.rules.bp(net, optax.chain(tx, optax.scale({}["factor"] if factor == 1 else factor)))
 
@@ -111,14 +117,14 @@ def test_rules_of_ones_own_are_compared_and_searched(file, monkeypatch, capsys):
 def test_a_rule_of_ones_own_is_ranked(file, monkeypatch, capsys):
     short = {name: one._replace(epochs=1) for name, one in jl.ranking.WORKLOADS.items()}
     monkeypatch.setattr(jl.ranking, "WORKLOADS", short)
-    names, lines = [f"{file}:{rule}" for rule in ("slower", "hidden", "partly")], []
+    names, lines = [f"{file}:{rule}" for rule in ("otherwise", "hidden", "partly")], []
     entries = app.rank(names, trials=1, seeds=1, folder="ranked", say=lines.append)
-    assert [entry.rule for entry in entries] == ["slower", "partly"]
-    reason = "hidden is left out: KeyError: 'factor', in line 21 of mine.py\n"
+    assert [entry.rule for entry in entries] == ["otherwise", "partly"]
+    reason = "hidden is left out: KeyError: 'factor', in line 27 of mine.py\n"
     assert reason in Path("ranked/digits.txt").read_text()
     said = "\n".join([*lines, ""])
     assert said.count("hidden is left out") == 1 and f"\n{reason}" in said
-    assert Path("ranked/digits/slower/seeds.json").exists()
+    assert Path("ranked/digits/otherwise/seeds.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -127,13 +133,15 @@ def test_a_rule_of_ones_own_is_ranked(file, monkeypatch, capsys):
         ("mine.py", "names a file; write mine.py:NAME for a function in it"),
         ("gone.py:slower", "gone.py cannot be read (No such file or directory); put it there"),
         ("mine.py:slow", "mine.py has no function slow; did you mean slower?"),
-        ("mine.py:jl", "mine.py has no function jl; choose from times, slower, choosy, nothing, lonely, hidden"),
+        ("mine.py:jl", "mine.py has no function jl; choose from times, slower, choosy, nothing, lonely, vague"),
         ("mine.py:lonely", "too many positional arguments; a rule is made of a network and an optimizer"),
         ("mine.py:nothing", "which is no jl.Rule; return jl.make_rule(…)"),
         ("mine.py:choosy", "too many blocks, in line 12 of mine.py"),
-        ("mine.py:hidden", "KeyError: 'factor', in line 21 of mine.py"),
-        ("mine.py:taught", "ArithmeticError: no lesson, in line 30 of mine.py"),
+        ("mine.py:hidden", "KeyError: 'factor', in line 27 of mine.py"),
+        ("mine.py:taught", "ArithmeticError: no lesson, in line 36 of mine.py"),
         ("exits.py:slower", "exits.py cannot be run (SystemExit: "),
+        ("reads.py:slower", "reads.py cannot be run (FileNotFoundError: "),
+        ("mine.py:vague", "made 'vague', which is no jl.Rule"),
         ("~nobody-here/mine.py:slower", "mine.py cannot be read"),
         (
             "broken.py:slower",
@@ -152,6 +160,7 @@ def test_a_mistake_is_one_sentence(name, sentence, file, capsys, monkeypatch):
         ("syntax", "def\n"),
         ("empty", ""),
         ("exits", "import sys\nsys.exit(0)\n"),
+        ("reads", "open('w.npy')\n"),
     ):
         Path(f"{other}.py").write_text(text)
     code, said = train(capsys, "--rule", name)
@@ -166,7 +175,7 @@ def test_a_mistake_is_one_sentence(name, sentence, file, capsys, monkeypatch):
 def test_a_mistake_in_a_lesson_is_said_before_a_folder_is_made(command, file, capsys):
     assert cli.main([*command.split(), f"{file}:taught", "--rule-args", "words=99", *TINY.split()]) == 2
     said = capsys.readouterr().err
-    assert "ArithmeticError: no lesson. no lesson" in said and said.endswith("…, in line 30 of mine.py\n")
+    assert "ArithmeticError: no lesson. no lesson" in said and said.endswith("…, in line 36 of mine.py\n")
     assert not Path("runs").exists()
 
 

@@ -14,6 +14,7 @@ import optax
 import pytest
 import reference_sequences as ref
 from helpers import slow
+from test_reference import slopes
 
 import jaxlocal as jl
 from jaxlocal.sequences import Embedding, Encoder, Readout, Recurrent, Steps, sinusoidal
@@ -183,23 +184,19 @@ def test_direct_feedback_of_tokens_is_the_reference():
         assert_close(tuple(lesson.grads["forward"][0] for lesson in lessons[1:]), wanted, 1e-10)
 
 
-def numeric(value, array, h=1e-6):
-    """Central differences of value() by every entry of an array, which is changed in place and restored."""
-    found = np.zeros_like(array)
-    for i in np.ndindex(array.shape):
-        old = array[i]
-        ends = []
-        for array[i] in (old + h, old - h):
-            ends.append(value())
-        array[i] = old
-        found[i] = (ends[0] - ends[1]) / (2 * h)
-    return found
-
-
 def assert_derivative(grads, value, weights):
-    """The gradients are the derivatives of value() by the weights, a tree of arrays."""
-    found = jax.tree.map(lambda array: numeric(value, array), weights)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8), grads, found)
+    """The gradients are the derivatives of value() by the weights, a tree of arrays that are changed in place."""
+    leaves, structure = jax.tree.flatten(weights)
+    for array, grad in zip(leaves, structure.flatten_up_to(grads), strict=True):
+        start = array.copy()
+
+        def at(changed, array=array):
+            array[...] = changed
+            return value()
+
+        for direction, slope in slopes(at, start):
+            np.testing.assert_allclose(np.vdot(grad, direction), slope, rtol=1e-6, atol=1e-8)
+        array[...] = start
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -288,6 +288,24 @@ def test_an_exported_run_of_texts_brings_its_tokenizer(texts, run, monkeypatch):
     )
 
 
+def test_an_export_in_place_of_another_leaves_nothing_of_it(trained_on_digits, texts, run):
+    Path("out").mkdir()
+    for name in ("tokenizer.json", "text.json", "mine.txt"):
+        Path("out", name).touch()
+    code, out, _ = run(f"export {trained_on_digits} --out out")
+    assert code == 0 and "mine.txt" not in out and "json" in out
+    assert not Path("out/tokenizer.json").exists() and not Path("out/text.json").exists()
+    code, out, error = run(f"export {trained_on_digits} --out run")
+    assert (code, out) == (2, "") and error == "jaxlocal export: --out=run: holds a run; name another folder\n"
+
+
+def test_without_the_tokenizers_a_run_of_texts_is_one_sentence(texts, run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    for command in ("predict run good", "export run", "eval run", "plot run", "train --resume --out run"):
+        code, out, error = run(command)
+        assert (code, out) == (2, "") and "pip install 'jaxlocal[text]'" in error and error.count("\n") == 1
+
+
 def test_bytes_are_not_predicted_by_a_run_of_floats_on_another_scale(run):
     rng = np.random.default_rng(0)
     np.savez("large.npz", x=rng.uniform(0, 255, (40, 8, 8, 1)).astype("f4"), y=np.arange(40) % 2)
@@ -307,6 +325,7 @@ def test_files_that_cannot_be_predicted_are_one_sentence(trained_on_digits, run,
     Path("text.npz").write_text("no arrays")
     for file, complaint in (
         ("great", "great: there is no such file; name images, .npz files or tables, as the run takes no texts"),
+        ("''", "'': there is no such file"),
         ("notes.txt", "notes.txt cannot be read (cannot identify image file"),
         ("y.npz", "y.npz cannot be read (it holds y, and no x)"),
         ("text.npz", "text.npz cannot be read (it holds Python objects, or is no file of its kind)"),

@@ -65,9 +65,8 @@ ROLES |= {
 def test_the_network_has_the_same_names_in_every_rule(name):
     """What else there is, is of the rule's own roles."""
     net = NETS["conv"]
-    rule, bp = (jl.rules.ALL[of](net, optax.sgd(0.5)) for of in (name, "bp"))
-    network = {n for n in jl.get_weights(bp, fresh(bp, net)) if not (name in HEADLESS and n.startswith("layers.3/"))}
-    names = jl.get_weights(rule, fresh(rule, net)).keys()
+    names, of_bp = (jl.get_weights(start(of, net).rule, start(of, net).params).keys() for of in (name, "bp"))
+    network = {n for n in of_bp if not (name in HEADLESS and n.startswith("layers.3/"))}
     assert network <= names
     assert {other.split("/")[1] for other in names - network} == set(ROLES[name].split())
 
@@ -238,6 +237,8 @@ def test_other_rules_and_their_parameters_are_refused():
             jl.get_weights(rule, other.params)
         with pytest.raises(ValueError, match="another rule"):
             jl.set_weights(rule, other.params, {})
+        with pytest.raises(ValueError, match=r"^params .*another rule"):  # before any file is read
+            jl.load_weights("no file", rule, other.params)
     with pytest.raises(TypeError, match="what the rule's init or update returned"):
         jl.get_weights(rule, None)
     al = start("al", NETS["dense"])
@@ -347,9 +348,10 @@ def test_files_that_are_not_there(saved):
     for missing in (path.parent / "other", path.parent):
         with pytest.raises(FileNotFoundError, match="there is no such file"):
             jl.load_weights(missing, rule, params)
-    for place in (path.parent, path.parent / "no folder" / "net"):
-        with pytest.raises(FileNotFoundError, match="in a folder that exists"):
-            jl.save_weights(place, rule, params)
+    with pytest.raises(FileNotFoundError, match="in a folder that exists; make the folder first"):
+        jl.save_weights(path.parent / "no folder" / "net", rule, params)
+    with pytest.raises(IsADirectoryError, match="is a folder; name a file in it"):
+        jl.save_weights(path.parent, rule, params)
     for wrong in (None, 3, "", "a\0b"):
         with pytest.raises(TypeError, match=r"must be a path, such as 'net\.safetensors'"):
             jl.load_weights(wrong, rule, params)

@@ -88,7 +88,10 @@ def export(argv: Sequence[str]) -> None:
     read = _parsed(parser, argv)
     _start_jax()
     out = app.export(read.run, read.out, best=read.best)
-    _say("\n".join(map(str, sorted(out.iterdir()))))
+    from jaxlocal.app.exporting import FILES
+
+    for path in filter(Path.exists, map(out.joinpath, FILES)):
+        _say(str(path))
 
 
 def compare(argv: Sequence[str]) -> None:
@@ -102,7 +105,7 @@ def compare(argv: Sequence[str]) -> None:
 
 
 def search(argv: Sequence[str]) -> None:
-    """Search the settings of rules at random, as Bartunov et al. did; the same command resumes."""
+    """Search the settings of rules at random, as Bartunov et al. did; with --out the same command resumes."""
     parser = _parser("search", "RULE … ")
     _add_rules(parser)
     add = parser.add_argument
@@ -135,7 +138,7 @@ def search(argv: Sequence[str]) -> None:
 
 
 def rank(argv: Sequence[str]) -> None:
-    """Rank rules by the same search and seeds for each; the same command resumes."""
+    """Rank rules by the same search and seeds for each; with --out the same command resumes."""
     parser = _parser("rank", "[RULE …] ")
     _add_rules(parser)
     add = parser.add_argument
@@ -241,8 +244,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # nobody reads our output any longer
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except ImportError as error:
+        if "pip install" not in str(error):  # or else it names a library that the user can install
+            raise
+        return _complain(program, error, 2)
     except OSError as error:
+        if _is_of_this_process(error):
+            raise
         where = f"{error.filename}: " if error.filename else ""
+        if isinstance(error, PermissionError):
+            return _complain(program, f"{where}{error.strerror}; change its permissions, or name another place", 2)
         return _complain(program, f"{where}{error.strerror or error}; make room, or write to another place", 1)
     except app.Stopped as stop:
         code = _complain(program, stop, 128 + stop.signal)
@@ -253,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (jl.training.NotSavedError, jl.training.DivergedError) as error:
         return _complain(program, error, 1)
     except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if "RESOURCE_EXHAUSTED" not in str(error) or _is_of_this_process(error):
             raise
         return _complain(program, f"the memory is too small ({shown(error)}); take a smaller batch or network", 2)
     return 0
@@ -319,9 +330,9 @@ def _with_config(read: Namespace, saved: str) -> tuple[Namespace, Config]:
 
 
 def _with_dashes(word: str) -> str:
-    """The word; a flag may also be written with underscores, as in a file of settings."""
+    """The word; a flag may also be written with underscores, as in a file of settings. A text has spaces."""
     name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value if word.startswith("--") else word
+    return name.replace("_", "-") + equals + value if word.startswith("--") and " " not in name else word
 
 
 def _help() -> str:
@@ -345,9 +356,9 @@ def _joined(argv: Sequence[str], read: Callable[[], tuple[Namespace, Config]]) -
         return arguments, config
     try:
         distributed.initialize()
+        _start_jax()
     except ValueError as error:
-        raise ConfigError(str(error)) from None
-    _start_jax()
+        raise _OwnError(str(error)) from None
     from jaxlocal import processes
 
     unlike = f"{shlex.join(argv)}: process 0 has other arguments; start all by the same command{place.hint}"
@@ -372,13 +383,31 @@ def _check_alone(name: str) -> None:
         raise ConfigError(f"{count} processes were started, but it needs one; start a single one{place.hint}")
 
 
-def _prints() -> bool:
-    """Whether this process, if it is one of several, is the one that prints."""
+class _OwnError(ConfigError):
+    """A mistake that this process has found, and the others may not know of."""
+
+
+def _number() -> int | None:
+    """The number of this process; None if it is alone, or cannot know its number."""
     try:
         place = distributed.place()
     except ValueError:
-        return True
-    return place is None or place.process == 0
+        return None
+    return place and place.process
+
+
+def _prints() -> bool:
+    """Whether this process, if it is one of several, is the one that prints."""
+    return not _number()
+
+
+def _is_of_this_process(error: Exception) -> bool:
+    """Whether this is one of several processes, and the others may not have the error: then it ends at once."""
+    if _number() is None:
+        return False
+    from jaxlocal import processes
+
+    return not processes.is_of_all(error)
 
 
 def _check_no_file(run: Path, inputs: Sequence[str]) -> None:
@@ -410,8 +439,8 @@ def _say(line: str) -> None:
 
 
 def _complain(program: str, error: Exception | str, code: int) -> int:
-    """Print an error, which all processes have if there are several."""
-    if _prints():
+    """Print an error. If there are several processes and all have it, one of them does."""
+    if _prints() or isinstance(error, _OwnError):
         where = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
         print(f"{program}: {flags.one_line(error)}{where}", file=sys.stderr)
     return code
@@ -471,7 +500,8 @@ def command() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # some terminals have no → or ±
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8", errors="strict")  # in some locales Python lets wrong bytes pass
+        # Without a byte-order mark. In some locales Python would let wrong bytes pass.
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")
     code = main()
     if code > 128:  # XLA may still be computing, and crashes if Python shuts down under it
         os._exit(code)

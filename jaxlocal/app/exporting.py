@@ -17,6 +17,8 @@ from jaxlocal.network import vocabulary
 from jaxlocal.weights import save_weights
 
 PLATFORMS = "cpu", "cuda", "rocm", "tpu"
+OF_TEXTS = "text.json", "tokenizer.json"
+FILES = "model.json", "predict.jax_export", *OF_TEXTS, "weights.safetensors"
 
 
 def export(folder: Path | str, out: Path | str | None = None, *, best: bool = False) -> Path:
@@ -37,20 +39,24 @@ def export(folder: Path | str, out: Path | str | None = None, *, best: bool = Fa
       The folder with the files.
 
     Raises:
-      ConfigError: the folder holds no run, or a library is missing.
+      ConfigError: the folder holds no run, `out` holds one or cannot be written to, or a library is missing.
     """
     _check_libraries()
     folder = checks.path("folder", folder)
     out = folder / "export" if out is None else checks.path("out", out)
     learned = learned_by(folder, best, own_data=False)
-    program = _program(learned).serialize()
+    if (out / "config.yaml").exists():
+        raise ConfigError(f"--out={out}: holds a run; name another folder")
+    program, encoding = _program(learned).serialize(), learned.built.encoding
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    if learned.built.encoding:
-        learned.built.encoding.save(out)
-    save_weights(out / "weights.safetensors", learned.built.plain, learned.params)
-    write_whole(out / "model.json", json.dumps(_facts(learned), indent=2) + "\n")
-    write_whole(out / "predict.jax_export", bytes(program))
+        for name in OF_TEXTS:  # those of an earlier export may be of other texts
+            (out / name).unlink(missing_ok=True)
+        if encoding:
+            encoding.save(out)
+        save_weights(out / "weights.safetensors", learned.built.plain, learned.params)
+        write_whole(out / "model.json", json.dumps(_facts(learned), indent=2) + "\n")
+        write_whole(out / "predict.jax_export", bytes(program))
     return out
 
 

@@ -181,7 +181,7 @@ def history(folder: Path) -> list[Metrics]:
 
 def kept_facts(folder: Path) -> dict[str, Any]:
     """The facts that summary.json has of how the run was made; none if there is no such file that can be read."""
-    with suppress(OSError, ValueError, KeyError):
+    with suppress(OSError, ValueError, TypeError, KeyError):
         kept = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         return {name: kept[name] for name in FACTS}
     return {}

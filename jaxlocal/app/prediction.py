@@ -68,13 +68,14 @@ def predictions(config: Config, built: Built, params: Params, inputs: Iterable[s
 def _outputs(config: Config, built: Built, params: Params, inputs: Iterable[str]) -> Iterator[np.ndarray]:
     """The probabilities of the classes for each example, or the numbers that are predicted."""
     normalise, encoding = NORMALISE[meaning(config, built)], built.encoding
+    of_unit = not encoding and _are_from_0_to_1(built.data.train[0])
     predict = partial(_normalised, prepared(built.plain, built.augmentation), normalise, params)
     rest = iter(inputs)
     while some := list(islice(rest, PIECE)):
         try:
-            x = encoding.ids(some) if encoding else _examples(some, built, config.label)
+            x = encoding.ids(some) if encoding else _examples(some, built, config.label, of_unit)
         except (ValueError, OSError) as error:
-            raise ConfigError(" ".join(str(error).split())) from None
+            raise ConfigError(str(error)) from None
         for begin in range(0, len(x), PIECE):
             yield from np.asarray(predict(x[begin : begin + PIECE]))
 
@@ -114,15 +115,18 @@ def meaning(config: Config, built: Built) -> str:
     return "logits" if lowest.label_loss == cross_entropy or lowest.readout is codes.linear else "shares"
 
 
-def _examples(files: Sequence[str], built: Built, label: str) -> np.ndarray:
-    """The examples in these files, prepared as those that the run was trained on, in float32."""
+def _examples(files: Sequence[str], built: Built, label: str, of_unit: bool) -> np.ndarray:
+    """The examples in these files, prepared as those that the run was trained on, in float32.
+
+    `of_unit` says whether the run was trained on images of 0 to 1.
+    """
     found, like = [], built.data.train[0]
-    of_unit = _are_from_0_to_1(like)
     for file in files:
         path = of_user(file)
         if not path.is_file():
             raise ValueError(
-                f"{shown(file)}: there is no such file; name images, .npz files or tables, as the run takes no texts"
+                f"{shown(file) or repr(file)}: there is no such file; name images, .npz files or tables, as the run "
+                "takes no texts"
             )
         x = read_inputs(path, label, built.inputs) if is_frame(path) else _of_file(path, like)
         if x.shape[1:] != like.shape[1:]:

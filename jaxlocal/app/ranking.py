@@ -85,4 +85,4 @@ def _load(name: str, workload: Workload) -> Splits:
     try:
         return workload.load()
     except (ValueError, OSError, ImportError) as error:
-        raise ConfigError(f"--workload={name}: {error}") from None
+        raise ConfigError(f"--workload={name}: {str(error).removeprefix(f'name={name!r}: ')}") from None

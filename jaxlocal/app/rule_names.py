@@ -39,12 +39,14 @@ def rule_maker(source: str, name: str) -> Callable[..., Rule]:
         return known(source, name, rules.ALL)
     path, function = _parts(name)
     try:
-        module = _module(path, path.stat().st_mtime_ns)
+        changed = path.stat().st_mtime_ns
     except OSError as error:
         raise ConfigError(
             f"{source}={shown(name)}: {path.name} cannot be read ({error.strerror}); put it there or, if a run "
             "names it, write its new place into config.yaml"
         ) from None
+    try:
+        module = _module(path, changed)
     except (Exception, SystemExit) as error:  # the file may raise anything
         words = f"{type(error).__name__}: {shown(error)}{_line(error, path)}"
         raise ConfigError(f"{source}={shown(name)}: {path.name} cannot be run ({words}); correct it") from None

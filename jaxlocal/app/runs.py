@@ -40,6 +40,7 @@ from jaxlocal.diagnostics import alignment, layer_outputs, parameter_counts
 from jaxlocal.loggers import Opener
 from jaxlocal.rule import Params, Rule
 from jaxlocal.training import Interrupted, Metrics, Result, Session, State, best_epoch, load_state
+from jaxlocal.training.loop import sample
 from jaxlocal.training.session import template
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ def train(
     config = on_all_devices(replace(config, rule=located(config.rule)))
     known = processes.first(lambda: resumed(checks.path("folder", folder), config)) if resume else ()
     built = processes.together(lambda: build(config, *known))
+    unlike = f"--data={config.data}: holds other examples for process 0; give all processes the same"
+    processes.check_same(lambda: sample(built.data), ConfigError(unlike))
     processes.first(lambda: _check_loggers(log))
     name = f"{short(config.rule)}-{Path(config.data.removesuffix('.gz')).stem}"
     folder = processes.first(lambda: folder_or_next(folder, name))

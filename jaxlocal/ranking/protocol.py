@@ -13,6 +13,7 @@ import optax
 
 from jaxlocal import checks, search, training
 from jaxlocal.data import SPLITS, Pairs, Splits, floats
+from jaxlocal.data.checking import check_pair, check_splits
 from jaxlocal.files import write_whole
 from jaxlocal.ranking.workloads import Workload
 from jaxlocal.rule import Params, Rule
@@ -93,8 +94,12 @@ def enter(
         raise TypeError(f"workload={checks.show(workload)}: must be a Workload, such as jl.ranking.WORKLOADS['digits']")
     began = time.perf_counter()
     folder = None if folder is None else checks.path("folder", folder)
-    data = data or workload.load()
+    checks.function("workload.load", workload.load, "jl.data.digits")
+    checks.function("workload.net", workload.net, "lambda: jl.models.mlp((64, 64))")
+    data = workload.load() if data is None else data
     net = workload.net()
+    check_splits(data, net)
+    check_pair("data.test", data.test)
     if not net.loss.of_classes:
         raise ValueError("workload: its network's loss is for real targets, and rules are ranked by accuracy")
     check_batch_size(workload.batch_size, len(data.train[0]))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlocal import checks
 from jaxlocal.ranking.protocol import Entry, in_words
 from jaxlocal.statistics import Difference, against
 from jaxlocal.text import aligned, difference, effect, measurement
@@ -14,10 +15,15 @@ BASELINE = "bp"
 
 def differences(entries: Sequence[Entry], baseline: str = BASELINE) -> dict[str, Difference]:
     """Each rule's test accuracy minus that of the baseline, in points; nothing if the baseline is not among them."""
+    if not (isinstance(entries, list | tuple) and all(isinstance(entry, Entry) for entry in entries)):
+        raise TypeError(f"entries={checks.show(entries)}: must be a list, as [jl.ranking.enter(…), …]")
     names = [entry.rule for entry in entries]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"entries: several are of a rule called {twice[0]!r}; give each rule a name of its own")
     tests = {entry.rule: 100 * np.asarray(entry.accuracies["test"]) for entry in entries}
+    if len(set(map(len, tests.values()))) > 1:
+        seeds = ", ".join(f"{rule} {len(accuracies)}" for rule, accuracies in tests.items())
+        raise ValueError(f"entries: have different numbers of seeds ({seeds}); enter all rules with the same")
     return against(baseline, tests) if baseline in tests else {}
 
 

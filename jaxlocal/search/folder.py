@@ -19,6 +19,9 @@ class Plan(NamedTuple):
     make: str  # a fingerprint of the program that trains and measures one setting
 
 
+IN_WORDS = {"data": "examples", "make": "code (of the rule, the network or the library)"}
+
+
 def resume(folder: Path, plan: Plan, settings: Sequence[dict[str, float]]) -> list[Trial]:
     """The finished trials in the folder. A new folder gets the plan; the folder of another search is refused."""
     plan_file, finished = folder / "search.json", folder / "trials.jsonl"
@@ -37,7 +40,8 @@ def resume(folder: Path, plan: Plan, settings: Sequence[dict[str, float]]) -> li
     if any(trial.setting != setting for trial, setting in zip(trials, settings, strict=False)):
         different.append("settings")
     if different:  # only the first is named, because a different batch size also changes the program
-        raise ValueError(f"folder={str(folder)!r}: holds a search with other {different[0]}; take another folder")
+        others = IN_WORDS.get(different[0], different[0])
+        raise ValueError(f"folder={str(folder)!r}: holds a search with other {others}; take another folder")
     return trials[: len(settings)]
 
 

@@ -97,7 +97,8 @@ def maker(
             given = {theirs: others.pop(role + ours) for ours, theirs in ADAM.items() if role + ours in others}
             rate = schedule(given.pop("learning_rate"))
             optimizers[f"{role}tx"] = optimizer(rate, **given)
-        return build(net, **optimizers, **others, **fixed)
+        tx = [optimizers.pop("tx")] if "tx" in optimizers else []  # a rule may call it by another name
+        return build(net, *tx, **optimizers, **others, **fixed)
 
     return make
 

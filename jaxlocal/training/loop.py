@@ -219,7 +219,7 @@ def _check(
     check_splits(data, plain.net)
     check_batch_size(batch_size, len(data.train[0]))
     others = ValueError("data: process 0 has other examples; give all processes the same")
-    processes.check_same(partial(_sample, data), others)
+    processes.check_same(partial(sample, data), others)
 
 
 def _check_start(start: State, steps: int) -> None:
@@ -235,8 +235,8 @@ def _check_start(start: State, steps: int) -> None:
         )
 
 
-def _sample(data: Splits) -> list[tuple[tuple[int, ...], bytes]]:
-    """The shape of each array, and some of its rows."""
+def sample(data: Splits) -> list[tuple[tuple[int, ...], bytes]]:
+    """The shape of each array of the data, and some of its rows: other data differ in these."""
     arrays: list[np.ndarray] = jax.tree.leaves(tuple(data))
     return [(leaf.shape, leaf[np.linspace(0, len(leaf) - 1, 100).astype(int)].tobytes()) for leaf in arrays]
 
