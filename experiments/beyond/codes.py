@@ -139,7 +139,8 @@ EXPERIMENT = Experiment(
         "predicts the code of each test image. *nearest code* is the share of the images whose class has the nearest "
         "code. *decoded* is the share whose class the decoders make of it; in the last component this is the test "
         "accuracy. *wrong units* is the share of the units that are on the other side of 0.5 than in the code of the "
-        "image's class. Each number is the mean over the seeds, with the range."
+        "image's class. Each number is the mean over the seeds, with the range. [Lean codes, "
+        "measured](lean-measured.md#which-component-loses) says what follows from them."
     ),
     tables=(table, comparison),
 )

@@ -321,8 +321,8 @@ EXPERIMENT = Experiment(
         "weights and memory are multiples of backpropagation's. `cifar` is the vanilla CNN on 10,000 images of 16 by "
         "16 pixels, `cifar_512` on all 45,000 with batches of 512, `resnet` ResNet-8 on the 10,000; `mnist` and "
         "`fashion` are 8 layers of 256 units, `deep_N` is N such layers on MNIST, `wide_N` 4 layers of 1024 units on "
-        "MNIST with batches of N; "
-        "the other batches have 64 examples."
+        "MNIST with batches of N; the other batches have 64 examples. [Lean codes, "
+        "measured](lean-measured.md#what-the-numbers-say) says what follows from the numbers."
     ),
     tables=(table,),
     draw=draw,

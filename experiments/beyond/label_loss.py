@@ -40,7 +40,8 @@ EXPERIMENT = Experiment(
     title="The loss of the lowest decoder",
     note=(
         "Lean codes on the digits, two hidden layers of 64 tanh units; Adam with the rate that ends the row's name, "
-        f"twice that for encoders and decoders, {COSINE.words}. The rates were not searched."
+        f"twice that for encoders and decoders, {COSINE.words}. The rates were not searched. [Lean "
+        "codes](lean.md#choose-the-codes) have the cross entropy for classes."
     ),
     tables=(spread, comparison),
     rows={

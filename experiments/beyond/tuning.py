@@ -123,8 +123,11 @@ EXPERIMENT = Experiment(
     title="Associated Learning: the settings that its authors left open",
     rows={rule: Job(FULL, QUICK, partial(run, rule)) for rule in CHOICES},
     note=(
-        f"MNIST, {COMPONENTS} layers of {NARROW} units, batch {BATCH}, Adam whose rate falls to zero by a cosine. "
-        "Accuracies are on the validation set."
+        f"MNIST, {COMPONENTS} layers of {NARROW} units, batch {BATCH}, Adam whose rate falls to zero by a cosine. Each "
+        f"rule had as many trials, drawn at random, with rates from {RATES[0]:g} to {RATES[1]:g} and one seed; "
+        "accuracies are on the validation set. *ratio* is the rate of encoders and decoders in multiples of the other "
+        "rate, *bridge* the width of a bridge's hidden layer in multiples of the code's, or 0 for no hidden layer, and "
+        "*width* that of the codes."
     ),
     tables=(best_trials,),
     draw=draw,

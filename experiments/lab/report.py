@@ -208,7 +208,7 @@ def _counts(out: Path | None) -> str:
     return (
         f"Of {len(compared)} rows that are compared with a paper, {full} are run with the paper's budget, "
         f"{len(run) - full} with a shorter one, and {len(compared) - len(run)} not yet. On 26 November 2026 it was 3, "
-        "38 and 56 of the 97 that there were then. Some rows train for the same number with other settings."
+        "38 and 56 of the 97 that there were then. Some rows stand beside the same number, with other settings."
     )
 
 
@@ -249,12 +249,13 @@ A row that is "not run" lacks the time, or its data set on our machines. One tha
 loss of one seed became NaN, infinite or larger than 10⁸ in size. Where a row has fewer epochs than its paper's, the
 budgets explain part of the difference.
 
-Our own settings were chosen on validation sets, with one exception: two defaults of `al`, its loss and its prediction
-by all components, [were changed after test results had been seen](ranking.md#the-protocol). 5,000 training images are
-held out for validation, so that we train on 55,000 of MNIST and of Fashion-MNIST, and on 45,000 of CIFAR-10, where a
-table does not say otherwise. Accuracies are those after the last epoch, mean ± sample standard deviation over the
-seeds; newer records also have the test accuracy after the best epoch on the validation set. CIFAR-10 here comes from
-JPEG copies of its images, so none of its numbers is exactly comparable.
+No setting of ours was chosen by test results, with one exception: two defaults of `al`, its loss and its prediction by
+all components, [were changed after test results had been seen](ranking.md#the-protocol). Most settings were searched on
+validation sets; where one was not searched, the text beside its table says so. 5,000 training images are held out for
+validation, so that we train on 55,000 of MNIST and of Fashion-MNIST, and on 45,000 of CIFAR-10, where a table does not
+say otherwise. Accuracies are those after the last epoch, mean ± sample standard deviation over the seeds; newer records
+also have the test accuracy after the best epoch on the validation set. CIFAR-10 here comes from JPEG copies of its
+images, so none of its numbers is exactly comparable.
 
 Rows from before 27 November 2026, and some of that day (up to commit 074799b), had a setting of the compiler that is
 off now, because with it JAX computes wrong gradients of some networks with convolutions. In checks that are not

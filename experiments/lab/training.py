@@ -59,7 +59,6 @@ class Case(NamedTuple):
     full: Budget  # the paper's epochs and seeds
     quick: Budget | None = None  # None if even a short run takes too long on a small machine
     paper: Paper | None = None
-    printed: str = ""  # where that number stands, if not in the table of the experiment
     batch_size: int = 32
     prepare: Prepare = unprepared
     size: int | None = None  # the height and width that images are reduced to
@@ -68,6 +67,7 @@ class Case(NamedTuple):
     paper_train: Paper | None = None
     load: Callable[[], Splits] | None = None  # of the data, if they are no images
     test_curve: bool = False  # whether the test accuracy after each epoch is recorded, for a figure
+    printed: str = ""  # where the paper's number stands, if not in the table of the experiment
     apart: bool = False  # seeds one by one on accelerators, too: together they would make one grouped convolution
 
     @property

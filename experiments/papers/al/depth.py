@@ -130,11 +130,12 @@ EXPERIMENT = Experiment(
     source="Kao and Chen, first version on arXiv, abstract and section 3.1",
     rows=searched(rows),
     note=(
-        f"MNIST, layers of {WIDTH} sigmoids; `bp_N` and `al_N` have N of them. Backpropagation trains these layers and "
-        "a readout with cross entropy; Associated Learning predicts through as many decoders again. The norms are "
-        "those of the kernels' gradients for new weights, each of its own loss: their sizes cannot be compared between "
-        "the "
-        f"rules, but their ratio from layer to layer can. {rates_in_words()}"
+        "The paper's first version claims that a gradient which stays in its component is less likely to vanish, and "
+        f"gives no numbers. MNIST, layers of {WIDTH} sigmoids; `bp_N` and `al_N` have N of them. In the paper only the "
+        "codes of Associated Learning are sigmoids; here all layers of both rules are. Backpropagation trains these "
+        "layers and a readout with cross entropy; Associated Learning predicts through as many decoders again. The "
+        "norms are those of the kernels' gradients for new weights, each of its own loss: their sizes cannot be "
+        f"compared between the rules, but their ratio from layer to layer can. {rates_in_words()}"
     ),
     tables=(comparison, table),
     draw=draw,

@@ -5,7 +5,8 @@ at github.com/SamYWK/Associated_Learning.
 
 - The letter: the layers on MNIST and of the vanilla CNN, He-normal weights, Adam, ELU and sigmoids in AL, the rates,
   the epochs after which they are reduced, the ResNets' L2 on CIFAR-10, and the two-pixel jitter.
-- arXiv: ReLU in backpropagation, batches of 32, 200 epochs (the letter names these beside its Tables 5 and 6 alone).
+- arXiv: ReLU in backpropagation, batches of 32, 200 epochs. Of these the letter names the epochs alone, and only beside
+  its Tables 5 and 6.
 - The code: the mean image that is subtracted, twice the rate for encoders and decoders, the factors by which the rates
   are reduced, a bridge in every component, 3000 units on CIFAR, the strides, the components of ResNets and VGG, the
   widths of their codes, and which weights have L2.
@@ -132,6 +133,8 @@ def resnet(depth: int, classes: int = 10, width: int = 300, decay: tuple[float, 
 
 def vgg(classes: int = 10, width: int = 300) -> Net:
     """VGG, as in the code: batch norm for backpropagation only, whose net has no layers of 1024 units.
+
+    In another version of the code AL has batch norm, too.
 
     The L2 is the code's: 5e-4 for backpropagation and 1e-5 for AL. The letter has 5e-4 and names no rule, but the
     code is what made its numbers. There the L2 is on the convolutions, here on the dense layers, too.

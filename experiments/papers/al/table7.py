@@ -128,7 +128,8 @@ EXPERIMENT = Experiment(
     source="Kao and Chen 2021, Table 7",
     rows={},
     note=(
-        "From the rows of Tables 3 and 4, on the first 1,000 test images. The paper does not say in which layer it "
+        "From the rows of Tables 3 and 4, on the first 1,000 test images; the paper says neither on which nor on how "
+        "many images it measures, and not in which layer it "
         "measures the distances, so its numbers stand beside two: the last hidden layer, which in Associated Learning "
         "is a decoder, and the output, which is sigmoids in Associated Learning and scores in backpropagation. "
         "Distances depend on the scale of a layer, but their ratio does not. Both versions of the paper have the same "

@@ -160,13 +160,14 @@ EXPERIMENT = Experiment(
     note=(
         "Accuracies are those after the last epoch on the validation set; the paper's are the best of 500 epochs on "
         "the test set. A trial that diverged counts as 0 %. Rows without a prefix are MNIST, fully connected; those "
-        "that begin with `table4` are the same from exactly the ranges of Table 4; the other three panels follow. "
-        "Rates are drawn with all orders of magnitude equally likely. The ranges are those of Table 4, widened to hold "
-        "Table 5, whose best settings lie partly outside; `--table4` draws all rows from exactly those of Table 4. The "
-        "table says which ranges a record has, and `--again` replaces one. The methods are those of Table "
-        "5 and AO-SDTP, for our copy of the paper is without its pictures. CIFAR-10 comes from JPEG copies, and is "
-        f"prepared as for Table 1. The batch size ({BATCH}) is ours. With `--quick` the alternating methods have two "
-        "epochs, because their first trains the inverses alone."
+        "that begin with `table4` are the same from exactly the ranges of Table 4; the other three panels follow. In "
+        "a trial all methods have the same settings for their forward weights; the paper searched for each on its "
+        "own. Rates are drawn with all orders of magnitude equally likely, which is ours. The ranges are those of "
+        "Table 4, widened to hold Table 5, whose best settings lie partly outside; `--table4` draws all rows from "
+        "exactly those of Table 4. The table says which ranges a record has, and `--again` replaces one. The methods "
+        "are those of Table 5 and AO-SDTP, for our copy of the paper is without its pictures. CIFAR-10 comes from "
+        f"JPEG copies, and is prepared as for Table 1. The batch size ({BATCH}) is ours. With `--quick` the "
+        "alternating methods have two epochs, because their first trains the inverses alone."
     ),
     tables=(summary,),
     draw=draw,

@@ -65,7 +65,10 @@ EXPERIMENT = Experiment(
     source="Nøkland and Eidnes 2019",
     rows=rows(),
     note=(
-        "`vgg8b` is the paper's network, without its dropout and its changes of the images. `small` has a quarter of "
+        "`vgg8b` is the paper's network, without its dropout and its changes of the images. The schedule, a cosine, is "
+        "ours; the authors' code divides the rate by four after 200, 300, 350 and 375 epochs, subtracts the mean of "
+        "each channel, and has leaky ReLUs for predsim. The paper's tables of other sets and networks are not run. "
+        "`small` has a quarter of "
         f"the features, and learns from the first {EXAMPLES:,} images, at {SIZE} x {SIZE} pixels. "
         f"{rates_in_words(RATES)} `pred` is predsim with β = 0, the prediction losses alone. "
         "CIFAR-10 is from JPEG copies."
