@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +22,7 @@ from jaxlocal.hints import nearest
 from jaxlocal.network import Network, Tree, apply_layers, cross_entropy, vocabulary
 from jaxlocal.outline import OTHERS, Outline
 from jaxlocal.parts import init_forward
+from jaxlocal.programs import remembered
 from jaxlocal.rule import (
     Batch,
     Component,
@@ -98,7 +100,7 @@ def make_rule(
     def init(key: jax.Array, batch: Batch) -> Params:
         checks.key(key)
         checks.batch(batch, net)
-        _check_output(net, key, batch)
+        _check_output(net, batch)
         check_padding("batch", *batch, net.layers[0])
         example = tuple(jnp.asarray(leaf[:1]) for leaf in batch)  # only the shapes matter
         params = Params(_start(parts, descent, locality, key, example), tuple(leaf.shape[1:] for leaf in example))
@@ -176,10 +178,10 @@ def make_rule(
     return Rule(init, update, step, predict, net, lessons, effective, mask, check_params, learn)
 
 
-def _check_output(net: Network, key: jax.Array, batch: Batch) -> None:
+def _check_output(net: Network, batch: Batch) -> None:
     """The network's output must fit the targets. Two examples at least, so that a layer that mixes them shows."""
     x, y = (jax.ShapeDtypeStruct((max(2, len(leaf)), *leaf.shape[1:]), leaf.dtype) for leaf in batch)
-    scores, _ = jax.eval_shape(init_forward(net.layers), key, (x, y))[2]
+    scores = _output(net.layers, x, y, bool(jax.config.jax_enable_x64))  # type: ignore[attr-defined]
     checks.targets(scores, y)
     checks.loss_value(net.loss, scores, y)
     if net.loss == cross_entropy and y.shape[-1] == 1:
@@ -187,6 +189,15 @@ def _check_output(net: Network, key: jax.Array, batch: Batch) -> None:
             "batch: y has one class, whose cross entropy is always 0; pass one-hot rows of two classes or more, or, if "
             "the targets are real numbers, give the network loss=jl.squared_error"
         )
+
+
+@remembered
+def _output(
+    layers: tuple[nn.Module, ...], x: jax.ShapeDtypeStruct, y: jax.ShapeDtypeStruct, x64: bool
+) -> jax.ShapeDtypeStruct:
+    """The shape of the network's output. `x64` says whether the layers may compute in float64, JAX's setting."""
+    scores, _ = jax.eval_shape(init_forward(layers), jax.random.key(0), (x, y))[2]
+    return scores
 
 
 def _start(

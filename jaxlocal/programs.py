@@ -10,6 +10,21 @@ R = TypeVar("R")
 KEPT = 32  # programs of each function
 
 
+def remembered(function: Callable[..., R]) -> Callable[..., R]:
+    """Decorates a function of arguments by position: its last values are kept, where the arguments can be hashed."""
+    kept = lru_cache(maxsize=KEPT)(function)
+
+    @wraps(function)
+    def call(*args: Any) -> R:
+        try:
+            hash(args)
+        except TypeError:  # for example a layer that holds a list
+            return function(*args)
+        return kept(*args)
+
+    return call
+
+
 def compiled(static: int, **options: Any) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Decorates a function: `jax.jit` for each value of its first `static` arguments, such as a rule.
 

@@ -203,6 +203,7 @@ def test_the_bands_of_figure_2_are_sample_deviations():
     angles = [[[10.0] * 4], [[20.0] * 4]]  # of two seeds, at one step
     rows = {name: {"steps": [0], "angles": angles} for name in figure2.PANELS}
     for axes in figure2.picture(rows).axes:
+        assert len(axes.collections) == 4
         for band in axes.collections:
             heights = band.get_paths()[0].vertices[:, 1]
             np.testing.assert_allclose([heights.min(), heights.max()], 15 + np.array([-1, 1]) * 50**0.5, rtol=1e-6)

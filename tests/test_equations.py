@@ -390,12 +390,15 @@ def label_shifts_of(net, params, x):
 DRAWN = dict.fromkeys(TARGET_PROP, noise_of)
 DRAWN |= {"brsf": magnitudes_of, "wm": mirror_noise_of, "ff": label_shifts_of}
 BESIDE_FA = ("usf", "brsf", "frsf", "wm")  # they change B and nothing else, so that two nets suffice
-CASES_BY_NET = [
-    (name, net)
-    for name in CASES
-    for net in (("dense tanh", "conv strided") if name in BESIDE_FA else NETS)
-    if not ("pooled" in net and name in (*TARGET_PROP, "pepita")) and not ("real" in net and name in ("scpl", "ff"))
-]
+# Which rules are asked on a net of which kind; the others take it by code that they share with one of these.
+ON_NETS = {
+    "dense tanh": tuple(CASES),
+    "dense norm": ("bp", "predsim", "scpl", "ff", "pepita"),
+    "dense real": ("bp", "al", "tp", "sdtp", "drtp", "dkp", "predsim", "dgl"),
+    "conv pooled": tuple(name for name in CASES if name not in (*TARGET_PROP, *BESIDE_FA, "pepita", "dfa", "drtp")),
+    "conv strided": tuple(name for name in CASES if name != "usf"),
+}
+CASES_BY_NET = [(name, net) for net in NETS for name in ON_NETS[net]]
 
 
 # Quick are every rule on a dense net, and one rule of each kind on images: with pooling where it can, and batch norm.

@@ -190,10 +190,9 @@ def test_kolen_pollack_from_the_transposed_weights_with_equal_decay_stays_backpr
     assert_close(params.components[0].weights["feedback"], after.components[0].weights["feedback"])
 
 
-@pytest.mark.parametrize("net", ["dense", slow("lstm"), slow("transformer")])
-def test_kolen_pollack_brings_weights_and_feedback_together_by_the_decay(net):
+def test_kolen_pollack_brings_weights_and_feedback_together_by_the_decay():
     """Equation 11: W - B shrinks by the factor 1 - λ in each step, whatever the data."""
-    net, decay, steps = NETS[net], 0.05, 10
+    net, decay, steps = NETS["dense"], 0.05, 10
     batches = [make_batch(net, seed=seed) for seed in range(steps)]
     kp = jl.rules.kp(net, SGD, decay=decay)
     before = drawn(kp, batches[0])

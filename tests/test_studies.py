@@ -69,7 +69,10 @@ LIKE_OTHERS = (
     "bartunov_table1-cifar_fc",
     "bartunov_table1-mnist_lc",
     *(f"bartunov_table1-mnist_fc_{name}" for name in ("dtp_parallel", "sdtp_parallel", "ao_sdtp_parallel")),
-    "dkp_table1-fashion_mnist",
+    "dkp_table1-",  # another test traces those on CIFAR-10
+    "local_errors_cifar10-vgg8b_",
+    "al_text_classification-digits_",
+    *(f"beyond_label_loss-{loss}_0.01" for loss in ("squared", "cross_entropy")),
 )
 
 

@@ -152,14 +152,15 @@ epoch: direct feedback alignment is best after its third one, and would then lea
 last of all, by less than a tenth of a point. SDTP and AO-SDTP are behind these five, alternating and in parallel; in
 the paper they are behind all but direct feedback alignment. The second epoch of forward training makes alternating SDTP
 worse, by about two points, and alternating AO-SDTP a little; on the fully connected network both get worse, too.
-Alternating SDTP ({bartunov_table1/mnist_lc_sdtp_alternating}) is the last. On CIFAR-10 the rates of Table 5 are small,
-and after four epochs, or one or two on the locally connected network, the methods lie within three points of each other
-on either network, without the convolutional network. The convolutional network has
-{bartunov_table1/cifar_lc_bp_convnet} after one epoch, and is ahead of the seven methods that are run on the locally
-connected network, as in the paper. Six of these have one epoch, too; alternating SDTP has two, and trains its forward
-weights in the second. SDTP in parallel ({bartunov_table1/cifar_lc_sdtp_parallel}) is the last, as in the paper, and a
-third of a point behind feedback alignment ({bartunov_table1/cifar_lc_fa}), which in the paper is behind backpropagation
-alone. This is one seed of each.
+Alternating SDTP ({bartunov_table1/mnist_lc_sdtp_alternating}) is the last.
+
+On CIFAR-10 the rates of Table 5 are small, and after four epochs, or one or two on the locally connected network, the
+methods lie within three points of each other on either network, without the convolutional network. The convolutional
+network has {bartunov_table1/cifar_lc_bp_convnet} after one epoch, and is ahead of the seven methods that are run on the
+locally connected network, as in the paper. Six of these have one epoch, too; alternating SDTP has two, and trains its
+forward weights in the second. SDTP in parallel ({bartunov_table1/cifar_lc_sdtp_parallel}) is the last, as in the paper,
+and a third of a point behind feedback alignment ({bartunov_table1/cifar_lc_fa}), which in the paper is behind
+backpropagation alone. This is one seed of each.
 
 SDTP in parallel, with the settings that Table 5 prints for it, collapses again and again. From the second to the sixth
 epoch it has less than a quarter of the validation images right, and after sixteen epochs more than four fifths. Five

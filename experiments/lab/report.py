@@ -115,7 +115,7 @@ def overview() -> Iterator[records.Row]:
                 budget = spent(record, entry.full)
                 full = f" of {entry.full['epochs']}" if entry.paper else ""
                 yield {
-                    "table": experiment.source,
+                    "table": experiment.title.partition(":")[0],
                     "row": row,
                     "paper's test %": tables.accuracy(entry.paper),
                     "test %": tables.percent(record["rows"][0]["test"]),

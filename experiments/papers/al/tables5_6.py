@@ -18,10 +18,9 @@ from experiments.papers.al.shared import (
     NARROW,
     TUNED_BATCH,
     Setting,
-    al,
     centred,
-    in_words,
     mlp,
+    one,
     tuned,
 )
 from jaxlocal.data import floats
@@ -55,11 +54,8 @@ def associated_losses(trained: Trained) -> Mapping[str, Any]:
 
 def wide(components: int, paper: float) -> Case:
     """A row of the paper."""
-    net = mlp(WIDTH, components)
-    settings = in_words("al", net)
-    return Case(
-        "mnist", partial(al, net), settings, FULL, paper=(paper, None), paper_train=PAPERS_TRAIN, prepare=centred
-    )
+    row = one("al", mlp(WIDTH, components), "mnist", (paper, None), centred)
+    return row._replace(full=FULL, paper_train=PAPERS_TRAIN)
 
 
 def make_narrow(components: int, steps: Steps) -> jl.Rule:

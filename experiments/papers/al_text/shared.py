@@ -13,7 +13,7 @@ import optax
 import jaxlocal as jl
 from experiments.lab.experiment import Budget, CannotRun
 from experiments.lab.training import Case, Steps
-from experiments.papers.al.shared import COSINE
+from experiments.papers.al.shared import COSINE, cosine_adam
 
 RATES = 1e-3, 3e-3, 1e-2
 FOLDER = "JAXLOCAL_TEXTS"  # the environment variable that names the folder of the sets
@@ -76,7 +76,7 @@ def file_of(name: str) -> Path:
 
 def make_rule(rule: str, net: jl.Network, rate: float, steps: Steps) -> jl.Rule:
     """The rule on the network, with Adam whose rate falls to zero by a cosine."""
-    return RULES[rule](net, optax.adam(COSINE.make(rate, steps.total)))
+    return RULES[rule](net, cosine_adam(rate, steps))
 
 
 def cases(row: str, name: str, net: jl.Network, words: str, rules: Iterable[str], rate: float) -> Mapping[str, Case]:

@@ -9,6 +9,7 @@ from experiments.lab.experiment import Budget, Experiment, Recorded
 from experiments.lab.main import main
 from experiments.lab.records import Row
 from experiments.lab.training import Case, Steps
+from experiments.papers.bartunov import shared
 from experiments.papers.bartunov.shared import BATCH, CIFAR_FC, prepared
 from jaxlocal.plots import style
 
@@ -16,16 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZES = 16, 64, 128, 256, 512, 1024
-BEST = CIFAR_FC["sdtp_parallel"]
+SETUP = shared.Setup("cifar10", jl.models.cifar_fc, CIFAR_FC, {}, None)
 
 
 def make(size: int | None, steps: Steps) -> jl.Rule:
     """AO-SDTP with an auxiliary output of `size` units, or SDTP, which has none, for None."""
-    assert BEST.inverse and BEST.noise
-    net, tx, inverse_tx = jl.models.cifar_fc(), BEST.forward.tx(), BEST.inverse.tx()
     if size is None:
-        return jl.rules.sdtp(net, tx, inverse_tx=inverse_tx, noise=BEST.noise)
-    return jl.rules.ao_sdtp(net, tx, inverse_tx=inverse_tx, noise=BEST.noise, auxiliary=size)
+        return shared.make(SETUP, "sdtp_parallel", steps)
+    return shared.make(SETUP, "ao_sdtp_parallel", steps, auxiliary=size)
 
 
 def name(size: int | None) -> str:
@@ -41,7 +40,7 @@ def case(size: int | None) -> Case:
         {
             "net": "cifar_fc",
             "auxiliary units": str(size or 0),
-            "Table 5": str(BEST),
+            "Table 5": str(CIFAR_FC["sdtp_parallel"]),
             "preparation": "crop, flip, each image by its own mean and deviation",
         },
         full=Budget(epochs=500, seeds=3),

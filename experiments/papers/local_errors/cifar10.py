@@ -11,7 +11,7 @@ from experiments.lab.experiment import Budget, Entry, Experiment, Paper
 from experiments.lab.main import main
 from experiments.lab.searched import rates_in_words, searched
 from experiments.lab.training import Case, Steps
-from experiments.papers.al.shared import COSINE
+from experiments.papers.al.shared import COSINE, cosine_adam
 
 Make = Callable[[jl.Network, optax.GradientTransformation], jl.Rule]
 RULES: Mapping[str, Make] = {
@@ -28,7 +28,7 @@ SMALL, SIZE, EXAMPLES, BATCH = 0.25, 16, 10_000, 128
 
 def make(rule: str, times: float, rate: float, steps: Steps) -> jl.Rule:
     """The rule on VGG8B with this many times its features."""
-    return RULES[rule](jl.models.vgg8b(times=times), optax.adam(COSINE.make(rate, steps.total)))
+    return RULES[rule](jl.models.vgg8b(times=times), cosine_adam(rate, steps))
 
 
 def case(rule: str, times: float, rate: float, full: Budget, quick: Budget | None) -> Case:
