@@ -4,8 +4,6 @@ from typing import Any
 
 import yaml
 
-from jaxlocal.text import reason
-
 LONGEST = 2**16  # characters
 DEEPEST = 8  # lists within lists
 
@@ -30,7 +28,7 @@ def parse(text: str) -> Any:
     except YamlError:
         raise
     except Exception as error:  # dates, numbers and tags raise errors of many kinds
-        raise YamlError(reason(error)) from None
+        raise YamlError(" ".join(str(error).split())[:200]) from None
 
 
 def _check(text: str) -> None:
