@@ -82,10 +82,10 @@ def enter(
       ValueError: the network cannot have this rule, or all settings diverged.
 
     Example:
-      >>> workload = jl.ranking.WORKLOADS["digits"]._replace(epochs=2)
-      >>> entry = jl.ranking.enter("dfa", workload, trials=2, seeds=2)
+      >>> workload = jl.ranking.WORKLOADS["digits"]._replace(epochs=1)
+      >>> entry = jl.ranking.enter("dfa", workload, trials=1, seeds=1)
       >>> len(entry.accuracies["test"])
-      2
+      1
     """
     checks.positive_int("trials", trials)
     checks.positive_int("seeds", seeds)
