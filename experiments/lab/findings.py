@@ -30,7 +30,8 @@ two seeds differ in the order. [[On small images the vanilla CNN reaches {al_tab
 al_table3/cnn_small_bp}. Associated Learning is ahead with every seed. Both rules still improve in the last of the three
 epochs, and in the trials three of the four rates of Associated Learning stayed at chance.]] After one epoch of the
 paper's schedule, in one seed, backpropagation has {al_table3/cnn_bp} on the vanilla CNN, and Associated Learning, with
-{al_table3/cnn_al}, has not begun to learn.""",
+{al_table3/cnn_al}, has not begun to learn. [[On the MLP with the paper's layers backpropagation has {al_table3/mlp_bp}
+after two epochs, from one seed; Associated Learning was not trained there.]]""",
     "al_table7": """\
 The paper's claim is that the classes are farther apart, relative to their own width, in Associated Learning than in
 backpropagation. On the narrow MLP, with the rates that the row chose (`mlp_512`) and with those of the search on MNIST
