@@ -1,6 +1,7 @@
 """Files that are either complete or absent, and the folders of the cache."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -16,11 +17,10 @@ def write_whole(path: Path, content: str | bytes) -> None:
         draft.write_bytes(content if isinstance(content, bytes) else content.encode())
         draft.replace(path)
     except OSError as error:
-        if error.errno is None:
-            raise
         raise OSError(error.errno, error.strerror, str(path)) from None  # it would name the draft
     finally:
-        draft.unlink(missing_ok=True)  # it is still there if something failed
+        with suppress(OSError):
+            draft.unlink()  # it is still there if something failed
 
 
 def cache_folder(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Compiled programs of functions that take a rule: those of the rules that were used last are kept, and no others."""
+"""Compiled programs of functions that take a rule, and other values: those used last are kept, and no others."""
 
 from collections.abc import Callable
 from functools import lru_cache, partial, wraps
@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import jax
 
 R = TypeVar("R")
-KEPT = 32  # programs of each function
+KEPT = 32  # of each function
 
 
 def remembered(function: Callable[..., R]) -> Callable[..., R]:

@@ -33,7 +33,7 @@ KINDS = *FAMILIES, "wm"
 CASES = [
     *((name, "norm dropout") for name in RULES),
     *((name, "conv") for name in ("bp", "al", "dtp", "predsim")),
-    *((name, "lstm") for name in ("al", "wm")),  # one net of sequences for a rule
+    *((name, "lstm") for name in ("al", "wm")),
     *((name, "transformer") for name in ("dkp", "predsim", "scpl")),
     *((name, "tagger") for name in ("al", "dfa")),
 ]

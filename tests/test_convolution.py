@@ -17,7 +17,7 @@ WINDOWS = [
     *itertools.product((1,), (1, 3), ("SAME",), (1,), (1,)),
     *itertools.product((3,), (1, 3), ("SAME",), (1,), (1, 2)),
     *itertools.product((2,), (1,), ((1, 2), (0, -1)), (1,), (1,)),
-    # every pair of a padding and the two dilations
+    # each two of padding, image dilation and kernel dilation meet
     *((2, 2, (1, 2), dilation, dilation) for dilation in (1, 2)),
     *((2, 2, (0, -1), dilation, 3 - dilation) for dilation in (1, 2)),
 ]

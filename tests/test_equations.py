@@ -396,7 +396,7 @@ ON_NETS = {
     "dense norm": ("bp", "predsim", "scpl", "ff", "pepita"),
     "dense real": ("bp", "al", "tp", "sdtp", "drtp", "dkp", "predsim", "dgl"),
     "conv pooled": tuple(name for name in CASES if name not in (*TARGET_PROP, *BESIDE_FA, "pepita", "dfa", "drtp")),
-    "conv strided": tuple(name for name in CASES if name != "usf"),
+    "conv strided": tuple(CASES),
 }
 CASES_BY_NET = [(name, net) for net in NETS for name in ON_NETS[net]]
 

@@ -50,7 +50,7 @@ RULE = {
         jl.Network(tuple(map(partial(dense, 4), (nn.relu, nn.tanh, nn.relu, nn.relu))), jl.layers.Head(3)), adam
     ),
 }
-# Blocks for sequences, in three components: token ids, and a series of real numbers. The others are in test_tokens.
+# Blocks for sequences, in three components: token ids, and a series of real numbers.
 SEQUENCES = {
     "transformer": al(jl.models.transformer_classifier(7, 3, features=4, heads=2, hidden=5, dropout=0.3)),
     "convolution": al(jl.Network((Embedding(7, 4), Convolution(5), Convolution(3, kernel=2)), Readout(3))),
@@ -264,6 +264,10 @@ def test_alike_stages_of_a_device_run_as_one(devices, stages, groups):
         infos.append(info.losses)
     close(pipe.drain(params), wanted.params[3])
     np.testing.assert_allclose(infos[5:], wanted.info.losses[:3], rtol=1e-5)
+    if devices > 1:  # it goes on, in one program
+        params, info = pipe.run(params, jax.tree.map(lambda leaf: leaf[3:], batches("alike")))
+        close(pipe.drain(params), wanted.params[-1])
+        np.testing.assert_allclose(info.losses, wanted.info.losses[3:], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

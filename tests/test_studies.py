@@ -53,7 +53,7 @@ def started(row):
     return rule, jax.eval_shape(rule.init, jax.random.key(0), batch), batch
 
 
-# The same networks and rules as in other rows, on other data, for longer, or deeper.
+# The same networks and rules as in other rows, on other data, for longer, deeper or wider.
 LIKE_OTHERS = (
     "al_table3-resnet32",
     "al_table4-",
@@ -71,7 +71,7 @@ LIKE_OTHERS = (
     *(f"bartunov_table1-mnist_fc_{name}" for name in ("dtp_parallel", "sdtp_parallel", "ao_sdtp_parallel")),
     "dkp_table1-",  # another test traces those on CIFAR-10
     "local_errors_cifar10-vgg8b_",
-    "al_text_classification-digits_",
+    *(f"al_text_classification-digits_{net}_{rule}" for net in ("lstm", "transformer") for rule in ("kp", "dfa")),
     *(f"beyond_label_loss-{loss}_0.01" for loss in ("squared", "cross_entropy")),
 )
 

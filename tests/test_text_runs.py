@@ -290,7 +290,7 @@ def test_an_exported_run_of_texts_brings_its_tokenizer(texts, run, monkeypatch):
 
 def test_an_export_in_place_of_another_leaves_nothing_of_it(trained_on_digits, texts, run):
     Path("out").mkdir()
-    for name in ("tokenizer.json", "text.json", "mine.txt"):
+    for name in ("predict.jax_export", "tokenizer.json", "text.json", "mine.txt"):
         Path("out", name).touch()
     code, out, _ = run(f"export {trained_on_digits} --out out")
     assert code == 0 and "mine.txt" not in out and "json" in out

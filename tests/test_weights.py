@@ -1,6 +1,7 @@
 """Weights by name: out, in, to other rules, from other libraries, in files; and what is refused."""
 
 import copy
+import errno
 import pickle
 import sys
 
@@ -359,7 +360,7 @@ def test_files_that_are_not_there(saved):
 
 def test_a_failed_write_leaves_nothing_behind(saved, monkeypatch):
     def no_room(*_):
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "no space left on device")
 
     rule, _, path = saved
     before = path.read_bytes()

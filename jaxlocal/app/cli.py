@@ -252,9 +252,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if _is_of_this_process(error):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        if isinstance(error, PermissionError):
-            return _complain(program, f"{where}{error.strerror}; change its permissions, or name another place", 2)
-        return _complain(program, f"{where}{error.strerror or error}; make room, or write to another place", 1)
+        may_not = isinstance(error, PermissionError)
+        remedy = "change its permissions, or name another place" if may_not else "make room, or write to another place"
+        return _complain(program, f"{where}{error.strerror or error}; {remedy}", 1)
     except app.Stopped as stop:
         code = _complain(program, stop, 128 + stop.signal)
         distributed.leave()
@@ -407,7 +407,7 @@ def _is_of_this_process(error: Exception) -> bool:
         return False
     from jaxlocal import processes
 
-    return not processes.is_of_all(error)
+    return processes.several() and not processes.is_of_all(error)
 
 
 def _check_no_file(run: Path, inputs: Sequence[str]) -> None:

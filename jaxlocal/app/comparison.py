@@ -79,7 +79,7 @@ def compare(
     """
     settings.check(config)
     config = on_all_devices(config)
-    configs = with_own(rules, config)
+    configs = processes.together(lambda: with_own(rules, config))
     say = say if processes.writes() else runs.silence
     for words, one in configs.items():  # a mistake in the last one is reported before the first one is trained
         processes.together(partial(_try, words, one))

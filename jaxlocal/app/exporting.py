@@ -12,13 +12,14 @@ from jaxlocal.app.folder import writing
 from jaxlocal.app.prediction import class_names, meaning, prepared
 from jaxlocal.app.runs import Learned, learned_by
 from jaxlocal.app.settings import ConfigError
+from jaxlocal.data.text import OF_ENCODING
 from jaxlocal.files import write_whole
 from jaxlocal.network import vocabulary
 from jaxlocal.weights import save_weights
 
 PLATFORMS = "cpu", "cuda", "rocm", "tpu"
-OF_TEXTS = "text.json", "tokenizer.json"
-FILES = "model.json", "predict.jax_export", *OF_TEXTS, "weights.safetensors"
+FACTS, PROGRAM, WEIGHTS = "model.json", "predict.jax_export", "weights.safetensors"
+FILES = sorted([FACTS, PROGRAM, WEIGHTS, *OF_ENCODING])
 
 
 def export(folder: Path | str, out: Path | str | None = None, *, best: bool = False) -> Path:
@@ -50,13 +51,14 @@ def export(folder: Path | str, out: Path | str | None = None, *, best: bool = Fa
     program, encoding = _program(learned).serialize(), learned.built.encoding
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        for name in OF_TEXTS:  # those of an earlier export may be of other texts
-            (out / name).unlink(missing_ok=True)
+        if (out / PROGRAM).exists():  # an earlier export, perhaps of other texts or of none
+            for name in OF_ENCODING:
+                (out / name).unlink(missing_ok=True)
         if encoding:
             encoding.save(out)
-        save_weights(out / "weights.safetensors", learned.built.plain, learned.params)
-        write_whole(out / "model.json", json.dumps(_facts(learned), indent=2) + "\n")
-        write_whole(out / "predict.jax_export", bytes(program))
+        save_weights(out / WEIGHTS, learned.built.plain, learned.params)
+        write_whole(out / FACTS, json.dumps(_facts(learned), indent=2) + "\n")
+        write_whole(out / PROGRAM, bytes(program))
     return out
 
 

@@ -39,6 +39,9 @@ SAMPLE = 5000  # training texts that are measured for it
 PIECE = 1000  # texts that are encoded before they are written to disk
 
 
+OF_ENCODING = "tokenizer.json", "text.json"  # the files that keep one
+
+
 class Encoding(NamedTuple):
     """How a text becomes token ids, and a label the number of a class: what a run keeps to read further texts."""
 
@@ -60,17 +63,18 @@ class Encoding(NamedTuple):
         """Write tokenizer.json and text.json into a folder."""
         folder = checks.path("folder", folder)
         facts = {"length": self.length, "classes": self.classes, "origin": self.origin, "digest": self.digest()}
-        self.tokenizer.save(folder / "tokenizer.json")
-        write_whole(folder / "text.json", json.dumps(facts, indent=2) + "\n")
+        tokenizer, text = map(folder.joinpath, OF_ENCODING)
+        self.tokenizer.save(tokenizer)
+        write_whole(text, json.dumps(facts, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path | str) -> "Encoding":
         """Read it from a folder that holds its files."""
         folder = checks.path("folder", folder)
         try:
-            tokenizer = Tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"))
-            facts = json.loads((folder / "text.json").read_text(encoding="utf-8"))
-            encoding = cls(tokenizer, facts["length"], tuple(facts["classes"]), facts["origin"])
+            tokenizer, text = (folder.joinpath(name).read_text(encoding="utf-8") for name in OF_ENCODING)
+            facts = json.loads(text)
+            encoding = cls(Tokenizer(tokenizer), facts["length"], tuple(facts["classes"]), facts["origin"])
             sound = encoding.digest() == facts["digest"]
         except (OSError, ValueError, TypeError, KeyError):
             sound = False

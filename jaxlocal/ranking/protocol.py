@@ -13,8 +13,9 @@ import optax
 
 from jaxlocal import checks, search, training
 from jaxlocal.data import SPLITS, Pairs, Splits, floats
-from jaxlocal.data.checking import check_pair, check_splits
+from jaxlocal.data.checking import check_pair
 from jaxlocal.files import write_whole
+from jaxlocal.network import Network
 from jaxlocal.ranking.workloads import Workload
 from jaxlocal.rule import Params, Rule
 from jaxlocal.rules import bp
@@ -94,12 +95,16 @@ def enter(
         raise TypeError(f"workload={checks.show(workload)}: must be a Workload, such as jl.ranking.WORKLOADS['digits']")
     began = time.perf_counter()
     folder = None if folder is None else checks.path("folder", folder)
-    checks.function("workload.load", workload.load, "jl.data.digits")
-    checks.function("workload.net", workload.net, "lambda: jl.models.mlp((64, 64))")
+    for part, example in (("net", "lambda: jl.models.mlp((64, 64))"), ("load", "jl.data.digits")):
+        if not callable(found := getattr(workload, part)):
+            raise TypeError(f"workload.{part}={checks.show(found)}: must be a function, such as {example}")
     data = workload.load() if data is None else data
     net = workload.net()
-    check_splits(data, net)
-    check_pair("data.test", data.test)
+    if not isinstance(net, Network):
+        raise TypeError(f"workload.net: returns {checks.show(net)}, but must return a jl.Network")
+    if not isinstance(data, Splits):
+        raise TypeError(f"data={checks.show(data)}: must be a jl.data.Splits, such as jl.data.digits()")
+    check_pair("data.test", data.test)  # now, and not after the search, which checks the other parts
     if not net.loss.of_classes:
         raise ValueError("workload: its network's loss is for real targets, and rules are ranked by accuracy")
     check_batch_size(workload.batch_size, len(data.train[0]))

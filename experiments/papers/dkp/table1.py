@@ -6,6 +6,7 @@ The paper's text and the authors' public code differ in the net and in nearly ev
 from functools import partial
 
 import flax.linen as nn
+import jax
 import optax
 
 import jaxlocal as jl
@@ -132,6 +133,11 @@ def in_words_of_code(name: str) -> dict[str, str]:
     return settings
 
 
+def from_minus_one(x: jax.Array) -> jax.Array:
+    """Pixels from -1 to 1 in place of 0 to 1."""
+    return 2 * x - 1
+
+
 def case(data: str, name: str) -> Case:
     """A row with the settings of the paper's text."""
     return Case(
@@ -158,7 +164,7 @@ def case_of_code(name: str) -> Case:
         printed=CODE_README,
         paper_train=None,
         batch_size=64,
-        prepare=lambda splits: jl.augmentation.Augmentation(lambda key, x: 2 * x - 1, lambda x: 2 * x - 1),
+        prepare=lambda splits: jl.augmentation.Augmentation(lambda key, x: from_minus_one(x), from_minus_one),
     )
 
 
