@@ -274,6 +274,7 @@ def test_a_process_says_what_it_alone_has_found(monkeypatch, run):
     code, out, error = run("train")
     assert (code, out) == (2, "") and error.startswith("jaxlocal train: JAXLOCAL_PATIENCE='soon': must be a whole num")
     assert run("eval runs/one") == (2, "", "")
+    monkeypatch.setattr(processes, "several", lambda: True)
     full = OSError(28, "No space left on device", "curves.png")
     monkeypatch.setitem(cli.COMMANDS, "train", lambda argv: (_ for _ in ()).throw(full))
     with pytest.raises(OSError, match="No space left"):  # it ends at once, and the others learn of it
