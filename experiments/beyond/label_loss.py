@@ -41,7 +41,7 @@ EXPERIMENT = Experiment(
     note=(
         "Lean codes on the digits, two hidden layers of 64 tanh units; Adam with the rate that ends the row's name, "
         f"twice that for encoders and decoders, {COSINE.words}. The rates were not searched. [Lean "
-        "codes](lean.md#choose-the-codes) have the cross entropy for classes."
+        "codes](lean.md#choose-the-codes) use cross entropy for classes."
     ),
     tables=(spread, comparison),
     rows={

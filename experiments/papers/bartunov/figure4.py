@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZES = 16, 64, 128, 256, 512, 1024
-SETUP = shared.Setup("cifar10", jl.models.cifar_fc, CIFAR_FC, {}, None)
 
 
 def make(size: int | None, steps: Steps) -> jl.Rule:
     """AO-SDTP with an auxiliary output of `size` units, or SDTP, which has none, for None."""
+    setup = shared.Setup("cifar10", jl.models.cifar_fc, CIFAR_FC, {}, None)
     if size is None:
-        return shared.make(SETUP, "sdtp_parallel", steps)
-    return shared.make(SETUP, "ao_sdtp_parallel", steps, auxiliary=size)
+        return shared.make(setup, "sdtp_parallel", steps)
+    return shared.make(setup, "ao_sdtp_parallel", steps, auxiliary=size)
 
 
 def name(size: int | None) -> str:

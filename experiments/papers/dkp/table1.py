@@ -188,8 +188,8 @@ EXPERIMENT = Experiment(
         "The paper's net, optimizers, rates and decay, which is not multiplied by the rate. The paper gives the rates "
         "and the decay where it describes direct Kolen-Pollack on CIFAR-10; it names none for the other rules, which "
         "have the same here. The batch size, 128, the preparation of the images and the He-normal start of the "
-        "forward weights are ours, too, for it names none. By the paper's table the dense layer has 6272 inputs, which "
-        "with its padding is right for Fashion-MNIST; on CIFAR-10 it has 8192 here. Direct feedback goes to the "
+        "forward weights are ours, too, for it names none. By the paper's table the dense layer has 6272 inputs, "
+        "which with its padding is right for Fashion-MNIST; on CIFAR-10 it has 8192 here. Direct feedback goes to the "
         "feature maps before they are pooled. `bp_fc` leaves the convolutions at their random start. `dkp` lowers its "
         "feedback's rate every epoch, for the paper does not say when. `kp`'s feedback takes the moves of the forward "
         "weights, for only so do W and Bᵀ converge (eq. 11), although eq. 6 gives it a rate of its own. `dkp_fast` is "
@@ -199,10 +199,10 @@ EXPERIMENT = Experiment(
         "without padding, no batch norm in the dense layer, batches of 64 (50 in other versions of the code), a "
         "twentieth of the forward rate, feedback that starts He-uniform and learns by Adam, and a decay that is "
         "multiplied by the rate. The number beside them is printed in the README of the code, of four trials; its "
-        "spread, such as 0.002, is taken to be a share. The rows that end in `long` have the same settings as those "
-        "without it, and more epochs of one seed, to see which recipe gives the paper's numbers. The picture shows "
-        "these; Kolen-Pollack, feedback alignment and random target projection are not among them. As the paper's "
-        "does, it has the test accuracy after each epoch; nothing was chosen by it."
+        "spread, such as 0.002, is taken to be a share, 0.2 points. The rows that end in `long` have the same "
+        "settings as those without it, and more epochs of one seed, to see which recipe gives the paper's numbers. "
+        "The picture shows these; Kolen-Pollack, feedback alignment and random target projection are not among them. "
+        "As the paper's does, it has the test accuracy after each epoch; nothing was chosen by it."
     ),
     draw=figures.curves(
         "dkp_figure3",
