@@ -17,16 +17,21 @@ SPLIT_EXAMPLE = "jl.data.Splits(train=(x, y), validation=(x, y), test=(x, y))"
 PIECE = 2**22  # numbers that are read at a time, because a set may be larger than the memory
 
 
-def check_splits(data: Any, net: Network | None = None) -> None:
-    """The value is a `Splits` whose training and validation sets are alike; the test set may be missing.
-
-    If the network is known, it can take the inputs.
-    """
+def check_is_splits(data: Any) -> None:
+    """The value is a `Splits`, whatever it holds."""
     if not isinstance(data, Splits):
         raise TypeError(
             f"data={show(data)}: must be a jl.data.Splits, such as jl.data.digits(), "
             f"jl.data.from_arrays(train=(x, labels)) or {SPLIT_EXAMPLE}"
         )
+
+
+def check_splits(data: Any, net: Network | None = None) -> None:
+    """The value is a `Splits` whose training and validation sets are alike; the test set may be missing.
+
+    If the network is known, it can take the inputs.
+    """
+    check_is_splits(data)
     for name, pair in zip(SPLITS[:2], data, strict=False):
         if pair is None:
             raise ValueError(f"data.{name} is None: training needs it; hold some examples out, as in {SPLIT_EXAMPLE}")

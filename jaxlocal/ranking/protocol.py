@@ -13,7 +13,7 @@ import optax
 
 from jaxlocal import checks, search, training
 from jaxlocal.data import SPLITS, Pairs, Splits, floats
-from jaxlocal.data.checking import check_pair
+from jaxlocal.data.checking import check_is_splits, check_pair
 from jaxlocal.files import write_whole
 from jaxlocal.network import Network
 from jaxlocal.ranking.workloads import Workload
@@ -102,8 +102,7 @@ def enter(
     net = workload.net()
     if not isinstance(net, Network):
         raise TypeError(f"workload.net: returns {checks.show(net)}, but must return a jl.Network")
-    if not isinstance(data, Splits):
-        raise TypeError(f"data={checks.show(data)}: must be a jl.data.Splits, such as jl.data.digits()")
+    check_is_splits(data)
     check_pair("data.test", data.test)  # now, and not after the search, which checks the other parts
     if not net.loss.of_classes:
         raise ValueError("workload: its network's loss is for real targets, and rules are ranked by accuracy")

@@ -85,7 +85,7 @@ EXPERIMENT = Experiment(
     rows={name(size): case(size) for size in (*SIZES, None)},
     note=(
         "The paper prints no numbers of this figure and no settings of AO-SDTP: optimizers and noise are those of "
-        f"SDTP, parallel, in its Table 5. The network, fully connected, the parallel form, the sizes, the batch size "
+        "SDTP, parallel, in its Table 5. The network, fully connected, the parallel form, the sizes, the batch size "
         f"({BATCH}) and the three seeds are ours, for it names none. `sdtp` has no auxiliary output."
     ),
     draw=draw,
