@@ -100,8 +100,8 @@ EXPERIMENT = Experiment(
         f"For each rule {TRIALS} settings are drawn at random and trained with seed 0; the one that is best on the "
         f"validation set is trained again with the seeds 1 to {SEEDS}, and then measured on the test set. All rules "
         "get the same rates for the forward weights, drawn from 0.0001 to 0.01. Adam, whose rates fall to zero by a "
-        f"cosine. {WORDS} In brackets is the place of the rule. CIFAR-10 is from JPEG copies. [Ranking](ranking.md) "
-        "says what follows from the numbers."
+        f"cosine. {WORDS} The number in brackets is the rule's place. CIFAR-10 is from JPEG copies. "
+        "[Ranking](ranking.md) says what follows from the numbers."
     ),
     rows={
         f"{workload}_{rule}": Job(budget, budget, partial(run, workload, rule))

@@ -291,10 +291,10 @@ same, and so have those that stand beside the code.
 epochs, from one seed. After the last of these epochs the code's recipe comes nearer on the test set: it reaches
 {dkp_table1/cifar10_code_dkp_long}, two points less than the number that stands beside the code, and seven tenths more
 than that of the table. The text's recipe reaches {dkp_table1/cifar10_dkp_long}, three points less than the table. After
-the best epoch of each by validation, the seventh of the text's and the fifteenth of the code's, the text's is nearer to
-its own number: one and a half points less, and the code's almost three. On the training set the text's recipe has all
-but one in a hundred of the images right, as in the paper, and the code's has seven eighths. Our images are JPEG copies,
-and we train on fewer of them.]]
+the best epoch by validation, the seventh with the text's recipe and the fifteenth with the code's, the text's is nearer
+to its own number: it is one and a half points below, and the code's almost three. On the training set the text's recipe
+has all but one in a hundred of the images right, as in the paper, and the code's has seven eighths. Our images are JPEG
+copies, and we train on fewer of them.]]
 
 [[What the other rules reach after half of the epochs, from one seed each: with the settings of the text,
 backpropagation has all training images right, and {dkp_table1/cifar10_bp_long} of the test images, five points less
