@@ -292,9 +292,9 @@ epochs, from one seed. After the last of these epochs the code's recipe comes ne
 {dkp_table1/cifar10_code_dkp_long}, two points less than the number that stands beside the code, and seven tenths more
 than that of the table. The text's recipe reaches {dkp_table1/cifar10_dkp_long}, three points less than the table. After
 the best epoch by validation, the seventh with the text's recipe and the fifteenth with the code's, the text's is nearer
-to its own number: it is one and a half points below, and the code's almost three. On the training set the text's recipe
-has all but one in a hundred of the images right, as in the paper, and the code's has seven eighths. Our images are JPEG
-copies, and we train on fewer of them.]]
+to its own number: it is one and a half points below, and the code's more than two and a half. After the last epoch the
+text's recipe has all but one in a hundred of the training images right, as in the paper, and the code's has seven
+eighths. Our images are JPEG copies, and we train on fewer of them.]]
 
 [[What the other rules reach after half of the epochs, from one seed each: with the settings of the text,
 backpropagation has all training images right, and {dkp_table1/cifar10_bp_long} of the test images, five points less
