@@ -8,27 +8,27 @@ import jax
 import optax
 
 from jaxlocal.network import Tree
-from jaxlocal.rule import Component, Lesson, Part, Weights
+from jaxlocal.rule import Component, Lesson, Weights
 
 Settle = Callable[[Weights, Weights], Weights]  # (weights, moves) -> moves, all by role
 
 
 class Descent(NamedTuple):
-    """How weights move: the optimizer of each role that learns, the frozen layers, and `settle`."""
+    """How a component's weights move: the optimizer of each role, which of its layers are frozen, and `settle`."""
 
     txs: Mapping[str, optax.GradientTransformation]
-    frozen: frozenset[int]
-    settle: Settle | None = None
+    frozen: tuple[bool, ...]
+    settle: Settle | None
 
-    def start(self, part: Part, weights: Weights) -> dict[str, Tree]:
+    def start(self, weights: Weights) -> dict[str, Tree]:
         """The optimizer states at the start, by role."""
         learning = sorted(weights.keys() & self.txs.keys())
-        return {role: self.txs[role].init(_free(part, weights[role], self.frozen)) for role in learning}
+        return {role: self.txs[role].init(self._free(weights[role])) for role in learning}
 
-    def step(self, part: Part, component: Component, lesson: Lesson, roles: Collection[str]) -> Component:
+    def step(self, component: Component, lesson: Lesson, roles: Collection[str]) -> Component:
         """One step of each of these roles. Statistics and count move on in any case."""
-        weights = {role: _free(part, tree, self.frozen) for role, tree in component.weights.items()}
-        moves, opt = self._moves(part, component.opt, lesson, weights, roles)
+        weights = {role: self._free(tree) for role, tree in component.weights.items()}
+        moves, opt = self._moves(component.opt, lesson, weights, roles)
         if self.settle and moves:
             moves = self.settle(weights, moves)
         moved = {}
@@ -43,24 +43,23 @@ class Descent(NamedTuple):
         )
 
     def _moves(
-        self, part: Part, opt: dict[str, Tree], lesson: Lesson, weights: Weights, roles: Collection[str]
+        self, opt: dict[str, Tree], lesson: Lesson, weights: Weights, roles: Collection[str]
     ) -> tuple[Weights, dict[str, Tree]]:
         """What the optimizers propose, and their new states; both by role."""
         moves, states = {}, {}
         for role in sorted(opt.keys() & roles):  # in one order, or each process would compile a program of its own
             if not jax.tree.leaves(weights[role]):  # nothing to move, and some optimizers cannot take an empty tree
                 continue
-            grads = _free(part, lesson.grads[role], self.frozen)
+            grads = self._free(lesson.grads[role])
             with jax.numpy_dtype_promotion("standard"):  # optax mixes its int32 counts with floats
                 moves[role], states[role] = self.txs[role].update(grads, opt[role], weights[role])
         return moves, states
 
-
-def _free(part: Part, tree: Tree, frozen: frozenset[int]) -> Tree:
-    """What may move: frozen layers are replaced by None, which optax passes over."""
-    if not isinstance(tree, tuple):
-        return tree
-    return tuple(None if i in frozen else leaf for i, leaf in zip(part.layers, tree, strict=True))
+    def _free(self, tree: Tree) -> Tree:
+        """What may move: frozen layers are replaced by None, which optax passes over."""
+        if not isinstance(tree, tuple):
+            return tree
+        return tuple(None if frozen else leaf for frozen, leaf in zip(self.frozen, tree, strict=True))
 
 
 def _with_frozen(moved: Tree, weights: Tree) -> Tree:

@@ -12,6 +12,7 @@ from jaxlocal.fast.convolution import convolve
 from jaxlocal.fast.pooling import max_pool
 from jaxlocal.fast.product import product
 from jaxlocal.network import Masked, mean_of_tokens, units
+from jaxlocal.programs import remembered
 
 Activation = Callable[[jax.Array], jax.Array]
 Shape = tuple[int, ...]
@@ -171,11 +172,17 @@ class Transposed(nn.Module):
         return self.activation(x + bias.reshape((1,) * (x.ndim - bias.ndim) + bias.shape))
 
 
+@remembered
+def _made(init: InitMaker) -> nn.initializers.Initializer:
+    """The initializer. Layers that are made alike have the same one, so that they are equal."""
+    return init()
+
+
 def dense(features: int, activation: Activation = nn.relu, init: InitMaker = he_normal, **options: Any) -> Block:
     """A dense block. Options: `norm`, `dropout`, `pool_input`."""
     checks.positive_int("features", features)
     checks.initializer_maker("init", init)
-    return _block(nn.Dense(features, kernel_init=init(), dot_general=product), activation, **options)
+    return _block(nn.Dense(features, kernel_init=_made(init), dot_general=product), activation, **options)
 
 
 def conv(
@@ -193,7 +200,9 @@ def conv(
     Options: `norm`, `pool`, `pool_input`, `dropout`.
     """
     _check_convolution(features, kernel, stride, init)
-    linear = nn.Conv(features, (kernel, kernel), stride, padding, kernel_init=init(), conv_general_dilated=convolve)
+    linear = nn.Conv(
+        features, (kernel, kernel), stride, padding, kernel_init=_made(init), conv_general_dilated=convolve
+    )
     return _block(linear, activation, **options)
 
 

@@ -92,8 +92,8 @@ def make_rule(
     author.check_roles(txs, locality, len(parts))
     frozen = checks.layer_indices("frozen", frozen, len(net.layers))
     author.check_frozen(frozen, parts)
-    descent = Descent(dict(txs), frozen, settle)
-    learn = None if teach else tuple(partial(_learn_alone, part, descent) for part in parts)
+    descents = tuple(Descent(dict(txs), tuple(layer in frozen for layer in part.layers), settle) for part in parts)
+    learn = None if teach else tuple(partial(_learn_alone, *one) for one in zip(parts, descents, strict=True))
     outlines: dict[tuple[tuple[int, ...], ...], Outline] = {}  # of the parameters, by the shapes of an example
     tokens = vocabulary(net)
 
@@ -103,7 +103,7 @@ def make_rule(
         _check_output(net, batch)
         check_padding("batch", *batch, net.layers[0])
         example = tuple(jnp.asarray(leaf[:1]) for leaf in batch)  # only the shapes matter
-        params = Params(_start(parts, descent, locality, key, example), tuple(leaf.shape[1:] for leaf in example))
+        params = Params(_start(parts, descents, locality, key, example), tuple(leaf.shape[1:] for leaf in example))
         outlines[params.shapes] = Outline.of(params.components)
         return params
 
@@ -139,7 +139,10 @@ def make_rule(
             components, lessons = _fold(learn, components, batch)
         else:
             lessons = teach_all(components, batch)
-            components = tuple(map(partial(descent.step, roles=roles), parts, components, lessons))
+            components = tuple(
+                descent.step(component, lesson, roles)
+                for descent, component, lesson in zip(descents, components, lessons, strict=True)
+            )
         return components, tuple(lesson.losses for lesson in lessons)
 
     def step(params: Params, batch: Batch) -> tuple[Params, Info]:
@@ -201,14 +204,18 @@ def _output(
 
 
 def _start(
-    parts: tuple[Part, ...], descent: Descent, locality: Mapping[str, np.ndarray], key: jax.Array, message: Message
+    parts: tuple[Part, ...],
+    descents: tuple[Descent, ...],
+    locality: Mapping[str, np.ndarray],
+    key: jax.Array,
+    message: Message,
 ) -> Components:
     """The components before the first batch."""
     components = []
-    for part, part_key in zip(parts, jax.random.split(key, len(parts)), strict=True):
+    for part, descent, part_key in zip(parts, descents, jax.random.split(key, len(parts)), strict=True):
         init_key, own_key = jax.random.split(part_key)
         weights, stats, message = author.checked_start(part, part.init(init_key, message), locality)
-        opt = descent.start(part, weights)
+        opt = descent.start(weights)
         components.append(Component(weights, opt, stats, own_key, count=jnp.zeros((), jnp.int32)))
     return tuple(components)
 
@@ -226,7 +233,7 @@ def _learn_alone(
     key = _batch_key(component)
     found = part.teach(component.weights, component.stats, stop_gradient(message), key)
     lesson, onward = author.checked_lesson(part, component, found)
-    return descent.step(part, component, lesson, descent.txs.keys()), onward, lesson
+    return descent.step(component, lesson, descent.txs.keys()), onward, lesson
 
 
 def _fold(learn: tuple[Learn, ...], components: Components, message: Message) -> tuple[Components, Lessons]:

@@ -569,9 +569,9 @@ DEFECTS = (
     ),
     Defect(
         "dfa: layers are counted within their component, so that to freeze 0 is to freeze all",
-        "descent.py",
-        "for i, leaf in zip(part.layers, tree, strict=True))",
-        "for i, leaf in enumerate(tree))",
+        "make.py",
+        "tuple(layer in frozen for layer in part.layers)",
+        "tuple(number in frozen for number, _ in enumerate(part.layers))",
         frozen("dfa"),
     ),
     Defect(
@@ -620,16 +620,16 @@ DEFECTS = (
     Defect(
         "rule: a component hands on what it makes of its weights after the update",
         "make.py",
-        "return descent.step(part, component, lesson, descent.txs.keys()), onward, lesson",
-        "new = descent.step(part, component, lesson, descent.txs.keys()); "
+        "return descent.step(component, lesson, descent.txs.keys()), onward, lesson",
+        "new = descent.step(component, lesson, descent.txs.keys()); "
         "return new, part.teach(new.weights, component.stats, message, key)[1], lesson",
         equations("al-dense tanh"),
     ),
     Defect(
         "rule: frozen layers are those that learn",
         "descent.py",
-        "None if i in frozen else leaf",
-        "leaf if i in frozen else None",
+        "None if frozen else leaf",
+        "leaf if frozen else None",
         frozen("tp"),
     ),
     Defect(

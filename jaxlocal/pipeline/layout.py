@@ -14,14 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache, partial
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxlocal.network import Tree
 from jaxlocal.pipeline.packing import Packing, packing
-from jaxlocal.pipeline.stages import Stage, learn_stage
+from jaxlocal.pipeline.stages import Stage, learn_stage, made_of
 from jaxlocal.rule import Component, Info, Learn, Params
 
 Shapes = tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]  # of a batch or a message
@@ -85,10 +85,17 @@ def lay_out(
 ) -> Layout:
     """The layout of a pipeline, for parameters and batches of these shapes."""
     read, traces, losses = [], [], []  # the message and the trace of each stage; the names of each component's losses
+    known: dict[Hashable, Any] = {}  # the trace of each kind of stage, because tracing takes time
     message = batch
     for stage in stages:
-        learn = jax.jit(partial(learn_stage, steps, stage), keep_unused=True)  # so that its text tells what it reads
-        traced = learn.trace(tuple(params.components[i] for i in stage), message)
+        given = tuple(params.components[i] for i in stage), message
+        kind = _kind(steps, stage, given)
+        if kind not in known:
+            learn = jax.jit(
+                partial(learn_stage, steps, stage), keep_unused=True
+            )  # so that its text tells what it reads
+            known[kind] = learn.trace(*given)
+        traced = known[kind]
         read.append(message)
         traces.append(traced)
         _, message, found = traced.out_info
@@ -100,11 +107,15 @@ def lay_out(
             )
 
     @cache
+    def text(traced: Any) -> Hashable:
+        """What the compiler sees of a stage, constants included; None if that does not say which function is called."""
+        calls_python = traced.jaxpr.effects or "callback" in str(traced.jaxpr)
+        return None if calls_python else traced.lower().as_text()
+
     def program(number: int) -> Hashable:
-        """What the compiler sees of a stage, constants included, and its trees: stages with the same are alike."""
+        """The text of a stage, and its trees: stages with the same are alike."""
         traced = traces[number]
-        calls_python = traced.jaxpr.effects or "callback" in str(traced.jaxpr)  # the text does not say which function
-        return number if calls_python else (traced.in_tree, traced.out_tree, traced.lower().as_text())
+        return number if text(traced) is None else (traced.in_tree, traced.out_tree, text(traced))
 
     each = len(stages) // devices
     numbers = [range(d * each, (d + 1) * each) for d in range(devices)]  # of the stages of each device
@@ -126,6 +137,17 @@ def lay_out(
         return own, tuple(map(program, numbers[device])) if sharing[own] > 1 else ()
 
     return Layout(groups, _teams(devices, work), components, messages, tuple(losses), batch)
+
+
+def _kind(steps: tuple[Learn, ...], stage: Stage, given: Any) -> Hashable:
+    """Equal for stages that are made of equal things, and are given arrays of the same shapes."""
+    shapes, structure = jax.tree.flatten(given)
+    kind = made_of(tuple(steps[i] for i in stage)), tuple(shapes), structure
+    try:
+        hash(kind)
+    except TypeError:  # a part holds an array, for example
+        return object()
+    return kind
 
 
 def members(groups: tuple[Group, ...]) -> list[int]:

@@ -1,9 +1,14 @@
 """A stage of the pipeline: neighbouring components, which learn from the same batch at the same tick."""
 
+from collections.abc import Hashable
+from functools import partial
+from types import MethodType
+from typing import Any
+
 import jax
 
 from jaxlocal import checks
-from jaxlocal.rule import Component, Learn, Message, Rule
+from jaxlocal.rule import Component, Learn, Message, Part, Rule
 
 Stage = tuple[int, ...]  # the numbers of its components
 
@@ -37,3 +42,23 @@ def learn_stage(
         learnt.append(component)
         losses.append(lesson.losses)
     return tuple(learnt), message, tuple(losses)
+
+
+def made_of(value: Any) -> Hashable:
+    """What a step is made of. It is equal for the steps of components that do the same: of alike layers, for example.
+
+    A component's step is a `functools.partial` that holds its part and optimizers, and most parts teach by a method.
+    Python compares both by identity; here what they hold is compared. The numbers of a part's layers do not count.
+    """
+    match value:
+        case partial():
+            return made_of(value.func), made_of(value.args), made_of(value.keywords)
+        case MethodType():
+            return value.__func__, made_of(value.__self__)
+        case Part():
+            return made_of(value.teach)
+        case tuple():
+            return type(value), *map(made_of, value)
+        case dict():
+            return tuple((name, made_of(item)) for name, item in sorted(value.items()))
+    return value

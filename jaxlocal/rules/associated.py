@@ -134,20 +134,31 @@ def al(
     codes = completed(codes, label_loss, net.loss.of_classes)
     checks.flag("average", codes.average)
     _check_by_class(by_class, net)
+    assert codes.encoder is not None and codes.readout is not None  # they are completed
     groups = block_groups(components, len(net.blocks))
     n = len(groups)
-    f = tuple(tuple(net.blocks[layer] for layer in layers) for layers in groups)
-    pairs = _Associations(f, _widths(codes.width, n), codes, net.loss.of_classes, by_class)
-    parts = tuple(Part(layers, partial(pairs.init, i), partial(pairs.teach, i)) for i, layers in enumerate(groups))
+    associations = tuple(
+        _Association(
+            f=tuple(net.blocks[layer] for layer in layers),
+            given_width=given_width,
+            bridge=codes.bridge,
+            encoder=codes.encoder,
+            decoder=codes.decoder if i else codes.readout,
+            label_loss=None if i else codes.label_loss,
+            of_classes=net.loss.of_classes,
+            by_class=by_class,
+        )
+        for i, (layers, given_width) in enumerate(zip(groups, _widths(codes.width, n), strict=True))
+    )
     autoencoder_tx = autoencoder_tx or optax.chain(tx, optax.scale(2.0))
     return make_rule(
         net,
-        parts,
+        tuple(Part(layers, one.init, one.teach) for layers, one in zip(groups, associations, strict=True)),
         {"forward": tx, "bridge": bridge_tx or tx, "encoder": autoencoder_tx, "decoder": autoencoder_tx},
         locality={"forward": upward(n), "bridge": own(n), "encoder": upward(n), "decoder": own(n)},
         frozen=frozen,
-        effective=pairs.effective,
-        scores=pairs.scores,
+        effective=partial(_effective, codes.average),
+        scores=partial(_scores, associations, codes.average),
     )
 
 
@@ -160,70 +171,65 @@ def completed(codes: Codes, label_loss: Loss | None, of_classes: bool) -> Codes:
     return codes._replace(encoder=encoder, readout=readout, label_loss=label_loss)
 
 
-class _Associations(NamedTuple):
-    """The components: what each of them is made of, what it learns, and how they predict together."""
+class _Association(NamedTuple):
+    """A component: its associated function, the modules around its code, and what it learns."""
 
-    f: tuple[tuple[nn.Module, ...], ...]
-    widths: tuple[int | None, ...]
-    codes: Codes  # completed
+    f: tuple[nn.Module, ...]
+    given_width: int | None  # None: that of s_i
+    bridge: Coder
+    encoder: Coder
+    decoder: Coder  # of the first component: the readout
+    label_loss: Loss | None  # how far the first component's h_1(t_1) is from y; None: the squared error
     of_classes: bool
     by_class: bool
 
-    def width(self, i: int, s: jax.Array | Masked) -> int:
-        """The units of t_i."""
-        return self.widths[i] or (IMAGE_WIDTH if _is_image(s) else units(s))
-
-    def coders(self, i: int, s: jax.Array | Masked, width_below: int) -> tuple[nn.Module, nn.Module, nn.Module]:
-        """b_i, g_i and h_i, for this s_i and for the units of t_{i-1}."""
-        assert self.codes.encoder is not None  # they are completed
-        width = self.width(i, s)
-        return self.codes.bridge(width), self.codes.encoder(width), self.decoder(i, width_below)
-
-    def decoder(self, i: int, width_below: int) -> nn.Module:
-        """h_i."""
-        coder = self.codes.decoder if i else self.codes.readout
-        assert coder is not None
-        return coder(width_below)
-
-    def init(self, i: int, key: jax.Array, message: Message) -> tuple[Weights, Stats, Message]:
-        """The weights of component i."""
+    def init(self, key: jax.Array, message: Message) -> tuple[Weights, Stats, Message]:
+        """The weights of f_i, b_i, g_i and h_i."""
         s_below, t_below, y = self.read(message)
-        if i == 0:
+        if not isinstance(t_below, Masked):
             checks.at_most_tokens("al", t_below)
         f_key, b_key, g_key, h_key = jax.random.split(key, 4)
-        weights, stats, (s, _) = init_forward(self.f[i])(f_key, (s_below, t_below))
+        weights, stats, (s, _) = init_forward(self.f)(f_key, (s_below, t_below))
         examples = self.examples(s, t_below)
-        b, g, h = self.coders(i, examples.s, units(examples.t))
-        t_shape = (self.width(i, examples.s),)
+        b, g, h = self.coders(examples)
+        t_shape = (self.width(examples.s),)
         weights["bridge"] = init_helper("bridge", b, b_key, examples.s, t_shape)
         weights["encoder"] = init_helper("encoder", g, g_key, examples.t, t_shape)
         t = apply_helper(g, weights["encoder"], examples.t)
         weights["decoder"] = init_helper("decoder", h, h_key, t, examples.t.shape[1:])
         return weights, stats, self.message(s, examples.handed_on(t), y)
 
-    def teach(self, i: int, weights: Weights, stats: Stats, message: Message, key: jax.Array) -> tuple[Lesson, Message]:
+    def teach(self, weights: Weights, stats: Stats, message: Message, key: jax.Array) -> tuple[Lesson, Message]:
         """Equations 4.1 to 4.8: s_i = f_i(s_{i-1}), t_i = g_i(t_{i-1}), and the gradient of L_i."""
         s_below, t_below, y = self.read(message)
         f_key, b_key, g_key, h_key = jax.random.split(key, 4)  # of dropout, where there is any
 
         def objective(weights: Weights) -> tuple[dict[str, jax.Array], Stats, Message]:
-            s, new_stats = apply_layers(self.f[i], weights["forward"], stats, s_below, f_key)
+            s, new_stats = apply_layers(self.f, weights["forward"], stats, s_below, f_key)
             examples = self.examples(s, t_below)
             targets = each_example(examples) if y is None else each_class(examples, y)
-            b, g, h = self.coders(i, examples.s, units(examples.t))
+            b, g, h = self.coders(examples)
             codes = apply_helper(g, weights["encoder"], targets.rows, g_key)
             t = targets.of_examples(codes)
             predicted = apply_helper(b, weights["bridge"], examples.s, b_key)
             associated = examples.mean(jnp.square(predicted - stop_gradient(t)))
-            autoencoder = targets.mean(
-                self.decoding_error(i, apply_helper(h, weights["decoder"], codes, h_key), targets.rows)
-            )
+            decoded = apply_helper(h, weights["decoder"], codes, h_key)
+            autoencoder = targets.mean(self.decoding_error(decoded, targets.rows))
             if y is not None:
                 autoencoder = autoencoder * _one_where_labels(y)
             losses = {"associated": associated, "autoencoder": autoencoder}
             return losses, new_stats, self.message(s, examples.handed_on(t), y)
 
         return lesson_of(objective, weights)
+
+    def width(self, s: jax.Array | Masked) -> int:
+        """The units of t_i."""
+        return self.given_width or (IMAGE_WIDTH if _is_image(s) else units(s))
+
+    def coders(self, examples: "Examples") -> tuple[nn.Module, nn.Module, nn.Module]:
+        """b_i, g_i and h_i."""
+        width = self.width(examples.s)
+        return self.bridge(width), self.encoder(width), self.decoder(units(examples.t))
 
     def examples(self, s: jax.Array | Masked, t_below: jax.Array | Masked) -> "Examples":
         """What the coders read: s_i and t_{i-1} of each example or, where each token has a target, of each token.
@@ -237,11 +243,11 @@ class _Associations(NamedTuple):
             t_below = Masked(t_below, mask & has_target(t_below) if self.of_classes else mask)
         return Examples(rows(s), rows(t_below), t_below.mask)
 
-    def decoding_error(self, i: int, decoded: jax.Array, t_below: jax.Array) -> jax.Array:
+    def decoding_error(self, decoded: jax.Array, t_below: jax.Array) -> jax.Array:
         """How far h_i(t_i) is from t_{i-1}, for each row and unit, or for each row."""
-        if i > 0 or self.codes.label_loss is None:
+        if self.label_loss is None:
             return jnp.square(decoded - t_below)
-        return self.codes.label_loss.value(decoded, t_below)[:, None]
+        return self.label_loss.value(decoded, t_below)[:, None]
 
     def read(self, message: Message) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         """s_{i-1}, t_{i-1}, and with `by_class` the label y. The first component's message is (x, y): t_0 is y."""
@@ -255,45 +261,50 @@ class _Associations(NamedTuple):
         """What the next component gets; the label is part of it if that component needs it."""
         return (s, t) if y is None else (s, t, y)
 
-    def scores(self, params: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
-        """Up through f_1 … f_N, across the last bridge, and down through h_N … h_1; or the mean over all bridges."""
-        targets, n = params.shapes[1], len(params.components)
-        weights, stats = zip(*((component.weights, component.stats) for component in params.components), strict=True)
-        f_keys, b_keys, _, h_keys = zip(*(_module_keys(key_of(key, i)) for i in range(n)), strict=True)
-        s, tops = x, []
-        for i in range(n):
-            s, _ = apply_layers(self.f[i], weights[i]["forward"], stats[i], s, f_keys[i])
-            tops.append(rows(s) if by_token(s, targets) else s)  # what the bridge reads
-        of_tokens = by_token(s, targets)
-        widths = [targets[-1] if of_tokens else prod(targets), *map(self.width, range(n), tops)]  # of t_0 … t_N
 
-        def across(i: int) -> jax.Array:
-            return apply_helper(self.codes.bridge(widths[i + 1]), weights[i]["bridge"], tops[i], b_keys[i])
+def _scores(
+    associations: tuple[_Association, ...], average: bool, params: Params, x: jax.Array, key: jax.Array | None
+) -> jax.Array:
+    """Up through f_1 … f_N, across the last bridge, and down through h_N … h_1; or the mean over all bridges."""
+    targets, n = params.shapes[1], len(params.components)
+    weights, stats = zip(*((component.weights, component.stats) for component in params.components), strict=True)
+    f_keys, b_keys, _, h_keys = zip(*(_module_keys(key_of(key, i)) for i in range(n)), strict=True)
+    s, tops = x, []
+    for i, one in enumerate(associations):
+        s, _ = apply_layers(one.f, weights[i]["forward"], stats[i], s, f_keys[i])
+        tops.append(rows(s) if by_token(s, targets) else s)  # what the bridge reads
+    of_tokens = by_token(s, targets)
+    widths = [one.width(top) for one, top in zip(associations, tops, strict=True)]  # of t_1 … t_N
+    below = [targets[-1] if of_tokens else prod(targets), *widths]  # of t_0 … t_N
 
-        def down(i: int, t: jax.Array) -> jax.Array:
-            return apply_helper(self.decoder(i, widths[i]), weights[i]["decoder"], t, h_keys[i])
+    def across(i: int) -> jax.Array:
+        return apply_helper(associations[i].bridge(widths[i]), weights[i]["bridge"], tops[i], b_keys[i])
 
-        # The last component comes first, so that its layers come before those of the others in `layer_outputs`.
-        t = across(n - 1)
-        for i in reversed(range(n)):
-            t = down(i, t)
-        if self.codes.average and n > 1:
-            # Each decoder reads the codes of all components above it at once: it is applied once more, and not N times.
-            others = across(n - 2)
-            for i in reversed(range(1, n - 1)):
-                others = jnp.concatenate([down(i, others), across(i - 1)])
-            others = down(0, others)
-            t = jnp.mean(jnp.concatenate([t, others]).reshape(n, *t.shape), axis=0)
-        return masked(s).clear(t.reshape(-1, *targets)) if of_tokens else t
+    def down(i: int, t: jax.Array) -> jax.Array:
+        return apply_helper(associations[i].decoder(below[i]), weights[i]["decoder"], t, h_keys[i])
 
-    def effective(self, params: Params) -> dict[str, Tree]:
-        """The weights that the prediction reads: every f, the last bridge or all of them, every decoder."""
-        bridges = tuple(component.weights["bridge"] for component in params.components)
-        return {
-            "forward": forward_weights(params),
-            "bridge": bridges if self.codes.average else bridges[-1],
-            "decoders": tuple(component.weights["decoder"] for component in params.components),
-        }
+    # The last component comes first, so that its layers come before those of the others in `layer_outputs`.
+    t = across(n - 1)
+    for i in reversed(range(n)):
+        t = down(i, t)
+    if average and n > 1:
+        # Each decoder reads the codes of all components above it at once: it is applied once more, and not N times.
+        others = across(n - 2)
+        for i in reversed(range(1, n - 1)):
+            others = jnp.concatenate([down(i, others), across(i - 1)])
+        others = down(0, others)
+        t = jnp.mean(jnp.concatenate([t, others]).reshape(n, *t.shape), axis=0)
+    return masked(s).clear(t.reshape(-1, *targets)) if of_tokens else t
+
+
+def _effective(average: bool, params: Params) -> dict[str, Tree]:
+    """The weights that the prediction reads: every f, the last bridge or all of them, every decoder."""
+    bridges = tuple(component.weights["bridge"] for component in params.components)
+    return {
+        "forward": forward_weights(params),
+        "bridge": bridges if average else bridges[-1],
+        "decoders": tuple(component.weights["decoder"] for component in params.components),
+    }
 
 
 def _module_keys(key: jax.Array | None) -> Sequence[jax.Array | None]:
