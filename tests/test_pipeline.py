@@ -19,6 +19,7 @@ import jaxlocal as jl
 from jaxlocal.layers import Residual, dense, local
 from jaxlocal.network import vocabulary
 from jaxlocal.pipeline.packing import unpack
+from jaxlocal.rules import associated
 from jaxlocal.sequences import Convolution, Embedding, Encoder, Readout, Recurrent, Steps, sinusoidal
 
 BATCHES = 6
@@ -288,39 +289,44 @@ def differing(kind):
     """A rule whose blocks have the same shapes, and differ in what is hard to see."""
     net = jl.models.mlp((4,) * 4, classes=4)
 
+    def init(block, more, key, message):
+        weights, stats, a = jl.init_layer(block, key, message[0])
+        return {"forward": (weights | more,)}, (stats,), (a, *message[1:])
+
+    def teach(block, given, weights, stats, message, key):
+        below = message[1] if kind == "input" and given else message[0]
+        if kind in ("constant", "number"):
+            below = below + given
+        if kind == "callback":
+            shape = jax.ShapeDtypeStruct((), jnp.float32)
+            below = below + jax.pure_callback(lambda: np.float32(given), shape)
+
+        def objective(weights):
+            a, new_stats = jl.apply_layer(block, weights["forward"][0], stats[0], below, key)
+            losses = {"loss": jnp.mean(jnp.square(a - 1))}
+            if kind == "order":
+                losses = OrderedDict(z=losses["loss"], a=jnp.mean(a))
+            return losses, (new_stats,), (a, a if kind == "input" else message[1], *message[2:])
+
+        return jl.lesson_of(objective, weights)
+
     def part(number, block):
-        constant = jnp.full((8, 4), number / 10)
-
-        def init(key, message):
-            weights, stats, a = jl.init_layer(block, key, message[0])
-            more = {"more": {}} if kind == "trees" and number % 2 else {}
-            return {"forward": (weights | more,)}, (stats,), (a, *message[1:])
-
-        def teach(weights, stats, message, key):
-            below = message[1] if kind == "input" and number % 2 else message[0]
-            if kind == "constant":
-                below = below + constant
-            if kind == "callback":
-                shape = jax.ShapeDtypeStruct((), jnp.float32)
-                below = below + jax.pure_callback(lambda: np.float32(number), shape)
-
-            def objective(weights):
-                a, new_stats = jl.apply_layer(block, weights["forward"][0], stats[0], below, key)
-                losses = {"loss": jnp.mean(jnp.square(a - 1))}
-                if kind == "order":
-                    losses = OrderedDict(z=losses["loss"], a=jnp.mean(a))
-                return losses, (new_stats,), (a, a if kind == "input" else message[1], *message[2:])
-
-            return jl.lesson_of(objective, weights)
-
-        return jl.Part((number,), init, teach)
+        of_kind = {"input": number % 2, "constant": jnp.full((8, 4), number / 10), "number": number / 10}
+        given = {**of_kind, "callback": number}.get(kind)
+        more = {"more": {}} if kind == "trees" and number % 2 else {}
+        own_teach = (lambda *args: teach(block, given, *args)) if kind == "closure" else partial(teach, block, given)
+        return jl.Part((number,), partial(init, block, more), own_teach)
 
     parts = (*map(part, range(4), net.blocks), jl.head_part(net))
-    return jl.make_rule(net, parts, {"forward": optax.sgd(0.1)}, locality={"forward": jl.upward(5)})
+    frozen = {2} if kind == "frozen" else ()
+    return jl.make_rule(net, parts, {"forward": optax.sgd(0.1)}, locality={"forward": jl.upward(5)}, frozen=frozen)
 
 
 MIDDLE = {
     "nothing": [(1, 2, 3)],
+    "closure": [(1, 2, 3)],  # each has a function of its own, with the same program
+    "frozen": [(1, 3), (2,)],
+    "number": [(1,), (2,), (3,)],
     "input": [(1, 3), (2,)],
     "constant": [(1,), (2,), (3,)],
     "callback": [(1,), (2,), (3,)],
@@ -336,7 +342,7 @@ def test_devices_are_a_team_only_if_they_do_the_same(kind):
     params = jax.jit(rule.init)(jax.random.key(0), batch("alike", 0))
     placed = pipe.place(params, batch("alike", 0))
     assert sorted(placed.layout.teams) == sorted([(0,), *MIDDLE[kind], (4,)])
-    if kind not in ("nothing", "input", "order"):  # of the others the teams say it all
+    if kind not in ("nothing", "input", "order", "frozen"):  # of the others the teams say it all
         return
     wanted, info = jax.lax.scan(rule.step, params, batches("alike"))
     placed, found = pipe.run(placed, batches("alike"))
@@ -352,6 +358,23 @@ def test_stages_with_other_trees_are_no_group():
     placed = pipe.place(params, batch("alike", 0))
     assert all(len(group.stages) == 1 for group in placed.layout.groups[0])
     close(pipe.drain(pipe.update(placed, batch("alike", 0))), jax.jit(rule.update)(params, batch("alike", 0)))
+
+
+@pytest.mark.xdist_group("pipeline alike")
+@pytest.mark.parametrize("depth", [3, 6])
+def test_the_start_traces_each_kind_of_component_once(depth, monkeypatch):
+    """The first component has a readout in place of a decoder; the others are alike."""
+    traced, teach = [], associated._Association.teach
+
+    def counted(self, *args):
+        traced.append(self)
+        return teach(self, *args)
+
+    monkeypatch.setattr(associated._Association, "teach", counted)
+    rule = jl.rules.al(jl.models.mlp((4,) * depth, classes=4), optax.sgd(0.1), width=4)
+    pipe = jl.pipelined(rule, jl.pipeline.mesh(component=1), stages=(1,) * depth)
+    jax.eval_shape(pipe.init, jax.random.key(0), batch("alike", 0))
+    assert len(traced) == 2 and traced[0] != traced[1]
 
 
 def test_a_scalar_in_a_message_is_refused():

@@ -1,7 +1,7 @@
 """Where to cut a network into stages: what each component costs, and the cut whose most expensive stage costs least."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from statistics import median
 from typing import NamedTuple
@@ -16,10 +16,11 @@ from jax.sharding import Mesh
 from jaxlocal import checks
 from jaxlocal.network import neighbours
 from jaxlocal.pipeline.pipeline import ROOM, Pipeline, pipelined
-from jaxlocal.pipeline.stages import steps
+from jaxlocal.pipeline.stages import kind_of, steps
 from jaxlocal.rule import Batch, Component, Learn, Message, Params, Rule
 
 ROUNDS = 4  # steps in one timed program
+Steps = Callable[[Component, Message], Component]
 
 
 class Costs(NamedTuple):
@@ -62,23 +63,32 @@ def measure(rule: Rule, params: Params, batch: Batch, repeats: int = 5) -> Costs
     rule.check(params)
     checks.batch(batch, rule.net, params.shapes)
     checks.positive_int("repeats", repeats)
-    seconds, sizes, message = [], [], batch
-    for step, component in zip(learn, params.components, strict=True):
-        seconds.append(_seconds(step, component, message, repeats))
-        _, message, _ = jax.jit(step)(component, message)
+    programs: dict[Hashable, tuple[Learn, Steps]] = {}  # of each kind of component, because compiling takes time
+    message: Message = batch
+    seconds, sizes = [], []
+    for i, component in enumerate(params.components):
+        if (kind := kind_of(learn, (i,), ((component,), message))) not in programs:
+            programs[kind] = jax.jit(learn[i]), _several(learn[i])
+        step, several = programs[kind]
+        seconds.append(_seconds(several, component, message, repeats))
+        _, message, _ = step(component, message)
         sizes.append(sum(leaf.nbytes for leaf in jax.tree.leaves(message)))
     return Costs(tuple(seconds), tuple(sizes))
 
 
-def _seconds(step: Learn, component: Component, message: Message, repeats: int) -> float:
-    """The median time of a component's step."""
+def _several(step: Learn) -> Steps:
+    """Several steps in one program, as in training: a single call would also pay for the memory that it allocates."""
 
-    # Several steps make one program, as in training: a single call would also pay for the memory that it allocates.
     @partial(jax.jit, donate_argnums=0)
     def several(component: Component, message: Message) -> Component:
         return lax.scan(lambda component, _: (step(component, message)[0], None), component, length=ROUNDS)[0]
 
-    component = jax.block_until_ready(several(jax.tree.map(jnp.copy, component), message))  # compiles
+    return several
+
+
+def _seconds(several: Steps, component: Component, message: Message, repeats: int) -> float:
+    """The median time of a component's step."""
+    component = jax.block_until_ready(several(jax.tree.map(jnp.copy, component), message))  # may compile
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

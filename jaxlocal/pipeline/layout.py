@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from jaxlocal.network import Tree
 from jaxlocal.pipeline.packing import Packing, packing
-from jaxlocal.pipeline.stages import Stage, learn_stage, made_of
+from jaxlocal.pipeline.stages import Stage, kind_of, learn_stage
 from jaxlocal.rule import Component, Info, Learn, Params
 
 Shapes = tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]  # of a batch or a message
@@ -89,8 +89,7 @@ def lay_out(
     message = batch
     for stage in stages:
         given = tuple(params.components[i] for i in stage), message
-        kind = _kind(steps, stage, given)
-        if kind not in known:
+        if (kind := kind_of(steps, stage, given)) not in known:
             learn = jax.jit(
                 partial(learn_stage, steps, stage), keep_unused=True
             )  # so that its text tells what it reads
@@ -137,17 +136,6 @@ def lay_out(
         return own, tuple(map(program, numbers[device])) if sharing[own] > 1 else ()
 
     return Layout(groups, _teams(devices, work), components, messages, tuple(losses), batch)
-
-
-def _kind(steps: tuple[Learn, ...], stage: Stage, given: Any) -> Hashable:
-    """Equal for stages that are made of equal things, and are given arrays of the same shapes."""
-    shapes, structure = jax.tree.flatten(given)
-    kind = made_of(tuple(steps[i] for i in stage)), tuple(shapes), structure
-    try:
-        hash(kind)
-    except TypeError:  # a part holds an array, for example
-        return object()
-    return kind
 
 
 def members(groups: tuple[Group, ...]) -> list[int]:

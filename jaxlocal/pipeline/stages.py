@@ -44,21 +44,35 @@ def learn_stage(
     return tuple(learnt), message, tuple(losses)
 
 
-def made_of(value: Any) -> Hashable:
-    """What a step is made of. It is equal for the steps of components that do the same: of alike layers, for example.
+def kind_of(steps: tuple[Learn, ...], stage: Stage, given: Any) -> Hashable:
+    """Equal for stages that do the same: made of equal things, and given components and a message of the same shapes.
 
-    A component's step is a `functools.partial` that holds its part and optimizers, and most parts teach by a method.
+    So a program of one of them is that of all. Stages that do the same need not be of the same kind: two functions that
+    were defined alike are not equal.
+    """
+    shapes, structure = jax.tree.flatten(jax.eval_shape(lambda same: same, given))
+    kind = _made_of(tuple(steps[i] for i in stage)), tuple(shapes), structure
+    try:
+        hash(kind)
+    except TypeError:  # a part holds an array, for example
+        return object()
+    return kind
+
+
+def _made_of(value: Any) -> Hashable:
+    """A component's step is a `functools.partial` that holds its part and optimizers, and most parts teach by a method.
+
     Python compares both by identity; here what they hold is compared. The numbers of a part's layers do not count.
     """
     match value:
         case partial():
-            return made_of(value.func), made_of(value.args), made_of(value.keywords)
+            return _made_of(value.func), _made_of(value.args), _made_of(value.keywords)
         case MethodType():
-            return value.__func__, made_of(value.__self__)
+            return value.__func__, _made_of(value.__self__)
         case Part():
-            return made_of(value.teach)
+            return _made_of(value.teach)
         case tuple():
-            return type(value), *map(made_of, value)
+            return type(value), *map(_made_of, value)
         case dict():
-            return tuple((name, made_of(item)) for name, item in sorted(value.items()))
+            return tuple((name, _made_of(item)) for name, item in sorted(value.items()))
     return value
