@@ -90,10 +90,8 @@ def lay_out(
     for stage in stages:
         given = tuple(params.components[i] for i in stage), message
         if (kind := kind_of(steps, stage, given)) not in known:
-            learn = jax.jit(
-                partial(learn_stage, steps, stage), keep_unused=True
-            )  # so that its text tells what it reads
-            known[kind] = learn.trace(*given)
+            # Nothing unused is dropped, so that the text of a stage tells what it reads.
+            known[kind] = jax.jit(partial(learn_stage, steps, stage), keep_unused=True).trace(*given)
         traced = known[kind]
         read.append(message)
         traces.append(traced)
