@@ -211,9 +211,10 @@ def _start(
     message: Message,
 ) -> Components:
     """The components before the first batch."""
-    components = []
-    for part, descent, part_key in zip(parts, descents, jax.random.split(key, len(parts)), strict=True):
-        init_key, own_key = jax.random.split(part_key)
+    keys, components = jax.random.split(key, len(parts)), []
+    for i, (part, descent) in enumerate(zip(parts, descents, strict=True)):
+        # One operation for all numbers; with the number as a constant, a deep network would have to compile each.
+        init_key, own_key = jax.random.split(jax.lax.dynamic_index_in_dim(keys, i, keepdims=False))
         weights, stats, message = author.checked_start(part, part.init(init_key, message), locality)
         opt = descent.start(weights)
         components.append(Component(weights, opt, stats, own_key, count=jnp.zeros((), jnp.int32)))

@@ -922,13 +922,6 @@ DEFECTS = (
         pipeline("devices_are_a_team_only_if_they_do_the_same[frozen]"),
     ),
     Defect(
-        "pipeline: components of one function are taken to be alike, whatever their shapes",
-        "pipeline/stages.py",
-        "tuple(shapes), structure",
-        "structure",
-        pipeline("ticks_and_a_drain_are_sequential_updates[shapes-5-None]"),
-    ),
-    Defect(
         "pipeline: stages that call other Python functions are taken to be alike",
         "pipeline/layout.py",
         'or "callback" in str(traced.jaxpr)',

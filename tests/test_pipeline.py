@@ -360,6 +360,13 @@ def test_stages_with_other_trees_are_no_group():
     close(pipe.drain(pipe.update(placed, batch("alike", 0))), jax.jit(rule.update)(params, batch("alike", 0)))
 
 
+def test_stages_of_other_shapes_are_no_group():
+    """The first block reads more numbers than the others, and is otherwise made like them."""
+    pipe = jl.pipelined(differing("nothing"), jl.pipeline.mesh(component=1), stages=(1,) * 5)
+    params = jax.eval_shape(pipe.init, jax.random.key(0), (jnp.ones((8, 5)), batch("alike", 0)[1]))
+    assert [len(group.stages) for group in params.layout.groups[0]] == [1, 3, 1]
+
+
 @pytest.mark.xdist_group("pipeline alike")
 @pytest.mark.parametrize("depth", [3, 6])
 def test_the_start_traces_each_kind_of_component_once(depth, monkeypatch):
