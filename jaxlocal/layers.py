@@ -173,16 +173,28 @@ class Transposed(nn.Module):
 
 
 @remembered
-def _made(init: InitMaker) -> nn.initializers.Initializer:
+def _initializer(init: InitMaker) -> nn.initializers.Initializer:
     """The initializer. Layers that are made alike have the same one, so that they are equal."""
     return init()
+
+
+@remembered
+def _local_initializer(init: InitMaker, kernel: int) -> nn.initializers.Initializer:
+    """At each position the distribution of a convolution's kernel, with the same fan-in and fan-out."""
+
+    def kernel_init(key: jax.Array, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
+        height, width, patch, outputs = shape
+        kernels = (height, width, kernel, kernel, patch // kernel**2, outputs)
+        return init(batch_axis=(0, 1))(key, kernels, dtype).reshape(shape)
+
+    return kernel_init
 
 
 def dense(features: int, activation: Activation = nn.relu, init: InitMaker = he_normal, **options: Any) -> Block:
     """A dense block. Options: `norm`, `dropout`, `pool_input`."""
     checks.positive_int("features", features)
     checks.initializer_maker("init", init)
-    return _block(nn.Dense(features, kernel_init=_made(init), dot_general=product), activation, **options)
+    return _block(nn.Dense(features, kernel_init=_initializer(init), dot_general=product), activation, **options)
 
 
 def conv(
@@ -201,7 +213,7 @@ def conv(
     """
     _check_convolution(features, kernel, stride, init)
     linear = nn.Conv(
-        features, (kernel, kernel), stride, padding, kernel_init=_made(init), conv_general_dilated=convolve
+        features, (kernel, kernel), stride, padding, kernel_init=_initializer(init), conv_general_dilated=convolve
     )
     return _block(linear, activation, **options)
 
@@ -216,13 +228,7 @@ def local(
 ) -> Block:
     """A locally connected block: a convolution with different weights at each position. Options as for `conv`."""
     _check_convolution(features, kernel, stride, init)
-
-    def kernel_init(key: jax.Array, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
-        """At each position the distribution of a convolution's kernel, with the same fan-in and fan-out."""
-        height, width, patch, outputs = shape
-        kernels = (height, width, kernel, kernel, patch // kernel**2, outputs)
-        return init(batch_axis=(0, 1))(key, kernels, dtype).reshape(shape)
-
+    kernel_init = _local_initializer(init, kernel)
     return _block(nn.ConvLocal(features, (kernel, kernel), stride, kernel_init=kernel_init), activation, **options)
 
 

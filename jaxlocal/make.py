@@ -93,7 +93,8 @@ def make_rule(
     frozen = checks.layer_indices("frozen", frozen, len(net.layers))
     author.check_frozen(frozen, parts)
     descents = tuple(Descent(dict(txs), tuple(layer in frozen for layer in part.layers), settle) for part in parts)
-    learn = None if teach else tuple(partial(_learn_alone, *one) for one in zip(parts, descents, strict=True))
+    taught = zip(parts, descents, strict=True)
+    learn = None if teach else tuple(partial(learn_alone, part, descent) for part, descent in taught)
     outlines: dict[tuple[tuple[int, ...], ...], Outline] = {}  # of the parameters, by the shapes of an example
     tokens = vocabulary(net)
 
@@ -213,7 +214,7 @@ def _start(
     """The components before the first batch."""
     keys, components = jax.random.split(key, len(parts)), []
     for i, (part, descent) in enumerate(zip(parts, descents, strict=True)):
-        # One operation for all numbers; with the number as a constant, a deep network would have to compile each.
+        # Of `keys[i]` each i would be compiled; this operation is compiled once.
         init_key, own_key = jax.random.split(jax.lax.dynamic_index_in_dim(keys, i, keepdims=False))
         weights, stats, message = author.checked_start(part, part.init(init_key, message), locality)
         opt = descent.start(weights)
@@ -226,7 +227,7 @@ def _batch_key(component: Component) -> jax.Array:
     return jax.random.fold_in(component.key, component.count)
 
 
-def _learn_alone(
+def learn_alone(
     part: Part, descent: Descent, component: Component, message: Message
 ) -> tuple[Component, Message, Lesson]:
     """What one component of a forward-only rule does with a message, in the sequence and in the pipeline alike."""

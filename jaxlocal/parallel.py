@@ -1,8 +1,8 @@
 """Transforms of rules: many runs in one program, batches split over devices, lower precision."""
 
 from collections.abc import Callable
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from functools import partial, wraps
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,6 @@ from jaxlocal.tokens import check_padding
 
 MOST = 10**6  # members of an ensemble
 MANY = 1000  # members; from this number on, `init` first asks whether there is memory for them
-Args = ParamSpec("Args")
 Out = TypeVar("Out")
 
 
@@ -207,13 +206,8 @@ def mixed_precision(rule: Rule, dtype: Any = jnp.bfloat16) -> Rule:
             f"dtype={checks.show(dtype)}: must be a floating-point type of 16 bits or more, such as jnp.bfloat16"
         )
 
-    def rounded(function: Callable[Args, Out]) -> Callable[Args, Out]:
-        @wraps(function)
-        def run(*args: Args.args, **kwargs: Args.kwargs) -> Out:
-            with computing_in(dtype):
-                return function(*args, **kwargs)
-
-        return run
+    def rounded(function: Callable[..., Out]) -> Callable[..., Out]:
+        return wraps(function)(partial(_rounded, dtype, function))
 
     return rule._replace(
         update=rounded(rule.update),
@@ -222,3 +216,9 @@ def mixed_precision(rule: Rule, dtype: Any = jnp.bfloat16) -> Rule:
         lessons=rounded(rule.lessons),
         learn=rule.learn and tuple(map(rounded, rule.learn)),
     )
+
+
+def _rounded(dtype: Any, function: Callable[..., Out], *args: Any, **kwargs: Any) -> Out:
+    """What a function returns if layers compute in this type."""
+    with computing_in(dtype):
+        return function(*args, **kwargs)

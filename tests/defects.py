@@ -917,9 +917,23 @@ DEFECTS = (
     Defect(
         "pipeline: components of one function are taken to be alike, whatever they hold",
         "pipeline/stages.py",
-        "return _made_of(value.func), _made_of(value.args), _made_of(value.keywords)",
-        "return _made_of(value.func)",
-        pipeline("devices_are_a_team_only_if_they_do_the_same[frozen]"),
+        "return type(value), _made_of(value.func), _made_of(value.args), _made_of(value.keywords)",
+        "return type(value), _made_of(value.func), _made_of(value.args)",
+        pipeline("devices_are_a_team_only_if_they_do_the_same[number]"),
+    ),
+    Defect(
+        "pipeline: of a stage only the first component is compared",
+        "pipeline/stages.py",
+        "for i in stage)), tuple(shapes)",
+        "for i in stage[:1])), tuple(shapes)",
+        pipeline("every_component_of_a_stage_is_compared"),
+    ),
+    Defect(
+        "pipeline: of layers that are made alike one is measured, whether it learns or not",
+        "pipeline/stages.py",
+        "return learn_alone, _made_of(teach), _made_of(descent)",
+        "return learn_alone, _made_of(teach)",
+        pipeline("each_kind_of_component_is_measured_by_its_own_program"),
     ),
     Defect(
         "pipeline: stages that call other Python functions are taken to be alike",

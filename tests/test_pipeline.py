@@ -16,10 +16,10 @@ import pytest
 from helpers import FORWARD_ONLY, RULES, drawn, plain, same, slow, token_ids
 
 import jaxlocal as jl
+from jaxlocal import author
 from jaxlocal.layers import Residual, dense, local
 from jaxlocal.network import vocabulary
 from jaxlocal.pipeline.packing import unpack
-from jaxlocal.rules import associated
 from jaxlocal.sequences import Convolution, Embedding, Encoder, Readout, Recurrent, Steps, sinusoidal
 
 BATCHES = 6
@@ -285,18 +285,23 @@ def test_devices_that_do_the_same_are_a_team(name, devices, teams):
     assert start(name, pipeline(name, devices)).layout.teams == teams
 
 
-def differing(kind):
+def differing(kind, blocks=4, frozen=()):
     """A rule whose blocks have the same shapes, and differ in what is hard to see."""
-    net = jl.models.mlp((4,) * 4, classes=4)
+    net = jl.models.mlp((4,) * blocks, classes=4)
 
     def init(block, more, key, message):
         weights, stats, a = jl.init_layer(block, key, message[0])
         return {"forward": (weights | more,)}, (stats,), (a, *message[1:])
 
-    def teach(block, given, weights, stats, message, key):
+    def teach(block, weights, stats, message, key, *, given=None):
         below = message[1] if kind == "input" and given else message[0]
         if kind in ("constant", "number"):
             below = below + given
+        if kind == "type" and not isinstance(given, bool):
+            below = below + 1
+        if kind == "dict":
+            for change in given.values():
+                below = change(below)
         if kind == "callback":
             shape = jax.ShapeDtypeStruct((), jnp.float32)
             below = below + jax.pure_callback(lambda: np.float32(given), shape)
@@ -310,23 +315,39 @@ def differing(kind):
 
         return jl.lesson_of(objective, weights)
 
-    def part(number, block):
-        of_kind = {"input": number % 2, "constant": jnp.full((8, 4), number / 10), "number": number / 10}
-        given = {**of_kind, "callback": number}.get(kind)
-        more = {"more": {}} if kind == "trees" and number % 2 else {}
-        own_teach = (lambda *args: teach(block, given, *args)) if kind == "closure" else partial(teach, block, given)
-        return jl.Part((number,), partial(init, block, more), own_teach)
+    def slower(part, *args):
+        lesson, message = part.teach(*args)
+        return lesson._replace(grads=jax.tree.map(lambda grad: grad / (1 + part.layers[0]), lesson.grads)), message
 
-    parts = (*map(part, range(4), net.blocks), jl.head_part(net))
-    frozen = {2} if kind == "frozen" else ()
-    return jl.make_rule(net, parts, {"forward": optax.sgd(0.1)}, locality={"forward": jl.upward(5)}, frozen=frozen)
+    def part(number, block):
+        tanh, double = ("tanh", jnp.tanh), ("double", lambda x: 2 * x)
+        given = {
+            "input": number % 2,
+            "constant": jnp.full((8, 4), number / 10),
+            "number": number / 10,
+            "type": bool(number % 2) or number // 2,  # True equals 1
+            "dict": dict([tanh, double] if number % 2 else [double, tanh]),
+            "callback": number,
+        }.get(kind)
+        more = {"more": {}} if kind == "trees" and number % 2 else {}
+        own_teach = partial(teach, block, given=given)
+        if kind == "closure":
+            own_teach = lambda *args: teach(block, *args)  # noqa: E731
+        found = jl.Part((number,), partial(init, block, more), own_teach)
+        return found._replace(teach=partial(slower, found)) if kind == "layers" else found
+
+    parts = (*map(part, range(blocks), net.blocks), jl.head_part(net))
+    locality = {"forward": jl.upward(len(parts))}
+    return jl.make_rule(net, parts, {"forward": optax.sgd(0.1)}, locality=locality, frozen=frozen)
 
 
 MIDDLE = {
     "nothing": [(1, 2, 3)],
     "closure": [(1, 2, 3)],  # each has a function of its own, with the same program
-    "frozen": [(1, 3), (2,)],
     "number": [(1,), (2,), (3,)],
+    "layers": [(1,), (2,), (3,)],
+    "type": [(1, 3), (2,)],
+    "dict": [(1, 3), (2,)],
     "input": [(1, 3), (2,)],
     "constant": [(1,), (2,), (3,)],
     "callback": [(1,), (2,), (3,)],
@@ -342,7 +363,7 @@ def test_devices_are_a_team_only_if_they_do_the_same(kind):
     params = jax.jit(rule.init)(jax.random.key(0), batch("alike", 0))
     placed = pipe.place(params, batch("alike", 0))
     assert sorted(placed.layout.teams) == sorted([(0,), *MIDDLE[kind], (4,)])
-    if kind not in ("nothing", "input", "order", "frozen"):  # of the others the teams say it all
+    if kind not in ("nothing", "input", "order"):  # of the others the teams say it all
         return
     wanted, info = jax.lax.scan(rule.step, params, batches("alike"))
     placed, found = pipe.run(placed, batches("alike"))
@@ -367,21 +388,55 @@ def test_stages_of_other_shapes_are_no_group():
     assert [len(group.stages) for group in params.layout.groups[0]] == [1, 3, 1]
 
 
-@pytest.mark.xdist_group("pipeline alike")
-@pytest.mark.parametrize("depth", [3, 6])
-def test_the_start_traces_each_kind_of_component_once(depth, monkeypatch):
-    """The first component has a readout in place of a decoder; the others are alike."""
-    traced, teach = [], associated._Association.teach
+def test_every_component_of_a_stage_is_compared():
+    """The stages are blocks 0, 1 and 2, 3 and 4, and block 5 with the head; block 4 is frozen."""
+    pipe = jl.pipelined(differing("nothing", 6, frozen={4}), jl.pipeline.mesh(component=4), stages=(1, 2, 2, 2))
+    params = jax.eval_shape(pipe.init, jax.random.key(0), batch("alike", 0))
+    assert params.layout.teams == ((0,), (1,), (2,), (3,))
 
-    def counted(self, *args):
-        traced.append(self)
-        return teach(self, *args)
 
-    monkeypatch.setattr(associated._Association, "teach", counted)
-    rule = jl.rules.al(jl.models.mlp((4,) * depth, classes=4), optax.sgd(0.1), width=4)
-    pipe = jl.pipelined(rule, jl.pipeline.mesh(component=1), stages=(1,) * depth)
+def test_steps_of_a_rule_may_be_wrapped():
+    """Each step is wrapped, and does what its own number says."""
+    rule = differing("nothing")
+
+    def numbered(number, learn, component, message):
+        component, (a, y), lesson = learn(component, message)
+        return component, (a * number, y), lesson
+
+    rule = rule._replace(learn=tuple(partial(numbered, i % 2, learn) for i, learn in enumerate(rule.learn)))
+    pipe = jl.pipelined(rule, jl.pipeline.mesh(component=5))
+    params = jax.eval_shape(pipe.init, jax.random.key(0), batch("alike", 0))
+    assert sorted(params.layout.teams) == [(0,), (1, 3), (2,), (4,)]
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """What is traced of components' steps: the layers of each."""
+    found, check = [], author.checked_lesson
+
+    def counted(part, component, lesson):
+        found.append(part.layers)
+        return check(part, component, lesson)
+
+    monkeypatch.setattr(author, "checked_lesson", counted)
+    return found
+
+
+@pytest.mark.parametrize("precision", [lambda rule: rule, jl.mixed_precision], ids=["single", "mixed"])
+@pytest.mark.parametrize("name", [name for name in FORWARD_ONLY if name != "layer_local"])
+def test_the_start_traces_each_kind_of_component_once(name, precision, traced):
+    """There are two kinds: the first component of `al` and `ff`, the last one of the others, and all the rest."""
+    rule = precision(RULES[name](jl.models.mlp((4,) * 5, classes=4), optax.sgd(0.1)))
+    pipe = jl.pipelined(rule, jl.pipeline.mesh(component=1), stages=(1,) * len(rule.learn))
     jax.eval_shape(pipe.init, jax.random.key(0), batch("alike", 0))
-    assert len(traced) == 2 and traced[0] != traced[1]
+    assert len(traced) == 2
+
+
+def test_each_kind_of_component_is_measured_by_its_own_program(traced):
+    rule = differing("nothing", frozen={2})
+    costs = jl.pipeline.measure(rule, rule.init(jax.random.key(0), batch("alike", 0)), batch("alike", 0), repeats=1)
+    once = [(0,), (2,), (4,)]
+    assert len(costs.seconds) == 5 and sorted(traced) == sorted(once * 2)  # one step, and several in one program
 
 
 def test_a_scalar_in_a_message_is_refused():

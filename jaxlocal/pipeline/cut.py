@@ -20,7 +20,7 @@ from jaxlocal.pipeline.stages import kind_of, steps
 from jaxlocal.rule import Batch, Component, Learn, Message, Params, Rule
 
 ROUNDS = 4  # steps in one timed program
-Steps = Callable[[Component, Message], Component]
+Several = Callable[[Component, Message], Component]  # several steps on one message
 
 
 class Costs(NamedTuple):
@@ -63,20 +63,19 @@ def measure(rule: Rule, params: Params, batch: Batch, repeats: int = 5) -> Costs
     rule.check(params)
     checks.batch(batch, rule.net, params.shapes)
     checks.positive_int("repeats", repeats)
-    programs: dict[Hashable, tuple[Learn, Steps]] = {}  # of each kind of component, because compiling takes time
+    programs: dict[Hashable, tuple[Learn, Several]] = {}  # of each kind of component, because compiling takes time
     message: Message = batch
     seconds, sizes = [], []
     for i, component in enumerate(params.components):
-        if (kind := kind_of(learn, (i,), ((component,), message))) not in programs:
-            programs[kind] = jax.jit(learn[i]), _several(learn[i])
-        step, several = programs[kind]
+        kind = kind_of(learn, (i,), ((component,), message))
+        step, several = programs.setdefault(kind, (jax.jit(learn[i]), _several(learn[i])))
         seconds.append(_seconds(several, component, message, repeats))
         _, message, _ = step(component, message)
         sizes.append(sum(leaf.nbytes for leaf in jax.tree.leaves(message)))
     return Costs(tuple(seconds), tuple(sizes))
 
 
-def _several(step: Learn) -> Steps:
+def _several(step: Learn) -> Several:
     """Several steps in one program, as in training: a single call would also pay for the memory that it allocates."""
 
     @partial(jax.jit, donate_argnums=0)
@@ -86,7 +85,7 @@ def _several(step: Learn) -> Steps:
     return several
 
 
-def _seconds(several: Steps, component: Component, message: Message, repeats: int) -> float:
+def _seconds(several: Several, component: Component, message: Message, repeats: int) -> float:
     """The median time of a component's step."""
     component = jax.block_until_ready(several(jax.tree.map(jnp.copy, component), message))  # may compile
     times = []

@@ -14,10 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache, partial
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.stages import Traced
 
 from jaxlocal.network import Tree
 from jaxlocal.pipeline.packing import Packing, packing
@@ -85,7 +86,7 @@ def lay_out(
 ) -> Layout:
     """The layout of a pipeline, for parameters and batches of these shapes."""
     read, traces, losses = [], [], []  # the message and the trace of each stage; the names of each component's losses
-    known: dict[Hashable, Any] = {}  # the trace of each kind of stage, because tracing takes time
+    known: dict[Hashable, Traced] = {}  # the trace of each kind of stage, because tracing takes time
     message = batch
     for stage in stages:
         given = tuple(params.components[i] for i in stage), message
@@ -104,15 +105,16 @@ def lay_out(
             )
 
     @cache
-    def text(traced: Any) -> Hashable:
-        """What the compiler sees of a stage, constants included; None if that does not say which function is called."""
+    def text(traced: Traced) -> str | None:
+        """What the compiler sees of a stage, constants included; None if it calls Python, whose code is not in it."""
         calls_python = traced.jaxpr.effects or "callback" in str(traced.jaxpr)
         return None if calls_python else traced.lower().as_text()
 
     def program(number: int) -> Hashable:
         """The text of a stage, and its trees: stages with the same are alike."""
         traced = traces[number]
-        return number if text(traced) is None else (traced.in_tree, traced.out_tree, text(traced))
+        seen = text(traced)
+        return number if seen is None else (traced.in_tree, traced.out_tree, seen)
 
     each = len(stages) // devices
     numbers = [range(d * each, (d + 1) * each) for d in range(devices)]  # of the stages of each device

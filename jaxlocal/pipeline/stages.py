@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from jaxlocal import checks
+from jaxlocal.make import learn_alone
 from jaxlocal.rule import Component, Learn, Message, Part, Rule
 
 Stage = tuple[int, ...]  # the numbers of its components
@@ -45,12 +46,11 @@ def learn_stage(
 
 
 def kind_of(steps: tuple[Learn, ...], stage: Stage, given: Any) -> Hashable:
-    """Equal for stages that do the same: made of equal things, and given components and a message of the same shapes.
+    """Stages of the same kind do the same: they are made of equal things, and get arrays of the same shapes.
 
-    So a program of one of them is that of all. Stages that do the same need not be of the same kind: two functions that
-    were defined alike are not equal.
+    Others may do the same, too: two functions with the same code are not equal.
     """
-    shapes, structure = jax.tree.flatten(jax.eval_shape(lambda same: same, given))
+    shapes, structure = jax.tree.flatten(jax.eval_shape(lambda arrays: arrays, given))
     kind = _made_of(tuple(steps[i] for i in stage)), tuple(shapes), structure
     try:
         hash(kind)
@@ -60,19 +60,19 @@ def kind_of(steps: tuple[Learn, ...], stage: Stage, given: Any) -> Hashable:
 
 
 def _made_of(value: Any) -> Hashable:
-    """A component's step is a `functools.partial` that holds its part and optimizers, and most parts teach by a method.
+    """What a value is made of, in a form that can be compared.
 
-    Python compares both by identity; here what they hold is compared. The numbers of a part's layers do not count.
+    Python compares partial functions and methods by identity; here what they hold is compared.
     """
     match value:
+        case partial(func=func, args=(Part(teach=teach), descent)) if func is learn_alone:
+            return learn_alone, _made_of(teach), _made_of(descent)  # the numbers of the layers stand in errors only
         case partial():
-            return _made_of(value.func), _made_of(value.args), _made_of(value.keywords)
+            return type(value), _made_of(value.func), _made_of(value.args), _made_of(value.keywords)
         case MethodType():
             return value.__func__, _made_of(value.__self__)
-        case Part():
-            return _made_of(value.teach)
         case tuple():
             return type(value), *map(_made_of, value)
         case dict():
-            return tuple((name, _made_of(item)) for name, item in sorted(value.items()))
-    return value
+            return type(value), *((name, _made_of(item)) for name, item in value.items())
+    return type(value), value

@@ -153,7 +153,7 @@ def al(
     autoencoder_tx = autoencoder_tx or optax.chain(tx, optax.scale(2.0))
     return make_rule(
         net,
-        tuple(Part(layers, one.init, one.teach) for layers, one in zip(groups, associations, strict=True)),
+        tuple(Part(layers, each.init, each.teach) for layers, each in zip(groups, associations, strict=True)),
         {"forward": tx, "bridge": bridge_tx or tx, "encoder": autoencoder_tx, "decoder": autoencoder_tx},
         locality={"forward": upward(n), "bridge": own(n), "encoder": upward(n), "decoder": own(n)},
         frozen=frozen,
@@ -186,7 +186,7 @@ class _Association(NamedTuple):
     def init(self, key: jax.Array, message: Message) -> tuple[Weights, Stats, Message]:
         """The weights of f_i, b_i, g_i and h_i."""
         s_below, t_below, y = self.read(message)
-        if not isinstance(t_below, Masked):
+        if not isinstance(t_below, Masked):  # for the first component it is y
             checks.at_most_tokens("al", t_below)
         f_key, b_key, g_key, h_key = jax.random.split(key, 4)
         weights, stats, (s, _) = init_forward(self.f)(f_key, (s_below, t_below))
@@ -270,11 +270,11 @@ def _scores(
     weights, stats = zip(*((component.weights, component.stats) for component in params.components), strict=True)
     f_keys, b_keys, _, h_keys = zip(*(_module_keys(key_of(key, i)) for i in range(n)), strict=True)
     s, tops = x, []
-    for i, one in enumerate(associations):
-        s, _ = apply_layers(one.f, weights[i]["forward"], stats[i], s, f_keys[i])
+    for i, association in enumerate(associations):
+        s, _ = apply_layers(association.f, weights[i]["forward"], stats[i], s, f_keys[i])
         tops.append(rows(s) if by_token(s, targets) else s)  # what the bridge reads
     of_tokens = by_token(s, targets)
-    widths = [one.width(top) for one, top in zip(associations, tops, strict=True)]  # of t_1 … t_N
+    widths = [association.width(top) for association, top in zip(associations, tops, strict=True)]  # of t_1 … t_N
     below = [targets[-1] if of_tokens else prod(targets), *widths]  # of t_0 … t_N
 
     def across(i: int) -> jax.Array:

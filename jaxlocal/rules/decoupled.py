@@ -72,7 +72,7 @@ def dgl(
     checks.count("hidden", hidden)
     *lower, top = block_groups(components, len(net.blocks))
     groups = (*lower, (*top, len(net.blocks)))
-    classifiers = (*[partial(Classifier, hidden=hidden)] * len(lower), None)
+    classifiers = (*(partial(Classifier, hidden=hidden) for _ in lower), None)
     parts = []
     for numbers, classifier in zip(groups, classifiers, strict=True):
         decoupled = _Decoupled(tuple(net.layers[i] for i in numbers), net.loss, classifier)
