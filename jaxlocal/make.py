@@ -215,7 +215,8 @@ def _start(
     keys, components = jax.random.split(key, len(parts)), []
     for i, (part, descent) in enumerate(zip(parts, descents, strict=True)):
         # Of `keys[i]` each i would be compiled; this operation is compiled once.
-        init_key, own_key = jax.random.split(jax.lax.dynamic_index_in_dim(keys, i, keepdims=False))
+        part_key = jax.lax.dynamic_index_in_dim(keys, i, keepdims=False)
+        init_key, own_key = jax.random.split(part_key)
         weights, stats, message = author.checked_start(part, part.init(init_key, message), locality)
         opt = descent.start(weights)
         components.append(Component(weights, opt, stats, own_key, count=jnp.zeros((), jnp.int32)))
