@@ -423,7 +423,7 @@ def traced(monkeypatch):
 
 
 @pytest.mark.parametrize("precision", [lambda rule: rule, jl.mixed_precision], ids=["single", "mixed"])
-@pytest.mark.parametrize("name", [name for name in FORWARD_ONLY if name != "layer_local"])
+@pytest.mark.parametrize("name", FORWARD_ONLY)
 def test_the_start_traces_each_kind_of_component_once(name, precision, traced):
     """There are two kinds: the first component of `al` and `ff`, the last one of the others, and all the rest."""
     rule = precision(RULES[name](jl.models.mlp((4,) * 5, classes=4), optax.sgd(0.1)))
