@@ -1,6 +1,6 @@
 """What a rule costs: operations, weights, memory, and how much of it is moved, beside backpropagation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 
 from jaxlocal import checks
+from jaxlocal.kinds import kind_of
 from jaxlocal.network import Tree
 from jaxlocal.rule import Batch, Learn, Rule
 from jaxlocal.rules.backprop import bp
@@ -94,11 +95,15 @@ def _of_components(rule: Rule, message: Any) -> tuple[Cost, ...]:
         return learn(component, message)[:2]
 
     found = []
+    known: dict[Hashable, tuple[Cost, Any]] = {}  # cost and message of each kind of component: compiling takes time
     components = jax.eval_shape(rule.init, jax.random.key(0), message).components
     for learn, component in zip(rule.learn, components, strict=True):
-        step = partial(without_lesson, learn)
-        found.append(_cost(step, component, message, component.weights))
-        _, message = jax.eval_shape(step, component, message)
+        if (kind := kind_of((learn,), (component, message))) not in known:
+            step = partial(without_lesson, learn)
+            _, message_above = jax.eval_shape(step, component, message)
+            known[kind] = _cost(step, component, message, component.weights), message_above
+        cost, message = known[kind]
+        found.append(cost)
     return tuple(found)
 
 

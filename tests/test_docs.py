@@ -38,6 +38,7 @@ INTERNAL = {
     "files",
     "flags",
     "hints",
+    "kinds",
     "lazy",
     "locks",
     "memory",

@@ -16,7 +16,7 @@ import pytest
 from helpers import FORWARD_ONLY, RULES, drawn, plain, same, slow, token_ids
 
 import jaxlocal as jl
-from jaxlocal import author
+from jaxlocal import author, costs
 from jaxlocal.layers import Residual, dense, local
 from jaxlocal.network import vocabulary
 from jaxlocal.pipeline.packing import unpack
@@ -437,6 +437,17 @@ def test_each_kind_of_component_is_measured_by_its_own_program(traced):
     costs = jl.pipeline.measure(rule, rule.init(jax.random.key(0), batch("alike", 0)), batch("alike", 0), repeats=1)
     once = [(0,), (2,), (4,)]
     assert len(costs.seconds) == 5 and sorted(traced) == sorted(once * 2)  # one step, and several in one program
+
+
+def test_each_kind_of_component_is_counted_once(traced, monkeypatch):
+    def counted():
+        traced.clear()
+        return jl.diagnostics.costs(differing("nothing", frozen={2}), batch("alike", 0)).components
+
+    found, programs = counted(), len(traced)
+    monkeypatch.setattr(costs, "kind_of", lambda *_: object())
+    assert found == counted() and len(traced) == programs + 2
+    assert found[2].operations < found[1].operations == found[3].operations
 
 
 def test_a_scalar_in_a_message_is_refused():

@@ -14,9 +14,10 @@ from jax.experimental.multihost_utils import broadcast_one_to_all
 from jax.sharding import Mesh
 
 from jaxlocal import checks
+from jaxlocal.kinds import kind_of
 from jaxlocal.network import neighbours
 from jaxlocal.pipeline.pipeline import ROOM, Pipeline, pipelined
-from jaxlocal.pipeline.stages import kind_of, steps
+from jaxlocal.pipeline.stages import steps
 from jaxlocal.rule import Batch, Component, Learn, Message, Params, Rule
 
 ROUNDS = 4  # steps in one timed program
@@ -67,7 +68,7 @@ def measure(rule: Rule, params: Params, batch: Batch, repeats: int = 5) -> Costs
     message: Message = batch
     seconds, sizes = [], []
     for i, component in enumerate(params.components):
-        kind = kind_of(learn, (i,), ((component,), message))
+        kind = kind_of((learn[i],), (component, message))
         step, several = programs.setdefault(kind, (jax.jit(learn[i]), _several(learn[i])))
         seconds.append(_seconds(several, component, message, repeats))
         _, message, _ = step(component, message)

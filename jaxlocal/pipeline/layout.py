@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 from jax.stages import Traced
 
+from jaxlocal.kinds import kind_of
 from jaxlocal.network import Tree
 from jaxlocal.pipeline.packing import Packing, packing
-from jaxlocal.pipeline.stages import Stage, kind_of, learn_stage
+from jaxlocal.pipeline.stages import Stage, learn_stage
 from jaxlocal.rule import Component, Info, Learn, Params
 
 Shapes = tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]  # of a batch or a message
@@ -90,7 +91,7 @@ def lay_out(
     message = batch
     for stage in stages:
         given = tuple(params.components[i] for i in stage), message
-        if (kind := kind_of(steps, stage, given)) not in known:
+        if (kind := kind_of(tuple(steps[i] for i in stage), given)) not in known:
             # Nothing unused is dropped, so that the text of a stage tells what it reads.
             known[kind] = jax.jit(partial(learn_stage, steps, stage), keep_unused=True).trace(*given)
         traced = known[kind]
