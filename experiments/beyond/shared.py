@@ -31,6 +31,7 @@ class Problem(NamedTuple):
     averaged: tuple[int, ...] = ()  # the numbers of components in the rows whose prediction is the mean over them
     grids: tuple[int, ...] = ()  # the cells along each axis of the images that the bridges read, in rows of their own
     widths: tuple[tuple[int, int], ...] = ()  # numbers of components and of units of a code, in rows of their own
+    fast: tuple[tuple[int, int], ...] = ()  # the same for bridges that learn faster
     low_rank: bool = False  # whether bridges of low rank have a row of their own
     rates: tuple[float, ...] = RATES  # which each contender may choose from
     more_rates: tuple[float, ...] = ()  # which backpropagation may choose as well, in a row of its own
@@ -57,6 +58,7 @@ PROBLEMS = {
             SHORT,
             averaged=(2, 4, 8),
             widths=widths,
+            fast=((4, 64),),
             low_rank=name == "mnist",
             more_rates=LOWER,
         )
@@ -80,6 +82,7 @@ PROBLEMS = {
         averaged=(2, 4, 8),
         grids=(1, 2, 4, 16),
         widths=((4, 128), (4, 256)),
+        fast=((2, 64),),
         low_rank=True,
     ),
     "cifar_512": Problem(
@@ -110,8 +113,12 @@ PROBLEMS = {
             feedback=False,
             longer=longer,
             averaged=(2, 4),
+            fast=fast,
         )
-        for batch, longer in ((64, ()), (512, ("bp", "al_2_average", "al_2", "al_4_average", "al_4")))
+        for batch, longer, fast in (
+            (64, (), ((2, 64),)),
+            (512, ("bp", "al_2_average", "al_2", "al_4_average", "al_4", "al_2_fast_bridges_256"), ((2, 256),)),
+        )
     },
     **{
         f"deep_{depth}": Problem(

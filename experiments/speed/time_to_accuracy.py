@@ -51,7 +51,14 @@ if TYPE_CHECKING:
 PROBLEMS = "wide_512", "wide_64", "cifar_512", "cifar", *deep.NAMES
 EITHER = "wide_512", "wide_64"  # the same network and data
 FULL, QUICK = Budget(rounds=9, steps=20), Budget(rounds=3, steps=5)
-LEAN = "al_2", "al_4", "al_4_width_128", "al_4_width_256"  # of `frontier`
+LEAN = (
+    "al_2",
+    "al_2_fast_bridges_64",
+    "al_2_fast_bridges_256",
+    "al_4",
+    "al_4_width_128",
+    "al_4_width_256",
+)  # of `frontier`
 BATCHES = "batches in an epoch"  # as a setting of the records
 MICRO = 2, 4, 8, 16, 32  # numbers of micro-batches
 FEWEST = 4  # examples in a micro-batch
