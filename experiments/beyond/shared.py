@@ -58,13 +58,13 @@ PROBLEMS = {
             SHORT,
             averaged=(2, 4, 8),
             widths=widths,
-            fast=((4, 64),),
+            fast=fast,
             low_rank=name == "mnist",
             more_rates=LOWER,
         )
-        for name, title, data, widths in (
-            ("mnist", "MNIST", "mnist", ()),
-            ("fashion", "Fashion-MNIST", "fashion_mnist", ((1, 256),)),
+        for name, title, data, widths, fast in (
+            ("mnist", "MNIST", "mnist", (), ((4, 64),)),
+            ("fashion", "Fashion-MNIST", "fashion_mnist", ((1, 256),), ((1, 64), (4, 64))),
         )
     },
     "cifar": Problem(
@@ -150,6 +150,7 @@ PROBLEMS = {
         averaged=(2, 4),
         grids=(1, 2, 4, 16),
         widths=((1, 256), (4, 128), (4, 256)),
+        fast=((1, 64), (2, 64)),
         more_rates=(1.6e-2, 3.2e-2),
     ),
 }
