@@ -44,6 +44,7 @@ class Problem(NamedTuple):
 
 
 MLP, WIDE = jl.models.mlp((256,) * 8), jl.models.mlp((1024,) * 4)
+LONGER_512 = "bp", "al_2_average", "al_2", "al_4_average", "al_4", "al_2_fast_bridges_256"
 SHORT, LONG = Budget(epochs=6, seeds=3), Budget(epochs=20, seeds=5)
 PROBLEMS = {
     **{
@@ -114,10 +115,11 @@ PROBLEMS = {
             longer=longer,
             averaged=(2, 4),
             fast=fast,
+            more_rates=more_rates,
         )
-        for batch, longer, fast in (
-            (64, (), ((2, 64),)),
-            (512, ("bp", "al_2_average", "al_2", "al_4_average", "al_4", "al_2_fast_bridges_256"), ((2, 256),)),
+        for batch, longer, fast, more_rates in (
+            (64, (), ((2, 64),), ()),
+            (512, LONGER_512, ((2, 256),), (7e-4, 1.4e-3)),
         )
     },
     **{
