@@ -936,6 +936,13 @@ DEFECTS = (
         pipeline("each_kind_of_component_is_measured_by_its_own_program"),
     ),
     Defect(
+        "pipeline: components are taken to cost the same, whatever they do",
+        "costs.py",
+        "kind_of((learn,), (component, message))",
+        "kind_of((), (component, message))",
+        pipeline("each_kind_of_component_is_counted_once"),
+    ),
+    Defect(
         "pipeline: stages that call other Python functions are taken to be alike",
         "pipeline/layout.py",
         'or "callback" in str(traced.jaxpr)',

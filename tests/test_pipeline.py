@@ -434,9 +434,9 @@ def test_the_start_traces_each_kind_of_component_once(name, precision, traced):
 
 def test_each_kind_of_component_is_measured_by_its_own_program(traced):
     rule = differing("nothing", frozen={2})
-    costs = jl.pipeline.measure(rule, rule.init(jax.random.key(0), batch("alike", 0)), batch("alike", 0), repeats=1)
+    found = jl.pipeline.measure(rule, rule.init(jax.random.key(0), batch("alike", 0)), batch("alike", 0), repeats=1)
     once = [(0,), (2,), (4,)]
-    assert len(costs.seconds) == 5 and sorted(traced) == sorted(once * 2)  # one step, and several in one program
+    assert len(found.seconds) == 5 and sorted(traced) == sorted(once * 2)  # one step, and several in one program
 
 
 def test_each_kind_of_component_is_counted_once(traced, monkeypatch):
@@ -444,7 +444,7 @@ def test_each_kind_of_component_is_counted_once(traced, monkeypatch):
         traced.clear()
         return jl.diagnostics.costs(differing("nothing", frozen={2}), batch("alike", 0)).components
 
-    found, programs = counted(), len(traced)
+    found, programs = counted(), len(traced)  # five components of three kinds
     monkeypatch.setattr(costs, "kind_of", lambda *_: object())
     assert found == counted() and len(traced) == programs + 2
     assert found[2].operations < found[1].operations == found[3].operations

@@ -55,7 +55,7 @@ def contenders(problem: Problem) -> dict[str, Make]:
             plain[f"al_{count}{AVERAGED}"] = partial(jl.rules.al, components=count)
         if count in problem.components:
             plain[f"al_{count}"] = partial(jl.rules.al, components=count, average=False)
-    plain |= {f"al_{count}{FAST}{width}": partial(fast_bridges, count, width) for count, width in problem.fast}
+    plain |= {f"al_{count}{FAST}{width}": partial(fast_bridges, count, width) for count, width in problem.fast_bridges}
     longer = {name + LONGER: plain[name] for name in problem.longer}
     more: dict[str, Make] = {f"bp{MORE}": jl.rules.bp} if problem.more_rates else {}
     grids = {
@@ -326,8 +326,9 @@ EXPERIMENT = Experiment(
         "components with lean codes; the prediction is the mean over them. With `last` the last component alone "
         "predicts, and `longer` has twice the epochs. The bridges of `grid_N` read images averaged to N by N cells in "
         "place of 8 by 8, those of `low_rank` are a product of two narrow matrices, and `width_N` has codes of N units "
-        f"in place of 64. In `fast_bridges_N` the bridges learn at {FASTER:g} times the rate of the blocks, from codes "
-        "of N units; both were chosen on the validation set of `wide_512`, among about thirty designs. "
+        f"in place of 64. In `fast_bridges_N` the codes have N units, and the bridges learn at {FASTER:g} times the "
+        "rate of the blocks; this factor, and 256 units, were found on the validation set of `wide_512`, among about "
+        "thirty designs. "
         "`al_paper` has the paper's codes, with which the last component predicts. Operations, time, weights and "
         "memory are multiples of backpropagation's. `cifar` is the vanilla CNN on 10,000 images of 16 by 16 pixels, "
         "`cifar_512` on all 45,000 with batches of 512, `resnet` ResNet-8 on the 10,000; `mnist` and `fashion` are 8 "

@@ -31,7 +31,7 @@ class Problem(NamedTuple):
     averaged: tuple[int, ...] = ()  # the numbers of components in the rows whose prediction is the mean over them
     grids: tuple[int, ...] = ()  # the cells along each axis of the images that the bridges read, in rows of their own
     widths: tuple[tuple[int, int], ...] = ()  # numbers of components and of units of a code, in rows of their own
-    fast: tuple[tuple[int, int], ...] = ()  # the same for bridges that learn faster
+    fast_bridges: tuple[tuple[int, int], ...] = ()  # the same, with bridges that learn faster than the blocks
     low_rank: bool = False  # whether bridges of low rank have a row of their own
     rates: tuple[float, ...] = RATES  # which each contender may choose from
     more_rates: tuple[float, ...] = ()  # which backpropagation may choose as well, in a row of its own
@@ -59,11 +59,11 @@ PROBLEMS = {
             SHORT,
             averaged=(2, 4, 8),
             widths=widths,
-            fast=fast,
+            fast_bridges=fast_bridges,
             low_rank=name == "mnist",
             more_rates=LOWER,
         )
-        for name, title, data, widths, fast in (
+        for name, title, data, widths, fast_bridges in (
             ("mnist", "MNIST", "mnist", (), ((4, 64),)),
             ("fashion", "Fashion-MNIST", "fashion_mnist", ((1, 256),), ((1, 64), (4, 64))),
         )
@@ -83,7 +83,7 @@ PROBLEMS = {
         averaged=(2, 4, 8),
         grids=(1, 2, 4, 16),
         widths=((4, 128), (4, 256)),
-        fast=((2, 64),),
+        fast_bridges=((2, 64),),
         low_rank=True,
     ),
     "cifar_512": Problem(
@@ -114,10 +114,10 @@ PROBLEMS = {
             feedback=False,
             longer=longer,
             averaged=(2, 4),
-            fast=fast,
+            fast_bridges=fast_bridges,
             more_rates=more_rates,
         )
-        for batch, longer, fast, more_rates in (
+        for batch, longer, fast_bridges, more_rates in (
             (64, (), ((2, 64),), ()),
             (512, LONGER_512, ((2, 256),), (7e-4, 1.4e-3)),
         )
@@ -152,7 +152,7 @@ PROBLEMS = {
         averaged=(2, 4),
         grids=(1, 2, 4, 16),
         widths=((1, 256), (4, 128), (4, 256)),
-        fast=((1, 64), (2, 64)),
+        fast_bridges=((1, 64), (2, 64)),
         more_rates=(1.6e-2, 3.2e-2),
     ),
 }
