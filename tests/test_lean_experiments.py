@@ -61,7 +61,7 @@ def test_a_contender_is_trained_with_each_rate_and_then_from_each_seed_with_the_
 
 
 def test_a_longer_training_has_the_rate_of_the_shorter_one(tiny, monkeypatch):
-    task = tiny("al_2_long", seeds=1)
+    task = tiny("al_2_long", epochs=4, seeds=1)
     with pytest.raises(CannotRun, match="tiny_al_2"):
         next(frontier.run("tiny", "al_2_long", task))
     trials = [{"rate": 1e-3, "validation": 0.5}, {"rate": 1e-2, "validation": 0.4}]
@@ -69,7 +69,8 @@ def test_a_longer_training_has_the_rate_of_the_shorter_one(tiny, monkeypatch):
     monkeypatch.setattr(frontier.Experiment, "record", lambda *_: known)
     (outcome,) = frontier.run("tiny", "al_2_long", task)
     (run,) = outcome.rows[0]["runs"]
-    assert run["rate"] == 1e-3 and len(run["history"]) == 2 * SHORT["epochs"]
+    assert run["rate"] == 1e-3 and len(run["history"]) == 4
+    assert outcome.settings["epochs for each rate"] == 1  # as in the usual training, of two epochs
 
 
 def test_the_codes_of_the_last_component_decode_to_the_prediction():
@@ -110,10 +111,10 @@ def test_the_table_of_the_frontier_compares_with_backpropagation(tiny):
         "bp",
         "al_1",
         "al_2, last",
-        "al_2, last, longer",
         "al_paper",
         "dfa",
         "drtp",
+        "al_2, last, longer",
     ]
     assert lines[1]["below BP"] == "10.00" and lines[1]["operations"] is None and lines[1]["test %"] == "75.00 ± 7.07"
     assert lines[2]["test %"] == "not run"

@@ -37,7 +37,10 @@ LOOKS = {  # the colours and the markers in the picture
     "dfa": (figures.RED, "^"),
     "drtp": (figures.RED, "v"),
 }
-LONGER = "_long"  # at the end of a contender's name: twice the epochs, with the rate of the shorter training
+# At the end of a contender's name: a training of another length, as a multiple; it has the rate of the usual training.
+SHORTER = {"_half": 1 / 2, "_two_thirds": 2 / 3, "_five_sixths": 5 / 6}
+LONGER = "_long"
+LENGTHS = {**SHORTER, LONGER: 2}
 AVERAGED = "_average"  # the same training, and the prediction is the mean over the components
 GRID = "_grid_"  # before the number of cells along each axis that the bridges read; the prediction is the mean, too
 WIDTH = "_width_"  # before the units of a code; the prediction is the mean, too
@@ -56,7 +59,6 @@ def contenders(problem: Problem) -> dict[str, Make]:
         if count in problem.components:
             plain[f"al_{count}"] = partial(jl.rules.al, components=count, average=False)
     plain |= {f"al_{count}{FAST}{width}": partial(fast_bridges, count, width) for count, width in problem.fast_bridges}
-    longer = {name + LONGER: plain[name] for name in problem.longer}
     more: dict[str, Make] = {f"bp{MORE}": jl.rules.bp} if problem.more_rates else {}
     grids = {
         f"al_4{GRID}{grid}": partial(jl.rules.al, components=4, bridge=jl.codes.pooled(jl.codes.one_layer, grid))
@@ -71,7 +73,9 @@ def contenders(problem: Problem) -> dict[str, Make]:
     paper = partial(jl.rules.al, components=problem.paper, codes=jl.codes.paper)
     others = {"al_paper": paper} if problem.paper else {}
     feedback = {"dfa": jl.rules.dfa, "drtp": jl.rules.drtp} if problem.feedback else {}
-    return {**plain, **longer, **more, **grids, **widths, **ranks, **others, **feedback}
+    usual: dict[str, Make] = {**plain, **more, **grids, **widths, **ranks, **others, **feedback}
+    shorter = {name + end: usual[name] for name in problem.shorter for end in SHORTER}
+    return {**usual, **shorter, **{name + LONGER: usual[name] for name in problem.longer}}
 
 
 def fast_bridges(count: int, width: int, net: jl.Network, tx: optax.GradientTransformation) -> jl.Rule:
@@ -79,26 +83,30 @@ def fast_bridges(count: int, width: int, net: jl.Network, tx: optax.GradientTran
     return jl.rules.al(net, tx, components=count, width=width, bridge_tx=optax.chain(tx, optax.scale(FASTER)))
 
 
+def length_of(contender: str) -> tuple[str, str]:
+    """The contender of the usual training, and the end of the name that says another length."""
+    end = next((end for end in LENGTHS if contender.endswith(end)), "")
+    return contender.removesuffix(end), end
+
+
 def shown_as(contender: str) -> str:
     """The contender's name in tables and pictures: `al_4` predicts as by default, by the mean over its components.
 
     The records call that one `al_4_average`, and `al_4` the rule whose last component alone predicts.
     """
-    if contender.endswith(MORE):
-        return f"{contender.removesuffix(MORE)}, more rates"
-    name = contender.removesuffix(LONGER)
+    name, end = length_of(contender)
     last = ", last" if name.removeprefix("al_").isdigit() and name != "al_1" else ""
-    longer = ", longer" if name != contender else ""
-    return f"{name.removesuffix(AVERAGED)}{last}{longer}"
+    more = ", more rates" if name.endswith(MORE) else ""
+    length = {"": "", LONGER: ", longer"}.get(end, f",{end.replace('_', ' ')}")
+    return f"{name.removesuffix(AVERAGED).removesuffix(MORE)}{last}{more}{length}"
 
 
 def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:
     """Choose the rate, then train the seeds; there is an outcome after every training."""
     problem = PROBLEMS[name]
-    splits, base = problem.splits(), contender.removesuffix(LONGER)
-    rates = (*problem.rates, *problem.more_rates) if contender.endswith(MORE) else problem.rates
-    search = epochs_of_a_trial(task.budget["epochs"])
-    epochs = task.budget["epochs"] * (2 if contender != base else 1)
+    splits, epochs, (base, end) = problem.splits(), task.budget["epochs"], length_of(contender)
+    rates = (*problem.rates, *problem.more_rates) if base.endswith(MORE) else problem.rates
+    search = epochs_of_a_trial(round(epochs / LENGTHS[end]) if end else epochs)
     settings = {
         "data": problem.data,
         **{key: value for key in ("size", "examples") if (value := getattr(problem, key))},
@@ -110,7 +118,7 @@ def run(name: str, contender: str, task: Task) -> Iterator[Outcome]:
     }
     begun = task.begun(settings)
     row: Row = begun[0] if begun else {"contender": contender, "trials": [], "runs": []}
-    if contender != base:
+    if end:
         row["trials"] = _trials(task, f"{name}_{base}")
 
     def outcome(message: str) -> Outcome:
@@ -165,7 +173,7 @@ def programs(problem: Problem) -> dict[str, str]:
 
 def program(contender: str) -> str:
     """The name of a contender's step."""
-    return contender.removesuffix(LONGER).removesuffix(AVERAGED).removesuffix(MORE)
+    return length_of(contender)[0].removesuffix(AVERAGED).removesuffix(MORE)
 
 
 def count(name: str, task: Task) -> Iterator[Outcome]:
@@ -204,10 +212,17 @@ def rows() -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     for name, problem in PROBLEMS.items():
         for contender in contenders(problem):
-            found[f"{name}_{contender}"] = Job(problem.full, problem.quick, partial(run, name, contender))
+            full, quick = (of_length(budget, contender) for budget in (problem.full, problem.quick))
+            found[f"{name}_{contender}"] = Job(full, quick, partial(run, name, contender))
         found[f"{name}_costs"] = Job(Budget(), Budget(), partial(count, name))
         found[f"{name}_time"] = Job(Budget(rounds=5, steps=20), Budget(rounds=2, steps=4), partial(measure, name))
     return found
+
+
+def of_length(budget: Budget, contender: str) -> Budget:
+    """The budget of a contender, whose training may have another length than the usual one."""
+    _, end = length_of(contender)
+    return Budget({**budget, "epochs": round(budget["epochs"] * LENGTHS[end])} if end else budget)
 
 
 COLUMNS = "validation %", "test %", "below BP", "operations", "time", "weights", "memory", "rate", "epochs", "seeds"

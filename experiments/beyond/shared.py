@@ -27,7 +27,8 @@ class Problem(NamedTuple):
     examples: int | None = None  # the number of training examples; by default all
     batch: int = 64
     feedback: bool = True  # whether DFA and DRTP are among the contenders
-    longer: tuple[str, ...] = ()  # the contenders that are also trained for twice the time
+    shorter: tuple[str, ...] = ()  # the contenders that are also trained for less time, in rows of their own
+    longer: tuple[str, ...] = ()  # those that are also trained for twice the time
     averaged: tuple[int, ...] = ()  # the numbers of components in the rows whose prediction is the mean over them
     grids: tuple[int, ...] = ()  # the cells along each axis of the images that the bridges read, in rows of their own
     widths: tuple[tuple[int, int], ...] = ()  # numbers of components and of units of a code, in rows of their own
@@ -45,6 +46,7 @@ class Problem(NamedTuple):
 
 MLP, WIDE = jl.models.mlp((256,) * 8), jl.models.mlp((1024,) * 4)
 LONGER_512 = "bp", "al_2_average", "al_2", "al_4_average", "al_4", "al_2_fast_bridges_256"
+SHORTER_512 = "bp", "bp_more_rates", "al_2_average", "al_2_fast_bridges_256"
 SHORT, LONG = Budget(epochs=6, seeds=3), Budget(epochs=20, seeds=5)
 PROBLEMS = {
     **{
@@ -79,6 +81,7 @@ PROBLEMS = {
         SHORT,
         size=16,
         examples=10_000,
+        shorter=("bp", "al_2_average", "al_4_average"),
         longer=("bp", "al_2"),
         averaged=(2, 4, 8),
         grids=(1, 2, 4, 16),
@@ -86,20 +89,23 @@ PROBLEMS = {
         fast_bridges=((2, 64),),
         low_rank=True,
     ),
-    "cifar_512": Problem(
-        "CIFAR-10, vanilla CNN, batches of 512",
-        "cifar10",
-        jl.models.vanilla_cnn(),
-        "vanilla_cnn",
-        None,
-        (),
-        LONG,
-        SHORT,
-        size=16,
-        batch=512,
-        feedback=False,
-        averaged=(2,),
-    ),
+    **{
+        f"cifar_{batch}": Problem(
+            f"CIFAR-10, vanilla CNN, all images, batches of {batch}",
+            "cifar10",
+            jl.models.vanilla_cnn(),
+            "vanilla_cnn",
+            None,
+            components,
+            LONG,
+            SHORT,
+            size=16,
+            batch=batch,
+            feedback=False,
+            averaged=averaged,
+        )
+        for batch, components, averaged in ((64, (1,), (2, 4, 8)), (512, (), (2,)))
+    },
     **{
         f"wide_{batch}": Problem(
             f"MNIST, 4 wide layers, batches of {batch}",
@@ -112,14 +118,15 @@ PROBLEMS = {
             SHORT,
             batch=batch,
             feedback=False,
+            shorter=shorter,
             longer=longer,
             averaged=(2, 4),
             fast_bridges=fast_bridges,
             more_rates=more_rates,
         )
-        for batch, longer, fast_bridges, more_rates in (
-            (64, (), ((2, 64),), ()),
-            (512, LONGER_512, ((2, 256),), (7e-4, 1.4e-3)),
+        for batch, shorter, longer, fast_bridges, more_rates in (
+            (64, ("bp", "al_2_average", "al_4_average"), (), ((2, 64),), ()),
+            (512, SHORTER_512, LONGER_512, ((2, 256),), (7e-4, 1.4e-3)),
         )
     },
     **{

@@ -49,11 +49,11 @@ def goal_of(recorded: Mapping[str, Record], name: str) -> float | None:
 def reached(recorded: Mapping[str, Record], name: str, contender: str, goal: float | None = None) -> Reached | None:
     """The epochs that a contender needs, from the records of its trainings; None if it is not trained.
 
-    The goal is that of backpropagation, if no other is given. If the contender is trained for twice the time, too, it
-    is the training in which more of the seeds arrive, or the faster one.
+    The goal is that of backpropagation, if no other is given. If the contender is trained for other lengths of time,
+    too, it is the training in which most of the seeds arrive, and of several such the fastest one.
     """
     goal = goal or goal_of(recorded, name)
-    histories = [_histories(recorded.get(f"{name}_{own}")) for own in (contender, contender + frontier.LONGER)]
+    histories = [_histories(recorded.get(f"{name}_{contender}{end}")) for end in ("", *frontier.LENGTHS)]
     trained = [_reached(goal, own) for own in histories if goal and own]
     return max(trained, key=lambda one: (len(one.arrived), -fmean(one.arrived or [0])), default=None)
 
