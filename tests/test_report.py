@@ -61,7 +61,6 @@ def test_the_papers_number_in_a_record_is_that_of_its_row():
 
 
 def test_pictures_show_the_records():
-    """Those of `time_to_accuracy` and `many_devices` also show trainings, which are not looked at."""
     trained = {"al_figure6.png", "al_figure6_small.png"}  # only a training can draw them again
     assert trained < {picture.name for picture in figures.PICTURES.glob("*.png")}
     for picture in figures.PICTURES.glob("*.png"):

@@ -179,6 +179,7 @@ class Experiment(NamedTuple):
     source: str = "ours"
     tables: Sequence[Callable[[Recorded], Iterable[Row]]] = (comparison,)
     draw: Callable[[Recorded], Mapping[str, Figure]] | None = None
+    drawn_too: Callable[[Recorded], Mapping[str, Record]] | None = None  # records of others that its figures show
     options: Mapping[str, Option] = {}
     is_timing: bool = False  # timings depend on the machine: they are made at each call, even if there is a record
 

@@ -32,8 +32,9 @@ def save(figure: "Figure", name: str, recorded: Recorded) -> Path:
 
 
 def source(recorded: Recorded) -> str:
-    """The experiment and a digest of its records."""
-    return f"{recorded.experiment.module} {records.digest(recorded.records)}"
+    """The experiment and a digest of the records that its figures show."""
+    experiment, others = recorded.experiment, recorded.experiment.drawn_too
+    return f"{experiment.module} {records.digest({**recorded.records, **(others(recorded) if others else {})})}"
 
 
 def drawn_by(source: str) -> Experiment:

@@ -394,6 +394,7 @@ EXPERIMENT = Experiment(
     ),
     tables=(table, checks, efficiency),
     draw=draw,
+    drawn_too=trainings,
     is_timing=True,
 )
 

@@ -252,19 +252,13 @@ def advantage(recorded: Recorded) -> Iterator[Row]:
                 seconds = fmean(_seconds(needed, line, record))
                 if ", pipeline" in line["program"]:
                     pipelines.append((seconds, line["program"].replace(", pipeline", ""), name))
-                elif line["program"].startswith("bp"):
-                    way = _way(line["program"])
+                elif way := line.get("way"):
                     others[way] = min(seconds, others.get(way, seconds))
         if pipelines:
             fastest, pipeline, name = min(pipelines)
             of = f", {name}" if len(names) > 1 else ""
             ratios = {way: f"{value / fastest:.2f}" for way, value in others.items()}
             yield {"problem": " or ".join(names), "pipeline": pipeline + of, **ratios}
-
-
-def _way(program: str) -> str:
-    """The name without what is not the same for all problems, such as the number of micro-batches."""
-    return next((way for way in WAYS if program.startswith(way)), program)
 
 
 def _seconds(needed: Reached, line: Row, record: Record) -> list[float]:
@@ -287,15 +281,23 @@ def _until(needed: Reached | None, line: Row, record: Record) -> Row:
 def lines_of(record: Record, name: str, trained: Mapping[str, Record]) -> list[Row]:
     """The programs of a problem that are shown.
 
-    If there is a training of the same steps that predicts by the mean over the components, a program has a second line.
+    A program has a second line if there is another training of the same steps: one that predicts by the mean over the
+    components, or one of backpropagation that had more rates to choose from. Those of backpropagation say in which way
+    they execute it.
     """
     lines = []
     for row in best(record["rows"]):
-        averaged = row["contender"] + frontier.AVERAGED
-        for contender in [row["contender"], *([averaged] if f"{name}_{averaged}" in trained else [])]:
+        others = [row["contender"] + end for end in (frontier.AVERAGED, frontier.MORE)]
+        own = {"way": _way(row["program"])} if row["contender"] == "bp" else {}
+        for contender in [row["contender"], *(one for one in others if f"{name}_{one}" in trained)]:
             program = row["program"].replace(row["contender"], frontier.shown_as(contender), 1)
-            lines.append({**row, "program": program, "contender": contender})
+            lines.append({**row, **own, "program": program, "contender": contender})
     return lines
+
+
+def _way(program: str) -> str:
+    """The name without what is not the same for all problems, such as the number of micro-batches."""
+    return next((way for way in WAYS if program.startswith(way)), program)
 
 
 def best(rows: Sequence[Row]) -> list[Row]:
@@ -332,7 +334,7 @@ def picture(shown: Mapping[str, Record], trained: Mapping[str, Record]) -> "Figu
                 axes.text(0.02, place, words, transform=across, va="center", fontsize=8, color="0.4")
                 continue
             seconds = _seconds(needed, line, record)
-            colour = figures.ORANGE if line["contender"] == "bp" else figures.BLUE
+            colour = figures.ORANGE if "way" in line else figures.BLUE
             error = stdev(seconds) if len(seconds) > 1 else 0
             axes.barh(place, fmean(seconds), xerr=error, color=colour, alpha=1 if line["devices"] > 1 else 0.5)
         axes.set_yticks(range(len(lines)), [line["program"] for line in lines], fontsize=8)
@@ -354,6 +356,7 @@ EXPERIMENT = Experiment(
     ),
     tables=(table, advantage),
     draw=draw,
+    drawn_too=trainings,
     is_timing=True,
 )
 
