@@ -5,6 +5,7 @@ numbers is in `experiments.lab.findings`, where the name of a record stands for 
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -205,10 +206,13 @@ def _counts(out: Path | None) -> str:
     ]
     run = [(record, entry) for record, entry in compared if record]
     full = sum(spent(record, entry.full).covers(entry.full) for record, entry in run)
+    lacking = Counter(entry.lacks for record, entry in compared if not record)
+    reasons = ", ".join(f"for {number} there is {reason}" for reason, number in sorted(lacking.items()))
     return (
         f"Of {len(compared)} rows that are compared with a paper, {full} are run with the paper's budget, "
-        f"{len(run) - full} with a shorter one, and {len(compared) - len(run)} not yet. On 26 November 2026 it was 3, "
-        "38 and 56 of the 97 that there were then. Some rows stand beside the same number, with other settings."
+        f"{len(run) - full} with a shorter one, and {len(compared) - len(run)} not yet: {reasons}. On 26 November "
+        "2026 it was 3, 38 and 56 of the 97 that there were then. Some rows stand beside the same number, with other "
+        "settings."
     )
 
 

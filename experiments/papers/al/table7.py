@@ -133,7 +133,8 @@ EXPERIMENT = Experiment(
         "measures the distances, so its numbers stand beside two: the last hidden layer, which in Associated Learning "
         "is a decoder, and the output, which is sigmoids in Associated Learning and scores in backpropagation. "
         "Distances depend on the scale of a layer, but their ratio does not. Both versions of the paper have the same "
-        "numbers (Table 4 on arXiv)."
+        "numbers (Table 4 on arXiv). The commands and the commits of our numbers stand below those two tables, whose "
+        "records hold them."
     ),
     tables=(distances,),
     draw=draw,
