@@ -137,6 +137,18 @@ def test_the_table_of_the_frontier_compares_with_backpropagation(tiny):
     assert [text.get_text() for text in drawn["frontier_time"].axes[0].texts] == ["al_paper: 60.00 % at 5 times"]
 
 
+def test_backpropagation_through_a_bridge_has_the_layers_by_which_one_component_predicts():
+    net = jl.models.resnet(8)
+    batch = jnp.ones((2, 8, 8, 3)), jnp.eye(10)[:2]
+
+    def sizes(rule, *names):
+        weights = [one.weights[name] for one in rule.init(jax.random.key(0), batch).components for name in names]
+        return sum(leaf.size for leaf in jax.tree.leaves(weights))
+
+    al = jl.rules.al(net, optax.sgd(1.0), components=1)
+    assert sizes(frontier.through_a_bridge(net, optax.sgd(1.0)), "forward") == sizes(al, "forward", "bridge", "decoder")
+
+
 @pytest.mark.slow
 def test_the_costs_of_every_step_are_counted(tiny):
     (outcome,) = frontier.count("tiny", tiny("costs"))

@@ -71,7 +71,8 @@ def contenders(problem: Problem) -> dict[str, Make]:
     narrow = partial(jl.rules.al, components=4, bridge=jl.codes.pooled(jl.codes.low_rank))
     ranks = {"al_4_low_rank": narrow} if problem.low_rank else {}
     paper = partial(jl.rules.al, components=problem.paper, codes=jl.codes.paper)
-    others = {"al_paper": paper} if problem.paper else {}
+    others: dict[str, Make] = {"al_paper": paper} if problem.paper else {}
+    others |= {"bp_bridge": through_a_bridge} if problem.bridge else {}
     feedback = {"dfa": jl.rules.dfa, "drtp": jl.rules.drtp} if problem.feedback else {}
     usual: dict[str, Make] = {**plain, **more, **grids, **widths, **ranks, **others, **feedback}
     shorter = {name + end: usual[name] for name in problem.shorter for end in SHORTER}
@@ -81,6 +82,13 @@ def contenders(problem: Problem) -> dict[str, Make]:
 def fast_bridges(count: int, width: int, net: jl.Network, tx: optax.GradientTransformation) -> jl.Rule:
     """Associated Learning in which the bridges learn faster than the blocks."""
     return jl.rules.al(net, tx, components=count, width=width, bridge_tx=optax.chain(tx, optax.scale(FASTER)))
+
+
+def through_a_bridge(net: jl.Network, tx: optax.GradientTransformation) -> jl.Rule:
+    """Backpropagation in which the layers by which `al_1` predicts take the place of the network's own readout."""
+    bridge = jl.codes.lean.bridge(64)  # units, as in `al_1`
+    head = jl.layers.Head(net.head.features, kernel_init=net.head.kernel_init)
+    return jl.rules.bp(net._replace(blocks=(*net.blocks, bridge), head=head), tx)
 
 
 def length_of(contender: str) -> tuple[str, str]:
@@ -344,7 +352,8 @@ EXPERIMENT = Experiment(
         f"in place of 64. In `fast_bridges_N` the codes have N units, and the bridges learn at {FASTER:g} times the "
         "rate of the blocks; this factor, and 256 units, were found on the validation set of `wide_512`, among about "
         "thirty designs. "
-        "`al_paper` has the paper's codes, with which the last component predicts. Operations, time, weights and "
+        "`al_paper` has the paper's codes, with which the last component predicts. `bp_bridge` is backpropagation with "
+        "the bridge and the decoder of `al_1` in place of the network's own readout. Operations, time, weights and "
         "memory are multiples of backpropagation's. `cifar` is the vanilla CNN on 10,000 images of 16 by 16 pixels, "
         "`cifar_512` on all 45,000 with batches of 512, `resnet` ResNet-8 on the 10,000; `mnist` and `fashion` are 8 "
         "layers of 256 units, `deep_N` is N such layers on MNIST, `wide_N` 4 layers of 1024 units on MNIST with "

@@ -34,6 +34,7 @@ class Problem(NamedTuple):
     widths: tuple[tuple[int, int], ...] = ()  # numbers of components and of units of a code, in rows of their own
     fast_bridges: tuple[tuple[int, int], ...] = ()  # the same, with bridges that learn faster than the blocks
     low_rank: bool = False  # whether bridges of low rank have a row of their own
+    bridge: bool = False  # whether backpropagation through the bridge of one component has a row of its own
     rates: tuple[float, ...] = RATES  # which each contender may choose from
     more_rates: tuple[float, ...] = ()  # which backpropagation may choose as well, in a row of its own
 
@@ -63,6 +64,7 @@ PROBLEMS = {
             widths=widths,
             fast_bridges=fast_bridges,
             low_rank=name == "mnist",
+            bridge=True,
             more_rates=LOWER,
         )
         for name, title, data, widths, fast_bridges in (
@@ -88,6 +90,7 @@ PROBLEMS = {
         widths=((4, 128), (4, 256)),
         fast_bridges=((2, 64),),
         low_rank=True,
+        bridge=True,
     ),
     **{
         f"cifar_{batch}": Problem(
@@ -160,6 +163,7 @@ PROBLEMS = {
         grids=(1, 2, 4, 16),
         widths=((1, 256), (4, 128), (4, 256)),
         fast_bridges=((1, 64), (2, 64)),
+        bridge=True,
         more_rates=(1.6e-2, 3.2e-2),
     ),
 }
