@@ -833,6 +833,13 @@ def test_bad_settings_are_one_sentence(make, error, match):
         make()
 
 
+def on_the_last_devices(pipe):
+    """The same pipeline on other devices."""
+    count = pipe.mesh.devices.size
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[-count:]), pipe.mesh.axis_names)
+    return jl.pipelined(pipe.rule, mesh, stages=pipe.sizes)
+
+
 OTHER = {
     "network": al(jl.models.mlp((7, 6, 5), classes=3, norm=True, dropout=0.3)),
     "optimizer": jl.rules.al(RULE["dense"].net, optax.sgd(0.1)),
@@ -867,6 +874,11 @@ OTHER = {
             lambda pipe, params, x, y: pipeline("dense", 3).update(params, (x, y)),
             ValueError,
             "^params belong to a pipeline with other stages",
+        ),
+        (
+            lambda pipe, params, x, y: on_the_last_devices(pipe).update(params, (x, y)),
+            ValueError,
+            "^params lie on other devices than this pipeline's: drain them",
         ),
         (
             lambda pipe, params, x, y: pipe.place(sequential("one").params[0], (x, y)),

@@ -281,17 +281,18 @@ def _until(needed: Reached | None, line: Row, record: Record) -> Row:
 def lines_of(record: Record, name: str, trained: Mapping[str, Record]) -> list[Row]:
     """The programs of a problem that are shown.
 
-    A program has a second line if there is another training of the same steps: one that predicts by the mean over the
-    components, or one of backpropagation that had more rates to choose from. Those of backpropagation say in which way
-    they execute it.
+    Those of Associated Learning predict by the mean over the components, if there is such a training. Those of
+    backpropagation say in which way they execute it, and have a second line for a training with more rates to choose
+    from.
     """
     lines = []
     for row in best(record["rows"]):
-        others = [row["contender"] + end for end in (frontier.AVERAGED, frontier.MORE)]
-        own = {"way": _way(row["program"])} if row["contender"] == "bp" else {}
-        for contender in [row["contender"], *(one for one in others if f"{name}_{one}" in trained)]:
+        averaged, more = (row["contender"] + end for end in (frontier.AVERAGED, frontier.MORE))
+        one = averaged if f"{name}_{averaged}" in trained else row["contender"]
+        way = {"way": _way(row["program"])} if one == "bp" else {}
+        for contender in (one, more) if f"{name}_{more}" in trained else (one,):
             program = row["program"].replace(row["contender"], frontier.shown_as(contender), 1)
-            lines.append({**row, **own, "program": program, "contender": contender})
+            lines.append({**row, **way, "program": program, "contender": contender})
     return lines
 
 

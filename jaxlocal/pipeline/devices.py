@@ -77,6 +77,11 @@ class Devices:
                 f"axis {' and '.join(map(repr, self.data_axes))}; use a multiple of {parts}"
             )
 
+    def hold(self, array: Any) -> bool:
+        """Whether an array lies on these devices, or is not bound to any yet."""
+        bound = isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer) and array.committed
+        return not bound or array.sharding.device_set == set(self.mesh.devices.flat)
+
     def on_each(self, make: Callable[[int], Any]) -> Any:
         """Arrays whose piece on each device is what `make` returns for its number.
 

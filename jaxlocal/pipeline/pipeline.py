@@ -183,6 +183,11 @@ class Pipeline:
             raise ValueError(
                 "params belong to a pipeline with other stages: drain them with that one, and place them in this one"
             )
+        if not self._devices.hold(params.notes):
+            raise ValueError(
+                "params lie on other devices than this pipeline's: drain them with the pipeline that made them, and "
+                "place them in this one"
+            )
         if batch is None:
             return
         entering: Any = _of_one_device(batch, layout.devices) if isinstance(batch, Fed) else batch
