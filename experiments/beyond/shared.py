@@ -47,7 +47,7 @@ class Problem(NamedTuple):
 
 MLP, WIDE = jl.models.mlp((256,) * 8), jl.models.mlp((1024,) * 4)
 LONGER_512 = "bp", "al_2_average", "al_2", "al_4_average", "al_4", "al_2_fast_bridges_256"
-SHORTER_512 = "bp", "bp_more_rates", "al_2_average", "al_2_fast_bridges_256"
+SHORTER_512 = "bp", "bp_more_rates", "al_2_fast_bridges_256"
 SHORT, LONG = Budget(epochs=6, seeds=3), Budget(epochs=20, seeds=5)
 PROBLEMS = {
     **{
@@ -83,7 +83,7 @@ PROBLEMS = {
         SHORT,
         size=16,
         examples=10_000,
-        shorter=("bp", "al_2_average", "al_4_average"),
+        shorter=("bp", "al_2_average"),
         longer=("bp", "al_2"),
         averaged=(2, 4, 8),
         grids=(1, 2, 4, 16),
@@ -99,15 +99,15 @@ PROBLEMS = {
             jl.models.vanilla_cnn(),
             "vanilla_cnn",
             None,
-            components,
+            (),
             LONG,
             SHORT,
             size=16,
             batch=batch,
             feedback=False,
-            averaged=averaged,
+            averaged=(2,),
         )
-        for batch, components, averaged in ((64, (1,), (2, 4, 8)), (512, (), (2,)))
+        for batch in (64, 512)
     },
     **{
         f"wide_{batch}": Problem(
@@ -128,7 +128,7 @@ PROBLEMS = {
             more_rates=more_rates,
         )
         for batch, shorter, longer, fast_bridges, more_rates in (
-            (64, ("bp", "al_2_average", "al_4_average"), (), ((2, 64),), ()),
+            (64, (), (), ((2, 64),), ()),
             (512, SHORTER_512, LONGER_512, ((2, 256),), (7e-4, 1.4e-3)),
         )
     },
@@ -162,7 +162,6 @@ PROBLEMS = {
         averaged=(2, 4),
         grids=(1, 2, 4, 16),
         widths=((1, 256), (4, 128), (4, 256)),
-        fast_bridges=((1, 64), (2, 64)),
         bridge=True,
         more_rates=(1.6e-2, 3.2e-2),
     ),
