@@ -348,16 +348,18 @@ def test_the_number_of_components_is_that_of_the_validation_set():
 def test_what_the_readme_says_of_the_time_to_accuracy_is_in_the_table():
     """Sooner than the fastest backpropagation on both cores on three problems of six; the last line is of two.
 
-    On two problems they arrive at about the same time, and on the sixth not all seeds arrive.
+    On two problems one program takes 5 % longer and an eighth less, and on the sixth not all seeds arrive.
     """
     rows = recorded_rows("docs/lean-measured.md", "advantage")
     header = (ROOT / "docs" / "lean-measured.md").read_text().partition("<!-- advantage -->\n|")[2].splitlines()[0]
     alone = [name.strip() for name in header.split("|")].index("bp")
     fastest = {row[0]: min(map(float, row[alone + 1 :])) for row in rows}
-    level = {name for name, ratio in fastest.items() if ratio < 1.1}
-    assert len(fastest) == 6 and min(fastest.values()) > 0.9 and level == {"wide_512", "wide_64", "wide_512 or wide_64"}
+    assert {name for name, ratio in fastest.items() if ratio > 1.1} == {"cifar", "ag_news_10k", "sst2"}
+    level = {"wide_512": 0.88, "wide_64": 1.05, "wide_512 or wide_64": 0.88}
+    assert fastest.items() >= level.items() and len(fastest) == 6
     for page in "README.md", "docs/lean-measured.md":
-        assert "on three problems of six" in " ".join((ROOT / page).read_text().split())
+        words = words_of(page)
+        assert "on three problems of six" in words and "5 % longer" in words and "an eighth less" in words
 
 
 def test_a_picture_of_other_records_is_drawn_again(tables, tmp_path, monkeypatch):

@@ -74,6 +74,21 @@ def test_a_longer_training_has_the_rate_of_the_shorter_one(tiny, monkeypatch):
     assert outcome.settings["epochs for each rate"] == 1  # as in the usual training, of two epochs
 
 
+@pytest.mark.parametrize(
+    ("contender", "words", "epochs"),
+    [
+        ("bp", "bp", 6),
+        ("bp_more_rates_two_thirds", "bp, more rates, two thirds", 4),
+        ("al_2_average_half", "al_2, half", 3),
+        ("al_2_long", "al_2, last, longer", 12),
+    ],
+)
+def test_a_name_says_how_long_a_training_is(contender, words, epochs):
+    assert frontier.shown_as(contender) == words
+    assert frontier.of_length(Budget(epochs=6, seeds=3), contender) == Budget(epochs=epochs, seeds=3)
+    assert frontier.program(contender) in ("bp", "al_2")  # the steps are the same
+
+
 def test_the_codes_of_the_last_component_decode_to_the_prediction():
     splits = few_digits()
     rule = jl.rules.al(jl.models.mlp((8, 8, 8)), optax.adam(1e-2), components=2, average=False)
