@@ -47,6 +47,7 @@ WIDTH = "_width_"  # before the units of a code; the prediction is the mean, too
 FAST = "_fast_bridges_"  # before the units of a code, where bridges have FASTER times the rate; the mean predicts, too
 FASTER = 3.0
 MORE = "_more_rates"  # at the end of a contender's name: it has more rates to choose from than the others
+BRIDGE = "bp_bridge"
 Make = Callable[[jl.Network, optax.GradientTransformation], jl.Rule]
 
 
@@ -72,7 +73,7 @@ def contenders(problem: Problem) -> dict[str, Make]:
     ranks = {"al_4_low_rank": narrow} if problem.low_rank else {}
     paper = partial(jl.rules.al, components=problem.paper, codes=jl.codes.paper)
     others: dict[str, Make] = {"al_paper": paper} if problem.paper else {}
-    others |= {"bp_bridge": through_a_bridge} if problem.bridge else {}
+    others |= {BRIDGE: through_a_bridge} if problem.bridge else {}
     feedback = {"dfa": jl.rules.dfa, "drtp": jl.rules.drtp} if problem.feedback else {}
     usual: dict[str, Make] = {**plain, **more, **grids, **widths, **ranks, **others, **feedback}
     shorter = {name + end: usual[name] for name in problem.shorter for end in SHORTER}
@@ -175,8 +176,11 @@ def stepping(problem: Problem, contender: str) -> tuple[jl.Rule, tuple[jax.Array
 
 
 def programs(problem: Problem) -> dict[str, str]:
-    """The steps that differ, by name, and a contender of each: how long it trains and predicts changes no step."""
-    return {program(contender): contender for contender in contenders(problem)}
+    """The steps that differ, by name, and a contender of each: how long it trains and predicts changes no step.
+
+    That of backpropagation through a bridge is left out, because its network is another one.
+    """
+    return {program(contender): contender for contender in contenders(problem) if contender != BRIDGE}
 
 
 def program(contender: str) -> str:
