@@ -90,7 +90,6 @@ PROBLEMS = {
         widths=((4, 128), (4, 256)),
         fast_bridges=((2, 64),),
         low_rank=True,
-        bridge=True,
     ),
     **{
         f"cifar_{batch}": Problem(
