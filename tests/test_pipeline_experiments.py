@@ -13,9 +13,10 @@ import pytest
 from lab_helpers import few_digits, main, one_line
 
 import jaxlocal as jl
+from experiments.beyond import frontier
 from experiments.beyond import shared as beyond
 from experiments.lab import tables, workers
-from experiments.lab.experiment import Budget, Task
+from experiments.lab.experiment import Budget, Recorded, Task
 from experiments.speed import (
     device_memory,
     device_work,
@@ -29,7 +30,9 @@ from experiments.speed import (
     pipeline_speed,
     scaling_picture,
     shared,
+    timed_trainings,
 )
+from experiments.speed.backprop_schedule import gpipe
 from experiments.speed.backprop_stage import make_stages
 from experiments.speed.scaling_model import Link, gpipe_epoch, gpipe_step, pipelined_epoch, tick
 from jaxlocal.network import neighbours
@@ -168,14 +171,14 @@ class Here:
     def __exit__(self, *error):
         pass
 
-    def begin(self):
-        self._found = pickle.loads(pickle.dumps(self._made()))
+    def begin(self, method="__call__", *arguments):
+        self._found = pickle.loads(pickle.dumps(getattr(self._made, method)(*arguments)))
 
     def end(self):
         return self._found
 
-    def ask(self):
-        self.begin()
+    def ask(self, *call):
+        self.begin(*call)
         return self.end()
 
 
@@ -284,6 +287,52 @@ def test_what_is_measured_for_the_model_of_many_devices(tmp_path, monkeypatch):
     assert {device_work.al_stage(2), device_work.bp_share(2), device_work.bp_update(2)} < named
     passes = {device_work.bp_passes(2, micro) for micro in many_devices.MICRO.values()}
     assert passes | set(map(device_work.mean_of, passes)) < named
+
+
+@pytest.mark.slow
+@needs_two_cores
+def test_every_program_has_the_training_that_is_recorded(tmp_path, monkeypatch):
+    """Each learns for as many epochs as the goal takes, with the accuracies of `fit`."""
+    tiny = beyond.PROBLEMS["wide_64"]._replace(data="digits", net=jl.models.mlp((16, 16)), batch=32)
+    monkeypatch.setattr(beyond, "images", lambda *_: few_digits())
+    monkeypatch.setitem(beyond.PROBLEMS, "tiny", tiny)
+    monkeypatch.setitem(timed_trainings.ENTERED, "tiny", timed_trainings.Entered("bp", "al_2_average", gpipe, 2))
+    monkeypatch.setattr(timed_trainings, "Worker", Here)
+    rate, never = 0.01, 2.0
+    names = "bp", "al_2_average"
+    fitted = {name: frontier.train(tiny, name, few_digits(), rate, epochs=3, seed=0)["history"] for name in names}
+    trained = {
+        f"tiny_{name}": {
+            "rows": [{"runs": [{"rate": rate, "history": [*history[:-1], never]}]}],
+            "settings": {"epochs": 3},
+        }
+        for name, history in fitted.items()
+    }
+    monkeypatch.setattr(timed_trainings, "trainings", lambda _: trained)
+    task = Task(timed_trainings.EXPERIMENT, "tiny", Budget(seeds=1), {}, tmp_path, float("inf"), tmp_path, False)
+    (outcome,) = timed_trainings.measure("tiny", task)
+    *of_bp, of_al = [row["runs"][0]["history"] for row in outcome.rows]
+    assert of_al == fitted["al_2_average"]  # to the bit
+    for found in of_bp:  # rounding may turn an example or two of the validation set
+        np.testing.assert_allclose(found, fitted["bp"], atol=2.1 / len(few_digits().validation[0]))
+    soon = timed_trainings.by_rule(partial(timed_trainings.learned, "tiny", "bp", rate, 3), goal=0.001)
+    assert soon(seed=0)["history"] == fitted["bp"][:1]
+
+
+def test_trainings_are_compared_if_all_seeds_arrive():
+    def row(program, *runs):
+        return {"program": program, "runs": [{"seconds": time, "history": history} for time, history in runs]}
+
+    rows = [
+        row("bp", (6.0, [0.5, 0.9]), (12.0, [0.5, 0.6, 0.9])),
+        row("bp, both cores", (3.0, [0.9]), (3.0, [0.7])),
+        row("al, pipeline", (4.0, [0.9]), (2.0, [0.9])),
+    ]
+    found = {"cifar": {"rows": rows, "settings": {"goal": 0.8}}}
+    lines = list(timed_trainings.table(Recorded(timed_trainings.EXPERIMENT, found, None, Path())))
+    assert lines[0]["times al"] == "3.00 (1.50 to 6.00)" and lines[0]["epochs"] == "2.5"
+    assert lines[0]["seconds"] == "9 ± 4.2"
+    assert lines[1]["epochs"] == "1 of 2 seeds arrive" and lines[1]["seconds"] is None
 
 
 @pytest.mark.parametrize("cut", [(3,), (1, 2)])

@@ -32,7 +32,7 @@ def test_the_page_is_what_the_records_say():
 
 
 def test_an_experiment_says_which_module_it_is():
-    assert len(EXPERIMENTS) == 42
+    assert len(EXPERIMENTS) == 43
     for module, made in EXPERIMENTS.items():
         assert made.command == f"python -m {module.removesuffix('.__main__')}"
         assert made.name in (made.module.removeprefix("papers.").replace(".", "_"), made.module.partition(".")[2]) or (
@@ -74,7 +74,7 @@ def test_no_experiment_imports_another():
 
     The times to an accuracy alone read the records of another one, and time what that one has trained.
     """
-    timings = {"time_to_accuracy", "many_devices", "reached"}
+    timings = {"time_to_accuracy", "timed_trainings", "many_devices", "reached"}
     names = {module.removesuffix(".__main__") for module in MODULES}
     for path in (ROOT / "experiments").rglob("*.py"):
         if path.parent.name not in ("lab", "bench") and path.stem not in timings:

@@ -43,7 +43,7 @@ class Reached(NamedTuple):
 
 def goal_of(recorded: Mapping[str, Record], name: str) -> float | None:
     """The validation accuracy that all runs of backpropagation have at their end; None if it is not trained."""
-    return min((history[-1] for history in _histories(recorded.get(f"{name}_bp"))), default=None)
+    return min((history[-1] for history in histories(recorded.get(f"{name}_bp"))), default=None)
 
 
 def reached(recorded: Mapping[str, Record], name: str, contender: str, goal: float | None = None) -> Reached | None:
@@ -53,17 +53,17 @@ def reached(recorded: Mapping[str, Record], name: str, contender: str, goal: flo
     too, it is the training in which most of the seeds arrive, and of several such the fastest one.
     """
     goal = goal or goal_of(recorded, name)
-    histories = [_histories(recorded.get(f"{name}_{contender}{end}")) for end in ("", *frontier.LENGTHS)]
-    trained = [_reached(goal, own) for own in histories if goal and own]
+    lengths = [histories(recorded.get(f"{name}_{contender}{end}")) for end in ("", *frontier.LENGTHS)]
+    trained = [_reached(goal, own) for own in lengths if goal and own]
     return max(trained, key=lambda one: (len(one.arrived), -fmean(one.arrived or [0])), default=None)
 
 
-def _reached(goal: float, histories: Sequence[Sequence[float]]) -> Reached:
-    epochs = [next((epoch for epoch, value in enumerate(own, 1) if value >= goal), None) for own in histories]
+def _reached(goal: float, runs: Sequence[Sequence[float]]) -> Reached:
+    epochs = [next((epoch for epoch, value in enumerate(own, 1) if value >= goal), None) for own in runs]
     return Reached(goal, tuple(epochs))
 
 
-def _histories(record: Record | None) -> Sequence[Sequence[float]]:
+def histories(record: Record | None) -> Sequence[Sequence[float]]:
     """The validation accuracy of each seed after each epoch; nothing if there is no training."""
     if record is None:
         return []
