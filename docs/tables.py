@@ -2,10 +2,9 @@
 
 A table's place is between the lines <!-- NAME --> and <!-- end -->. Its record is experiments/records/NAME.json. Three
 tables summarise several records or columns: <!-- bench -->, <!-- papers --> and <!-- pipeline/depth -->. Others stand
-for an experiment with many records, those of WHOLE below, and have its picture below them if it is drawn.
-<!-- claims --> has the papers' claims.
-<!-- advantage --> is the second table of <!-- time_to_accuracy -->, <!-- rank/mnist --> the table of one workload, and
-<!-- trained --> that of the networks which come with the library.
+for an experiment with many records, those of WHOLE below, and have its picture below them if it is drawn; OTHER_TABLES
+has more tables of such experiments. <!-- claims --> has the papers' claims, <!-- rank/mnist --> is the table of one
+workload, and <!-- trained --> that of the networks which come with the library.
 """
 
 import json
@@ -21,7 +20,7 @@ from experiments.beyond import codes, frontier, label_loss, rank  # noqa: E402
 from experiments.demos import digits, mnist, pretrained  # noqa: E402
 from experiments.lab import figures, records, report, tables  # noqa: E402
 from experiments.papers.al_text import classification  # noqa: E402
-from experiments.speed import costs, device_memory, local_rules, many_devices, time_to_accuracy  # noqa: E402
+from experiments.speed import costs, device_memory, local_rules, many_devices, time_to_accuracy, timed_trainings  # noqa: E402
 from experiments.speed.bench import __main__ as bench  # noqa: E402
 from experiments.speed.bench import overview  # noqa: E402
 from jaxlocal.app import trained  # noqa: E402
@@ -39,6 +38,16 @@ WHOLE = {
     "many_devices": many_devices.EXPERIMENT,
     "rank": rank.EXPERIMENT,
     "time_to_accuracy": time_to_accuracy.EXPERIMENT,
+    "timed_trainings": timed_trainings.EXPERIMENT,
+}
+# More tables of an experiment.
+OTHER_TABLES = {
+    "advantage": (time_to_accuracy.EXPERIMENT, time_to_accuracy.advantage),
+    "costs/al": (costs.EXPERIMENT, costs.of_al),
+    "frontier/chosen": (frontier.EXPERIMENT, frontier.chosen),
+    "many_devices/checks": (many_devices.EXPERIMENT, many_devices.checks),
+    "many_devices/efficiency": (many_devices.EXPERIMENT, many_devices.efficiency),
+    "many_devices/gain": (many_devices.EXPERIMENT, many_devices.gain),
 }
 # Pictures that are none of a paper's tables, what they show, and the file that draws them.
 OTHERS = {
@@ -80,12 +89,9 @@ def _table(name: str) -> str:
         return _gallery()
     if name == "trained":
         return tables.markdown([_trained(name) for name in pretrained.COMMANDS])
-    if name == "advantage":
-        return tables.markdown(list(time_to_accuracy.advantage(time_to_accuracy.EXPERIMENT.recorded())))
-    if name == "many_devices/checks":
-        return tables.markdown(list(many_devices.checks(many_devices.EXPERIMENT.recorded())))
-    if name == "many_devices/efficiency":
-        return tables.markdown(list(many_devices.efficiency(many_devices.EXPERIMENT.recorded())))
+    if name in OTHER_TABLES:
+        made, lines = OTHER_TABLES[name]
+        return tables.markdown(list(lines(made.recorded())))
     if name.startswith("rank/"):
         return _standings(name.removeprefix("rank/"))
     if name in COMPARISONS:

@@ -152,6 +152,21 @@ def test_the_table_of_the_frontier_compares_with_backpropagation(tiny):
     assert [text.get_text() for text in drawn["frontier_time"].axes[0].texts] == ["al_paper: 60.00 % at 5 times"]
 
 
+def test_the_validation_set_chooses_the_number_of_components(monkeypatch):
+    """One component is more accurate on the test set, and two, a component for each block, on the validation set."""
+    monkeypatch.setattr(frontier, "PROBLEMS", {"tiny": TINY._replace(averaged=(2,))})
+    bp, one, two = record([0.9], [0.7]), record([0.8], [0.8]), record([0.8], [0.9])
+    one["rows"][0]["runs"][0]["test"] = 1.0
+    costs = {"rows": [{"contender": "al_2", "operations": 0.5, "weights": 1, "memory": 1}]}
+    records = {"tiny_bp": bp, "tiny_al_1": one, "tiny_al_2_average": two, "tiny_costs": costs}
+    (line,) = frontier.chosen(Recorded(frontier.EXPERIMENT, records, None, Path()))
+    assert line["components"] == "2 of 1, 2" and line["operations"] == 0.5
+    assert line["al - bp"] == line["al - bp, each block a component"] == "5.00 ± 21.21"  # of -10 and 20 points
+    del records["tiny_al_2_average"]
+    (line,) = frontier.chosen(Recorded(frontier.EXPERIMENT, records, None, Path()))
+    assert line["components"] == 1 and line["al - bp, each block a component"] == "not run"
+
+
 def test_backpropagation_through_a_bridge_has_the_layers_by_which_one_component_predicts():
     net = jl.models.resnet(8)
     batch = jnp.ones((2, 8, 8, 3)), jnp.eye(10)[:2]
@@ -366,6 +381,14 @@ def test_the_model_of_many_devices_is_arithmetic(monkeypatch):
     }
     for program, seconds in alone.items():
         assert float(lines[4][f"{program}, computing"]) == pytest.approx(seconds, rel=1e-2)
+    (ratios,) = many_devices.gain(found)
+    al, gpipe = four["al, pipeline"], four["bp, GPipe"]
+    assert ratios["devices of al"] == 4 and float(ratios["bp, one device"]) == pytest.approx(4 / al, abs=0.05)
+    best = {devices: float(lines[devices]["bp, GPipe"]) for devices in lines}
+    fewest = min(best, key=best.get)
+    assert ratios["bp, GPipe at its best"] == f"{best[fewest] / al:.1f} on {fewest}" and best[4] == pytest.approx(gpipe)
+    limit = alone["bp, GPipe"] / alone["al, pipeline"]
+    assert float(ratios["the same, computing alone"]) == pytest.approx(limit, abs=0.05)
     assert many_devices.draw(found).keys() == {"many_devices"}
     two, four = many_devices.efficiency(found)
     assert two["al, pipeline, schedule allows"] == f"{9 / 10:.3f}"  # of the nine batches that were timed

@@ -8,6 +8,7 @@ step costs, as a multiple of backpropagation's (`jl.diagnostics.costs`), and the
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -261,6 +262,49 @@ def table(recorded: Recorded) -> Iterator[Row]:
                 "epochs": record["settings"]["epochs"],
                 "seeds": len(row["runs"]),
             }
+
+
+def chosen(recorded: Recorded) -> Iterator[Row]:
+    """Associated Learning beside backpropagation, in the number of components with the best validation accuracy.
+
+    The codes are those of the default. Of the numbers that were tried, that with the best mean over the seeds counts.
+    """
+    for name, problem in PROBLEMS.items():
+        backprop = _runs(recorded, f"{name}_bp")
+        counts = sorted({*problem.components, *problem.averaged})
+        by_count = {count: _runs(recorded, f"{name}_{_by_default(count)}") for count in counts}
+        tried = {count: runs for count, runs in by_count.items() if runs}
+        if not (backprop and tried):
+            continue
+        count = max(tried, key=lambda count: fmean(run["history"][-1] for run in tried[count]))
+        in_each_block = tried.get(len(problem.net.blocks))
+        yield {
+            "problem": name,
+            "network, data": problem.title,
+            "bp, test %": tables.percent(records.over_seeds([run["test"] for run in backprop])),
+            "components": f"{count} of {', '.join(map(str, tried))}" if len(tried) > 1 else count,
+            "al, test %": tables.percent(records.over_seeds([run["test"] for run in tried[count]])),
+            "al - bp": _ahead(tried[count], backprop),
+            "operations": _costs(recorded, name, _by_default(count)).get("operations"),
+            "al - bp, each block a component": _ahead(in_each_block, backprop) if in_each_block else "not run",
+        }
+
+
+def _by_default(count: int) -> str:
+    """Associated Learning in so many components, which predicts as by default."""
+    return f"al_{count}{AVERAGED if count > 1 else ''}"
+
+
+def _ahead(runs: Sequence[Row], others: Sequence[Row]) -> str:
+    """The points of test accuracy by which the runs are ahead of others with the same seeds."""
+    differences = [own["test"] - other["test"] for own, other in zip(runs, others, strict=True)]
+    return tables.percent(records.over_seeds(differences))
+
+
+def _runs(recorded: Recorded, row: str) -> list[Row]:
+    """The runs of a row's record, if there is one."""
+    runs: list[Row] = recorded.records[row]["rows"][0]["runs"] if row in recorded.records else []
+    return runs
 
 
 def accuracy(row: Mapping[str, Any]) -> dict[str, Any]:

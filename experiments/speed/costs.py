@@ -81,6 +81,12 @@ def table(recorded: Recorded) -> Iterator[Row]:
             yield {"network": name, **row}
 
 
+def of_al(recorded: Recorded) -> Iterator[Row]:
+    """Associated Learning alone, in a few settings."""
+    shown = "al", "al, 2 components", "al, paper's codes"
+    return (row for row in table(recorded) if row["rule, setting"] in shown)
+
+
 EXPERIMENT = Experiment(
     module="speed.costs",
     name="costs",

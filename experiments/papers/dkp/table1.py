@@ -13,6 +13,7 @@ import jaxlocal as jl
 from experiments.lab import figures
 from experiments.lab.experiment import Budget, Experiment, Paper
 from experiments.lab.main import main
+from experiments.lab.searched import searched
 from experiments.lab.training import Case, Steps
 from experiments.papers.dkp.shared import DECAY, FEEDBACK_RATE, RATE, sgd, sgd_in_words
 from jaxlocal.decay import decayed
@@ -64,23 +65,25 @@ PAPER_TRAIN: dict[str, dict[str, Paper]] = {
 }
 CODE: dict[str, Paper] = {"bp": (70.47, 0.4), "dfa": (61.02, 0.6), "dkp": (67.52, 0.2)}
 NO_NORM = "_no_norm"  # at the end of a row's name: without batch norm
+NO_NORM_RATES = 1e-2, 1e-3, 1e-4  # which the rows without it choose from that are searched
+SEARCHED = "_searched"
 OURS = "dkp_fast", f"dfa{NO_NORM}", f"dkp{NO_NORM}"  # rows that are in no paper
 LONG = "_long"  # at the end of a row's name: the same settings, for a training of more epochs and fewer seeds
 QUICK = Budget(epochs=2, seeds=3)
 
 
-def make(name: str, steps: Steps) -> jl.Rule:
+def make(name: str, rate: float, steps: Steps) -> jl.Rule:
     """The rule of a row with the settings of the paper's text."""
     plain = name.endswith(NO_NORM)
     net, name = jl.models.conv2(conv_norm=not plain, dense_norm=not plain), name.removesuffix(NO_NORM)
     if name == "kp":
-        return jl.rules.kp(net, sgd(RATE), decay=DECAY)
+        return jl.rules.kp(net, sgd(rate), decay=DECAY)
     if name == "dkp_fast":
-        return jl.rules.dkp(net, sgd(RATE), decay=DECAY)
+        return jl.rules.dkp(net, sgd(rate), decay=DECAY)
     if name == "dkp":
         slow = optax.exponential_decay(FEEDBACK_RATE, steps.epoch, FEEDBACK_FACTOR, staircase=True)
-        return jl.rules.dkp(net, sgd(RATE), feedback_tx=sgd(slow), decay=DECAY)
-    tx = decayed(sgd(RATE), DECAY)
+        return jl.rules.dkp(net, sgd(rate), feedback_tx=sgd(slow), decay=DECAY)
+    tx = decayed(sgd(rate), DECAY)
     return jl.rules.bp(net, tx, frozen={0, 1}) if name == "bp_fc" else jl.rules.ALL[name](net, tx)
 
 
@@ -102,9 +105,9 @@ def make_of_code(name: str, steps: Steps) -> jl.Rule:
     return jl.rules.dkp(net, tx, feedback_tx=feedback_tx, decay=0.0, feedback_init=feedback_init)
 
 
-def in_words(name: str) -> dict[str, str]:
+def in_words(name: str, rate: float) -> dict[str, str]:
     """The settings of the paper's text for a reader."""
-    optimizer, net = f"{sgd_in_words(RATE)}; decay {DECAY}", "conv2"
+    optimizer, net = f"{sgd_in_words(rate)}; decay {DECAY}", "conv2"
     if name.endswith(NO_NORM):
         net, name = "conv2(conv_norm=False, dense_norm=False)", name.removesuffix(NO_NORM)
     feedback = {
@@ -138,12 +141,12 @@ def from_minus_one(x: jax.Array) -> jax.Array:
     return 2 * x - 1
 
 
-def case(data: str, name: str) -> Case:
-    """A row with the settings of the paper's text."""
+def case(data: str, name: str, rate: float = RATE) -> Case:
+    """A row with the settings of the paper's text, or with another rate of the forward weights."""
     return Case(
         data,
-        partial(make, name),
-        in_words(name),
+        partial(make, name, rate),
+        in_words(name, rate),
         full=Budget(epochs=50, seeds=10),
         quick=QUICK,
         paper=PAPER[data].get(name),
@@ -168,6 +171,12 @@ def case_of_code(name: str) -> Case:
     )
 
 
+def without_norm(rate: float) -> dict[str, Case]:
+    """Rows without batch norm, with this rate of the forward weights."""
+    names = [f"{name}{NO_NORM}" for name in ("bp", "dfa", "dkp")]
+    return {f"cifar10_{name}{SEARCHED}": case("cifar10", name, rate) for name in names}
+
+
 CIFAR10_LONG = {
     f"cifar10_{name}{LONG}": long._replace(quick=None, test_curve=True)
     for name, long in (
@@ -181,9 +190,12 @@ EXPERIMENT = Experiment(
     name="dkp_table1",
     title="Direct Kolen-Pollack, Table 1 and Figure 3: the 2-conv net",
     source="Learning the Connections in Direct Feedback Alignment, Table 1",
-    rows={f"{data}_{name}": case(data, name) for data, rows in PAPER.items() for name in [*rows, *OURS]}
-    | {f"cifar10_code_{name}": case_of_code(name) for name in CODE}
-    | CIFAR10_LONG,
+    rows={
+        **{f"{data}_{name}": case(data, name) for data, rows in PAPER.items() for name in [*rows, *OURS]},
+        **{f"cifar10_code_{name}": case_of_code(name) for name in CODE},
+        **CIFAR10_LONG,
+        **searched(without_norm, NO_NORM_RATES),
+    },
     note=(
         "The paper's net, optimizers, rates and decay, which is not multiplied by the rate. The paper gives the rates "
         "and the decay where it describes direct Kolen-Pollack on CIFAR-10; it names none for the other rules, which "
@@ -196,7 +208,9 @@ EXPERIMENT = Experiment(
         "rate every epoch, for the paper does not say when. `kp`'s feedback takes the moves of the forward weights, "
         "for only so do W and Bᵀ converge (eq. 11), although eq. 6 gives it a rate of its own. `dkp_fast` is ours: "
         "the feedback learns at the rate of the forward weights. `no_norm` is without batch norm, which the paper "
-        "calls necessary. The rows `code` have the settings of the authors' public code, which are others: pixels "
+        "calls necessary; with `searched` it has chosen the rate of its forward weights among "
+        f"{', '.join(f'{rate:g}' for rate in NO_NORM_RATES)} on the validation set, after one epoch. "
+        "The rows `code` have the settings of the authors' public code, which are others: pixels "
         "from -1 to 1, forward weights that start as in PyTorch's layers (but biases at zero), convolutions without "
         "padding, no batch norm in the dense layer, batches of 64 (50 in other versions of the code), a twentieth of "
         "the forward rate, feedback that starts He-uniform and learns by Adam, and a decay that is multiplied by the "
