@@ -319,7 +319,7 @@ def test_every_program_has_the_training_that_is_recorded(tmp_path, monkeypatch):
     assert soon(seed=0)["history"] == fitted["bp"][:1]
 
 
-def test_trainings_are_compared_if_all_seeds_arrive():
+def test_a_training_that_does_not_arrive_counts_with_all_its_epochs():
     def row(program, *runs):
         return {"program": program, "runs": [{"seconds": time, "history": history} for time, history in runs]}
 
@@ -330,9 +330,10 @@ def test_trainings_are_compared_if_all_seeds_arrive():
     ]
     found = {"cifar": {"rows": rows, "settings": {"goal": 0.8}}}
     lines = list(timed_trainings.table(Recorded(timed_trainings.EXPERIMENT, found, None, Path())))
-    assert lines[0]["times al"] == "3.00 (1.50 to 6.00)" and lines[0]["epochs"] == "2.5"
-    assert lines[0]["seconds"] == "9 ± 4.2"
-    assert lines[1]["epochs"] == "1 of 2 seeds arrive" and lines[1]["seconds"] is None
+    assert lines[0]["epochs"] == "2, 3" and lines[0]["seconds"] == "9 ± 4.2"
+    assert lines[0]["times al"] == "3.75 (1.50 to 6.00)"
+    assert lines[0]["an epoch, times al"] == "1.38 (0.75 to 2.00)"
+    assert lines[1]["epochs"] == "1, over 1" and lines[1]["seconds"] == "over 3 ± 0"
 
 
 @pytest.mark.parametrize("cut", [(3,), (1, 2)])

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NARROW = {"mnist": 4, "deep_16": 16, "deep_32": 32, "deep_64": 64}  # components; the layers have 256 units
-COMPONENTS = {**NARROW, "wide_64": 4, "cifar": 4}
+COMPONENTS = {**NARROW, "cifar": 4}
 WIDTHS = {"cifar": 128}  # units of the codes; with those of the default not all seeds arrive
 FULL, QUICK = Budget(rounds=9, steps=60), Budget(rounds=3, steps=10)
 PIPELINE, GPIPE, DATA_PARALLEL, BOTH_CORES = "al, pipeline", "bp, GPipe", "bp, data-parallel", "bp, both cores"

@@ -209,7 +209,7 @@ EXPERIMENT = Experiment(
         "for only so do W and Bᵀ converge (eq. 11), although eq. 6 gives it a rate of its own. `dkp_fast` is ours: "
         "the feedback learns at the rate of the forward weights. `no_norm` is without batch norm, which the paper "
         "calls necessary; with `searched` it has chosen the rate of its forward weights among "
-        f"{', '.join(f'{rate:g}' for rate in NO_NORM_RATES)} on the validation set, after one epoch. "
+        f"{', '.join(f'{rate:g}' for rate in NO_NORM_RATES)} on the validation set, after a third of the epochs, and at least one. "
         "The rows `code` have the settings of the authors' public code, which are others: pixels "
         "from -1 to 1, forward weights that start as in PyTorch's layers (but biases at zero), convolutions without "
         "padding, no batch norm in the dense layer, batches of 64 (50 in other versions of the code), a twentieth of "
