@@ -265,8 +265,8 @@ Rows from before 27 November 2026, and some of that day (up to commit 074799b), 
 off now, because with it JAX computes wrong gradients of some networks with convolutions. In checks that are not
 recorded, the vanilla CNN, ResNet-8, the 2-conv net, the networks that all rules train under one protocol, and the
 locally connected networks were trained for three steps with and without it, and differed by roundings at most; that on
-CIFAR-10, with the four rules of its older rows, did not differ in a single bit. The commands below the tables are those of the commit
-that they name; modules have moved since."""
+CIFAR-10, with the four rules of its older rows, did not differ in a single bit. The commands below the tables are those
+of the commit that they name; modules have moved since."""
 
 if __name__ == "__main__":
     main()
