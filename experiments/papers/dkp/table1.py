@@ -72,7 +72,7 @@ LONG = "_long"  # at the end of a row's name: the same settings, for a training 
 QUICK = Budget(epochs=2, seeds=3)
 
 
-def make(name: str, rate: float, steps: Steps) -> jl.Rule:
+def make(name: str, steps: Steps, rate: float = RATE) -> jl.Rule:
     """The rule of a row with the settings of the paper's text."""
     plain = name.endswith(NO_NORM)
     net, name = jl.models.conv2(conv_norm=not plain, dense_norm=not plain), name.removesuffix(NO_NORM)
@@ -145,7 +145,7 @@ def case(data: str, name: str, rate: float = RATE) -> Case:
     """A row with the settings of the paper's text, or with another rate of the forward weights."""
     return Case(
         data,
-        partial(make, name, rate),
+        partial(make, name, rate=rate),
         in_words(name, rate),
         full=Budget(epochs=50, seeds=10),
         quick=QUICK,
