@@ -22,6 +22,7 @@ COUNTED = {
     "epochs": "the number of passes over the data",
     "seeds": "train the seeds 0 to N-1",
     "trials": "the number of random settings",
+    "examples": "the number of training examples",
     "batch_size": "the number of examples in a step",
     "images": "the number of images",
     "rounds": "how often each program takes its turn",

@@ -62,7 +62,7 @@ class Case(NamedTuple):
     batch_size: int = 32
     prepare: Prepare = unprepared
     size: int | None = None  # the height and width that images are reduced to
-    examples: int | None = None  # the number of training examples; by default all
+    examples: int | None = None  # the number of training examples, unless the budget counts them; by default all
     measure: Callable[[Trained], Mapping[str, Any]] | None = None  # numbers in addition to the accuracies
     paper_train: Paper | None = None
     load: Callable[[], Splits] | None = None  # of the data, if they are no images
@@ -130,7 +130,7 @@ class Case(NamedTuple):
         settings = self._settings(task, [one["seed"] for one in done])
         settings["reported"] = "accuracy after the last epoch, and after the best one on the validation set"
         message = f"{task.row}: test {percent(row['test'])} % of {len(done)} seeds ({seconds:.0f} s)"
-        budget = Budget(epochs=task.budget["epochs"], seeds=len(done))
+        budget = Budget({**task.budget, "seeds": len(done)})
         return Outcome([row], settings, budget, message, NOTES.get(self.data, ""))
 
     def _diverged(self, task: Task, group: Sequence[int], where: str) -> Outcome:
@@ -139,11 +139,15 @@ class Case(NamedTuple):
         row = {"rule": task.row, "diverged at": f"seed {group[0]}: {where}"}
         return Outcome([row], settings, task.budget, f"{task.row}: {where}", NOTES.get(self.data, ""))
 
+    def trained_on(self, task: Task) -> int | None:
+        """The number of training examples; None if it is all of them."""
+        return task.budget.get("examples", self.examples)
+
     def _settings(self, task: Task, seeds: list[int]) -> dict[str, Any]:
         return {
             "seeds": seeds,
             "data": self.data,
-            **{name: value for name in ("size", "examples") if (value := getattr(self, name))},
+            **{name: value for name, value in (("size", self.size), ("examples", self.trained_on(task))) if value},
             **self.settings,
             "batch_size": self.batch_size,
             "epochs": task.budget["epochs"],
@@ -157,7 +161,8 @@ class _Training:
         self._case, self._task = case, task
         splits = case.load() if case.load else images(case.data, case.size)
         x, y = splits.train
-        self._splits = splits._replace(train=(x[: case.examples], y[: case.examples]))
+        examples = case.trained_on(task)
+        self._splits = splits._replace(train=(x[:examples], y[:examples]))
         self._augmentation = case.prepare(self._splits)
         steps = len(self._splits.train[0]) // case.batch_size
         self._rule = case.rule(Steps(steps, steps * task.budget["epochs"]))
