@@ -98,8 +98,7 @@ def test_decay_in_the_text_and_in_the_code_of_direct_kolen_pollack(monkeypatch):
         """How much further the forward weights of the first block move with a large decay."""
         found = []
         for decay in (0.0, 0.5):
-            monkeypatch.setattr(table1, "DECAY", decay)
-            rule = make("dkp", STEPS)
+            rule = make("dkp", STEPS, decay=decay)
             start = rule.init(jax.random.key(0), batch)
             weights = jax.tree.map(jnp.ones_like, start.components[0].weights)  # biases, too
             start = start.replace(components=(start.components[0].replace(weights=weights), *start.components[1:]))
@@ -129,8 +128,7 @@ def test_the_forward_weights_of_every_rule_decay_by_lambda(monkeypatch):
     batch, names = tuple(leaf[:32] for leaf in jl.data.digits().train), [name for name in NAMES if name != "bp_fc"]
     rules = {}
     for decay in (0.0, 1e-4):
-        monkeypatch.setattr(table2, "DECAY", decay)
-        rules |= {(name, decay): table2.make(table2.IMAGES["cifar100"], name, STEPS) for name in names}
+        rules |= {(name, decay): table2.make(table2.IMAGES["cifar100"], name, STEPS, decay) for name in names}
 
     @jax.jit
     def weights(key):

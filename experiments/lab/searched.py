@@ -92,7 +92,8 @@ def rates_in_words(rates: Sequence[float] = RATES) -> str:
 
 def _tried(case: Case, rate: float, epochs: int, task: Task) -> Row | None:
     """The validation accuracy of one seed after the epochs, 0 if it diverged; None if the time was over before."""
-    trial = task._replace(budget=Budget(epochs=epochs, seeds=1), folder=task.folder / f"rate-{rate:g}")
+    budget = Budget({**task.budget, "epochs": epochs, "seeds": 1})
+    trial = task._replace(budget=budget, folder=task.folder / f"rate-{rate:g}")
     validation = None
     for outcome in case._replace(measure=None).run(trial):
         (row,) = outcome.rows

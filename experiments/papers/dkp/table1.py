@@ -15,14 +15,14 @@ from experiments.lab.experiment import Budget, Experiment, Paper
 from experiments.lab.main import main
 from experiments.lab.searched import searched
 from experiments.lab.training import Case, Steps
-from experiments.papers.dkp.shared import DECAY, FEEDBACK_RATE, RATE, sgd, sgd_in_words
-from jaxlocal.decay import decayed
+from experiments.papers.dkp.shared import DECAY, FEEDBACK_RATE, RATE, Recipe, recipes, sgd, sgd_in_words
 
 FEEDBACK_FACTOR = 0.85
 # The authors' public code, whose other numbers are those of the text. Its layers start as PyTorch's do by default.
 CODE_README = "the README of the authors' public code, github.com/webstah/dkp-gist"
 CODE_RATE, CODE_FEEDBACK_FACTOR = 5e-4, 0.8
 CODE_INIT = partial(nn.initializers.variance_scaling, 1 / 3, "fan_in", "uniform")  # up to 1 / √fan_in
+CODE_FEEDBACK_INIT = nn.initializers.he_uniform()
 PAPER: dict[str, dict[str, Paper]] = {
     "cifar10": {
         "bp_fc": (60.01, 1.32),
@@ -64,76 +64,48 @@ PAPER_TRAIN: dict[str, dict[str, Paper]] = {
     },
 }
 CODE: dict[str, Paper] = {"bp": (70.47, 0.4), "dfa": (61.02, 0.6), "dkp": (67.52, 0.2)}
-NO_NORM = "_no_norm"  # at the end of a row's name: without batch norm
-NO_NORM_RATES = 1e-2, 1e-3, 1e-4  # which the rows without it choose from that are searched
-SEARCHED = "_searched"
-OURS = "dkp_fast", f"dfa{NO_NORM}", f"dkp{NO_NORM}"  # rows that are in no paper
+NO_NORM_RATES = 1e-2, 1e-3, 1e-4  # which the rows without batch norm choose from that are searched
 LONG = "_long"  # at the end of a row's name: the same settings, for a training of more epochs and fewer seeds
 QUICK = Budget(epochs=2, seeds=3)
 
 
-def make(name: str, steps: Steps, rate: float = RATE) -> jl.Rule:
+def dkp(net: jl.Network, tx: optax.GradientTransformation, decay: float, steps: Steps) -> jl.Rule:
+    """Direct Kolen-Pollack with the paper's rate of the feedback, which falls every epoch."""
+    rate = optax.exponential_decay(FEEDBACK_RATE, steps.epoch, FEEDBACK_FACTOR, staircase=True)
+    return jl.rules.dkp(net, tx, feedback_tx=sgd(rate), decay=decay)
+
+
+def dkp_of_code(net: jl.Network, tx: optax.GradientTransformation, decay: float, steps: Steps) -> jl.Rule:
+    """Direct Kolen-Pollack of the authors' public code: its feedback learns by Adam, and decays as the weights do."""
+    rate = optax.exponential_decay(FEEDBACK_RATE, steps.epoch, CODE_FEEDBACK_FACTOR, staircase=True)
+    feedback_tx = optax.chain(optax.add_decayed_weights(decay), optax.adam(rate))
+    return jl.rules.dkp(net, tx, feedback_tx=feedback_tx, decay=0.0, feedback_init=CODE_FEEDBACK_INIT)
+
+
+DKP = Recipe(dkp, sgd_in_words(f"{FEEDBACK_RATE} times {FEEDBACK_FACTOR} every epoch"))
+DKP_FAST = Recipe(lambda net, tx, decay, steps: jl.rules.dkp(net, tx, decay=decay), sgd_in_words(RATE))  # ours
+RECIPES = recipes({0, 1}, DKP) | {"dkp_fast": DKP_FAST}
+CODE_RECIPES = {
+    "bp": Recipe(lambda net, tx, decay, steps: jl.rules.bp(net, tx)),
+    "dfa": Recipe(lambda net, tx, decay, steps: jl.rules.dfa(net, tx, feedback_init=CODE_FEEDBACK_INIT)),
+    "dkp": Recipe(dkp_of_code, f"adam({FEEDBACK_RATE} times {CODE_FEEDBACK_FACTOR} every epoch)"),
+}
+
+
+def make(name: str, steps: Steps, rate: float = RATE, norm: bool = True, decay: float = DECAY) -> jl.Rule:
     """The rule of a row with the settings of the paper's text."""
-    plain = name.endswith(NO_NORM)
-    net, name = jl.models.conv2(conv_norm=not plain, dense_norm=not plain), name.removesuffix(NO_NORM)
-    if name == "kp":
-        return jl.rules.kp(net, sgd(rate), decay=DECAY)
-    if name == "dkp_fast":
-        return jl.rules.dkp(net, sgd(rate), decay=DECAY)
-    if name == "dkp":
-        slow = optax.exponential_decay(FEEDBACK_RATE, steps.epoch, FEEDBACK_FACTOR, staircase=True)
-        return jl.rules.dkp(net, sgd(rate), feedback_tx=sgd(slow), decay=DECAY)
-    tx = decayed(sgd(rate), DECAY)
-    return jl.rules.bp(net, tx, frozen={0, 1}) if name == "bp_fc" else jl.rules.ALL[name](net, tx)
+    return RECIPES[name].make(jl.models.conv2(conv_norm=norm, dense_norm=norm), sgd(rate), decay, steps)
 
 
-def make_of_code(name: str, steps: Steps) -> jl.Rule:
+def make_of_code(name: str, steps: Steps, decay: float = DECAY) -> jl.Rule:
     """The rule of a row with the settings of the authors' public code.
 
     Its decay is that of PyTorch's optimizers: it is added to the gradient, so that it is multiplied by the rate, and
     biases and scales have it, too.
     """
     net = jl.models.conv2(padding="VALID", dense_norm=False, init=CODE_INIT)
-    decay = optax.add_decayed_weights(DECAY)
-    tx, feedback_init = optax.chain(decay, sgd(CODE_RATE)), nn.initializers.he_uniform()
-    if name == "bp":
-        return jl.rules.bp(net, tx)
-    if name == "dfa":
-        return jl.rules.dfa(net, tx, feedback_init=feedback_init)
-    slow = optax.exponential_decay(FEEDBACK_RATE, steps.epoch, CODE_FEEDBACK_FACTOR, staircase=True)
-    feedback_tx = optax.chain(decay, optax.adam(slow))
-    return jl.rules.dkp(net, tx, feedback_tx=feedback_tx, decay=0.0, feedback_init=feedback_init)
-
-
-def in_words(name: str, rate: float) -> dict[str, str]:
-    """The settings of the paper's text for a reader."""
-    optimizer, net = f"{sgd_in_words(rate)}; decay {DECAY}", "conv2"
-    if name.endswith(NO_NORM):
-        net, name = "conv2(conv_norm=False, dense_norm=False)", name.removesuffix(NO_NORM)
-    feedback = {
-        "kp": f"the moves of the forward weights; decay {DECAY}",
-        "dkp": f"{sgd_in_words(f'{FEEDBACK_RATE} times {FEEDBACK_FACTOR} every epoch')}; decay {DECAY}",
-        "dkp_fast": optimizer,
-    }
-    settings = {
-        "net": net,
-        "optimizer": optimizer,
-        "preparation": "each image by its own mean and deviation",
-    }
-    return settings | ({"feedback": feedback[name]} if name in feedback else {})
-
-
-def in_words_of_code(name: str) -> dict[str, str]:
-    """The settings of the authors' public code for a reader."""
-    settings = {
-        "net": "conv2(padding='VALID', dense_norm=False), weights up to 1 / √fan_in at the start",
-        "optimizer": f"{sgd_in_words(CODE_RATE)}; decay {DECAY} times the rate",
-        "preparation": "pixels from -1 to 1",
-    }
-    if name == "dkp":
-        rate = f"{FEEDBACK_RATE} times {CODE_FEEDBACK_FACTOR} every epoch"
-        return settings | {"feedback": f"adam({rate}); decay {DECAY} times the rate"}
-    return settings
+    tx = optax.chain(optax.add_decayed_weights(decay), sgd(CODE_RATE))
+    return CODE_RECIPES[name].make(net, tx, decay, steps)
 
 
 def from_minus_one(x: jax.Array) -> jax.Array:
@@ -141,16 +113,20 @@ def from_minus_one(x: jax.Array) -> jax.Array:
     return 2 * x - 1
 
 
-def case(data: str, name: str, rate: float = RATE) -> Case:
-    """A row with the settings of the paper's text, or with another rate of the forward weights."""
+def case(data: str, name: str, rate: float = RATE, norm: bool = True) -> Case:
+    """A row with the settings of the paper's text, or with another rate of the forward weights, or without batch norm.
+
+    The paper's numbers are beside the rows with batch norm alone.
+    """
+    net = "conv2" if norm else "conv2(conv_norm=False, dense_norm=False)"
     return Case(
         data,
-        partial(make, name, rate=rate),
-        in_words(name, rate),
+        partial(make, name, rate=rate, norm=norm),
+        RECIPES[name].in_words(net, sgd_in_words(rate), DECAY, "each image by its own mean and deviation"),
         full=Budget(epochs=50, seeds=10),
         quick=QUICK,
-        paper=PAPER[data].get(name),
-        paper_train=PAPER_TRAIN[data].get(name),
+        paper=PAPER[data].get(name) if norm else None,
+        paper_train=PAPER_TRAIN[data].get(name) if norm else None,
         batch_size=128,
         prepare=lambda splits: jl.augmentation.standardise(),
         apart=True,
@@ -161,7 +137,12 @@ def case_of_code(name: str) -> Case:
     """A row with the settings of the authors' public code, on CIFAR-10."""
     return case("cifar10", name)._replace(
         rule=partial(make_of_code, name),
-        settings=in_words_of_code(name),
+        settings=CODE_RECIPES[name].in_words(
+            "conv2(padding='VALID', dense_norm=False), weights up to 1 / √fan_in at the start",
+            sgd_in_words(CODE_RATE),
+            f"{DECAY} times the rate",
+            "pixels from -1 to 1",
+        ),
         full=Budget(epochs=50, seeds=4),
         paper=CODE[name],
         printed=CODE_README,
@@ -173,8 +154,14 @@ def case_of_code(name: str) -> Case:
 
 def without_norm(rate: float) -> dict[str, Case]:
     """Rows without batch norm, with this rate of the forward weights."""
-    names = [f"{name}{NO_NORM}" for name in ("bp", "dfa", "dkp")]
-    return {f"cifar10_{name}{SEARCHED}": case("cifar10", name, rate) for name in names}
+    names = "bp", "dfa", "dkp"
+    return {f"cifar10_{name}_no_norm_searched": case("cifar10", name, rate, norm=False) for name in names}
+
+
+def of_the_text(data: str) -> dict[str, Case]:
+    """The rows with the settings of the paper's text; the last two without batch norm."""
+    plain = {f"{name}_no_norm": case(data, name, norm=False) for name in ("dfa", "dkp")}
+    return {name: case(data, name) for name in RECIPES} | plain
 
 
 CIFAR10_LONG = {
@@ -191,7 +178,7 @@ EXPERIMENT = Experiment(
     title="Direct Kolen-Pollack, Table 1 and Figure 3: the 2-conv net",
     source="Learning the Connections in Direct Feedback Alignment, Table 1",
     rows={
-        **{f"{data}_{name}": case(data, name) for data, rows in PAPER.items() for name in [*rows, *OURS]},
+        **{f"{data}_{name}": entry for data in PAPER for name, entry in of_the_text(data).items()},
         **{f"cifar10_code_{name}": case_of_code(name) for name in CODE},
         **CIFAR10_LONG,
         **searched(without_norm, NO_NORM_RATES),

@@ -15,15 +15,13 @@ from experiments.lab import figures
 from experiments.lab.experiment import Budget, Experiment
 from experiments.lab.main import main
 from experiments.lab.training import Case, Steps
-from experiments.papers.dkp.shared import sgd, sgd_in_words
+from experiments.papers.dkp.shared import Recipe, recipes, sgd, sgd_in_words
 from jaxlocal.data.augmentation import chain, crop, flip, standardise
-from jaxlocal.decay import decayed
 
 BACKPROP_RATE = 0.1
 FEEDBACK_RATE = 5e-4
 DECAY = 1e-4
 DROPOUT = 0.5
-CONVOLUTIONS = frozenset(range(5))
 
 
 class Images(NamedTuple):
@@ -97,30 +95,18 @@ def rate(images: Images, name: str) -> float:
     return BACKPROP_RATE if name in ("bp", "bp_fc") else images.rate
 
 
-def make(images: Images, name: str, steps: Steps) -> jl.Rule:
+def dkp(net: jl.Network, tx: optax.GradientTransformation, decay: float, steps: Steps) -> jl.Rule:
+    """Direct Kolen-Pollack, whose feedback learns by Adam."""
+    return jl.rules.dkp(net, tx, feedback_tx=optax.adam(FEEDBACK_RATE), decay=decay)
+
+
+RECIPES = recipes(frozenset(range(5)), Recipe(dkp, f"adam({FEEDBACK_RATE})"))
+
+
+def make(images: Images, name: str, steps: Steps, decay: float = DECAY) -> jl.Rule:
     """The rule of a row."""
     net = jl.models.alexnet(images.classes, image_size=images.size, dropout=DROPOUT)
-    tx = sgd(rate(images, name))
-    if name == "kp":
-        return jl.rules.kp(net, tx, decay=DECAY)
-    if name == "dkp":
-        return jl.rules.dkp(net, tx, feedback_tx=optax.adam(FEEDBACK_RATE), decay=DECAY)
-    tx = decayed(tx, DECAY)
-    return jl.rules.bp(net, tx, frozen=CONVOLUTIONS) if name == "bp_fc" else jl.rules.ALL[name](net, tx)
-
-
-def in_words(images: Images, name: str) -> dict[str, str]:
-    """The settings of a row for a reader."""
-    feedback = {
-        "kp": f"the moves of the forward weights; decay {DECAY}",
-        "dkp": f"adam({FEEDBACK_RATE}); decay {DECAY}",
-    }
-    settings = {
-        "net": f"alexnet({images.classes}, image_size={images.size}, dropout={DROPOUT})",
-        "optimizer": f"{sgd_in_words(rate(images, name))}; decay {DECAY}",
-        "preparation": f"crop({images.padding}), flip; each image by its own mean and deviation",
-    }
-    return settings | ({"feedback": feedback[name]} if name in feedback else {})
+    return RECIPES[name].make(net, sgd(rate(images, name)), decay, steps)
 
 
 def case(images: Images, name: str) -> Case:
@@ -128,7 +114,12 @@ def case(images: Images, name: str) -> Case:
     return Case(
         images.data,
         partial(make, images, name),
-        in_words(images, name),
+        RECIPES[name].in_words(
+            f"alexnet({images.classes}, image_size={images.size}, dropout={DROPOUT})",
+            sgd_in_words(rate(images, name)),
+            DECAY,
+            f"crop({images.padding}), flip; each image by its own mean and deviation",
+        ),
         full=Budget(epochs=90, seeds=10),
         paper=images.paper[name],
         paper_train=images.paper_train[name],
