@@ -139,10 +139,10 @@ one image. In the paper the two parallel methods are the last of the six, and al
 and feedback alignment are about as good as each other and ahead of direct feedback alignment; here it is ahead of them.
 Four of the six have memorised the training set, and parallel AO-SDTP and alternating difference target propagation
 nearly all of it. The paper reports the best epoch, and we the last one. By validation the best epoch is better by half
-a point or more for parallel AO-SDTP and alternating difference target propagation, and by a fifth or less for the
+a point or more for parallel AO-SDTP and alternating difference target propagation, and by a third or less for the
 others. On the test set parallel AO-SDTP is better after its best epoch by less than a third of a point, and difference
-target propagation hardly or not at all. These records were made on different days; those of backpropagation, feedback
-alignment and direct feedback alignment with a setting of the compiler that is off now.
+target propagation and backpropagation hardly or not at all. These records were made on different days; those of
+feedback alignment and direct feedback alignment with a setting of the compiler that is off now.
 
 A row with fewer epochs cannot test the claim. On MNIST, locally connected, all ten rows have four of the 500 epochs,
 one seed each, and the alternating ones train their forward weights in two of them. The convolutional network is first,
