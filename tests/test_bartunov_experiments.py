@@ -135,7 +135,7 @@ def searched(monkeypatch):
     def search(make, settings, splits, *, epochs, batch_size, augmentation, group, folder, report):
         assert isinstance(make(settings[0]), jl.Rule) and (batch_size, group) == (shared.BATCH, 1)
         folder.mkdir(parents=True)
-        asked.append({"settings": settings, "epochs": epochs, "augmented": augmentation is not None})
+        asked.append({"settings": settings, "epochs": epochs, "augmented": augmentation is not None, "data": splits})
         accuracies = np.linspace(0, 0.9, len(settings)).tolist()
         return [
             jl.search.Trial(setting, (accuracy,), 0.5 if accuracy else None)
@@ -150,12 +150,14 @@ def searched(monkeypatch):
 def test_figure5_has_a_row_for_every_method_of_every_panel(run, tmp_path, searched):
     made = figure5.EXPERIMENT
     assert len(made.rows) == 3 * len(figure5.METHODS) + 2 * (len(figure5.METHODS) + 1)
-    quick = [row for row, entry in made.rows.items() if entry.quick]
-    assert [row for row in made.rows if row not in quick] == [f"cifar_lc_{m}" for m in (*figure5.METHODS, "bp_convnet")]
-    assert run(figure5, "--quick").count("not run") == len(made.rows) - len(quick)
-    assert [asked["epochs"] for asked in searched] == [1 + row.endswith("_alternating") for row in quick]
-    assert [asked["augmented"] for asked in searched] == [row.startswith("cifar") for row in quick]
-    assert run(figure5, "--rows", *quick, "--trials", "4", "--epochs", "1").count("already recorded") == len(quick)
+    last = [row for row in made.rows if row.startswith("cifar_lc_")]  # the panel with a part of the images
+    others = [row for row in made.rows if row not in last]
+    assert run(figure5, "--quick", "--rows", *others).count("not run") == len(last) == 9
+    assert "not run" not in run(figure5, "--quick", "--rows", *last, "--examples", "96")
+    assert [asked["epochs"] for asked in searched] == [1 + row.endswith("_alternating") for row in made.rows]
+    assert [asked["augmented"] for asked in searched] == [row.startswith("cifar") for row in made.rows]
+    assert [len(asked["data"].train[0]) for asked in searched] == [128] * len(others) + [96] * len(last)
+    assert run(figure5, "--rows", *others, "--trials", "4", "--epochs", "1").count("already recorded") == len(others)
     recorded = made.recorded(tmp_path / "out")
     table = list(figure5.summary(recorded))
     assert [row["row"] for row in table] == list(made.rows)
@@ -170,13 +172,16 @@ def test_figure5_has_a_row_for_every_method_of_every_panel(run, tmp_path, search
         "ranges": figure5.WIDENED,
         "trials": figure5.QUICK["trials"],
         "epochs": 1,
+        "examples": None,
     }
+    assert [row["examples"] for row in table if row["row"] in last] == [96] * len(last)
     drawn = figure5.draw(recorded)
     assert {name: len(figure.axes) for name, figure in drawn.items()} == {
         "bartunov_figure5": 8,
         "bartunov_figure5_table4": 8,
         "bartunov_figure5_mnist_lc": 9,
         "bartunov_figure5_cifar_fc": 8,
+        "bartunov_figure5_cifar_lc": 9,
     }
     assert all((tmp_path / "out" / f"{name}.png").stat().st_size > 0 for name in drawn)
 

@@ -66,7 +66,9 @@ def test_every_rule_of_table_2_trains_alexnet(row, monkeypatch):
 @pytest.mark.parametrize("row", [row for row in table1.EXPERIMENT.rows if row.startswith("cifar10")])
 def test_every_rule_of_table_1_trains_the_2_conv_net(row):
     entry = table1.EXPERIMENT.rows[row]
-    case = getattr(entry, "case", entry)  # of a row that searches its rate, that with the first one
+    for rate, case in getattr(entry, "cases", {}).items():  # of a row that searches its rate
+        assert case.settings["optimizer"].startswith(f"sgd({rate}, ") and case.rule.keywords["rate"] == rate
+    case = getattr(entry, "case", entry)  # that with the first rate
     batch = jnp.ones((2, 32, 32, 3)), jnp.ones((2, 10))
     rule = case.rule(STEPS)
     params = jax.eval_shape(rule.init, jax.random.key(0), batch)
@@ -123,7 +125,7 @@ def test_budgets_and_rates_of_table_2():
 
 
 @pytest.mark.slow
-def test_the_forward_weights_of_every_rule_decay_by_lambda(monkeypatch):
+def test_the_forward_weights_of_every_rule_decay_by_lambda():
     """Whatever the rate; and biases, scales and feedback that does not learn have no decay."""
     batch, names = tuple(leaf[:32] for leaf in jl.data.digits().train), [name for name in NAMES if name != "bp_fc"]
     rules = {}

@@ -258,6 +258,65 @@ def test_a_row_that_the_minutes_cut_off_resumes(run, monkeypatch, capsys):
     assert {**again, "seconds": 0} == {**whole, "seconds": 0}
 
 
+PARTLY = TOY._replace(
+    name="partly",
+    rows={
+        "all": Case("digits", tiny_rule, {"net": "mlp"}, budget(1, 2)),
+        "some": Case("digits", tiny_rule, {"net": "mlp"}, Budget(epochs=1, seeds=2, examples=128)),
+    },
+    draw=None,
+)
+
+
+@pytest.fixture
+def run_partly(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "images", lambda name, size: few_digits())
+
+    def run(*flags, into="out"):
+        main(PARTLY, [*flags, "--out", str(tmp_path / into), "--work", str(tmp_path / "work")])
+        return PARTLY.recorded(tmp_path / into)
+
+    return run
+
+
+def test_a_budget_can_count_training_examples(run_partly):
+    found = run_partly("--rows", "some", "--examples", "64", "--seeds", "1")
+    assert found.records["some"]["settings"]["examples"] == 64
+    assert found.records["some"]["command"].endswith("--rows some --epochs 1 --seeds 1 --examples 64")
+    run_partly("--rows", "all", "--seeds", "1")
+    assert [(line["row"], line["seeds"], line["examples"]) for line in comparison(run_partly("--rows", "some"))] == [
+        ("all", "1 of 2", ""),
+        ("some", "2 of 2", "128 of 128"),
+    ]
+
+
+def test_a_row_does_not_go_on_with_what_fewer_examples_taught_it(run_partly, monkeypatch):
+    flags = "--rows", "some", "--epochs", "6"
+    whole = run_partly(*flags, into="whole").records["some"]["rows"][0]
+    with monkeypatch.context() as patch:
+        slow_clock(patch)
+        run_partly(*flags, "--examples", "96", "--minutes", "1")
+    assert {**run_partly(*flags).records["some"]["rows"][0], "seconds": 0} == {**whole, "seconds": 0}
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "complaint"),
+    [
+        (["--examples", "64"], 2, "argument --examples: the budget of all does not count it; choose others by --rows"),
+        (
+            ["--rows", "some", "--examples", "129"],
+            1,
+            "some: it asks for 129 training examples, and there are 128; give fewer",
+        ),
+    ],
+)
+def test_examples_that_cannot_be_are_refused(run_partly, flags, status, complaint, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_partly(*flags)
+    assert stop.value.code == status
+    assert capsys.readouterr().err.startswith(f"{PARTLY.command}: {complaint}\n")
+
+
 def test_a_signal_ends_the_command(run, monkeypatch, capsys):
     def stop(self, **settings):
         raise session.Interrupted(15, 7)
@@ -400,6 +459,8 @@ def test_tables(tmp_path):
         "     bp  100.00 ± 0.00  90.00 ± 0.00  85.00 ± 7.07           98.52",
         "ao_sdtp  100.00 ± 0.00  90.00 ± 0.00  85.00 ± 7.07",
     ]
+    with pytest.raises(ValueError, match="a table has the columns a, b, but one of its lines a"):
+        tables.markdown([{"a": 1, "b": 2}, {"a": 1}])
     path = records.write("tables", rows, "command", {}, out=tmp_path)
     assert tables.markdown(records.load(path)["rows"]).splitlines() == [
         "| rule | train % | validation % | test % | paper's test % |",

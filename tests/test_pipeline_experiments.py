@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import time
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +33,6 @@ from experiments.speed import (
     shared,
     timed_trainings,
 )
-from experiments.speed.backprop_schedule import gpipe
 from experiments.speed.backprop_stage import make_stages
 from experiments.speed.scaling_model import Link, gpipe_epoch, gpipe_step, pipelined_epoch, tick
 from jaxlocal.network import neighbours
@@ -296,7 +296,7 @@ def test_every_program_has_the_training_that_is_recorded(tmp_path, monkeypatch):
     tiny = beyond.PROBLEMS["wide_64"]._replace(data="digits", net=jl.models.mlp((16, 16)), batch=32)
     monkeypatch.setattr(beyond, "images", lambda *_: few_digits())
     monkeypatch.setitem(beyond.PROBLEMS, "tiny", tiny)
-    monkeypatch.setitem(timed_trainings.ENTERED, "tiny", timed_trainings.Entered("bp", "al_2_average", gpipe, 2))
+    monkeypatch.setitem(timed_trainings.ENTERED, "tiny", timed_trainings.Entered("bp", "al_2_average", "GPipe", 2))
     monkeypatch.setattr(timed_trainings, "Worker", Here)
     rate, never = 0.01, 2.0
     names = "bp", "al_2_average"
@@ -315,13 +315,21 @@ def test_every_program_has_the_training_that_is_recorded(tmp_path, monkeypatch):
     assert of_al == fitted["al_2_average"]  # to the bit
     for found in of_bp:  # rounding may turn an example or two of the validation set
         np.testing.assert_allclose(found, fitted["bp"], atol=2.1 / len(few_digits().validation[0]))
-    soon = timed_trainings.by_rule(partial(timed_trainings.learned, "tiny", "bp", rate, 3), goal=0.001)
-    assert soon(seed=0)["history"] == fitted["bp"][:1]
+    soon = timed_trainings.by_rule(partial(timed_trainings.planned, "tiny", "bp", rate, 3), goal=0.001)
+    evaluate, slept = jl.training.evaluate, 0.5
+
+    def slowly(*arguments):
+        time.sleep(slept)  # far longer than the learning takes
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(jl.training, "evaluate", slowly)
+    run = soon(seed=0)
+    assert run["history"] == fitted["bp"][:1] and 0 < run["seconds"] < slept
 
 
 def test_a_training_that_does_not_arrive_counts_with_all_its_epochs():
     def row(program, *runs):
-        return {"program": program, "runs": [{"seconds": time, "history": history} for time, history in runs]}
+        return {"program": program, "runs": [{"seconds": seconds, "history": history} for seconds, history in runs]}
 
     rows = [
         row("bp", (6.0, [0.5, 0.9]), (12.0, [0.5, 0.6, 0.9])),
@@ -331,9 +339,17 @@ def test_a_training_that_does_not_arrive_counts_with_all_its_epochs():
     found = {"cifar": {"rows": rows, "settings": {"goal": 0.8}}}
     lines = list(timed_trainings.table(Recorded(timed_trainings.EXPERIMENT, found, None, Path())))
     assert lines[0]["epochs"] == "2, 3" and lines[0]["seconds"] == "9 ± 4.2"
-    assert lines[0]["times al"] == "3.75 (1.50 to 6.00)"
-    assert lines[0]["an epoch, times al"] == "1.38 (0.75 to 2.00)"
+    assert lines[0]["times al"] == "3.00 (1.50 to 6.00)"
+    assert lines[0]["an epoch, times al"] == "1.17 (0.75 to 2.00)"
     assert lines[1]["epochs"] == "1, over 1" and lines[1]["seconds"] == "over 3 ± 0"
+    assert lines[1]["times al"] == "over 1.00 (0.75 to 1.50)"
+    assert lines[2]["times al"] == "1.00 (1.00 to 1.00)"
+    rows[-1]["runs"][0]["history"] = [0.7]
+    first, *_, last = timed_trainings.table(Recorded(timed_trainings.EXPERIMENT, found, None, Path()))
+    assert first["times al"] == "under 3.00 (1.50 to 6.00)" and last["times al"] == "1.00 (1.00 to 1.00)"
+    for one in rows:
+        one["runs"] = one["runs"][:1]
+    assert next(timed_trainings.table(Recorded(timed_trainings.EXPERIMENT, found, None, Path())))["seconds"] == "6"
 
 
 @pytest.mark.parametrize("cut", [(3,), (1, 2)])

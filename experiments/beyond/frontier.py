@@ -297,7 +297,7 @@ def _by_default(count: int) -> str:
 
 def _ahead(runs: Sequence[Row], others: Sequence[Row]) -> str:
     """The points of test accuracy by which the runs are ahead of others with the same seeds."""
-    differences = [own["test"] - other["test"] for own, other in zip(runs, others, strict=True)]
+    differences = [own["test"] - other["test"] for own, other in zip(runs, others, strict=False)]  # the seeds of both
     return tables.percent(records.over_seeds(differences))
 
 

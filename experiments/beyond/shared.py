@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jaxlocal as jl
 from experiments.lab.experiment import Budget
-from experiments.lab.training import images
+from experiments.lab.training import images, shortened
 
 RATES = 5e-4, 1e-3, 2e-3, 4e-3, 8e-3
 LOWER = 1.25e-4, 2.5e-4
@@ -40,9 +40,7 @@ class Problem(NamedTuple):
 
     def splits(self) -> jl.data.Splits:
         """The data."""
-        splits = images(self.data, self.size)
-        x, y = splits.train
-        return splits._replace(train=(x[: self.examples], y[: self.examples]))
+        return shortened(images(self.data, self.size), self.examples)
 
 
 MLP, WIDE = jl.models.mlp((256,) * 8), jl.models.mlp((1024,) * 4)

@@ -151,6 +151,7 @@ def comparison(recorded: Recorded) -> Iterator[Row]:
     entries, found = recorded.experiment.rows, recorded.rows()
     with_train = any(entry.paper_train for entry in entries.values())
     with_best = any("best" in ours for ours in found.values())
+    counted = dict.fromkeys(name for entry in entries.values() for name in entry.full)
     for row, entry in entries.items():
         ours = found.get(row, {})
         test, best = ours.get("test"), ours.get("best")
@@ -164,7 +165,7 @@ def comparison(recorded: Recorded) -> Iterator[Row]:
             **({"best epoch's test %": percent(best["test"]) if best else ""} if with_best else {}),
             **({"paper's train %": accuracy(entry.paper_train)} if with_train else {}),
             "train %": percent(ours["train"]) if ours else "",
-            **{name: f"{had.get(name, 0)} of {number}" for name, number in entry.full.items()},
+            **{name: f"{had.get(name, 0)} of {entry.full[name]}" if name in entry.full else "" for name in counted},
             "minutes": f"{ours['seconds'] / 60:.1f}" if ours else "",
         }
 

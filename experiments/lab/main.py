@@ -49,8 +49,11 @@ def _wanted(experiment: Experiment, args: argparse.Namespace, parser: flags.Pars
     short = [row for row, entry in experiment.rows.items() if entry.quick]
     asked = getattr(args, "rows", None)
     wanted = asked or (short if args.quick else list(experiment.rows))
+    flags_of_budgets = dict.fromkeys(name for entry in experiment.rows.values() for name in entry.full)
     for row in wanted:
         counted = experiment.rows[row].full
+        if other := [name for name in flags_of_budgets if getattr(args, name) and name not in counted]:
+            parser.error(f"argument {_flag(other[0])}: the budget of {row} does not count it; choose others by --rows")
         if args.quick and row not in short and not all(getattr(args, name) for name in counted):
             needed = " and ".join(_flag(name) for name in counted)
             parser.error(f"argument --quick: {row} has no shorter budget; give {needed}")
@@ -63,7 +66,7 @@ def as_task(experiment: Experiment, row: str, args: argparse.Namespace, until: f
     """The row with the budget and the options that the flags say."""
     entry = experiment.rows[row]
     budget = (args.quick and entry.quick) or entry.full
-    budget = Budget({name: getattr(args, name) or number for name, number in budget.items()})
+    budget = Budget({name: getattr(args, name, None) or number for name, number in budget.items()})
     name = f"{experiment.name}/{row}"
     return Task(
         experiment=experiment,
@@ -72,7 +75,7 @@ def as_task(experiment: Experiment, row: str, args: argparse.Namespace, until: f
         options={
             name: _chosen(option, getattr(args, name, None), args.quick) for name, option in experiment.options.items()
         },
-        folder=records.work_folder(args.work, name, budget.get("epochs", 0), records.code()["source"]),
+        folder=records.work_folder(args.work, name, budget, records.code()["source"]),
         until=until,
         out=args.out,
         again=args.again,

@@ -160,9 +160,10 @@ def device() -> dict[str, Any]:
     return found | {"precision of products": precision or "default"}
 
 
-def work_folder(work: Path, name: str, epochs: int, source: str) -> Path:
-    """Where the training of the record NAME keeps its files; other code, or another number of epochs, has its own."""
-    return work / name / f"{epochs}-{source}"
+def work_folder(work: Path, name: str, budget: Mapping[str, int], source: str) -> Path:
+    """Where the training of the record NAME keeps its files; other code, epochs or examples have their own."""
+    counted = [str(budget[one]) for one in ("epochs", "examples") if one in budget]
+    return work / name / "-".join([*counted, source])
 
 
 def _cpu_model() -> str:

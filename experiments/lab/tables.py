@@ -35,6 +35,8 @@ def accuracy(numbers: tuple[float, float | None] | None) -> str:
 def _cells(rows: Sequence[Row]) -> list[list[str]]:
     """The cells of the table, the header first."""
     rows = _of_accuracies(rows) if "paper" in rows[0] else rows
+    if other := [row for row in rows if list(row) != list(rows[0])]:
+        raise ValueError(f"a table has the columns {', '.join(rows[0])}, but one of its lines {', '.join(other[0])}")
     return [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
 
 

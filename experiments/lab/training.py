@@ -160,9 +160,7 @@ class _Training:
     def __init__(self, case: Case, task: Task):
         self._case, self._task = case, task
         splits = case.load() if case.load else images(case.data, case.size)
-        x, y = splits.train
-        examples = case.trained_on(task)
-        self._splits = splits._replace(train=(x[:examples], y[:examples]))
+        self._splits = shortened(splits, case.trained_on(task))
         self._augmentation = case.prepare(self._splits)
         steps = len(self._splits.train[0]) // case.batch_size
         self._rule = case.rule(Steps(steps, steps * task.budget["epochs"]))
@@ -303,6 +301,18 @@ def attempt(rule: jl.Rule, splits: Splits, **settings: Any) -> tuple[jl.training
 def images(name: str, size: int | None = None) -> Splits:
     """A data set as it is stored, put on the device once."""
     return jax.tree.map(jnp.asarray, jl.data.load(name, size=size))
+
+
+def shortened(splits: Splits, examples: int | None) -> Splits:
+    """The data with the first so many training examples; with None all of them.
+
+    Raises:
+      CannotRun: there are not so many.
+    """
+    x, y = splits.train
+    if examples and examples > len(x):
+        raise CannotRun(f"it asks for {examples} training examples, and there are {len(x)}; give fewer")
+    return splits._replace(train=(x[:examples], y[:examples]))
 
 
 def merged(histories: Sequence[Sequence[jl.training.Metrics]]) -> list[jl.training.Metrics]:

@@ -5,7 +5,7 @@ one backward; then all devices exchange their messages. Activations go up in a t
 and errors down. A message waits at the receiver until the next one is sent.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,6 +80,9 @@ def one_forward_one_backward(stages: int, micro: int) -> Timetable:
     No stage holds more than these K - i (Narayanan et al., 2021).
     """
     return _as_early_as_possible([_alternating(stages - stage, micro) for stage in range(stages)])
+
+
+SCHEDULES: Mapping[str, Schedule] = {"GPipe": gpipe, "1F1B": one_forward_one_backward}
 
 
 def eager_one_forward_one_backward(stages: int, micro: int) -> Timetable:

@@ -14,7 +14,9 @@ does the same, and what the devices send each other:
   2 (D - 1) / D of the time of two cores.
 
 What is left of the time on two cores counts as waiting: so much in each batch, and so much more whenever the devices
-meet, to exchange messages or to add up an array of gradients. A line through all networks of narrow layers says how
+meet, to exchange messages or to add up an array of gradients. It is less than nothing where the pieces, timed alone,
+took longer than in the whole program. A message counts as the largest between any two layers or components; where these
+are unlike, that of a cut may be smaller. A line through all networks of narrow layers says how
 much. It is taken to hold for all of these networks, and for all numbers of devices. As a check each of them is
 predicted from the others. For another network its own times on two cores say how much, so that there is no check.
 
@@ -200,7 +202,7 @@ class Model:
 
 
 class Wait(NamedTuple):
-    """For how many seconds devices wait for each other."""
+    """For how many seconds devices wait for each other, as far as it is not noise; see the module."""
 
     batch: float  # in each batch
     meeting: float  # and so much more whenever they meet

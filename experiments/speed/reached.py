@@ -43,7 +43,7 @@ class Reached(NamedTuple):
 
 def goal_of(recorded: Mapping[str, Record], name: str) -> float | None:
     """The validation accuracy that all runs of backpropagation have at their end; None if it is not trained."""
-    return min((history[-1] for history in histories(recorded.get(f"{name}_bp"))), default=None)
+    return min((history[-1] for history in _histories(recorded.get(f"{name}_bp"))), default=None)
 
 
 def reached(recorded: Mapping[str, Record], name: str, contender: str, goal: float | None = None) -> Reached | None:
@@ -53,7 +53,7 @@ def reached(recorded: Mapping[str, Record], name: str, contender: str, goal: flo
     too, it is the training in which most of the seeds arrive, and of several such the fastest one.
     """
     goal = goal or goal_of(recorded, name)
-    lengths = [histories(recorded.get(f"{name}_{contender}{end}")) for end in ("", *frontier.LENGTHS)]
+    lengths = [_histories(recorded.get(f"{name}_{contender}{end}")) for end in ("", *frontier.LENGTHS)]
     trained = [_reached(goal, own) for own in lengths if goal and own]
     return max(trained, key=lambda one: (len(one.arrived), -fmean(one.arrived or [0])), default=None)
 
@@ -63,7 +63,7 @@ def _reached(goal: float, runs: Sequence[Sequence[float]]) -> Reached:
     return Reached(goal, tuple(epochs))
 
 
-def histories(record: Record | None) -> Sequence[Sequence[float]]:
+def _histories(record: Record | None) -> Sequence[Sequence[float]]:
     """The validation accuracy of each seed after each epoch; nothing if there is no training."""
     if record is None:
         return []

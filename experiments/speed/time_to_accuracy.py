@@ -29,7 +29,7 @@ from experiments.lab.workers import Worker, take_turns
 from experiments.papers.al_text import deep
 from experiments.papers.al_text.shared import sequences
 from experiments.speed.backprop_pipeline import backprop_pipeline, balanced
-from experiments.speed.backprop_schedule import Schedule, gpipe, one_forward_one_backward
+from experiments.speed.backprop_schedule import SCHEDULES, Schedule
 from experiments.speed.reached import Reached, goal_of, reached, trainings
 from experiments.speed.shared import (
     DEVICES,
@@ -62,7 +62,6 @@ LEAN = (
 BATCHES = "batches in an epoch"  # as a setting of the records
 MICRO = 2, 4, 8, 16, 32  # numbers of micro-batches
 FEWEST = 4  # examples in a micro-batch
-SCHEDULES: Mapping[str, Schedule] = {"GPipe": gpipe, "1F1B": one_forward_one_backward}
 WAYS = tuple(f"bp, {words}" for words in SCHEDULES)  # each of which has several programs
 
 

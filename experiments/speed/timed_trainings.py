@@ -1,9 +1,10 @@
 """Trainings that are timed until backpropagation's accuracy is reached, on one device and on two.
 
 `experiments.speed.time_to_accuracy` multiplies the epochs of one program by the time that another one needs for a step.
-Here both come from the same training. Each program learns as in `experiments.beyond.frontier`, with the same rate,
-seeds and order of the examples, and stops after the epoch that reaches the goal. Only learning is timed: the examples
-are on the device before, and compiling and evaluating do not count.
+Here both come from the same training. Each program learns as in `experiments.beyond.frontier`, or texts as in
+`experiments.papers.al_text.deep`, with the same rate, seeds and order of the examples, and stops after the epoch that
+reaches the goal. Only learning is timed: the examples are on the device before, and compiling and evaluating do not
+count.
 
 A device is a core. Every program has a process of its own, pinned to its cores, and the processes take turns, seed by
 seed. The program of "both cores" is not pinned: there the compiler divides every operation over the cores.
@@ -32,7 +33,7 @@ from experiments.papers.al.shared import cosine_adam
 from experiments.papers.al_text import deep
 from experiments.papers.al_text.shared import RULES, SETS, sequences
 from experiments.speed.backprop_pipeline import BackpropPipeline, State, balanced
-from experiments.speed.backprop_schedule import Schedule, gpipe, one_forward_one_backward
+from experiments.speed.backprop_schedule import SCHEDULES, Schedule
 from experiments.speed.reached import goal_of, trainings
 from experiments.speed.shared import DEVICES, Batch, costs, two_cores
 from jaxlocal.data import floats
@@ -45,23 +46,22 @@ class Entered(NamedTuple):
 
     bp: str  # the contender of `frontier`, or of `deep`, whose rate and epochs it has
     al: str
-    schedule: Schedule
+    schedule: str  # one of `SCHEDULES`
     micro: int  # micro-batches of this schedule
 
 
 ENTERED = {
-    "wide_512": Entered("bp_more_rates", "al_2_fast_bridges_256", one_forward_one_backward, 4),
-    "wide_64": Entered("bp", "al_4_average", one_forward_one_backward, 2),
-    "cifar": Entered("bp", "al_2_average", one_forward_one_backward, 16),
-    "ag_news_10k": Entered("bp", "al", one_forward_one_backward, 2),
-    "sst2": Entered("bp", "al", gpipe, 2),
+    "wide_512": Entered("bp_more_rates", "al_2_fast_bridges_256", "1F1B", 4),
+    "wide_64": Entered("bp", "al_4_average", "1F1B", 2),
+    "cifar": Entered("bp", "al_2_average", "1F1B", 16),
+    "ag_news_10k": Entered("bp", "al", "1F1B", 2),
+    "sst2": Entered("bp", "al", "GPipe", 2),
 }
-WORDS: Mapping[Schedule, str] = {gpipe: "GPipe", one_forward_one_backward: "1F1B"}
 BUDGET = Budget(seeds=3)
 
 
-class Learned(NamedTuple):
-    """A training of `frontier` or, on texts, of `deep`: what is learned, and for how long."""
+class Plan(NamedTuple):
+    """A training of `frontier` or, on texts, of `deep`: what learns from what, and for how long."""
 
     net: jl.Network
     tx: optax.GradientTransformation
@@ -76,8 +76,8 @@ class Learned(NamedTuple):
         return example_batch(self.splits.train, self.batch_size, None)
 
 
-def learned(name: str, contender: str, rate: float, epochs: int) -> Learned:
-    """The training of a contender on a problem."""
+def planned(name: str, contender: str, rate: float, epochs: int) -> Plan:
+    """How a contender is trained on a problem."""
     if name in deep.NAMES:
         net, make, splits, size = deep.network(name), RULES[contender], sequences(name), SETS[name].batch_size
     else:
@@ -85,10 +85,10 @@ def learned(name: str, contender: str, rate: float, epochs: int) -> Learned:
         net, make, splits, size = problem.net, frontier.contenders(problem)[contender], problem.splits(), problem.batch
     steps = len(splits.train[0]) // size
     tx = cosine_adam(rate, Steps(steps, steps * epochs))
-    return Learned(net, tx, make(net, tx), splits, size, epochs)
+    return Plan(net, tx, make(net, tx), splits, size, epochs)
 
 
-Make = Callable[[], Learned]
+Make = Callable[[], Plan]
 
 
 class Learner(Protocol):
@@ -157,64 +157,64 @@ class BackpropLearner:
 class Training:
     """A program that trains again and again, each time from another seed, until the goal is reached."""
 
-    def __init__(self, made: Learned, learner: Learner, goal: float):
-        self._made, self._learner, self._goal = made, learner, goal
+    def __init__(self, plan: Plan, learner: Learner, goal: float):
+        self._plan, self._learner, self._goal = plan, learner, goal
         self._train, self._validation = (
-            on_devices(pair, learner.mesh) for pair in (made.splits.train, made.splits.validation)
+            on_devices(pair, learner.mesh) for pair in (plan.splits.train, plan.splits.validation)
         )
         self._until_the_goal(seed=0, epochs=1)  # compiles everything
 
     def __call__(self, seed: int) -> Row:
         """The seconds of learning, and the validation accuracy after each epoch."""
-        return self._until_the_goal(seed, self._made.epochs)
+        return self._until_the_goal(seed, self._plan.epochs)
 
     def _until_the_goal(self, seed: int, epochs: int) -> Row:
         learner, (init_key, order_key) = self._learner, keys(seed, members=0)
-        order = Order(order_key, 0, len(self._train[0]), self._made.batch_size)
+        order = Order(order_key, 0, len(self._train[0]), self._plan.batch_size)
         bytes_of_step = sum(leaf[: order.batch_size].nbytes for leaf in self._train)
         feed = ResidentFeed(self._train, order, learner.chunk_length(order.steps, bytes_of_step, streamed=False))
-        state = jax.block_until_ready(learner.begin(init_key, self._made.example))
-        seconds, history = 0.0, [0.0]
+        state = jax.block_until_ready(learner.begin(init_key, self._plan.example))
+        seconds, history = 0.0, [0.0]  # the accuracy after no, one, two … epochs; before the first it is not measured
         while len(history) <= epochs and history[-1] < self._goal:
             began = time.perf_counter()
             for chunk in feed.chunks(len(history) - 1, 0):
                 state, losses = learner.learn(state, chunk)
             jax.block_until_ready((state, losses))
             seconds += time.perf_counter() - began
-            evaluated = jl.training.evaluate(self._made.rule, learner.plain(state), self._validation)
+            evaluated = jl.training.evaluate(self._plan.rule, learner.plain(state), self._validation)
             history.append(float(f"{evaluated['accuracy']:.6g}"))
         return {"seed": seed, "seconds": float(f"{seconds:.4g}"), "history": history[1:]}
 
 
 def by_rule(make: Make, goal: float) -> Training:
     """The rule itself."""
-    made = make()
-    return Training(made, learner_of(made.rule), goal)
+    plan = make()
+    return Training(plan, learner_of(plan.rule), goal)
 
 
 def by_split_batches(make: Make, goal: float) -> Training:
     """The rule with each batch split over the devices."""
-    made = make()
-    return Training(made, learner_of(jl.data_parallel(made.rule, jl.pipeline.mesh(data=DEVICES))), goal)
+    plan = make()
+    return Training(plan, learner_of(jl.data_parallel(plan.rule, jl.pipeline.mesh(data=DEVICES))), goal)
 
 
 def by_pipeline(make: Make, goal: float, stages: Sequence[int]) -> Training:
     """The rule as a pipeline over the devices."""
-    made = make()
-    pipe = jl.pipelined(made.rule, jl.pipeline.mesh(component=DEVICES), stages=stages)
-    return Training(made, learner_of(pipe), goal)
+    plan = make()
+    pipe = jl.pipelined(plan.rule, jl.pipeline.mesh(component=DEVICES), stages=stages)
+    return Training(plan, learner_of(pipe), goal)
 
 
 def by_micro_batches(make: Make, goal: float, schedule: Schedule, micro: int) -> Training:
     """Backpropagation as a pipeline over the devices."""
-    made, mesh = make(), jl.pipeline.mesh(stage=DEVICES)
-    sizes = balanced(made.net, made.example, mesh.size, micro)
-    pipe = BackpropPipeline(made.net, made.tx, mesh, sizes, schedule(mesh.size, micro))
-    return Training(made, BackpropLearner(made.rule, pipe, made.example), goal)
+    plan, mesh = make(), jl.pipeline.mesh(stage=DEVICES)
+    sizes = balanced(plan.net, plan.example, mesh.size, micro)
+    pipe = BackpropPipeline(plan.net, plan.tx, mesh, sizes, schedule(mesh.size, micro))
+    return Training(plan, BackpropLearner(plan.rule, pipe, plan.example), goal)
 
 
 def programs(name: str, trained: Mapping[str, Record], cores: Sequence[int]) -> dict[str, Worker]:
-    """A process for each program of a problem, by its name."""
+    """A process for each program of a problem, by its name; the last one is the pipeline of Associated Learning."""
     entered, goal = ENTERED[name], goal_of(trained, name)
     bp, al = (_training(name, contender, trained) for contender in (entered.bp, entered.al))
     with Worker(_costs, al, cores=cores[:1]) as worker:
@@ -225,8 +225,8 @@ def programs(name: str, trained: Mapping[str, Record], cores: Sequence[int]) -> 
         shown[entered.bp]: Worker(by_rule, bp, goal, cores=cores[:1]),
         f"{shown[entered.bp]}, both cores": Worker(by_rule, bp, goal),
         f"{shown[entered.bp]}, data-parallel": Worker(by_split_batches, bp, goal, cores=cores),
-        f"{shown[entered.bp]}, {WORDS[schedule]} of {micro}": Worker(
-            by_micro_batches, bp, goal, schedule, micro, cores=cores
+        f"{shown[entered.bp]}, {schedule} of {micro}": Worker(
+            by_micro_batches, bp, goal, SCHEDULES[schedule], micro, cores=cores
         ),
         f"{shown[entered.al]}, pipeline": Worker(by_pipeline, al, goal, stages, cores=cores),
     }
@@ -239,12 +239,12 @@ def _training(name: str, contender: str, trained: Mapping[str, Record]) -> Make:
         raise CannotRun(f"repeats the training {name}_{contender}, which has no record: run that one first")
     (row,) = record["rows"]
     rate = row["rate"] if "rate" in row else row["runs"][0]["rate"]
-    return partial(learned, name, contender, rate, record["settings"]["epochs"])
+    return partial(planned, name, contender, rate, record["settings"]["epochs"])
 
 
 def _costs(make: Make) -> Callable[[], jl.pipeline.Costs]:
-    made = make()
-    return costs(lambda: (made.rule, made.example))
+    plan = make()
+    return costs(lambda: (plan.rule, plan.example))
 
 
 def measure(name: str, task: Task) -> Iterator[Outcome]:
@@ -267,47 +267,59 @@ def measure(name: str, task: Task) -> Iterator[Outcome]:
 def table(recorded: Recorded) -> Iterator[Row]:
     """The seconds of every program, and how many times as long it takes as the pipeline of Associated Learning.
 
-    A training that does not reach the goal counts with all its epochs, so that its seconds are too few.
+    A training that does not reach the goal counts with all its epochs, so that its seconds are too few: `over` marks
+    them, and `under` what is divided by them.
     """
     for name, record in recorded.records.items():
-        goal, (*_, last) = record["settings"]["goal"], record["rows"]
-        of_al = last["runs"]
+        goal, al = record["settings"]["goal"], record["rows"][-1]["runs"]
         for row in record["rows"]:
-            runs, arrive = row["runs"], all(run["history"][-1] >= goal for run in row["runs"])
-            seconds = [run["seconds"] for run in runs]
+            runs = row["runs"]
+            arrive, al_arrives = (all(_arrives(run, goal) for run in own) for own in (runs, al))
+            seconds, epoch = ([one(run) for run in runs] for one in (_seconds, _of_an_epoch))
+            bound = "" if runs is al or arrive == al_arrives else "under " if arrive else "over "
             yield {
                 "problem": name,
                 "program": row["program"],
-                "epochs": ", ".join(_epochs(run, goal) for run in runs),
-                "seconds": f"{'' if arrive else 'over '}{fmean(seconds):.3g} ± {stdev(seconds):.2g}",
-                "times al": _times([run["seconds"] / al["seconds"] for run, al in zip(runs, of_al, strict=True)]),
-                "an epoch, times al": _times(
-                    [_an_epoch(run) / _an_epoch(al) for run, al in zip(runs, of_al, strict=True)]
-                ),
+                "epochs": ", ".join(f"{_over(_arrives(run, goal))}{len(run['history'])}" for run in runs),
+                "seconds": f"{_over(arrive)}{_mean(seconds)}",
+                "times al": bound + _times(seconds, list(map(_seconds, al))),
+                "an epoch, times al": _times(epoch, list(map(_of_an_epoch, al))),
             }
 
 
-def _epochs(run: Row, goal: float) -> str:
-    """How many epochs it takes to the goal."""
-    arrives = run["history"][-1] >= goal
-    return f"{'' if arrives else 'over '}{len(run['history'])}"
+def _arrives(run: Row, goal: float) -> bool:
+    """Whether a training reaches the goal."""
+    return bool(run["history"][-1] >= goal)
 
 
-def _an_epoch(run: Row) -> float:
-    """The seconds of an epoch."""
-    return float(run["seconds"]) / len(run["history"])
+def _over(arrives: bool) -> str:
+    return "" if arrives else "over "
 
 
-def _times(ratios: Sequence[float]) -> str:
-    """Their mean, and their range."""
-    return f"{fmean(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+def _seconds(run: Row) -> float:
+    return float(run["seconds"])
+
+
+def _of_an_epoch(run: Row) -> float:
+    return _seconds(run) / len(run["history"])
+
+
+def _mean(seconds: Sequence[float]) -> str:
+    """Their mean and, if there are several, the deviation."""
+    return f"{fmean(seconds):.3g}" + (f" ± {stdev(seconds):.2g}" if len(seconds) > 1 else "")
+
+
+def _times(seconds: Sequence[float], others: Sequence[float]) -> str:
+    """The ratio of the means, and the range of the ratios seed by seed."""
+    ratios = [one / other for one, other in zip(seconds, others, strict=True)]
+    return f"{fmean(seconds) / fmean(others):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 EXPERIMENT = Experiment(
     module="speed.timed_trainings",
     name="timed_trainings",
     title="Trainings that are timed until backpropagation's accuracy is reached",
-    rows={name: Job(BUDGET, BUDGET, partial(measure, name)) for name in ENTERED},
+    rows={name: Job(BUDGET, None, partial(measure, name)) for name in ENTERED},
     note=(
         "Seconds of learning, without compiling and evaluating, until the validation accuracy is at least that of the "
         "worst of backpropagation's runs at their end: mean over the seeds ± sample standard deviation. A training "

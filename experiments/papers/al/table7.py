@@ -118,7 +118,8 @@ def _layers(row: str, recorded: Recorded) -> Path | None:
     record = records.found(name := f"{TABLE3}/{row}", recorded.out)
     if record is None:
         return None
-    return records.work_folder(recorded.work, name, record["settings"]["epochs"], record["source"]) / "layers.npz"
+    budget = {"epochs": record["settings"]["epochs"]}
+    return records.work_folder(recorded.work, name, budget, record["source"]) / "layers.npz"
 
 
 EXPERIMENT = Experiment(

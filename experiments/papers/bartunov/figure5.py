@@ -17,7 +17,7 @@ import jaxlocal as jl
 from experiments.lab.experiment import Budget, Experiment, Job, Option, Outcome, Recorded, Task, spent
 from experiments.lab.main import main
 from experiments.lab.records import Row
-from experiments.lab.training import Prepare, images, unprepared
+from experiments.lab.training import Prepare, images, shortened, unprepared
 from experiments.papers.bartunov.shared import BATCH, prepared, rule_of, turns
 from jaxlocal import flags
 from jaxlocal.search import Trial
@@ -106,15 +106,14 @@ def run(panel: Panel, method: str, task: Task) -> Iterator[Outcome]:
 def search(panel: Panel, method: str, table4: bool, task: Task) -> list[Trial]:
     """The trials of a method."""
     splits, rule = images(panel.data), rule_of(method)
-    x, y = splits.train
-    examples = task.budget.get("examples", len(x))
-    splits = splits._replace(train=(x[:examples], y[:examples]))
+    splits = shortened(splits, task.budget.get("examples"))
+    steps = len(splits.train[0]) // BATCH
 
     def report(done: int, epoch: int, best: float) -> None:
         print(f"  {task.row}, {done} settings done, epoch {epoch}: best validation {100 * best:.2f} %", flush=True)
 
     return jl.search.search(
-        jl.search.maker(rule, getattr(jl.models, panel.net_of(method))(), **turns(method, examples // BATCH)),
+        jl.search.maker(rule, getattr(jl.models, panel.net_of(method))(), **turns(method, steps)),
         jl.search.draw(jl.search.bartunov(rule, table4=table4), task.budget["trials"]),
         splits,
         epochs=task.budget["epochs"],

@@ -24,9 +24,9 @@ def sgd_in_words(rate: float | str) -> str:
 
 
 class Recipe(NamedTuple):
-    """A row of the tables."""
+    """How a rule is made for a row of the tables."""
 
-    make: Make  # its rule, of a network, the optimizer of the forward weights, the decay λ, and the length of the run
+    make: Make  # of a network, the optimizer of the forward weights without their decay, λ, and the length of the run
     feedback: str = ""  # how its feedback learns, in words; empty if it does not
 
     def in_words(self, net: str, optimizer: str, decay: float | str, preparation: str) -> dict[str, str]:
@@ -35,21 +35,21 @@ class Recipe(NamedTuple):
         return settings | ({"feedback": f"{self.feedback}; decay {decay}"} if self.feedback else {})
 
 
-def unlearned(rule: Callable[..., jl.Rule], **settings: Any) -> Recipe:
-    """A row without feedback, or with feedback that does not learn: only the forward weights decay."""
+def with_decay(rule: Callable[..., jl.Rule], **settings: Any) -> Recipe:
+    """A rule without feedback, or with feedback that does not learn: its forward weights decay."""
     return Recipe(lambda net, tx, decay, steps: rule(net, decayed(tx, decay), **settings))
 
 
 def recipes(convolutions: Set[int], dkp: Recipe) -> dict[str, Recipe]:
     """The paper's seven rows; each table has its own settings for `dkp`."""
     return {
-        "bp_fc": unlearned(jl.rules.bp, frozen=convolutions),  # the convolutions stay at their random start
-        "bp": unlearned(jl.rules.bp),
+        "bp_fc": with_decay(jl.rules.bp, frozen=convolutions),  # the convolutions stay at their random start
+        "bp": with_decay(jl.rules.bp),
         "kp": Recipe(
             lambda net, tx, decay, steps: jl.rules.kp(net, tx, decay=decay), "the moves of the forward weights"
         ),
-        "fa": unlearned(jl.rules.fa),
-        "drtp": unlearned(jl.rules.drtp),
-        "dfa": unlearned(jl.rules.dfa),
+        "fa": with_decay(jl.rules.fa),
+        "drtp": with_decay(jl.rules.drtp),
+        "dfa": with_decay(jl.rules.dfa),
         "dkp": dkp,
     }
