@@ -255,7 +255,7 @@ twice that of the other two, and difference target propagation is a little behin
 see the pictures: with SDTP there are artefacts, but the digits are legible.""",
     "bartunov_section3_2": """\
 The paper's claim is that on CIFAR-10 larger receptive fields and fully connected inverses lead to no significant
-improvement. Nothing here speaks against it. On CIFAR-10, after one epoch of the first 5,000 training images, wider
+improvement. Nothing here speaks against it. On CIFAR-10, after one epoch of a ninth of the training images, wider
 receptive fields change the test accuracy of difference target propagation by {bartunov_section3_2/cifar_lc_wider -
 bartunov_section3_2/cifar_lc_same}[[, and fully connected inverses by {bartunov_section3_2/cifar_lc_dense -
 bartunov_section3_2/cifar_lc_same}]]. On MNIST, after one epoch of all images, it is {bartunov_section3_2/mnist_lc_wider
