@@ -388,7 +388,7 @@ def test_the_model_of_many_devices_is_arithmetic(monkeypatch):
     fewest = min(best, key=best.get)
     assert ratios["bp, GPipe at its best"] == f"{best[fewest] / al:.1f} on {fewest}" and best[4] == pytest.approx(gpipe)
     limit = alone["bp, GPipe"] / alone["al, pipeline"]
-    assert float(ratios["the same, computing alone"]) == pytest.approx(limit, abs=0.05)
+    assert float(ratios["bp, GPipe computing alone"]) == pytest.approx(limit, abs=0.05)
     assert many_devices.draw(found).keys() == {"many_devices"}
     two, four = many_devices.efficiency(found)
     assert two["al, pipeline, schedule allows"] == f"{9 / 10:.3f}"  # of the nine batches that were timed

@@ -346,7 +346,7 @@ def gain(recorded: Recorded) -> Iterator[Row]:
             "bp, one device": f"{alone / al.seconds[devices]:.1f}",
             "bp, both cores": f"{both / al.seconds[devices]:.1f}",
             "bp, GPipe at its best": f"{split.seconds[best] / al.seconds[devices]:.1f} on {best}",
-            "the same, computing alone": f"{min(split.computing.values()) / al.computing[devices]:.1f}",
+            "bp, GPipe computing alone": f"{min(split.computing.values()) / al.computing[devices]:.1f}",
         }
 
 
