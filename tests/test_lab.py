@@ -302,7 +302,11 @@ def test_a_row_does_not_go_on_with_what_fewer_examples_taught_it(run_partly, mon
 @pytest.mark.parametrize(
     ("flags", "status", "complaint"),
     [
-        (["--examples", "64"], 2, "argument --examples: the budget of all does not count it; choose others by --rows"),
+        (
+            ["--rows", "all", "--examples", "64"],
+            2,
+            "argument --examples: the budget of all does not count it; choose others by --rows",
+        ),
         (
             ["--rows", "some", "--examples", "129"],
             1,

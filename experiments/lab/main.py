@@ -52,7 +52,7 @@ def _wanted(experiment: Experiment, args: argparse.Namespace, parser: flags.Pars
     flags_of_budgets = dict.fromkeys(name for entry in experiment.rows.values() for name in entry.full)
     for row in wanted:
         counted = experiment.rows[row].full
-        if other := [name for name in flags_of_budgets if getattr(args, name) and name not in counted]:
+        if asked and (other := [name for name in flags_of_budgets if getattr(args, name) and name not in counted]):
             parser.error(f"argument {_flag(other[0])}: the budget of {row} does not count it; choose others by --rows")
         if args.quick and row not in short and not all(getattr(args, name) for name in counted):
             needed = " and ".join(_flag(name) for name in counted)
