@@ -339,7 +339,7 @@ Backpropagation chose that one, and after two epochs reaches {dkp_table1/cifar10
 norm and {dkp_table1/cifar10_bp} with it. Direct feedback alignment and direct Kolen-Pollack chose a tenth of it, and
 no longer diverge, but learn far less: {dkp_table1/cifar10_dfa_no_norm_searched} and
 {dkp_table1/cifar10_dkp_no_norm_searched}, and with batch norm {dkp_table1/cifar10_dfa} and {dkp_table1/cifar10_dkp}.
-The rows without it have one seed, those with it three.""",
+The rows without it have one seed, those with it three. Part of the difference may be the smaller rate.""",
     "dkp_figure2": """\
 As in the paper, direct feedback fits the network above it better in layers nearer to the output, and it fits better
 where it learns, in all layers except the first. Fixed feedback is fitted by the network itself: that is feedback
