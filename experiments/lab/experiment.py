@@ -148,10 +148,9 @@ def comparison(recorded: Recorded) -> Iterator[Row]:
 
     The best epoch is that on the validation set; older records do not have its test accuracy.
     """
-    entries, found = recorded.experiment.rows, recorded.rows()
+    entries, counts, found = recorded.experiment.rows, recorded.experiment.counted, recorded.rows()
     with_train = any(entry.paper_train for entry in entries.values())
     with_best = any("best" in ours for ours in found.values())
-    counted = dict.fromkeys(name for entry in entries.values() for name in entry.full)
     for row, entry in entries.items():
         ours = found.get(row, {})
         test, best = ours.get("test"), ours.get("best")
@@ -165,7 +164,7 @@ def comparison(recorded: Recorded) -> Iterator[Row]:
             **({"best epoch's test %": percent(best["test"]) if best else ""} if with_best else {}),
             **({"paper's train %": accuracy(entry.paper_train)} if with_train else {}),
             "train %": percent(ours["train"]) if ours else "",
-            **{name: f"{had.get(name, 0)} of {entry.full[name]}" if name in entry.full else "" for name in counted},
+            **{name: f"{had.get(name, 0)} of {entry.full[name]}" if name in entry.full else "" for name in counts},
             "minutes": f"{ours['seconds'] / 60:.1f}" if ours else "",
         }
 
@@ -189,6 +188,11 @@ class Experiment(NamedTuple):
     def command(self) -> str:
         """What runs it."""
         return f"python -m experiments.{self.module}"
+
+    @property
+    def counted(self) -> list[str]:
+        """What the full budgets of its rows count."""
+        return list(dict.fromkeys(name for entry in self.rows.values() for name in entry.full))
 
     def record(self, row: str, out: Path | None = None) -> Record | None:
         """The record of a row."""

@@ -49,10 +49,9 @@ def _wanted(experiment: Experiment, args: argparse.Namespace, parser: flags.Pars
     short = [row for row, entry in experiment.rows.items() if entry.quick]
     asked = getattr(args, "rows", None)
     wanted = asked or (short if args.quick else list(experiment.rows))
-    flags_of_budgets = dict.fromkeys(name for entry in experiment.rows.values() for name in entry.full)
     for row in wanted:
         counted = experiment.rows[row].full
-        if asked and (other := [name for name in flags_of_budgets if getattr(args, name) and name not in counted]):
+        if asked and (other := [name for name in experiment.counted if getattr(args, name) and name not in counted]):
             parser.error(f"argument {_flag(other[0])}: the budget of {row} does not count it; choose others by --rows")
         if args.quick and row not in short and not all(getattr(args, name) for name in counted):
             needed = " and ".join(_flag(name) for name in counted)
@@ -179,7 +178,7 @@ def _parser(experiment: Experiment) -> flags.Parser:
         only = f"run these rows only: {' '.join(rows)}"
         add("--rows", nargs="+", type=partial(_row, rows), metavar="ROW", help=only)
     add("--quick", action="store_true", help="a shorter budget; rows that take too long even then are left out")
-    for name in dict.fromkeys(name for entry in rows.values() for name in entry.full):
+    for name in experiment.counted:
         add(_flag(name), type=flags.whole, metavar="N", help=f"{COUNTED[name]} (default: {_numbers(rows, name)})")
     for name, option in experiment.options.items():
         _add_option(add, name, option)

@@ -1,6 +1,7 @@
 """Tables of records, as aligned text and as Markdown."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
 from typing import Any
 
 from experiments.lab.records import SPLITS, Row
@@ -30,6 +31,11 @@ def accuracy(numbers: tuple[float, float | None] | None) -> str:
         return ""
     mean, deviation = numbers
     return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean to three digits and, if there are several values, the sample standard deviation: 19.3 ± 10."""
+    return f"{fmean(values):.3g}" + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")
 
 
 def _cells(rows: Sequence[Row]) -> list[list[str]]:

@@ -273,8 +273,7 @@ def _until(needed: Reached | None, line: Row, record: Record) -> Row:
     seconds = _seconds(needed, line, record)
     if not seconds:
         return {"epochs": needed.words, "seconds": None}
-    spread = f" ± {stdev(seconds):.2g}" if len(seconds) > 1 else ""
-    return {"epochs": needed.words, "seconds": f"{fmean(seconds):.3g}{spread}"}
+    return {"epochs": needed.words, "seconds": tables.spread(seconds)}
 
 
 def lines_of(record: Record, name: str, trained: Mapping[str, Record]) -> list[Row]:

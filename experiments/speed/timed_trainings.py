@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 
 import jaxlocal as jl
 from experiments.beyond import frontier
+from experiments.lab import tables
 from experiments.lab.experiment import Budget, CannotRun, Experiment, Job, Outcome, Recorded, Task
 from experiments.lab.main import main
 from experiments.lab.records import Record, Row
@@ -276,12 +277,12 @@ def table(recorded: Recorded) -> Iterator[Row]:
             runs = row["runs"]
             arrive, al_arrives = (all(_arrives(run, goal) for run in own) for own in (runs, al))
             seconds, epoch = ([one(run) for run in runs] for one in (_seconds, _of_an_epoch))
-            bound = "" if runs is al or arrive == al_arrives else "under " if arrive else "over "
+            bound = "" if arrive == al_arrives else "under " if arrive else "over "
             yield {
                 "problem": name,
                 "program": row["program"],
                 "epochs": ", ".join(f"{_over(_arrives(run, goal))}{len(run['history'])}" for run in runs),
-                "seconds": f"{_over(arrive)}{_mean(seconds)}",
+                "seconds": f"{_over(arrive)}{tables.spread(seconds)}",
                 "times al": bound + _times(seconds, list(map(_seconds, al))),
                 "an epoch, times al": _times(epoch, list(map(_of_an_epoch, al))),
             }
@@ -302,11 +303,6 @@ def _seconds(run: Row) -> float:
 
 def _of_an_epoch(run: Row) -> float:
     return _seconds(run) / len(run["history"])
-
-
-def _mean(seconds: Sequence[float]) -> str:
-    """Their mean and, if there are several, the deviation."""
-    return f"{fmean(seconds):.3g}" + (f" ± {stdev(seconds):.2g}" if len(seconds) > 1 else "")
 
 
 def _times(seconds: Sequence[float], others: Sequence[float]) -> str:
