@@ -177,10 +177,11 @@ ends with depends on when it is stopped. After 500 epochs it has {bartunov_table
 the 240th is best. In the first collapse the inverses stop fitting: all their losses rise, that of the topmost from 101
 in the first epoch to 310 in the fourth, while in parallel AO-SDTP all fall. The large β₁ of their optimizer brings this
 about: with the β₁ of Table 4 in that optimizer alone SDTP does not collapse, and after all 500 epochs, from one seed,
-it has {bartunov_table1/mnist_fc_sdtp_parallel_inverse_b1}, about a third of a point less than the paper prints. It never has
-less than nine tenths of the validation images right. With this β₁ in both optimizers it has
-{bartunov_table1/mnist_fc_sdtp_parallel_b1} after four epochs; it was not trained for longer. Parallel AO-SDTP learns with either: {bartunov_table1/mnist_fc_ao_sdtp_parallel} as printed, with the whole
-budget, and {bartunov_table1/mnist_fc_ao_sdtp_parallel_b1} with Table 4's, after four epochs.
+it has {bartunov_table1/mnist_fc_sdtp_parallel_inverse_b1}, about a third of a point less than the paper prints. It
+never has less than nine tenths of the validation images right. With this β₁ in both optimizers it has
+{bartunov_table1/mnist_fc_sdtp_parallel_b1} after four epochs; it was not trained for longer. Parallel AO-SDTP learns
+with either: {bartunov_table1/mnist_fc_ao_sdtp_parallel} as printed, with the whole budget, and
+{bartunov_table1/mnist_fc_ao_sdtp_parallel_b1} with Table 4's, after four epochs.
 
 Alternating SDTP collapses, too, but later. By validation it is best after the second epoch, and from the fourteenth on
 it never has a quarter right; it ends at {bartunov_table1/mnist_fc_sdtp_alternating}. Alternating AO-SDTP has the same
@@ -250,14 +251,14 @@ alignment are worse than the median of backpropagation, so that a distance in po
 after an epoch or two neither confirm nor refute the paper's finding here: with none of them has any method many more
 than a third of the images right.
 
-On CIFAR-10, locally connected, there are only four settings, and a ninth of the training images. Backpropagation has
-the best setting, and is the most sensitive by the distance between best and median, with between six and seven points.
-So the paper's first claim does not show here. Alternating difference target propagation, parallel
-SDTP and the convolutional network have more than four points, the others about three or less. By the worst setting both networks
-of backpropagation and both forms of difference target propagation are the least sensitive, with more than a sixth of
-the images right. The others have less than a seventh, most of them little more than chance, all with the setting of the
-smallest rate. In every method the best setting has less than a
-third of the images right, so that this says little.""",
+On CIFAR-10, locally connected, there are only four settings, and a ninth of the training images. Backpropagation
+has the best setting, and is the most sensitive by the distance between best and median, with between six and seven
+points. So the paper's first claim does not show here. Alternating difference target propagation, parallel SDTP and
+the convolutional network have more than four points, the others about three or less. By the worst setting both
+networks of backpropagation and both forms of difference target propagation are the least sensitive, with more than
+a sixth of the images right. The others have less than a seventh, most of them little more than chance, all with the
+setting of the smallest rate. In every method the best setting has less than a third of the images right, so that
+this says little.""",
     "bartunov_figures6_7": """\
 The paper's claim is that SDTP fits an autoencoder less well than difference target propagation and backpropagation, but
 that its reconstructions look alike. Its first half holds after three epochs of one seed: the error of SDTP is more than
@@ -340,17 +341,18 @@ behind them in the paper. Random target projection gets worse in the second epoc
 Kolen-Pollack is worse here, too, when its feedback learns at the rate of the forward weights, in each of the three
 seeds: {dkp_table1/fashion_mnist_dkp_fast}.
 
-The paper writes that batch norm was necessary for stable training by both direct rules, and that direct Kolen-Pollack
-often had exploding gradients without it. Here, without batch norm and with the paper's rates for CIFAR-10, the first
-seed of each rule diverges in the first epoch, on both data sets: a loss grows in size beyond what training accepts.
-With direct Kolen-Pollack that comes after fewer steps. Such a row ends there, and its record says where. So each rule
-without batch norm also chose its rate on CIFAR-10 among three, of which the largest is the paper's (`searched`).
-Backpropagation chose that one, and after two epochs reaches {dkp_table1/cifar10_bp_no_norm_searched} without batch
-norm and {dkp_table1/cifar10_bp} with it. Direct feedback alignment and direct Kolen-Pollack chose a tenth of it, and
-no longer diverge, but learn far less: {dkp_table1/cifar10_dfa_no_norm_searched} and
-{dkp_table1/cifar10_dkp_no_norm_searched}, and with batch norm {dkp_table1/cifar10_dfa} and {dkp_table1/cifar10_dkp}.
-The rows without it have one seed, those with it three. The two direct rules have ten times the rate in the rows with
-batch norm, so that a part of the difference may be due to the rate; which part was not tested.""",
+The paper writes that batch norm was necessary for stable training by both direct rules, and that direct
+Kolen-Pollack often had exploding gradients without it. Here, without batch norm and with the paper's rates for
+CIFAR-10, the first seed of each rule diverges in the first epoch, on both data sets: a loss grows in size beyond
+what training accepts. With direct Kolen-Pollack that comes after fewer steps. Such a row ends there, and its record
+says where. So each rule without batch norm also chose its rate on CIFAR-10 among three, of which the largest is the
+paper's (`searched`). Backpropagation chose that one, and after two epochs reaches
+{dkp_table1/cifar10_bp_no_norm_searched} without batch norm and {dkp_table1/cifar10_bp} with it. Direct feedback
+alignment and direct Kolen-Pollack chose a tenth of it, and no longer diverge, but learn far less:
+{dkp_table1/cifar10_dfa_no_norm_searched} and {dkp_table1/cifar10_dkp_no_norm_searched}, and with batch norm
+{dkp_table1/cifar10_dfa} and {dkp_table1/cifar10_dkp}. The rows without it have one seed, those with it three. The
+two direct rules have ten times the rate in the rows with batch norm, so that a part of the difference may be due to
+the rate; which part was not tested.""",
     "dkp_figure2": """\
 As in the paper, direct feedback fits the network above it better in layers nearer to the output, and it fits better
 where it learns, in all layers except the first. Fixed feedback is fitted by the network itself: that is feedback
